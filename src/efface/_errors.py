@@ -1,0 +1,29 @@
+"""Errors and warnings of efface; each also derives from the built-in that callers expect to catch."""
+
+
+class EffaceError(Exception):
+    """Base of every error that efface raises on purpose."""
+
+
+class InputError(EffaceError, ValueError):
+    """The caller's data or argument cannot be used; the text says what to write instead."""
+
+
+class NotFittedError(EffaceError, RuntimeError):
+    """Statistics were asked for before enough data was seen."""
+
+
+class FormatError(EffaceError, ValueError):
+    """A file is truncated, foreign, or written by a newer efface."""
+
+
+class MissingExtraError(EffaceError, ImportError):
+    """An optional dependency is not installed; the text names the extra to install."""
+
+
+class EffaceWarning(UserWarning):
+    """Base of every warning that efface emits."""
+
+
+class NothingErasedWarning(EffaceWarning):
+    """The fitted eraser is the identity: no linear trace of the concept was found."""

@@ -1,0 +1,136 @@
+"""Files: safetensors and JSON, written to one side and moved into place, so that a failed run leaves nothing.
+
+A saved value is a folder with `config.json` (plain data) and `model.safetensors` (tensors). Never pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from efface._errors import FormatError
+
+FORMAT_VERSION = 1
+CONFIG, TENSORS = "config.json", "model.safetensors"
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary sibling of `path` to write to; moved onto `path` on success, deleted on failure.
+
+    The sibling has the same suffix, so that writers that look at the suffix are not confused.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary sibling folder to write to; its files replace those of `path` on success.
+
+    A new folder appears in one step. In a folder that exists, each file is replaced in one step and the
+    other files are left alone.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        if path.is_dir():
+            for file in temporary.iterdir():
+                os.replace(file, path / file.name)
+        else:
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> None:
+    """Write plain data as JSON atomically; NaN and infinity are refused."""
+    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def save_folder(path: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Save plain data and tensors as one folder.
+
+    Args:
+        path: The folder; it is made if need be.
+        config: Plain data; `format_version` is added.
+        tensors: Name -> tensor; complex tensors are kept as pairs of reals.
+    """
+    with atomic_dir(path) as folder:
+        save_file({k: _to_real(v) for k, v in tensors.items()}, folder / TENSORS)
+        complex_names = sorted(k for k, v in tensors.items() if v.is_complex())
+        write_json(folder / CONFIG, {"format_version": FORMAT_VERSION, "complex": complex_names, **config})
+
+
+def load_folder(path: str | os.PathLike[str], *, expect: str | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what `save_folder` wrote.
+
+    Args:
+        path: The folder.
+        expect: Value that `config["type"]` must have, if given.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or a file is missing from it.
+        FormatError: If a file is truncated, foreign or newer than this efface.
+    """
+    path = Path(path)
+    for name in (CONFIG, TENSORS):
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{path} has no {name}: expected a folder written by save_pretrained")
+    try:
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(path / TENSORS)
+    except (ValueError, SafetensorError) as error:
+        raise FormatError(f"{path} cannot be read, it may be truncated: {error}") from error
+    version = config.get("format_version") if isinstance(config, dict) else None
+    if not isinstance(version, int):
+        raise FormatError(f"{path / CONFIG} was not written by efface: it has no integer format_version")
+    if version > FORMAT_VERSION:
+        raise FormatError(
+            f"{path} has format {version}, this efface reads up to {FORMAT_VERSION}: upgrade with  pip install -U efface"
+        )
+    if expect is not None and config.get("type") != expect:
+        raise FormatError(f"{path} holds a {config.get('type')!r}, expected a {expect!r}")
+    for name in config.get("complex", ()):
+        tensors[name] = torch.view_as_complex(tensors[name])
+    return config, tensors
+
+
+def _to_real(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu().resolve_conj()
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).contiguous().clone()
