@@ -1,0 +1,214 @@
+"""LEACE: the least edit after which no linear predictor can beat a constant (arXiv:2306.03819)."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from efface._errors import InputError, NothingErasedWarning
+from efface._registry import Method, register
+from efface.erasers.base import Eraser, Fitter, Report, on_tensors
+from efface.erasers.lowrank import erase_low_rank
+from efface.linalg.projection import Projection, oblique_projection, orthogonal_projection, rank_tolerance
+from efface.linalg.psd import factor
+from efface.linalg.shrinkage import shrinkage_weight
+from efface.moments.concept import Kind
+
+ErasureMethod = Literal["leace", "orth"]
+
+
+@dataclass(frozen=True, eq=False)
+class LeaceEraser(Eraser):
+    """`r(x) = x - L R (x - mu)`: an affine projection kept in low-rank form, O(d k) memory.
+
+    Attributes:
+        proj_left: L `(d, r)`.
+        proj_right: R `(r, d)`.
+        bias: mu `(d,)`, the mean that the edit keeps; None for a linear map.
+
+    Guarantees, on the data it was fitted on: equal class means (zero cross-covariance with z), hence no
+    linear predictor beats a constant under any convex loss (Theorem 3.1), and the least mean squared edit
+    under every inner product at once (Theorem 4.3; without shrinkage).
+
+    Does not guarantee: anything of non-linear predictors; that thresholded accuracy is at chance; exact
+    erasure on rows it was not fitted on (the gap left there shrinks like the square root of d / n).
+
+    >>> x = torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 0.0], [4.0, 4.0]])
+    >>> eraser = LeaceEraser.fit(x, torch.tensor([0, 0, 1, 1]), shrinkage=False)
+    >>> x_ = eraser(x)
+    >>> torch.allclose(x_[:2].mean(0), x_[2:].mean(0), atol=1e-6)
+    True
+    """
+
+    proj_left: Tensor
+    proj_right: Tensor
+    bias: Tensor | None
+
+    @classmethod
+    def fit(cls, x: Any, z: Any, **kwargs: Any) -> LeaceEraser:
+        """Fit on x `(..., d)` and z in one call; arguments as `LeaceFitter.fit`."""
+        return LeaceFitter.fit(x, z, **kwargs).eraser
+
+    @classmethod
+    def _missing(cls) -> dict[str, None]:
+        return {"bias": None}
+
+    @property
+    def P(self) -> Tensor:
+        """The projection `(d, d)`, `I - L R`."""
+        eye = torch.eye(len(self.proj_left), device=self.proj_left.device, dtype=self.proj_left.dtype)
+        return eye - self.proj_left @ self.proj_right
+
+    def __call__(self, x: Any) -> Any:
+        """Erase the concept from `x` `(..., d)`: same shape, dtype and device; `x` is not changed."""
+        return on_tensors(lambda t: erase_low_rank(t, self.proj_left, self.proj_right, self.bias), x)
+
+
+class LeaceFitter(Fitter):
+    """Gathers the moments that LEACE needs, batch by batch, and solves for the eraser.
+
+    `P = I - F U U^H F^+` with `sigma_xx = F F^H` and U an orthonormal basis of `F^+ sigma_xz` (Theorem 4.2).
+    Solved by Cholesky and triangular solves where sigma_xx is positive definite, through eigenvalues, with
+    the meaning of the pseudo-inverse, where it is not; `report.route` says which.
+
+    Args:
+        x_dim: Width of x.
+        z_dim: Width of z: number of classes (1 will do for two classes 0/1), or of columns.
+        method: `"leace"`, or `"orth"` for the orthogonal projection with the same kernel.
+        affine: Keep the mean of x; otherwise the map is linear.
+        constrain_cov_trace: Accepted for compatibility and without effect: the edit never increases the
+            trace, as `P sigma P^H = F (I - U U^H) F^H`, which is at most sigma.
+        device: Where statistics live.
+        dtype: Dtype of the eraser; float64 also forms all products in float64.
+        shrinkage: Shrink sigma_xx towards a multiple of the identity (arXiv:1308.2608). Erasure stays exact.
+        svd_tol: Drop canonical correlations of x and z up to this; None drops rounding alone. Unlike in
+            concept_erasure it does not depend on the scale or prevalence of z, so rare concepts are erased.
+        kind: What z is: `"auto"`, `"categorical"` or `"continuous"`.
+
+    Does not guarantee: see `LeaceEraser`.
+    """
+
+    method = "leace"
+
+    def __init__(
+        self,
+        x_dim: int,
+        z_dim: int,
+        method: ErasureMethod = "leace",
+        *,
+        affine: bool = True,
+        constrain_cov_trace: bool = True,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        shrinkage: bool = True,
+        svd_tol: float | None = None,
+        kind: Kind = "auto",
+    ) -> None:
+        if method not in ("leace", "orth"):
+            raise InputError(f"unknown method {method!r}: choose 'leace' or 'orth'")
+        if svd_tol is not None and not svd_tol > 0:
+            raise InputError(f"svd_tol must be positive, got {svd_tol}: leave it out to drop rounding alone")
+        self.method, self.second = method, "full" if method == "leace" else "diag"
+        self.affine, self.shrinkage, self.svd_tol = affine, shrinkage, svd_tol
+        self.constrain_cov_trace = constrain_cov_trace
+        super().__init__(x_dim, z_dim, kind=kind, device=device, dtype=dtype)
+
+    def options(self) -> dict[str, Any]:
+        """Constructor arguments beyond the dimensions, as plain data."""
+        own = {"method": self.method, "affine": self.affine, "shrinkage": self.shrinkage, "svd_tol": self.svd_tol}
+        return super().options() | own
+
+    @property
+    def sigma_xx(self) -> Tensor:
+        """`(d, d)` covariance of x, shrunk if `shrinkage`, else unbiased."""
+        return self._sigma_xx()[0].to(self.dtype)
+
+    @property
+    def sigma_xx_(self) -> Tensor | None:
+        """`(d, d)` scatter of x: the unbiased covariance times n - 1; None for `method="orth"`."""
+        return self.moments.scatter_xx.to(self.dtype) if self.second == "full" else None
+
+    def _sigma_xx(self) -> tuple[Tensor, float]:
+        """Covariance in float64, and the weight of the shrinkage target in it."""
+        if self.second == "diag":
+            raise InputError("method='orth' does not keep sigma_xx: use method='leace'")
+        freedom = self.moments.degrees_of_freedom()
+        sigma = self.moments.scatter_xx
+        if not self.shrinkage:
+            return sigma.div_(freedom), 0.0
+        alpha = float(shrinkage_weight(sigma.div_(self.moments.weight), self.moments.weight))
+        ridge = (1 - alpha) * float(sigma.diagonal().real.mean())
+        sigma.mul_(alpha).diagonal().add_(ridge)
+        return sigma, 1 - alpha
+
+    def _solve(self) -> LeaceEraser:
+        freedom = self.moments.degrees_of_freedom()
+        sigma_xz, sigma_zz = self.moments.scatter_xz / freedom, self.moments.scatter_zz / freedom
+        if not bool((sigma_zz.diagonal().real > 0).any()):
+            raise InputError(
+                f"z has the same value in all {self.moments.n} rows, so there is no concept to erase: "
+                "fit on rows of at least two classes"
+            )
+        tol = rank_tolerance(self.moments.eps, max(self.x_dim, self.z_dim)) if self.svd_tol is None else self.svd_tol
+        if self.method == "orth":
+            variance = self.moments.scatter_xx / freedom
+            return self._finish(orthogonal_projection(sigma_xz, sigma_zz, variance, tol=tol), variance)
+        sigma, shrunk = self._sigma_xx()
+        variance, total = sigma.diagonal().real.clone(), float(sigma.diagonal().real.sum())
+        x_factor = factor(sigma, eps=self.moments.eps, max_rank=None if shrunk else int(freedom))
+        projection = oblique_projection(x_factor, sigma_xz, sigma_zz, tol=tol)
+        edit = float(projection.left.abs().square().sum()) / total if total else 0.0
+        found = {"edit": edit, "x_rank": x_factor.rank, "route": x_factor.route, "shrinkage": shrunk}
+        return self._finish(projection, variance, **found)
+
+    def _finish(self, projection: Projection, variance: Tensor, **found: Any) -> LeaceEraser:
+        left, right = projection.left.to(self.dtype), projection.right.to(self.dtype)
+        report = Report(
+            method=self.method,
+            kind=self.decided or "columns",
+            n=self.moments.n,
+            rank=left.shape[1],
+            correlations=tuple(projection.correlations.tolist()),
+            dropped=tuple(projection.dropped.tolist()),
+            residual=self._residual(left, right, variance),
+            **found,
+        )
+        if report.rank == 0:
+            largest = max(report.dropped, default=0.0)
+            warnings.warn(
+                f"nothing is erased: the largest canonical correlation of x with z is {largest:.1e}, within the "
+                "tolerance; the eraser is the identity",
+                NothingErasedWarning,
+                stacklevel=4,
+            )
+        return LeaceEraser(left, right, self.mean_x if self.affine else None, report=report)
+
+    def _residual(self, left: Tensor, right: Tensor, variance: Tensor) -> float:
+        """Largest correlation with z left by the eraser as it is stored, rounding included."""
+        sigma_xz = self.moments.scatter_xz / self.moments.degrees_of_freedom()
+        left, right = left.to(sigma_xz.dtype), right.to(sigma_xz.dtype)
+        rest = (sigma_xz - left @ (right @ sigma_xz)).abs()
+        z_variance = self.moments.scatter_zz.diagonal().real / self.moments.degrees_of_freedom()
+        unit = (variance[:, None] * z_variance).sqrt()
+        return float(torch.where(unit > 0, rest / unit, 0.0).max())
+
+    @classmethod
+    def fit(cls, x: Any, z: Any, **options: Any) -> Self:
+        """Make a fitter for x `(..., d)` and z and update it once; options as the constructor's."""
+        return super().fit(x, z, **options)
+
+
+register(
+    Method(
+        name="leace",
+        kind="vector",
+        paper="arXiv:2306.03819",
+        summary="least affine edit that removes every linear trace of the concept",
+        fitter=LeaceFitter,
+        eraser=LeaceEraser,
+    )
+)

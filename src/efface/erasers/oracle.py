@@ -1,0 +1,152 @@
+"""Oracle LEACE: given the labels at apply time, the least edit of all that removes every linear trace."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from efface._errors import InputError, NothingErasedWarning
+from efface._registry import Method, register
+from efface._validate import to_tensor
+from efface.erasers.base import Eraser, Fitter, Report, on_tensors
+from efface.erasers.lowrank import check_width, no_autocast
+from efface.linalg.projection import concept_whitener, rank_tolerance
+from efface.linalg.shrinkage import optimal_linear_shrinkage
+from efface.moments.concept import Kind, encode
+
+
+@dataclass(frozen=True, eq=False)
+class OracleEraser(Eraser):
+    """`r(x, z) = x - B (z - mean_z)`: the residual of the least-squares regression of x on z.
+
+    Attributes:
+        coef: B `(d, k)`.
+        mean_z: `(k,)`.
+
+    Guarantees, on the data it was fitted on: zero cross-covariance with z at the least mean squared edit of
+    all functions of (x, z), under every inner product.
+
+    Does not guarantee: that non-linear predictors learn less; they may learn *more* (the labels leak into
+    the edit), so do not train deep networks on its output.
+
+    Source: "Oracle LEACE", EleutherAI blog 2023, Theorem 1; the residualisation of ordinary regression.
+    """
+
+    coef: Tensor
+    mean_z: Tensor
+
+    @classmethod
+    def fit(cls, x: Any, z: Any, **kwargs: Any) -> OracleEraser:
+        """Fit on x `(..., d)` and z in one call; arguments as `OracleFitter.fit`."""
+        return OracleFitter.fit(x, z, **kwargs).eraser
+
+    def __call__(self, x: Any, z: Any) -> Any:
+        """Erase the concept from `x` `(..., d)` given its labels `z` `(...)` or `(..., k)`; `x` is not changed."""
+        return on_tensors(lambda t: self._erase(t, z), x)
+
+    def _erase(self, x: Tensor, z: Any) -> Tensor:
+        check_width(x, len(self.coef))
+        columns, _ = encode(to_tensor(z, "z"), tuple(x.shape[:-1]), len(self.mean_z))
+        with no_autocast(x):
+            dtype = torch.promote_types(x.dtype, self.coef.dtype)
+            shift = columns.to(x.device, dtype) - self.mean_z.to(dtype)
+            return (x.to(dtype) - shift @ self.coef.to(dtype).mT).to(x.dtype)
+
+
+class OracleFitter(Fitter):
+    """Gathers the moments of z and its cross-moments with x, and solves for the oracle eraser.
+
+    `B = sigma_xz sigma_zz^+` with a pseudo-inverse that does not depend on the scale of z.
+
+    Args:
+        x_dim: Width of x.
+        z_dim: Width of z: number of classes (1 will do for two classes 0/1), or of columns.
+        device: Where statistics live.
+        dtype: Dtype of the eraser; float64 also forms all products in float64.
+        shrinkage: Shrink sigma_zz towards a multiple of the identity; erasure is then no longer exact.
+        svd_tol: Accepted for compatibility; None (or anything) drops exact dependencies of the columns of z
+            alone, by a rule relative to their scale.
+        kind: What z is: `"auto"`, `"categorical"` or `"continuous"`.
+    """
+
+    method = "oracle"
+    second = "diag"
+
+    def __init__(
+        self,
+        x_dim: int,
+        z_dim: int,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        shrinkage: bool = False,
+        svd_tol: float | None = None,
+        kind: Kind = "auto",
+    ) -> None:
+        self.shrinkage, self.svd_tol = shrinkage, svd_tol
+        super().__init__(x_dim, z_dim, kind=kind, device=device, dtype=dtype)
+
+    def options(self) -> dict[str, Any]:
+        """Constructor arguments beyond the dimensions, as plain data."""
+        return super().options() | {"shrinkage": self.shrinkage, "svd_tol": self.svd_tol}
+
+    @property
+    def sigma_zz(self) -> Tensor:
+        """`(k, k)` covariance of z, shrunk if `shrinkage`, else unbiased."""
+        return self._sigma_zz().to(self.dtype)
+
+    @property
+    def sigma_zz_(self) -> Tensor:
+        """`(k, k)` scatter of z: the unbiased covariance times n - 1."""
+        return self.moments.scatter_zz.to(self.dtype)
+
+    def _sigma_zz(self) -> Tensor:
+        freedom = self.moments.degrees_of_freedom()
+        if not self.shrinkage:
+            return self.moments.scatter_zz / freedom
+        return optimal_linear_shrinkage(self.moments.scatter_zz / self.moments.weight, self.moments.weight)
+
+    def _solve(self) -> OracleEraser:
+        sigma_xz = self.moments.scatter_xz / self.moments.degrees_of_freedom()
+        if not bool((self.moments.scatter_zz.diagonal().real > 0).any()):
+            raise InputError(
+                f"z has the same value in all {self.moments.n} rows, so there is no concept to erase: "
+                "fit on rows of at least two classes"
+            )
+        W = concept_whitener(self._sigma_zz())
+        # x = sum_j coef_j z_j needs the plain transpose; sigma_xz = E[conj(x) z] holds its conjugate.
+        coef = ((sigma_xz @ W) @ W.mH).conj()
+        report = self._report(sigma_xz @ W)
+        return OracleEraser(coef.to(self.dtype), self.mean_z, report=report)
+
+    def _report(self, whitened: Tensor) -> Report:
+        total = float(self.moments.scatter_xx.sum() / self.moments.degrees_of_freedom())
+        explained = torch.linalg.svdvals(whitened)
+        tol = rank_tolerance(self.moments.eps, max(self.x_dim, self.z_dim))
+        rank = int((explained > tol * max(total / self.x_dim, 1e-300) ** 0.5).sum())
+        if rank == 0:
+            warnings.warn("nothing is erased: x has no covariance with z", NothingErasedWarning, stacklevel=5)
+        edit = float(explained.square().sum()) / total if total else 0.0
+        return Report(self.method, self.decided or "columns", self.moments.n, rank, edit=edit)
+
+    @classmethod
+    def fit(cls, x: Any, z: Any, **options: Any) -> Self:
+        """Make a fitter for x `(..., d)` and z and update it once; options as the constructor's."""
+        return super().fit(x, z, **options)
+
+
+register(
+    Method(
+        name="oracle",
+        kind="vector",
+        paper="EleutherAI blog 2023, Oracle LEACE",
+        summary="regression residual: least edit of all, needs the labels when it is applied",
+        fitter=OracleFitter,
+        eraser=OracleEraser,
+        needs=("x", "z"),
+    )
+)

@@ -1,0 +1,93 @@
+"""Whitening factors of positive semidefinite matrices, with rank rules that are named and relative.
+
+Everything is decided on the *correlation* matrix, so that no rule depends on the units of a feature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Route = Literal["cholesky", "eigh"]
+
+_PIVOT_MARGIN = 100.0
+"""A Cholesky pivot must exceed the rounding of the statistics by this factor to count as real."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A factor F `(d, r)` of full column rank with `sigma = F F^H`, and its left inverse.
+
+    Attributes:
+        scale: `(d,)` standard deviations; 1 for constant features.
+        basis: Orthonormal `(d, r)` basis of the range if `sigma` is singular, else None.
+        triangle: `(r, r)` lower triangle with `F = diag(scale) @ triangle` or `F = basis @ triangle`.
+        rank: r.
+        route: How it was found.
+    """
+
+    scale: Tensor
+    basis: Tensor | None
+    triangle: Tensor
+    rank: int
+    route: Route
+
+    def unwhiten(self, a: Tensor) -> Tensor:
+        """`F a` for `a` of shape `(r, k)`."""
+        return (self.triangle @ a) * self.scale[:, None] if self.basis is None else self.basis @ (self.triangle @ a)
+
+    def whiten(self, b: Tensor) -> Tensor:
+        """`F^+ b` for `b` of shape `(d, k)`: zero on the orthogonal complement of the range of sigma."""
+        b = b / self.scale[:, None] if self.basis is None else self.basis.mH @ b
+        return torch.linalg.solve_triangular(self.triangle, b, upper=False)
+
+    def whiten_adjoint(self, a: Tensor) -> Tensor:
+        """`a^H F^+` for `a` of shape `(r, k)`: `(k, d)`."""
+        rows = torch.linalg.solve_triangular(self.triangle.mH, a, upper=True).mH
+        return rows / self.scale if self.basis is None else rows @ self.basis.mH
+
+
+def factor(sigma: Tensor, *, eps: float, max_rank: int | None = None) -> Factor:
+    """Factor a covariance matrix: by Cholesky if it is safely positive definite, else by eigenvalues.
+
+    Rank rules, both on the correlation matrix C: *pivot* (Cholesky is used if no squared pivot, the share of
+    a feature's variance that the others before it leave unexplained, is under `100 eps`, or `d eps` in
+    float64) and *eigenvalue* (`lambda > lambda_max * sqrt(d) * 8 eps` are kept, at most `max_rank`).
+
+    Args:
+        sigma: `(d, d)` Hermitian, float64 or complex128.
+        eps: Relative rounding error of its entries: that of the dtype in which products were summed.
+        max_rank: Largest possible rank, if known (n - 1 for n samples).
+
+    Returns:
+        A `Factor`; constant features (zero variance) count as full rank with unit scale: nothing
+        correlates with them.
+    """
+    d = sigma.shape[-1]
+    variance = sigma.diagonal().real
+    scale = torch.where(variance > 0, variance, 1.0).sqrt()
+    varying = int((variance > 0).sum())
+    correlation = sigma / scale / scale[:, None]
+    correlation.diagonal().fill_(1.0)
+    if max_rank is None or max_rank >= varying:
+        triangle, info = torch.linalg.cholesky_ex(correlation)
+        floor = max(_PIVOT_MARGIN * eps, d * torch.finfo(torch.float64).eps)
+        if int(info) == 0 and float(triangle.diagonal().real.square().min()) > floor:
+            return Factor(scale, None, triangle, d, "cholesky")
+    correlation.diagonal().copy_(torch.where(variance > 0, 1.0, 0.0))
+    return _factor_singular(correlation, scale, eps, max_rank)
+
+
+def _factor_singular(correlation: Tensor, scale: Tensor, eps: float, max_rank: int | None) -> Factor:
+    d = len(scale)
+    eigenvalues, vectors = torch.linalg.eigh(correlation)
+    rank = int((eigenvalues > eigenvalues[-1] * 8 * d**0.5 * eps).sum())
+    rank = max(min(rank, d if max_rank is None else max_rank), 1)
+    root = vectors[:, -rank:] * eigenvalues[-rank:].clamp_min(0).sqrt() * scale[:, None]
+    # An orthonormal basis gives F^+ the meaning of a pseudo-inverse in the original units: it vanishes on the
+    # orthogonal complement of the range of sigma. Reversing the columns turns QR into "QL".
+    Q, R = torch.linalg.qr(root.flip(1))
+    return Factor(scale, Q.flip(1), R.flip(0, 1), rank, "eigh")

@@ -1,0 +1,23 @@
+"""Files larger than memory, read and written in chunks: `.npy .npz .csv .parquet .safetensors`.
+
+`open_source(path)` gives the rows, `open_sink(path, ...)` takes them; a sink that fails leaves no file.
+"""
+
+from efface.streams.open import SUFFIXES, TABLES, open_sink, open_source, split_spec
+from efface.streams.progress import progress
+from efface.streams.source import Chunk, Column, Sink, Source, column_names, shortened
+
+__all__ = [
+    "SUFFIXES",
+    "TABLES",
+    "Chunk",
+    "Column",
+    "Sink",
+    "Source",
+    "column_names",
+    "open_sink",
+    "open_source",
+    "progress",
+    "shortened",
+    "split_spec",
+]

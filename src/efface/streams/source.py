@@ -1,0 +1,141 @@
+"""The common shape of files read and written in chunks: what a source, a chunk and a sink offer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from efface._errors import InputError
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a file.
+
+    Attributes:
+        name: Its name in the header; columns of arrays are called `"0"`, `"1"`, ...
+        kind: `"number"`, `"list"` (each row holds a list of numbers) or `"other"` (text, dates, ...).
+        type: The type as the file says it, for messages.
+    """
+
+    name: str
+    kind: Literal["number", "list", "other"]
+    type: str
+
+
+class Chunk(Protocol):
+    """Consecutive rows of a file."""
+
+    @property
+    def first_row(self) -> int:
+        """Index of the first row in the whole file, from 0."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def numbers(self, columns: Sequence[str]) -> Tensor:
+        """The columns side by side as floating point or complex rows `(n, d)`."""
+        ...
+
+    def labels(self, column: str) -> Any:
+        """One column as a numpy array `(n,)` of strings, integers, booleans or floats."""
+        ...
+
+    def replace(self, columns: Sequence[str], x: Tensor) -> Chunk:
+        """The same rows with new numbers `(n, d)` in these columns."""
+        ...
+
+
+class Source(Protocol):
+    """A file that is read in chunks."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """What the user typed, for messages; it may name an array inside the file."""
+        ...
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows there are, or None if only reading to the end would tell."""
+        ...
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns in order."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """`(n, d)`, or `(n,)` for a one-dimensional array; None for tables."""
+        ...
+
+    def chunks(self, rows: int, *, start: int = 0) -> Iterator[Chunk]:
+        """The rows from `start` on, `rows` at a time; only the last chunk may be shorter."""
+        ...
+
+    def select(self, numbers: Sequence[str], labels: Sequence[str] = (), *, rest: bool = False) -> Source:
+        """The same file with these columns read as numbers and labels; the others only if `rest`."""
+        ...
+
+
+class Sink(Protocol):
+    """A file that is written chunk by chunk."""
+
+    def write(self, chunk: Chunk) -> None:
+        """Append the rows of a chunk."""
+        ...
+
+
+def column_names(source: Source) -> tuple[str, ...]:
+    """Names of all columns of a source, in order."""
+    return tuple(column.name for column in source.columns)
+
+
+def check_columns(wanted: Sequence[str], known: Sequence[str], where: str) -> None:
+    """Refuse names of columns that are not there, listing those that are.
+
+    >>> check_columns(["c"], ["a", "b"], "X.csv")
+    Traceback (most recent call last):
+    ...
+    efface._errors.InputError: X.csv has no column 'c': it has a, b
+    """
+    missing = [name for name in wanted if name not in set(known)]
+    if missing:
+        raise InputError(
+            f"{where} has no column {', '.join(map(repr, missing))}: it has {shortened(known, count=20)}"
+        )
+
+
+def check_rows(rows: int | None, where: str) -> None:
+    """Refuse a file without rows."""
+    if rows == 0:
+        raise InputError(f"{where} has no rows: expected at least one")
+
+
+def check_unique(names: Sequence[str], where: str) -> None:
+    """Refuse a table in which two columns have the same name."""
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise InputError(f"{where} has several columns called {shortened(twice)}: rename them")
+
+
+def shortened(items: Sequence[object], *, count: int = _SHOWN) -> str:
+    """The first items, comma separated, and how many more there are.
+
+    >>> shortened(range(7), count=3)
+    '0, 1, 2, ... (7 in all)'
+    """
+    shown = ", ".join(str(item) for item in items[:count])
+    return shown if len(items) <= count else f"{shown}, ... ({len(items)} in all)"
