@@ -1,1 +1,103 @@
-"""efface: take a concept out of a model, prove that it is gone, show what else went with it."""
+"""efface: take a concept out of a model, prove that it is gone, show what else went with it.
+
+Names are imported when they are first used, so that `import efface` costs nothing.
+"""
+
+from typing import TYPE_CHECKING
+
+from efface._lazy import attach
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from efface._errors import (
+        EffaceError,
+        EffaceWarning,
+        FormatError,
+        InputError,
+        MissingExtraError,
+        NotFittedError,
+        NothingErasedWarning,
+    )
+    from efface.erasers import get_method, methods
+    from efface.erasers.base import Eraser, EraserModule, Report, load_eraser
+    from efface.erasers.compose import compose, join_concepts
+    from efface.erasers.fitter import Fitter
+    from efface.erasers.leace import ErasureMethod, LeaceEraser, LeaceFitter
+    from efface.erasers.mean_difference import MeanDifferenceFitter
+    from efface.erasers.oracle import OracleEraser, OracleFitter
+    from efface.erasers.orthogonal import OrthogonalFitter
+    from efface.erasers.quadratic import QuadraticEditor, QuadraticEraser, QuadraticFitter
+    from efface.linalg.shrinkage import optimal_linear_shrinkage
+    from efface.moments.classwise import ClassMoments
+    from efface.moments.grouping import GroupedTensor, groupby
+    from efface.moments.quantile import QuantileNormalizer, cdf, icdf
+    from efface.moments.streaming import Moments
+    from efface.scrubbing.concept_scrubber import ConceptScrubber
+
+_NAMES = {
+    "efface._errors": (
+        "EffaceError",
+        "EffaceWarning",
+        "FormatError",
+        "InputError",
+        "MissingExtraError",
+        "NotFittedError",
+        "NothingErasedWarning",
+    ),
+    "efface.erasers": ("get_method", "methods"),
+    "efface.erasers.base": ("Eraser", "EraserModule", "Report", "load_eraser"),
+    "efface.erasers.fitter": ("Fitter",),
+    "efface.erasers.compose": ("compose", "join_concepts"),
+    "efface.erasers.leace": ("ErasureMethod", "LeaceEraser", "LeaceFitter"),
+    "efface.erasers.mean_difference": ("MeanDifferenceFitter",),
+    "efface.erasers.oracle": ("OracleEraser", "OracleFitter"),
+    "efface.erasers.orthogonal": ("OrthogonalFitter",),
+    "efface.erasers.quadratic": ("QuadraticEditor", "QuadraticEraser", "QuadraticFitter"),
+    "efface.linalg.shrinkage": ("optimal_linear_shrinkage",),
+    "efface.moments.classwise": ("ClassMoments",),
+    "efface.moments.grouping": ("GroupedTensor", "groupby"),
+    "efface.moments.quantile": ("QuantileNormalizer", "cdf", "icdf"),
+    "efface.moments.streaming": ("Moments",),
+    "efface.scrubbing.concept_scrubber": ("ConceptScrubber",),
+}
+
+__all__ = [
+    "ClassMoments",
+    "ConceptScrubber",
+    "EffaceError",
+    "EffaceWarning",
+    "Eraser",
+    "EraserModule",
+    "ErasureMethod",
+    "Fitter",
+    "FormatError",
+    "GroupedTensor",
+    "InputError",
+    "LeaceEraser",
+    "LeaceFitter",
+    "MeanDifferenceFitter",
+    "MissingExtraError",
+    "Moments",
+    "NotFittedError",
+    "NothingErasedWarning",
+    "OracleEraser",
+    "OracleFitter",
+    "OrthogonalFitter",
+    "QuadraticEditor",
+    "QuadraticEraser",
+    "QuadraticFitter",
+    "QuantileNormalizer",
+    "Report",
+    "cdf",
+    "compose",
+    "get_method",
+    "groupby",
+    "icdf",
+    "join_concepts",
+    "load_eraser",
+    "methods",
+    "optimal_linear_shrinkage",
+]
+
+__getattr__, __dir__ = attach(__name__, {name: module for module, names in _NAMES.items() for name in names}, globals())

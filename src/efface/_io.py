@@ -122,7 +122,8 @@ def load_folder(path: str | os.PathLike[str], *, expect: str | None = None) -> t
         raise FormatError(f"{path / CONFIG} was not written by efface: it has no integer format_version")
     if version > FORMAT_VERSION:
         raise FormatError(
-            f"{path} has format {version}, this efface reads up to {FORMAT_VERSION}: upgrade with  pip install -U efface"
+            f"{path} has format {version}, this efface reads up to {FORMAT_VERSION}: "
+            "upgrade with  pip install -U efface"
         )
     if expect is not None and config.get("type") != expect:
         raise FormatError(f"{path} holds a {config.get('type')!r}, expected a {expect!r}")

@@ -23,7 +23,7 @@ def to_tensor(value: Any, name: str) -> Tensor:
         InputError: If it is an object, string or date array, or no array at all.
 
     >>> to_tensor([1.0, 2.0], "x")
-    tensor([1., 2.])
+    tensor([1., 2.], dtype=torch.float64)
     """
     if isinstance(value, Tensor):
         return value.detach()
@@ -56,13 +56,14 @@ def to_rows(x: Tensor, width: int, name: str) -> Tensor:
     return x.reshape(-1, width)
 
 
-def check_finite(x: Tensor, name: str, *, first_row: int = 0) -> None:
+def check_finite(x: Tensor, name: str, *, first_row: int = 0, index: Tensor | None = None) -> None:
     """Refuse NaN and infinite values in rows `(n, d)`, naming the rows.
 
     Args:
         x: Rows `(n, d)` or values `(n,)`.
         name: What to call it in the message.
         first_row: Index of the first row in the caller's stream.
+        index: `(n,)` row numbers to report instead, where rows were selected.
 
     Raises:
         InputError: If any value is not finite.
@@ -75,7 +76,9 @@ def check_finite(x: Tensor, name: str, *, first_row: int = 0) -> None:
     bad = (~torch.isfinite(x)).reshape(len(x), -1).any(dim=1)
     count = int(bad.sum())
     if count:
-        rows = ", ".join(str(int(i) + first_row) for i in bad.nonzero().flatten()[:_SHOWN])
+        found = bad.nonzero().flatten()[:_SHOWN]
+        found = found if index is None else index.to(found.device)[found]
+        rows = ", ".join(str(int(i) + first_row) for i in found)
         more = ", ..." if count > _SHOWN else ""
         raise InputError(
             f"{name} has NaN or infinite values in {count} of {len(x)} rows (first rows: {rows}{more}): "

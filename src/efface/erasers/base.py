@@ -1,7 +1,4 @@
-"""What every eraser and every fitter has in common: application, files, modules; streaming, merging, state.
-
-An eraser is a frozen value made of tensors. A fitter holds the moments of a stream and yields erasers.
-"""
+"""What every eraser has in common: a frozen value made of tensors, with files, modules and a report."""
 
 from __future__ import annotations
 
@@ -9,18 +6,16 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from efface._errors import FormatError, InputError
+from efface._errors import FormatError
 from efface._io import load_folder, save_folder
 from efface._registry import methods
-from efface._validate import check_positive_int, to_tensor
-from efface.moments.concept import Kind, encode, width
-from efface.moments.streaming import Moments
+from efface._validate import to_tensor
 
 
 @dataclass(frozen=True)
@@ -149,180 +144,6 @@ class EraserModule(nn.Module):
         """The type of eraser and the shapes of its tensors."""
         shapes = ", ".join(f"{n}={tuple(getattr(self, n).shape)}" for n in self._names)
         return f"{self._type.__name__}({shapes})"
-
-
-class Fitter:
-    """Base of the fitters that stand on `Moments` of (x, z).
-
-    Args:
-        x_dim: Width of x.
-        z_dim: Width of z: number of classes (1 will do for two classes 0/1), or of columns.
-        kind: What z is: `"auto"` (integers and booleans are classes, floats are quantities),
-            `"categorical"` or `"continuous"`.
-        device: Where statistics live.
-        dtype: Dtype of the erasers (float32 by default); float64 also forms all products in float64.
-    """
-
-    method: ClassVar[str]
-    second: ClassVar[Any] = "full"
-
-    def __init__(
-        self,
-        x_dim: int,
-        z_dim: int,
-        *,
-        kind: Kind = "auto",
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        self.x_dim, self.z_dim = check_positive_int(x_dim, "x_dim"), check_positive_int(z_dim, "z_dim")
-        self.kind: Kind = kind
-        self.dtype = eraser_dtype(torch.get_default_dtype() if dtype is None else dtype)
-        self.decided: str | None = None
-        wide = torch.complex128 if self.dtype.is_complex else torch.float64
-        self.moments = Moments(
-            self.x_dim, self.z_dim, second=self.second, device=device, dtype=wide, least=self._least()
-        )
-        self._eraser: Eraser | None = None
-
-    def _least(self) -> torch.dtype:
-        return torch.float64 if self.dtype in (torch.float64, torch.complex128) else torch.float32
-
-    def options(self) -> dict[str, Any]:
-        """Constructor arguments beyond the dimensions, as plain data (but `dtype`)."""
-        return {"kind": self.kind, "dtype": str(self.dtype)[6:]}
-
-    # ---------------------------------------------------------------------------------------- gathering
-
-    @classmethod
-    def fit(cls, x: Any, z: Any, *, mask: Any = None, weight: Any = None, **options: Any) -> Self:
-        """Make a fitter for this data and update it once.
-
-        Args:
-            x: `(..., d)` numbers.
-            z: `(...)` class labels or quantities, or `(..., k)` columns.
-            mask: `(...)` booleans: rows to take.
-            weight: `(...)` frequencies.
-            options: Arguments of the constructor.
-        """
-        x = to_tensor(x, "x")
-        lead = tuple(x.shape[:-1])
-        if x.ndim == 0 or x.numel() == 0:
-            raise InputError(f"x has shape {tuple(x.shape)}: there is nothing to fit on")
-        options.setdefault("device", x.device)
-        options.setdefault("dtype", eraser_dtype(x.dtype))
-        fitter = cls(x.shape[-1], width(z, lead, options.get("kind", "auto")), **options)
-        return fitter.update(x, z, mask=mask, weight=weight)
-
-    def update(self, x: Any, z: Any, *, mask: Any = None, weight: Any = None) -> Self:
-        """Take in a batch; on any error the statistics are as they were before the call.
-
-        Args:
-            x: `(..., d)` numbers on any device.
-            z: `(...)` class labels or quantities, or `(..., k)` columns.
-            mask: `(...)` booleans: rows to take.
-            weight: `(...)` frequencies, not negative.
-        """
-        x = to_tensor(x, "x")
-        columns, decided = encode(z, tuple(x.shape[:-1]), self.z_dim, self.kind)
-        if self.decided not in (None, decided):
-            raise InputError(f"z was {self.decided} in earlier batches and is {decided} now: pass kind= to the fitter")
-        self.moments.update(x, columns, mask=mask, weight=weight)
-        self.decided, self._eraser = decided, None
-        return self
-
-    def merge(self, other: Fitter) -> Self:
-        """Take in all that `other`, a fitter of the same type and options, has seen."""
-        if type(other) is not type(self) or other.options() != self.options():
-            raise InputError(f"cannot merge {other!r} into {self!r}: type and options must agree")
-        if None not in (self.decided, other.decided) and self.decided != other.decided:
-            raise InputError(f"z was {self.decided} here and {other.decided} there: pass kind= to both fitters")
-        self.moments.merge(other.moments)
-        self.decided, self._eraser = self.decided or other.decided, None
-        return self
-
-    def copy(self) -> Self:
-        """An independent fitter with the same statistics."""
-        return self._blank().load_state_dict(self.state_dict())
-
-    def __add__(self, other: Fitter) -> Self:
-        return self.copy().merge(other)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(x_dim={self.x_dim}, z_dim={self.z_dim}, n={self.moments.n}, {self.options()})"
-
-    # ------------------------------------------------------------------------------------------ reading
-
-    @property
-    def n(self) -> Tensor:
-        """Number of rows seen, an int64 scalar."""
-        return torch.tensor(self.moments.n, device=self.moments.s_xx.device)
-
-    @property
-    def mean_x(self) -> Tensor:
-        """`(d,)` mean of x."""
-        return self.moments.mean_x.to(self.dtype)
-
-    @property
-    def mean_z(self) -> Tensor:
-        """`(k,)` mean of z."""
-        return self.moments.mean_z.to(self.dtype)
-
-    @property
-    def sigma_xz(self) -> Tensor:
-        """`(d, k)` unbiased cross-covariance."""
-        return (self.moments.scatter_xz / self.moments.degrees_of_freedom()).to(self.dtype)
-
-    @property
-    def sigma_xz_(self) -> Tensor:
-        """`(d, k)` cross-scatter: the cross-covariance times n - 1."""
-        return self.moments.scatter_xz.to(self.dtype)
-
-    @property
-    def eraser(self) -> Any:
-        """The eraser for what was seen so far; solved when first asked for, then kept until the next update."""
-        if self._eraser is None:
-            with torch.no_grad():
-                self._eraser = self._solve()
-        return self._eraser
-
-    @property
-    def report(self) -> Report:
-        """What the fit found and did."""
-        return self.eraser.report
-
-    def _solve(self) -> Eraser:
-        raise TypeError(f"{type(self).__name__} does not define how it is solved")
-
-    # -------------------------------------------------------------------------------------------- files
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All that was gathered, as tensors."""
-        decided = ("", "categorical", "continuous", "columns").index(self.decided or "")
-        return self.moments.state_dict() | {"decided": torch.tensor(decided)}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
-        """Go on from what `state_dict` returned, bit for bit."""
-        self.moments.load_state_dict(state)
-        self.decided = (None, "categorical", "continuous", "columns")[int(state["decided"])]
-        self._eraser = None
-        return self
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write statistics and options to a folder, atomically, to go on from later."""
-        config = {"type": type(self).__name__, "x_dim": self.x_dim, "z_dim": self.z_dim, "options": self.options()}
-        save_folder(path, config, self.state_dict())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], *, device: str | torch.device | None = None) -> Self:
-        """Read what `save` wrote; further updates give the same result as if there had been no interruption."""
-        config, tensors = load_folder(path, expect=cls.__name__)
-        options = config["options"] | {"dtype": getattr(torch, config["options"]["dtype"])}
-        return cls(config["x_dim"], config["z_dim"], device=device, **options).load_state_dict(tensors)
-
-    def _blank(self) -> Self:
-        options = self.options() | {"dtype": self.dtype}
-        return type(self)(self.x_dim, self.z_dim, device=self.moments.s_xx.device, **options)
 
 
 def eraser_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from efface._errors import InputError, NothingErasedWarning
 from efface._registry import Method, register
-from efface.erasers.base import Eraser, Fitter, Report, on_tensors
+from efface.erasers.base import Eraser, Report, on_tensors
+from efface.erasers.fitter import Fitter
 from efface.erasers.lowrank import erase_low_rank
 from efface.linalg.projection import Projection, oblique_projection, orthogonal_projection, rank_tolerance
 from efface.linalg.psd import factor
@@ -112,14 +113,20 @@ class LeaceFitter(Fitter):
             raise InputError(f"unknown method {method!r}: choose 'leace' or 'orth'")
         if svd_tol is not None and not svd_tol > 0:
             raise InputError(f"svd_tol must be positive, got {svd_tol}: leave it out to drop rounding alone")
-        self.method, self.second = method, "full" if method == "leace" else "diag"
+        self.method: str = method
+        self.second = "full" if method == "leace" else "diag"
         self.affine, self.shrinkage, self.svd_tol = affine, shrinkage, svd_tol
         self.constrain_cov_trace = constrain_cov_trace
         super().__init__(x_dim, z_dim, kind=kind, device=device, dtype=dtype)
 
     def options(self) -> dict[str, Any]:
         """Constructor arguments beyond the dimensions, as plain data."""
-        own = {"method": self.method, "affine": self.affine, "shrinkage": self.shrinkage, "svd_tol": self.svd_tol}
+        own = {
+            "method": self.method,
+            "affine": self.affine,
+            "shrinkage": self.shrinkage,
+            "svd_tol": self.svd_tol,
+        }
         return super().options() | own
 
     @property

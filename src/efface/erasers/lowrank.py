@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,14 +49,18 @@ def check_width(x: Tensor, d: int) -> None:
         raise InputError(f"x holds {x.dtype}, and an erased integer is no integer: write x.float()")
 
 
-def no_autocast(x: Tensor) -> contextlib.AbstractContextManager[None]:
+def no_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     """A context in which products keep their dtype."""
     return torch.autocast(x.device.type, enabled=False)
 
 
 def _plain(x: Tensor) -> bool:
     """Whether in-place work on a CPU tensor is safe: nothing traces or differentiates it."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not (x.requires_grad and torch.is_grad_enabled())
+    return (
+        x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not (x.requires_grad and torch.is_grad_enabled())
+    )
 
 
 def _chunked(x: Tensor, left: Tensor, right: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:

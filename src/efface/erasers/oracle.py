@@ -12,7 +12,8 @@ from torch import Tensor
 from efface._errors import InputError, NothingErasedWarning
 from efface._registry import Method, register
 from efface._validate import to_tensor
-from efface.erasers.base import Eraser, Fitter, Report, on_tensors
+from efface.erasers.base import Eraser, Report, on_tensors
+from efface.erasers.fitter import Fitter
 from efface.erasers.lowrank import check_width, no_autocast
 from efface.linalg.projection import concept_whitener, rank_tolerance
 from efface.linalg.shrinkage import optimal_linear_shrinkage

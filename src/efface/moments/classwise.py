@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from efface._errors import FormatError, InputError
+from efface._errors import FormatError, InputError, NotFittedError
 from efface._io import load_folder, save_folder
 from efface._validate import check_finite, check_positive_int, to_rows, to_tensor
 from efface.moments.grouping import groupby
@@ -49,9 +49,7 @@ class ClassMoments:
     ) -> None:
         self.x_dim = check_positive_int(x_dim, "x_dim")
         self.num_classes = check_positive_int(num_classes, "num_classes")
-        self.classes = [
-            Moments(self.x_dim, device=device, dtype=dtype, least=least) for _ in range(self.num_classes)
-        ]
+        self.classes = [Moments(self.x_dim, device=device, dtype=dtype, least=least) for _ in range(self.num_classes)]
 
     # ---------------------------------------------------------------------------------------- gathering
 
@@ -150,6 +148,22 @@ class ClassMoments:
         return torch.stack([m.scatter_xx for m in self.classes])
 
     @property
+    def scatter_xz(self) -> Tensor:
+        """`(d, k)` cross-scatter of x with one-hot labels, as `Moments.scatter_xz` would have it."""
+        return ((self.mean_x - self.global_mean) * self.weight[:, None]).mH
+
+    def degrees_of_freedom(self) -> float:
+        """`W - 1` of all rows together, the divisor of an unbiased covariance of all.
+
+        Raises:
+            NotFittedError: If fewer than two rows were seen.
+        """
+        total = float(self.weight.sum())
+        if total <= 1:
+            raise NotFittedError(f"only {int(self.n.sum())} rows were seen, at least two are needed: call update first")
+        return total - 1
+
+    @property
     def device(self) -> torch.device:
         """Where the sums live."""
         return self.classes[0].s_xx.device
@@ -167,12 +181,13 @@ class ClassMoments:
         Raises:
             FormatError: If a tensor is missing or has another shape.
         """
-        counts = {len(v) if v.ndim else 0 for v in state.values()}
-        if counts != {self.num_classes}:
-            raise FormatError(f"state has {sorted(counts)} classes, expected {self.num_classes}")
+        own = {k: v for k, v in state.items() if k in self.classes[0].state_dict()}
+        found = sorted({len(v) if v.ndim else 0 for v in own.values()})
+        if found != [self.num_classes]:
+            raise FormatError(f"state has {found} classes, expected {self.num_classes}")
         loaded = [m.copy() for m in self.classes]
         for label, moments in enumerate(loaded):
-            moments.load_state_dict({name: value[label] for name, value in state.items()})
+            moments.load_state_dict({name: value[label] for name, value in own.items()})
         self.classes = loaded
         return self
 
@@ -195,7 +210,7 @@ def as_labels(z: Any, lead: tuple[int, ...], num_classes: int, taken: Tensor | N
     """Class labels `(n,)` as int64 for rows of leading shape `lead`.
 
     Args:
-        z: Integers or booleans of shape `lead`, or one-hot rows of shape `lead + (num_classes,)`.
+        z: Integers or booleans of shape `lead` (or `lead + (1,)`), or one-hot rows `lead + (num_classes,)`.
         lead: Leading shape of x.
         num_classes: Number of classes.
         taken: `(n,)` booleans: rows that matter; others may hold anything.
@@ -207,9 +222,9 @@ def as_labels(z: Any, lead: tuple[int, ...], num_classes: int, taken: Tensor | N
     tensor([1, 0])
     """
     z = to_tensor(z, "z")
-    if tuple(z.shape) == (*lead, num_classes):
+    if tuple(z.shape) == (*lead, num_classes) and num_classes > 1:
         return _from_one_hot(z.reshape(-1, num_classes), taken)
-    if tuple(z.shape) != lead:
+    if tuple(z.shape) not in (lead, (*lead, 1)):
         raise InputError(
             f"z has shape {tuple(z.shape)}, expected labels {lead} to go with x of shape {(*lead, 'd')}, "
             f"or one-hot rows {(*lead, num_classes)}"
@@ -235,9 +250,7 @@ def check_label(z: Any, num_classes: int) -> int:
     """
     label = to_tensor(z, "z")
     if label.numel() != 1 or label.is_floating_point() or label.is_complex():
-        raise InputError(
-            f"expected one integer label, got {z!r}: give one label to each row with update(x, z)"
-        )
+        raise InputError(f"expected one integer label, got {z!r}: give one label to each row with update(x, z)")
     if not 0 <= int(label) < num_classes:
         raise InputError(f"label {int(label)} is out of range: expected 0 to {num_classes - 1}")
     return int(label)
@@ -248,8 +261,8 @@ def _from_one_hot(z: Tensor, taken: Tensor | None) -> Tensor:
     wrong = wrong if taken is None else wrong & taken.to(z.device)
     if bool(wrong.any()):
         raise InputError(
-            f"z has {z.shape[-1]} columns, but row {int(wrong.nonzero()[0])} is not one-hot: pass integer labels "
-            "of shape (...)"
+            f"z has {z.shape[-1]} columns, but row {int(wrong.nonzero()[0])} is not one-hot: pass integer "
+            "labels of shape (...)"
         )
     return (z == 1).to(torch.uint8).argmax(-1)
 

@@ -60,7 +60,7 @@ def width(z: Any, lead: tuple[int, ...], kind: Kind = "auto") -> int:
 
 
 def encode(z: Any, lead: tuple[int, ...], z_dim: int, kind: Kind = "auto") -> tuple[Tensor, str]:
-    """z as columns `(*lead, z_dim)`, and the kind of concept that it is.
+    """Columns `(*lead, z_dim)` that stand for z, and the kind of concept that it is.
 
     Classes become one-hot columns, or a single 0/1 column if `z_dim` is 1.
 

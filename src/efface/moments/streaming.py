@@ -74,7 +74,8 @@ class Moments:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        self.x_dim, self.z_dim, self.second, self.least = x_dim, z_dim, second, least
+        self.x_dim, self.z_dim, self.least = x_dim, z_dim, least
+        self.second: Literal["full", "diag"] = second
         self.n, self.weight, self.eps = 0, 0.0, 0.0
         # Sums are about an origin o: sum_x = sum w (x - o), s_xx = sum w conj(x - o) (x - o)^T (upper triangle).
         self.origin_x, self.origin_z = zeros(x_dim), zeros(z_dim)
@@ -96,7 +97,7 @@ class Moments:
         Raises:
             InputError: If shapes disagree or a value is not finite (the rows are named).
         """
-        rows, columns, weights = self._rows(x, z, mask, weight)
+        rows, columns, weights, index = self._rows(x, z, mask, weight)
         size = rows_per_chunk(self.x_dim)
         before = self._state() if len(rows) > size else {}
         scratch: dict[torch.dtype, _Scratch] = {}
@@ -104,13 +105,17 @@ class Moments:
             for start in range(0, len(rows), size):
                 part = slice(start, start + size)
                 w = None if weights is None else weights[part]
-                self._take(rows[part], columns[part], w, scratch, start)
+                if not self._take(rows[part], columns[part], w, scratch):
+                    check_finite(rows, "x", index=index)
+                    check_finite(columns, "z", index=index)
+                    raise InputError("x is too large: squares overflow float64; divide it by a constant first")
         except BaseException:
             self.__dict__.update(before)
             raise
         return self
 
-    def _rows(self, x: Any, z: Any, mask: Any, weight: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _rows(self, x: Any, z: Any, mask: Any, weight: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Rows, columns, weights, and the numbers of the rows if some were left out."""
         x = to_tensor(x, "x")
         lead = tuple(x.shape[:-1])
         rows = to_rows(x, self.x_dim, "x")
@@ -119,34 +124,31 @@ class Moments:
         columns = _aligned(z, "z", lead, (self.z_dim,)) if self.z_dim else rows.new_zeros(len(rows), 0)
         weights = None if weight is None else _frequencies(_aligned(weight, "weight", lead, ()))
         if mask is None:
-            return rows, columns, weights
+            return rows, columns, weights, None
         chosen = _aligned(mask, "mask", lead, ())
         if chosen.dtype != torch.bool:
             raise InputError(f"mask holds {chosen.dtype}, expected booleans: write mask.bool()")
         if weights is not None:
             weights = weights[chosen.to(weights.device)]
-        return rows[chosen.to(rows.device)], columns[chosen.to(columns.device)], weights
+        rows, columns = rows[chosen.to(rows.device)], columns[chosen.to(columns.device)]
+        return rows, columns, weights, chosen.nonzero().flatten()
 
     def _state(self) -> dict[str, Any]:
         return {k: getattr(self, k).clone() for k in _TENSORS} | {k: getattr(self, k) for k in _NUMBERS}
 
-    def _take(
-        self, x: Tensor, z: Tensor, w: Tensor | None, scratch: dict[torch.dtype, _Scratch], first_row: int
-    ) -> None:
-        """Add one chunk; nothing changes unless all of it is finite."""
+    def _take(self, x: Tensor, z: Tensor, w: Tensor | None, scratch: dict[torch.dtype, _Scratch]) -> bool:
+        """Add one chunk; nothing changes, and the answer is False, unless all its sums are finite."""
         dtype = compute_dtype(x.dtype, self.least)
         if dtype.is_complex and not self.s_xx.is_complex():
             raise InputError("x is complex: make the fitter with dtype=torch.complex64 or torch.complex128")
         x, z = x.to(self.s_xz.device), z.to(self.s_xz.device, self.s_zz.dtype)
         w = None if w is None else w.to(self.s_xz.device, torch.float64)
         chunk = self._chunk(x, z, w, dtype, scratch)
-        if chunk is None:
-            check_finite(x, "x", first_row=first_row)
-            check_finite(z, "z", first_row=first_row)
+        if chunk is None:  # Not finite, or an overflow of float32.
             chunk = self._chunk(x, z, w, torch.promote_types(dtype, torch.float64), scratch)
-        if chunk is None:
-            raise InputError("x is too large: squares overflow float64; divide it by a constant first")
-        self._commit(chunk)
+        if chunk is not None:
+            self._commit(chunk)
+        return chunk is not None
 
     def _chunk(
         self, x: Tensor, z: Tensor, w: Tensor | None, dtype: torch.dtype, scratch: dict[torch.dtype, _Scratch]
@@ -306,7 +308,9 @@ class Moments:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that is kept, as tensors; `load_state_dict` goes on from it bit for bit."""
-        numbers = {k: torch.tensor(getattr(self, k), dtype=torch.int64 if k == "n" else torch.float64) for k in _NUMBERS}
+        numbers = {
+            k: torch.tensor(getattr(self, k), dtype=torch.int64 if k == "n" else torch.float64) for k in _NUMBERS
+        }
         return {k: getattr(self, k).clone() for k in _TENSORS} | numbers
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
@@ -380,7 +384,9 @@ def _aligned(value: Any, name: str, lead: tuple[int, ...], tail: tuple[int, ...]
     tensor = to_tensor(value, name)
     if tuple(tensor.shape) != lead + tail:
         wanted = lead + tail
-        raise InputError(f"{name} has shape {tuple(tensor.shape)}, expected {wanted} to go with x of shape {lead + ('d',)}")
+        raise InputError(
+            f"{name} has shape {tuple(tensor.shape)}, expected {wanted} to go with x of shape {lead + ('d',)}"
+        )
     return tensor.reshape(-1, *tail)
 
 

@@ -123,9 +123,7 @@ class ArraySource(ABC):
             yield ArrayChunk(start, piece, self.where)
             start += len(piece)
 
-    def select(
-        self, numbers: Sequence[str], labels: Sequence[str] = (), *, rest: bool = False
-    ) -> ArraySource:
+    def select(self, numbers: Sequence[str], labels: Sequence[str] = (), *, rest: bool = False) -> ArraySource:
         """Itself: an array is always read in full rows."""
         check_columns([*numbers, *labels], [column.name for column in self.columns], self.where)
         return self
@@ -160,7 +158,5 @@ def to_numpy(data: Tensor | np.ndarray, suffix: str) -> np.ndarray[Any, Any]:
         InputError: If it is bfloat16, which numpy has not.
     """
     if isinstance(data, Tensor) and data.dtype == torch.bfloat16:
-        raise InputError(
-            f"{suffix} files have no bfloat16: write -o to a .safetensors file, or convert first"
-        )
+        raise InputError(f"{suffix} files have no bfloat16: write -o to a .safetensors file, or convert first")
     return np.ascontiguousarray(data.numpy() if isinstance(data, Tensor) else data)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from efface._errors import FormatError
+from efface._errors import FormatError, InputError
 from efface._io import atomic_path
 from efface.streams.source import (
     Chunk,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _BLOCK_BYTES = 1 << 22
+_LINES = 1024
 _SPECIAL = r'[",\r\n]'
 
 
@@ -79,12 +80,11 @@ class CsvSource:
 
     def _explained(self, error: str, done: int) -> str:
         """What pyarrow said, with the name of the column and the rows read so far."""
-        for i, column in enumerate(self.read or column_names(self)):
+        for i, column in enumerate(column_names(self)):
             error = error.replace(f"CSV column #{i}:", f"column {column!r}:")
-        advice = (
-            "expected one type in the whole column" if "conversion" in error else "expected one line per row"
-        )
-        return f"{self.where} cannot be read after row {done}: {error}: {advice}"
+        advice = "expected one type in the whole column" if "conversion" in error else "expected one line per row"
+        place = "" if "Row #" in error else f" after row {done}"
+        return f"{self.where} cannot be read{place}: {error.replace('Row #', 'line ')}: {advice}"
 
     def select(self, numbers: Sequence[str], labels: Sequence[str] = (), *, rest: bool = False) -> CsvSource:
         """The same file with these columns as float64 and labels; the others, as text, only if `rest`."""
@@ -116,10 +116,10 @@ def open_csv(path: Path) -> CsvSource:
         with _open(path, {}, None) as reader:
             columns = tuple(column_of(field) for field in reader.schema)
     except arrow().ArrowInvalid as error:
-        raise FormatError(
-            f"{path} cannot be read: {error}: expected a header line and one line per row"
-        ) from error
+        raise FormatError(f"{path} cannot be read: {error}: expected a header line and one line per row") from error
     _check_header([column.name for column in columns], path)
+    if any(column.type == "binary" for column in columns):
+        raise FormatError(f"{path} is not UTF-8 text: save it as UTF-8")
     return CsvSource(path, str(path), columns)
 
 
@@ -130,18 +130,19 @@ def _check_header(names: Sequence[str], path: Path) -> None:
 
 
 class CsvWriter:
-    """Writes tables as lines; only text that needs quotes gets them."""
+    """Writes tables as lines; only values that need quotes get them."""
 
     def __init__(self, file: IO[bytes], where: str) -> None:
         self._file, self._where, self._begun = file, where, False
 
     def write(self, chunk: Chunk) -> None:
         """Append the rows of a chunk."""
-        table, pc = table_of(chunk), arrow("pyarrow.csv")
+        table = table_of(chunk)
         if not self._begun:
             self._write_header(table.column_names)
-        style = "needed" if _needs_quotes(table) else "none"
-        pc.write_csv(_writable(table), self._file, pc.WriteOptions(include_header=False, quoting_style=style))
+        for start in range(0, len(table), _LINES):
+            lines = to_lines(table.slice(start, _LINES))
+            self._file.write("".join(lines.to_pylist()).encode())
 
     def _write_header(self, names: Sequence[str]) -> None:
         line = io.StringIO()
@@ -154,19 +155,30 @@ class CsvWriter:
         check_rows(None if self._begun else 0, self._where)
 
 
-def _needs_quotes(table: pa.Table) -> bool:
+def to_lines(table: pa.Table) -> pa.ChunkedArray:
+    """Each row as a line, its end included; floats have as many digits as they need to be read back."""
     pc = arrow("pyarrow.compute")
-    texts = (column for column in table.columns if is_text(column.type))
-    return any(pc.any(pc.match_substring_regex(column, _SPECIAL)).as_py() for column in texts)
+    fields = [_to_field(name, table.column(name)) for name in table.column_names]
+    if len(fields) == 1:
+        # An empty line would not be read as a row.
+        fields = [pc.if_else(pc.equal(fields[0], ""), '""', fields[0])]
+    lines = pc.binary_join_element_wise(*fields, ",") if len(fields) > 1 else fields[0]
+    return pc.binary_join_element_wise(lines, "\n", "")
 
 
-def _writable(table: pa.Table) -> pa.Table:
-    """Categories as what they stand for: pyarrow does not write them as lines."""
-    types = arrow().types
-    for i, field in enumerate(table.schema):
-        if types.is_dictionary(field.type):
-            table = table.set_column(i, field.name, table.column(i).cast(field.type.value_type))
-    return table
+def _to_field(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    pyarrow, pc = arrow(), arrow("pyarrow.compute")
+    try:
+        text = pc.coalesce(values.cast(pyarrow.string()), pyarrow.scalar("", pyarrow.string()))
+    except (pyarrow.ArrowNotImplementedError, pyarrow.ArrowInvalid) as error:
+        raise InputError(
+            f"column {name!r} holds {values.type}, which .csv files have not: write -o to .parquet"
+        ) from error
+    if is_text(values.type) or pyarrow.types.is_dictionary(values.type):
+        inside = pc.replace_substring(text, '"', '""')
+        quoted = pc.binary_join_element_wise('"', inside, '"', "")
+        return pc.if_else(pc.match_substring_regex(text, _SPECIAL), quoted, text)
+    return text
 
 
 @contextmanager

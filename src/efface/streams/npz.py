@@ -24,7 +24,7 @@ from efface.streams.source import Sink, Source
 
 _BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
 _SUFFIX = ".npy"
-_COPY_BYTES = 1 << 20
+_COPY_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,7 @@ class NpzSource(ArraySource):
                     return
             yield from self._by_columns(archive, rows, start)
 
-    def _sequential(
-        self, file: IO[bytes], header: Header, rows: int, start: int
-    ) -> Iterator[Tensor | np.ndarray]:
+    def _sequential(self, file: IO[bytes], header: Header, rows: int, start: int) -> Iterator[Tensor | np.ndarray]:
         for first in range(0, start, rows):
             read_rows(file, header, min(rows, start - first), self.where)
         for first in range(start, self.rows, rows):
@@ -98,9 +96,7 @@ def choose(names: Sequence[str], wanted: str | None, path: Path) -> str:
     if not names:
         raise InputError(f"{path} holds no arrays: expected at least one")
     if wanted is None and len(names) > 1:
-        raise InputError(
-            f"{path} holds several arrays ({', '.join(names)}): choose one, e.g. {path}:{names[0]}"
-        )
+        raise InputError(f"{path} holds several arrays ({', '.join(names)}): choose one, e.g. {path}:{names[0]}")
     if wanted is not None and wanted not in names:
         raise InputError(f"{path} has no array {wanted!r}: it has {', '.join(names)}")
     return wanted or names[0]

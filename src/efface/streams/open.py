@@ -70,9 +70,7 @@ def open_source(spec: str | os.PathLike[str]) -> Source:
     return source
 
 
-def open_sink(
-    path: str | os.PathLike[str], *, like: Source, features: Sequence[str]
-) -> AbstractContextManager[Sink]:
+def open_sink(path: str | os.PathLike[str], *, like: Source, features: Sequence[str]) -> AbstractContextManager[Sink]:
     """A context in which chunks are written to a file; the file appears when it ends without an error.
 
     Args:

@@ -58,9 +58,7 @@ class ParquetSource:
             for batch in file.iter_batches(rows, columns=self.read and list(self.read), use_threads=False):
                 yield pyarrow.Table.from_batches([batch])
 
-    def select(
-        self, numbers: Sequence[str], labels: Sequence[str] = (), *, rest: bool = False
-    ) -> ParquetSource:
+    def select(self, numbers: Sequence[str], labels: Sequence[str] = (), *, rest: bool = False) -> ParquetSource:
         """The same file, of which only these columns are read unless `rest`."""
         check_columns([*numbers, *labels], column_names(self), self.where)
         return self if rest else replace(self, read=tuple(dict.fromkeys([*numbers, *labels])))

@@ -34,7 +34,7 @@ _NAMES = {
 _READABLE = {*_NAMES.values(), "U16", "U32"}
 _MOST_ROWS = 10**15
 _LENGTH = struct.Struct("<Q")
-_COPY_BYTES = 1 << 20
+_COPY_BYTES = 1 << 18
 _METADATA = "__metadata__"
 
 
@@ -99,9 +99,7 @@ class SafetensorsWriter:
         """Append the rows of a chunk."""
         data = rows_of(chunk, self._features)
         if not isinstance(data, Tensor):
-            raise InputError(
-                f"{self._like.where} holds text, which .safetensors files cannot: write -o to a .npy file"
-            )
+            raise InputError(f"{self._like.where} holds text, which .safetensors files cannot: write -o to a .npy file")
         if not self._rows:
             self._begin(data)
         self._file.write(data.contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -177,9 +175,7 @@ def _others(source: SafetensorsSource) -> list[_Other]:
     found = []
     for name in header.keys() - {_METADATA, source.tensor}:
         begin, end = header[name]["data_offsets"]
-        found.append(
-            _Other(name, header[name]["dtype"], tuple(header[name]["shape"]), start + begin, end - begin)
-        )
+        found.append(_Other(name, header[name]["dtype"], tuple(header[name]["shape"]), start + begin, end - begin))
     return sorted(found, key=lambda other: (-other.itemsize, other.name))
 
 

@@ -113,9 +113,7 @@ def check_columns(wanted: Sequence[str], known: Sequence[str], where: str) -> No
     """
     missing = [name for name in wanted if name not in set(known)]
     if missing:
-        raise InputError(
-            f"{where} has no column {', '.join(map(repr, missing))}: it has {shortened(known, count=20)}"
-        )
+        raise InputError(f"{where} has no column {', '.join(map(repr, missing))}: it has {shortened(known, count=20)}")
 
 
 def check_rows(rows: int | None, where: str) -> None:
@@ -135,7 +133,7 @@ def shortened(items: Sequence[object], *, count: int = _SHOWN) -> str:
     """The first items, comma separated, and how many more there are.
 
     >>> shortened(range(7), count=3)
-    '0, 1, 2, ... (7 in all)'
+    '0, 1, 2 and 4 more'
     """
     shown = ", ".join(str(item) for item in items[:count])
-    return shown if len(items) <= count else f"{shown}, ... ({len(items)} in all)"
+    return shown if len(items) <= count else f"{shown} and {len(items) - count} more"

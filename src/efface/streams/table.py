@@ -99,10 +99,10 @@ class TableChunk:
         lengths = pc.list_value_length(values).to_numpy()
         wrong = np.flatnonzero(lengths != lengths[0])
         if wrong.size or lengths[0] == 0:
+            row = self.first_row + int(wrong[0] if wrong.size else 0)
             raise InputError(
-                f"column {name!r} of {self.where} has lists of different lengths "
-                f"({shortened(sorted({*lengths.tolist()}))}), expected one (see row {self.first_row + int(wrong[0] if wrong.size else 0)}): "
-                "pad or pool them"
+                f"column {name!r} of {self.where} has lists of different lengths or empty ones "
+                f"({shortened(sorted({*lengths.tolist()}))}; see row {row}), expected one: pad or pool them"
             )
         flat = pc.list_flatten(values)
         self._check_complete(flat, name, per_row=int(lengths[0]))
@@ -112,19 +112,14 @@ class TableChunk:
     def _check_numbers(self, type_: pa.DataType, name: str) -> None:
         if column_of(arrow().field(name, type_)).kind != "number":
             raise InputError(
-                f"column {name!r} of {self.where} holds {type_}, expected numbers: "
-                f"leave it out with --exclude {name}"
+                f"column {name!r} of {self.where} holds {type_}, expected numbers: leave it out with --exclude {name}"
             )
 
-    def _check_complete(
-        self, values: pa.ChunkedArray, name: str, *, per_row: int = 1, empty: bool = False
-    ) -> None:
+    def _check_complete(self, values: pa.ChunkedArray, name: str, *, per_row: int = 1, empty: bool = False) -> None:
         if not values.null_count and not empty:
             return
         pc = arrow("pyarrow.compute")
-        missing = (
-            np.flatnonzero((pc.equal(values, "") if empty else pc.is_null(values)).to_numpy()) // per_row
-        )
+        missing = np.flatnonzero((pc.equal(values, "") if empty else pc.is_null(values)).to_numpy()) // per_row
         if missing.size:
             rows = np.unique(missing) + self.first_row
             raise InputError(

@@ -1,0 +1,306 @@
+"""What an audit says: findings (one number each, with all it takes to judge it) and audits that hold them.
+
+Everything here is plain data that survives JSON; how it looks on a page is the business of `efface.report`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self
+
+from efface._errors import EffaceWarning, FormatError, InputError
+
+VERSION = 1
+"""Version of the plain-data form of an `Audit`."""
+
+CHANCE, NO_CHANGE = "chance", "no change"
+_WORDS = {
+    CHANCE: ("below chance", "at chance", "above chance"),
+    NO_CHANGE: ("lower than before", "no clear change", "higher than before"),
+}
+
+
+class _Plain:
+    """Dataclass <-> plain dict; an unknown key of a newer efface is dropped with a warning."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: dicts, lists, strings, numbers, booleans and None."""
+        return {f.name: _to_plain(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The value that `to_dict` wrote.
+
+        Raises:
+            FormatError: If a needed key is missing.
+        """
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        strange = sorted(set(data) - known - cls._derived())
+        if strange:
+            warnings.warn(f"{cls.__name__}: unknown keys {strange} ignored", EffaceWarning, stacklevel=2)
+        try:
+            return cls(**{key: cls._revive(key, value) for key, value in data.items() if key in known})
+        except TypeError as error:
+            raise FormatError(f"this is not a {cls.__name__}: {error}") from error
+
+    @classmethod
+    def _derived(cls) -> set[str]:
+        return set()
+
+    @classmethod
+    def _revive(cls, key: str, value: Any) -> Any:
+        return _to_tuple(value)
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, _Plain):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(k): _to_plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_to_plain(v) for v in value]
+    return value
+
+
+def _to_tuple(value: Any) -> Any:
+    return tuple(_to_tuple(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
+class Finding(_Plain):
+    """One measured number, and what it takes to judge it.
+
+    Attributes:
+        name: What was measured, e.g. `"accuracy"`.
+        value: The number.
+        family: Who measured it, e.g. `"linear probe"`.
+        condition: On what, e.g. `"before"` or `"after"` erasure.
+        low: Lower end of the interval, if there is one.
+        high: Upper end of the interval.
+        level: Confidence level of the interval, in (0, 1).
+        method: How the interval was made, and on how many independent units.
+        n: Number of rows scored.
+        seed: Seed of every random choice.
+        chance: Value expected if nothing can be read, or of no change.
+        reference: What `chance` stands for: `"chance"` or `"no change"`.
+        baseline: Value to compare with, mostly the one before erasure.
+        unit: `"share"` (shown in per cent), `"bits"`, `"sd"`, or free text.
+        note: Anything a reader must know, in words.
+
+    >>> f = Finding("accuracy", 0.53, family="linear probe", low=0.49, high=0.58, n=442, chance=0.53)
+    >>> f.verdict
+    'at chance'
+    >>> print(f.reason)
+    the 95 % interval 0.49 to 0.58 contains chance, 0.53; values up to 0.58 are not excluded
+    """
+
+    name: str
+    value: float
+    family: str = ""
+    condition: str = ""
+    low: float | None = None
+    high: float | None = None
+    level: float = 0.95
+    method: str = ""
+    n: int | None = None
+    seed: int | None = None
+    chance: float | None = None
+    reference: Literal["chance", "no change"] = CHANCE
+    baseline: float | None = None
+    unit: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("value", "low", "high", "chance", "baseline"):
+            number = getattr(self, name)
+            if number is not None and not math.isfinite(number):
+                raise InputError(f"{self.title}: {name} is {number}, expected a finite number or None")
+        if (self.low is None) != (self.high is None):
+            raise InputError(f"{self.title}: give both low and high of the interval, or neither")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise InputError(f"{self.title}: the interval {self.low} to {self.high} is upside down")
+        if not 0 < self.level < 1:
+            raise InputError(f"{self.title}: level is {self.level}, expected a number between 0 and 1, e.g. 0.95")
+
+    @property
+    def title(self) -> str:
+        """Family and name in one line."""
+        return f"{self.family}: {self.name}" if self.family else self.name
+
+    @property
+    def side(self) -> int | None:
+        """Where the interval lies: -1 below, 0 around, 1 above `chance`; None if it cannot be said."""
+        if self.low is None or self.high is None or self.chance is None:
+            return None
+        return (self.low > self.chance) - (self.high < self.chance)
+
+    @property
+    def verdict(self) -> str:
+        """In words where the interval lies.
+
+        Rule: the whole interval above `chance` is "above chance", the whole of it below is "below chance",
+        and an interval that contains `chance` is "at chance" ("higher than before", "lower than before" and
+        "no clear change" where the reference is no change). "At chance" is never a proof of absence.
+        """
+        side = self.side
+        return "no verdict" if side is None else _WORDS[self.reference][side + 1]
+
+    @property
+    def reason(self) -> str:
+        """The rule behind `verdict`, with the numbers."""
+        if self.side is None:
+            return "without an interval and a chance level there is no verdict"
+        span = f"the {100 * self.level:g} % interval {self.low:.3g} to {self.high:.3g}"
+        goal = f"{self.reference}, {self.chance:.3g}"
+        if self.side:
+            return f"{span} lies {'above' if self.side > 0 else 'below'} {goal}"
+        return f"{span} contains {goal}; values up to {self.high:.3g} are not excluded"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; the verdict is written too, for readers without efface."""
+        return {**super().to_dict(), "verdict": self.verdict}
+
+    @classmethod
+    def _derived(cls) -> set[str]:
+        return {"verdict"}
+
+
+@dataclass(frozen=True)
+class Series(_Plain):
+    """Points of one colour: `y` at `x` (numbers or names), with intervals if there are any."""
+
+    label: str
+    x: tuple[Any, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Figure(_Plain):
+    """A figure as data.
+
+    Attributes:
+        title: What is to be seen.
+        series: The points.
+        kind: `"intervals"` (names against values with whiskers) or `"histogram"` (shares of rows in bins).
+        x_label: Label of the axis of values (intervals) or of positions (histogram).
+        y_label: Label of the other axis.
+        chance: Where to draw the chance line on the axis of values.
+        unit: As in `Finding`.
+        caption: One or two plain sentences under the figure.
+    """
+
+    title: str
+    series: tuple[Series, ...]
+    kind: Literal["intervals", "histogram"] = "intervals"
+    x_label: str = ""
+    y_label: str = ""
+    chance: float | None = None
+    unit: str = ""
+    caption: str = ""
+
+    @classmethod
+    def _revive(cls, key: str, value: Any) -> Any:
+        return tuple(map(Series.from_dict, value)) if key == "series" else _to_tuple(value)
+
+
+@dataclass(frozen=True)
+class Table(_Plain):
+    """A small table of text and numbers."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Audit(_Plain):
+    """Findings in context: what was asked, what was measured, what follows, what does not.
+
+    Attributes:
+        title: The question or the subject.
+        text: Paragraphs: what was done, in plain words.
+        conclusions: Sentences that follow from the findings.
+        findings: The numbers.
+        tables: Further tables.
+        figures: Figures as data.
+        caveats: What the numbers do not show.
+        settings: How it was run: plain data.
+        parts: Audits within this one, in order.
+
+    >>> audit = Audit("Sex in the diabetes table", findings=(Finding("accuracy", 0.5),))
+    >>> Audit.from_dict(audit.to_dict()) == audit
+    True
+    """
+
+    title: str
+    text: tuple[str, ...] = ()
+    conclusions: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    caveats: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[Audit, ...] = ()
+    version: int = VERSION
+
+    def walk(self) -> Iterator[Audit]:
+        """This audit and all within it, in order of reading."""
+        yield self
+        for part in self.parts:
+            yield from part.walk()
+
+    def find(self, family: str, name: str, condition: str = "") -> Finding:
+        """The one finding of that family, name and condition, here or in a part.
+
+        Raises:
+            InputError: If there is none, or more than one; the text lists those there are.
+        """
+        wanted = (family, name, condition)
+        found = [f for a in self.walk() for f in a.findings if (f.family, f.name, f.condition) == wanted]
+        if len(found) != 1:
+            there = ", ".join(f"{f.title} ({f.condition})" for a in self.walk() for f in a.findings)
+            raise InputError(f"{len(found)} findings are {wanted}, expected one of: {there}")
+        return found[0]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The audit that `to_dict` wrote.
+
+        Raises:
+            FormatError: If a newer efface wrote it, or it is no audit.
+        """
+        version = data.get("version")
+        if not isinstance(version, int):
+            raise FormatError("this is not an audit of efface: it has no integer version")
+        if version > VERSION:
+            raise FormatError(
+                f"this audit has version {version}, this efface reads up to {VERSION}: "
+                "upgrade with  pip install -U efface"
+            )
+        return super().from_dict(data)
+
+    @classmethod
+    def _revive(cls, key: str, value: Any) -> Any:
+        kinds = {"findings": Finding, "tables": Table, "figures": Figure, "parts": Audit}
+        if key == "settings":
+            return dict(value)
+        return tuple(map(kinds[key].from_dict, value)) if key in kinds else _to_tuple(value)
+
+
+def by_measure(findings: Iterable[Finding]) -> list[dict[str, Finding]]:
+    """Findings of one family and name together, by condition: a row of a before/after table each.
+
+    >>> pair = [Finding("accuracy", 0.9, condition="before"), Finding("accuracy", 0.5, condition="after")]
+    >>> [{c: f.value for c, f in row.items()} for row in by_measure(pair)]
+    [{'before': 0.9, 'after': 0.5}]
+    """
+    rows: dict[tuple[str, str], dict[str, Finding]] = {}
+    for finding in findings:
+        rows.setdefault((finding.family, finding.name), {})[finding.condition] = finding
+    return list(rows.values())

@@ -1,0 +1,20 @@
+"""Audits of erased vectors: is the concept gone for fresh probes, and what else went?"""
+
+from __future__ import annotations
+
+from efface.audit.vectors.audit import Task, audit_vectors
+from efface.audit.vectors.guardedness import canonical_correlations, class_mean_gap, edit_size
+from efface.audit.vectors.labels import Labels
+from efface.audit.vectors.probes import PROBES, Probe, ProbeScores
+
+__all__ = [
+    "PROBES",
+    "Labels",
+    "Probe",
+    "ProbeScores",
+    "Task",
+    "audit_vectors",
+    "canonical_correlations",
+    "class_mean_gap",
+    "edit_size",
+]

@@ -1,0 +1,213 @@
+"""The audit of vectors in one call: folds, probes, tasks and the edit, put into words that follow from the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efface._errors import InputError
+from efface._validate import check_finite, to_tensor
+from efface.audit.finding import Audit, Figure, Finding
+from efface.audit.vectors import words
+from efface.audit.vectors.folds import Erase, Fit, make_folds, views
+from efface.audit.vectors.guardedness import EditSize, Guardedness
+from efface.audit.vectors.labels import Kind, Labels
+from efface.audit.vectors.pictures import Separation, before_after, by_group
+from efface.audit.vectors.probes import PROBES, ProbeScores
+from efface.audit.vectors.task import Task, as_tasks, audit_task
+
+__all__ = ["Task", "audit_vectors"]
+
+_PAIR = 2
+
+
+def audit_vectors(
+    x: Any,
+    z: Any,
+    erase: Erase | None = None,
+    *,
+    fit: Fit | None = None,
+    task: Any = None,
+    groups: Any = None,
+    name: str = "concept",
+    kind: Kind | None = None,
+    classes: tuple[str, ...] | None = None,
+    title: str = "",
+    probes: Sequence[str] = ("linear", "mlp"),
+    folds: int = 5,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Audit:
+    """Ask fresh probes for the concept before and after erasure, and a linear model for the task.
+
+    Each row is scored once, by probes that were trained on other rows. Two ways to give the eraser:
+
+    - `fit`, a function `(x_train, z_train) -> erase`: it is called in every fold with the training rows only, so that
+      neither the eraser nor the probes have seen the rows that are scored.
+    - `erase`, an eraser that is fitted already: then `x` must be an audit set, rows that it was *not* fitted on. This
+      cannot be checked here, and the audit says so.
+
+    Args:
+        x: Vectors `(n, d)`: tensor, array, data frame. The eraser is given a tensor of this dtype.
+        z: The concept `(n,)`, or numbers `(n, k)`. Integers, booleans and text are classes, floats are numbers.
+        erase: A fitted eraser, `erase(x) -> x'` of the same shape.
+        fit: A function that fits one; it is given classes as int64 `(m,)`, numbers as float64.
+        task: Labels `(n,)`, a `Task`, or a sequence of `Task`.
+        groups: Group of each row `(n,)`; whole groups are held out, and intervals resample whole groups.
+        name: What to call the concept on the page.
+        kind: `"categorical"` or `"continuous"`, to override what the dtype of `z` says.
+        classes: Names of the classes, in the order of their sorted labels.
+        title: Title of the audit.
+        probes: Names from `PROBES`.
+        folds: Number of folds.
+        level: Confidence level of the intervals.
+        seed: Seed of folds, probes and resampling.
+
+    Returns:
+        An `Audit` with findings, figures, conclusions and caveats.
+
+    Raises:
+        InputError: If both or neither of `erase` and `fit` are given, or the data cannot be used.
+        MissingExtraError: If scikit-learn is not installed.
+
+    Does not guarantee: that a stronger probe finds nothing. Intervals cover the draw of the rows (or groups), not the
+    choice of the folds or of the probes' settings.
+
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> z = rng.integers(0, 2, 200)
+    >>> x = rng.normal(size=(200, 3)) + 2 * z[:, None]
+    >>> audit = audit_vectors(x, z, lambda x: 0 * x, probes=["linear"])
+    >>> audit.find("linear probe", "accuracy", "before").verdict
+    'above chance'
+    >>> audit.find("linear probe", "accuracy", "after").verdict
+    'at chance'
+    """
+    rows, concept = _read(x, z, name, kind, classes, groups)
+    if (erase is None) == (fit is None):
+        raise InputError("give either erase=a fitted eraser or fit=a function (x, z) -> eraser, and not both")
+    run = _Run(rows, concept, erase, fit, groups, folds, seed, level)
+    concept_findings, figures = run.concept(_chosen(probes))
+    task_findings, task_figures = run.tasks(as_tasks(task))
+    findings = (*concept_findings, *task_findings)
+    return Audit(
+        title or f"Erasing {name}",
+        text=words.method(concept, n=len(rows), d=rows.shape[1], folds=folds, groups=groups, inside=fit is not None),
+        conclusions=tuple(words.conclusions(findings, name)),
+        findings=findings,
+        figures=(*figures, *task_figures),
+        caveats=words.caveats(concept, fitted_inside=fit is not None),
+        settings=_settings(rows, concept, folds, seed, level, probes),
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    x: Tensor
+    labels: Labels
+    erase: Erase | None
+    fit: Fit | None
+    groups: Any
+    folds: int
+    seed: int
+    level: float
+
+    def concept(self, probes: Sequence[str]) -> tuple[list[Finding], list[Figure]]:
+        labels, n = self.labels, len(self.labels)
+        strata = labels.values if labels.is_categorical else None
+        splits = make_folds(n, self.folds, groups=self.groups, strata=strata, seed=self.seed)
+        scores = [ProbeScores(PROBES[p], labels, seed=self.seed) for p in probes]
+        guarded = Guardedness(labels, fitted_inside=self.fit is not None, seed=self.seed)
+        edit = EditSize(n, seed=self.seed)
+        drawn = [Separation(labels)] if len(labels.classes) == _PAIR else []
+        for view in views(self.x, labels, splits, fit=self.fit, erase=self.erase):
+            for measure in (*scores, guarded, edit, *drawn):
+                measure.add(view)
+        probed = [f for s in scores for f in s.findings(groups=self.groups, level=self.level)]
+        findings = [*probed, edit.finding(groups=self.groups, level=self.level), *guarded.findings()]
+        return findings, self._figures(probed, scores, drawn)
+
+    def _figures(self, probed: list[Finding], scores: list[ProbeScores], drawn: list[Separation]) -> list[Figure]:
+        score = "accuracy" if self.labels.is_categorical else "R2"
+        main = before_after(
+            f"How well can {self.labels.name} be read?",
+            [f for f in probed if f.name == score],
+            x_label="rows read rightly" if self.labels.is_categorical else "R2",
+            caption="Fresh probes on held-out rows; whiskers are intervals, the dashed line is a constant guess.",
+        )
+        figures = [main, *(f for d in drawn for f in d.figures())]
+        return figures + self._group_figures(scores)
+
+    def _group_figures(self, scores: list[ProbeScores]) -> list[Figure]:
+        if self.groups is None or not self.labels.is_categorical:
+            return []
+        last = scores[-1]
+        chance = last.findings(groups=self.groups)[0].chance or 0.0
+        figure = by_group(
+            f"After erasure, group by group: {last.probe.family}",
+            last.hits("after"),
+            self.groups,
+            chance=chance,
+            caption="Each group was held out when the eraser and the probe were fitted.",
+        )
+        return [] if figure is None else [figure]
+
+    def tasks(self, tasks: Sequence[Task]) -> tuple[list[Finding], list[Figure]]:
+        options = {"fit": self.fit, "erase": self.erase, "folds": self.folds, "seed": self.seed, "level": self.level}
+        findings: list[Finding] = []
+        figures: list[Figure] = []
+        for task in tasks:
+            labels, found = audit_task(self.x, self.labels, task, groups=self.groups, **options)
+            score = "accuracy" if labels.is_categorical else "R2"
+            findings += found
+            figures.append(
+                before_after(
+                    f"What else went? {task.name}",
+                    [f for f in found if f.name == score],
+                    x_label="rows read rightly" if labels.is_categorical else "R2",
+                    caption="A linear model, trained anew on each side and scored on held-out rows.",
+                )
+            )
+        return findings, figures
+
+
+def _read(
+    x: Any, z: Any, name: str, kind: Kind | None, classes: tuple[str, ...] | None, groups: Any
+) -> tuple[Tensor, Labels]:
+    rows = to_tensor(x, "x")
+    if rows.ndim != _PAIR or rows.shape[1] == 0:
+        raise InputError(f"x has shape {tuple(rows.shape)}, expected (n, d): one vector a row")
+    rows = rows if rows.is_floating_point() else rows.to(torch.float64)
+    check_finite(rows, "x")
+    concept = Labels.of(z, name, kind=kind, classes=classes)
+    if len(concept) != len(rows):
+        raise InputError(f"x has {len(rows)} rows but z has {len(concept)}: give one label for each row")
+    if groups is not None and len(groups) != len(rows):
+        raise InputError(f"x has {len(rows)} rows but groups has {len(groups)}: give one group for each row")
+    return rows, concept
+
+
+def _chosen(probes: Sequence[str]) -> Sequence[str]:
+    unknown = [p for p in probes if p not in PROBES]
+    if unknown or not probes:
+        raise InputError(f"unknown probes {unknown}: choose at least one of {', '.join(PROBES)}")
+    return probes
+
+
+def _settings(
+    x: Tensor, concept: Labels, folds: int, seed: int, level: float, probes: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "rows": len(x),
+        "width": x.shape[1],
+        "kind": concept.kind,
+        "classes": list(concept.classes),
+        "folds": folds,
+        "seed": seed,
+        "level": level,
+        "probes": list(probes),
+    }

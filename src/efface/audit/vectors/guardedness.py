@@ -1,0 +1,178 @@
+"""Moments that linear guardedness is about, and the size of the edit.
+
+No linear predictor beats a constant in any convex loss if and only if the class means are equal, if and only if the
+cross-covariance of X and Z is zero (Belrose et al., arXiv:2306.03819, theorems 3.1 and 3.4). Both are read here on the
+rows the eraser was fitted on, where an exact eraser makes them zero, and on held-out rows, where it cannot.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from efface.audit.finding import Finding
+from efface.audit.intervals import bootstrap_interval
+from efface.audit.vectors.folds import AFTER, CONDITIONS, View
+from efface.audit.vectors.labels import Labels
+
+Floats = NDArray[np.float64]
+
+_SMALLEST_SPREAD = 1e-6
+_SHUFFLES = 50
+
+
+def class_mean_gap(x: Floats, classes: NDArray[np.int64], *, scale: float) -> float:
+    """Largest distance between two class means, `max ||m_a - m_b||`, in units of `scale`.
+
+    Args:
+        x: Rows `(n, d)`.
+        classes: Class indices `(n,)`; a class without rows is passed over.
+        scale: Standard deviation to measure in, e.g. `total_spread(x)`.
+
+    >>> class_mean_gap(np.array([[0.0], [2.0]]), np.array([0, 1]), scale=2.0)
+    1.0
+    """
+    means = [x[classes == c].mean(axis=0) for c in np.unique(classes)]
+    gaps = [float(np.linalg.norm(a - b)) for a, b in combinations(means, 2)]
+    return max(gaps, default=0.0) / scale
+
+
+def total_spread(x: Floats) -> float:
+    """Root of the total variance, sqrt(tr Sigma), of rows `(n, d)`."""
+    return float(np.sqrt(x.var(axis=0).sum()))
+
+
+def canonical_correlations(x: Floats, z: Floats) -> Floats:
+    """Canonical correlations of rows `(n, d)` and columns `(n, k)`, largest first.
+
+    The singular values of U'V, with U and V orthonormal bases of the centred X and Z; directions with a spread under
+    1e-6 of the widest are left out, since there rounding decides.
+
+    Does not guarantee: anything about other rows. With `d` near `n` they are near 1 whatever the data.
+
+    >>> canonical_correlations(np.array([[0.0], [1.0], [2.0]]), np.array([[0.0], [2.0], [4.0]])).round(6)
+    array([1.])
+    """
+    return np.clip(np.linalg.svd(_basis(x).T @ _basis(z), compute_uv=False), 0.0, 1.0)
+
+
+def _basis(x: Floats) -> Floats:
+    u, s, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    return u[:, s > _SMALLEST_SPREAD * s.max(initial=np.finfo(np.float64).tiny)]
+
+
+def edit_size(before: Floats, after: Floats, *, centre: Floats | None = None) -> tuple[Floats, Floats]:
+    """The edit of each row and what it is compared with: `||x' - x||^2` and `||x - centre||^2`, `(n,)` each.
+
+    The ratio of their sums estimates E||x' - x||^2 / tr Sigma.
+    """
+    middle = before.mean(axis=0) if centre is None else centre
+    return ((after - before) ** 2).sum(axis=1), ((before - middle) ** 2).sum(axis=1)
+
+
+class EditSize:
+    """Edit size on held-out rows, gathered fold by fold."""
+
+    def __init__(self, n: int, *, seed: int = 0) -> None:
+        self.seed = seed
+        self._edit, self._spread = np.zeros(n), np.zeros(n)
+
+    def add(self, view: View) -> None:
+        """Take in one fold's test rows."""
+        centre = view.before[view.train].mean(axis=0)
+        test = view.test
+        self._edit[test], self._spread[test] = edit_size(view.before[test], view.after[test], centre=centre)
+
+    def finding(self, *, groups: ArrayLike | None = None, level: float = 0.95) -> Finding:
+        """Share of the total variance that the edit moved."""
+        interval = bootstrap_interval(self._edit, self._spread, groups=groups, level=level, seed=self.seed)
+        return Finding(
+            "size",
+            interval.value,
+            family="edit",
+            condition=AFTER,
+            low=interval.low,
+            high=interval.high,
+            level=level,
+            method=interval.method,
+            n=len(self._edit),
+            seed=self.seed,
+            unit="share",
+            note="squared length of the edit over the total variance, held-out rows; 0 % is no edit",
+        )
+
+
+class Guardedness:
+    """Class-mean gap and canonical correlations, gathered fold by fold.
+
+    Args:
+        labels: The concept.
+        fitted_inside: Whether the eraser was fitted on each fold's training rows, so that those are its fit rows.
+        seed: Seed of the shuffles behind the noise floor.
+    """
+
+    def __init__(self, labels: Labels, *, fitted_inside: bool, seed: int = 0) -> None:
+        self.labels, self.fitted_inside, self.seed = labels, fitted_inside, seed
+        self._fit: dict[str, list[float]] = {c: [] for c in CONDITIONS}
+        self._held: dict[str, list[float]] = {c: [] for c in CONDITIONS}
+        self._correlation: dict[str, list[float]] = {c: [] for c in CONDITIONS}
+        self._floor: dict[str, list[float]] = {c: [] for c in CONDITIONS}
+
+    def add(self, view: View) -> None:
+        """Take in one fold."""
+        rng = np.random.default_rng(self.seed)
+        for condition in CONDITIONS:
+            x = view.rows(condition)
+            if self.fitted_inside:
+                self._add_fit_rows(condition, x[view.train], view)
+            if self.labels.is_categorical:
+                self._add_test_rows(condition, x[view.test], view, rng)
+
+    def findings(self) -> list[Finding]:
+        """What was measured on fit rows (exact, no interval) and on held-out rows (with a noise floor)."""
+        return [f for c in CONDITIONS for f in self._findings(c)]
+
+    def _add_fit_rows(self, condition: str, x: Floats, view: View) -> None:
+        columns = self.labels.columns()[view.train]
+        self._correlation[condition].append(float(canonical_correlations(x, columns).max(initial=0.0)))
+        if self.labels.is_categorical:
+            self._fit[condition].append(self._gap(x, self.labels.values[view.train], view))
+
+    def _add_test_rows(self, condition: str, x: Floats, view: View, rng: np.random.Generator) -> None:
+        z = self.labels.values[view.test]
+        self._held[condition].append(self._gap(x, z, view))
+        shuffled = [self._gap(x, rng.permutation(z), view) for _ in range(_SHUFFLES)]
+        self._floor[condition].append(float(np.mean(shuffled)))
+
+    def _gap(self, x: Floats, classes: NDArray[np.int64], view: View) -> float:
+        return class_mean_gap(x, classes, scale=total_spread(view.before[view.train]))
+
+    def _findings(self, condition: str) -> list[Finding]:
+        rows = (
+            ("largest correlation, fit rows", self._correlation, None, "", _CORRELATION_NOTE, max),
+            ("class-mean gap, fit rows", self._fit, None, "sd", _GAP_NOTE, max),
+            ("class-mean gap, held-out rows", self._held, self._floor, "sd", _FLOOR_NOTE, np.mean),
+        )
+        return [
+            Finding(
+                name,
+                float(summary(values[condition])),
+                family="guardedness",
+                condition=condition,
+                n=len(self.labels),
+                seed=self.seed,
+                chance=None if floor is None else float(np.mean(floor[condition])),
+                baseline=float(summary(values["before"])) if condition == AFTER else None,
+                unit=unit,
+                note=note,
+            )
+            for name, values, floor, unit, note, summary in rows
+            if values[condition]
+        ]
+
+
+_CORRELATION_NOTE = "largest canonical correlation with the concept, largest over folds; 0 if linearly guarded"
+_GAP_NOTE = "largest distance of two class means over the total standard deviation, largest over folds; 0 if guarded"
+_FLOOR_NOTE = "mean over folds; chance is the gap that shuffled labels show: rows the eraser never saw do not reach 0"

@@ -1,0 +1,118 @@
+"""Sentences that follow from findings: what can still be read, what cannot, what else went.
+
+Every sentence is chosen by where an interval lies; none is written for a particular data set or eraser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from efface.audit.finding import Finding, by_measure
+from efface.audit.vectors.labels import Labels
+
+_SCORES = ("accuracy", "R2")
+
+
+def number(value: float, unit: str) -> str:
+    """A number with its unit.
+
+    >>> number(0.5316, "share"), number(0.5316, "")
+    ('53.2 %', '0.532')
+    """
+    return f"{100 * value:.1f} %" if unit == "share" else f"{value:.3f}"
+
+
+def measured(finding: Finding) -> str:
+    """A number with its interval and what chance would be."""
+    low, high = (number(v, finding.unit) for v in (finding.low or 0.0, finding.high or 0.0))
+    label = "right" if finding.name == "accuracy" else f"{finding.name} of"
+    value = number(finding.value, finding.unit)
+    shown = f"{value} {label}" if label == "right" else f"{label} {value}"
+    return f"{shown} ({100 * finding.level:g} % interval {low} to {high}; chance {number(finding.chance or 0.0, finding.unit)})"
+
+
+def conclusions(findings: Sequence[Finding], name: str) -> Iterator[str]:
+    """One sentence a probe and a task, then one that sums up."""
+    rows = by_measure(findings)
+    probed = [r for r in rows if _is_probe(r)]
+    yield from (_probe_sentence(row["before"], row["after"], name) for row in probed)
+    yield from _summary(probed, name)
+    yield from (_task_sentence(row["after minus before"]) for row in rows if "after minus before" in row)
+
+
+def _is_probe(row: dict[str, Finding]) -> bool:
+    first = next(iter(row.values()))
+    return first.name in _SCORES and first.family.endswith("probe") and {"before", "after"} <= set(row)
+
+
+def _probe_sentence(before: Finding, after: Finding, name: str) -> str:
+    who = f"The {after.family}"
+    if before.side != 1:
+        return f"{who} could not read {name} even before erasure: {measured(before)}. It tells nothing about the erasure."
+    if after.side == 1:
+        return f"{who} still reads {name} after erasure: {measured(after)}, against {number(before.value, before.unit)} before."
+    if after.side == 0:
+        return f"{who} no longer reads {name}: {measured(after)}, against {number(before.value, before.unit)} before."
+    return (
+        f"{who} is below chance on {name} after erasure: {measured(after)}. "
+        "What it learnt turns round on held-out rows; that is a trace of the split, or of a small held-out set."
+    )
+
+
+def _summary(probed: Sequence[dict[str, Finding]], name: str) -> Iterator[str]:
+    valid = [row["after"] for row in probed if row["before"].side == 1]
+    reads, fails = ([f.family for f in valid if (f.side == 1) is side] for side in (True, False))
+    if reads and fails:
+        yield (
+            f"NOT erased: {name} is out of reach of the {_join(fails)}, but the {_join(reads)} still finds it. "
+            "It is hidden from the simpler models only."
+        )
+    elif reads:
+        yield f"NOT erased: the {_join(reads)} still finds {name}."
+    elif fails:
+        yield f"No probe tried here reads {name} any more. That is no proof that none can."
+
+
+def _join(names: Sequence[str]) -> str:
+    return " and the ".join(names)
+
+
+def _task_sentence(change: Finding) -> str:
+    low, high = number(change.low or 0.0, change.unit), number(change.high or 0.0, change.unit)
+    what = "accuracy" if change.unit == "share" else "R2"
+    words = {0: "shows no clear change", 1: "went up", -1: "went down"}[change.side or 0]
+    subject = change.family.removeprefix("task: ")
+    return f"The task ({subject}) {words}: {what} changed by {number(change.value, change.unit)} ({low} to {high})."
+
+
+def method(
+    concept: Labels, *, n: int, d: int, folds: int, groups: Any, inside: bool
+) -> tuple[str, ...]:
+    """How it was done, in two sentences."""
+    held = "rows" if groups is None else f"groups ({len(set(map(str, groups)))} in all)"
+    eraser = (
+        "The eraser was fitted anew in each fold, on the training rows only."
+        if inside
+        else "The eraser came fitted; the audit trusts that it was fitted on other rows than these."
+    )
+    what = f"{len(concept.classes)} classes" if concept.is_categorical else "a number"
+    return (
+        f"{n:,} rows of {d} numbers; the concept is {concept.name} ({what}). "
+        f"{folds} folds of whole {held}: in turn each fold is held out, and fresh probes learn from the others. {eraser}",
+    )
+
+
+def caveats(concept: Labels, *, fitted_inside: bool) -> tuple[str, ...]:
+    """What the numbers do not show."""
+    always = (
+        "“At chance” means that the interval contains the chance level: these probes found nothing in these rows. "
+        "A stronger probe, or more rows, may find something.",
+        "Intervals cover which rows (or groups) were drawn, not the choice of folds, probes and seeds.",
+    )
+    accuracy = (
+        "Accuracy counts right answers. Linear guardedness is about loss (the information in bits): a threshold can "
+        "score above chance while the loss is no better than a constant guess.",
+    )
+    trust = ("Whether the fitted eraser has seen these rows cannot be checked here; if it has, the audit flatters it.",)
+    return always + (accuracy if concept.is_categorical else ()) + (() if fitted_inside else trust)

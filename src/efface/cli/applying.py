@@ -1,0 +1,169 @@
+"""What `efface apply` does."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import efface.erasers  # noqa: F401  registers the methods
+from efface._errors import InputError
+from efface._registry import methods
+from efface._validate import check_finite
+from efface.cli.concepts import Side, joint, load_side
+from efface.cli.inputs import Inputs, Labels, choose_features, find_labels
+from efface.erasers.base import load_eraser
+from efface.streams import SUFFIXES, TABLES, Source, column_names, open_sink, open_source, progress, shortened
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An eraser from a folder.
+
+    Attributes:
+        eraser: The value.
+        side: What `efface fit` noted beside it, if it was made by that.
+        takes_labels: Whether it is called as `eraser(x, z)`.
+    """
+
+    eraser: Any
+    side: Side | None
+    takes_labels: bool
+
+    def erase(self, x: Tensor, values: Sequence[Any], first_row: int) -> Tensor:
+        """The rows without the concept."""
+        if not self.takes_labels:
+            return self.eraser(x)
+        if self.side is None:
+            raise InputError("this eraser needs labels and was not made by efface fit: apply it in Python")
+        return self.eraser(x, joint(self.side.concepts, values, first_row))
+
+
+def load_saved(folder: str) -> Saved:
+    """The eraser in a folder.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        FormatError: If it is damaged or newer.
+    """
+    eraser = load_eraser(folder)
+    takes_labels = any(m.labels_at_apply for m in methods("vector") if type(eraser) is m.eraser)
+    return Saved(eraser, load_side(Path(folder)), takes_labels)
+
+
+def apply_file(args: argparse.Namespace) -> None:
+    """Erase from a file and write the result.
+
+    Args:
+        args: What `efface apply` was given.
+    """
+    saved, source = load_saved(args.eraser), open_source(args.x)
+    if Path(args.output).suffix.lower() not in SUFFIXES:
+        raise InputError(f"-o {args.output}: expected a suffix of {' '.join(SUFFIXES)}")
+    inputs = find_inputs_for(saved, source, args)
+    change = Change()
+    with (
+        progress("applying", source.rows) as bar,
+        open_sink(args.output, like=source, features=inputs.features) as sink,
+    ):
+        for chunk, values in inputs.chunks(args.chunk_rows, rest=True):
+            x = chunk.numbers(inputs.features)
+            check_finite(x, source.where, first_row=chunk.first_row)
+            erased = saved.erase(x, values, chunk.first_row)
+            sink.write(chunk.replace(inputs.features, erased))
+            change.update(x, erased)
+            bar.update(len(chunk))
+    _print_result(args.output, inputs, change)
+
+
+def find_inputs_for(saved: Saved, source: Source, args: argparse.Namespace) -> Inputs:
+    """The columns of a file that an eraser is for, and the labels that it needs.
+
+    Raises:
+        InputError: If the file is not as wide as the eraser, or labels are missing.
+    """
+    labels = _labels(saved, source, args.concept) if saved.takes_labels else ()
+    own = [found.column for found in labels if found.source is None and found.column]
+    features = None if saved.side is None or args.columns or args.exclude else saved.side.columns
+    if features is None:
+        features = choose_features(source, columns=args.columns, exclude=args.exclude, labels=own)
+    missing = [name for name in features if name not in {*column_names(source)}]
+    if missing:
+        raise InputError(
+            f"{source.where} has no column {shortened(missing)}, which the eraser was fitted on: "
+            "name the columns that take their place, in the same order, with --columns"
+        )
+    _check_width(saved.side, source, features)
+    return Inputs(source, features, labels)
+
+
+def _check_width(side: Side | None, source: Source, features: Sequence[str]) -> None:
+    lists = {column.name for column in source.columns if column.kind == "list"}
+    if side is not None and len(features) != side.x_dim and not lists & {*features}:
+        raise InputError(
+            f"{source.where} has {len(features)} features ({shortened(features)}), the eraser was fitted on "
+            f"{side.x_dim}: give it the same columns, chosen with --columns if need be"
+        )
+
+
+def _labels(saved: Saved, source: Source, specs: Sequence[str] | None) -> tuple[Labels, ...]:
+    """The labels named by the user, or the columns that have the names of the fitted concepts."""
+    concepts = () if saved.side is None else saved.side.concepts
+    if not specs and not all(concept.name in column_names(source) for concept in concepts):
+        raise InputError(
+            "this eraser needs the labels of each row: write --concept "
+            + " --concept ".join(concept.name for concept in concepts)
+        )
+    specs = specs or [concept.name for concept in concepts]
+    if len(specs) != len(concepts):
+        raise InputError(f"--concept was given {len(specs)} times, the eraser was fitted on {len(concepts)} concepts")
+    return tuple(find_labels(spec, source) for spec in specs)
+
+
+class Change:
+    """How much was changed, relative to the variance of X."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._origin: Tensor | None = None
+        self._sum: Any = 0.0
+        self._squares = self._changed = 0.0
+
+    def update(self, x: Tensor, erased: Tensor) -> None:
+        """Take in a chunk before and after."""
+        wide, new = _wide(x), _wide(erased)
+        self._changed += float((new - wide).abs().square().sum())
+        # About a point near the mean, so that a large mean does not swallow the variance.
+        self._origin = wide.mean(0) if self._origin is None else self._origin
+        centred = wide - self._origin
+        self._sum = self._sum + centred.sum(0)
+        self._squares += float(centred.abs().square().sum())
+        self.rows += len(x)
+
+    @property
+    def size(self) -> float:
+        """Mean squared change over total variance."""
+        variance = self._squares - float((self._sum / self.rows**0.5).abs().square().sum())
+        return self._changed / variance if variance > 0 else 0.0
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+def _print_result(output: str, inputs: Inputs, change: Change) -> None:
+    print(f"{output}: {change.rows} rows, {len(inputs.features)} columns changed ({shortened(inputs.features)})")
+    print(f"edit size: {change.size:.3g} of the variance of X")
+    kept = [name for name in column_names(inputs.x) if name not in {*inputs.features}]
+    if inputs.x.shape is None and kept:
+        into_table = Path(output).suffix.lower() in TABLES
+        what = "kept as they were" if into_table else "not written, as an array has no room for them"
+        print(f"other columns {what}: {shortened(kept, count=20)}")
+    types = {c.type for c in inputs.x.columns if c.name in {*inputs.features} and c.type.startswith(("int", "uint"))}
+    if types:
+        print(f"columns of {', '.join(sorted(types))} became floating point: an erased integer is no integer")

@@ -1,0 +1,202 @@
+"""What a concept is on the command line: classes or quantities, learned from the file, the same for every chunk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from efface._errors import EffaceWarning, FormatError, InputError
+from efface._io import write_json
+from efface.streams import shortened
+
+SIDE_FILE = "concept.json"
+_VERSION = 1
+_MOST_CLASSES = 1000
+_MANY_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What one concept was taken for.
+
+    Attributes:
+        name: Its column or file.
+        kind: `"categorical"`, `"continuous"` or `"columns"` (several numbers a row).
+        classes: The labels in sorted order, if categorical.
+        width: How many columns of z it makes.
+    """
+
+    name: str
+    kind: str
+    classes: tuple[Any, ...] = ()
+    width: int = 1
+
+    def __str__(self) -> str:
+        if self.kind == "categorical":
+            return f"{self.name}: {len(self.classes)} classes ({shortened(self.classes, count=8)})"
+        return f"{self.name}: continuous, {self.width} column{'s' * (self.width > 1)}"
+
+    def encode(self, values: Any, first_row: int) -> Tensor:
+        """Class numbers `(n,)`, quantities `(n,)` or columns `(n, k)` of a chunk.
+
+        Raises:
+            InputError: If a label is not among the classes, or values are not as when it was learned.
+        """
+        if self.kind == "columns":
+            return values
+        if self.kind == "continuous":
+            return torch.from_numpy(np.array(values, dtype=np.float64))
+        classes = np.array(self.classes)
+        if (values.dtype.kind in "US") != (classes.dtype.kind in "US"):
+            raise InputError(
+                f"{self.name} holds {values.dtype} now, expected one of {shortened(self.classes, count=8)}"
+            )
+        codes = np.searchsorted(classes, values).clip(max=len(classes) - 1)
+        wrong = np.flatnonzero(classes[codes] != values)
+        if wrong.size:
+            raise InputError(
+                f"{self.name} has the label {values[wrong[0]]!s} in row {first_row + int(wrong[0])}, which the eraser "
+                f"does not know: it was fitted on {shortened(self.classes, count=8)}"
+            )
+        return torch.from_numpy(codes)
+
+    def columns(self, values: Any, first_row: int) -> Tensor:
+        """Columns of float64 `(n, width)`: one-hot for classes."""
+        z = self.encode(values, first_row)
+        if self.kind == "categorical":
+            return torch.nn.functional.one_hot(z, self.width).double()
+        return z.double().reshape(len(z), -1)
+
+
+class Learner:
+    """Finds out in one pass over the labels what a concept is."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        self._name, self._wanted, self._kind, self._width = name, kind, "", 1
+        self._classes: set[Any] = set()
+
+    def update(self, values: Any) -> None:
+        """Take in the labels of a chunk."""
+        self._kind = self._kind or self._decide(values)
+        if self._kind == "categorical":
+            self._classes.update(np.unique(values).tolist())
+            self._check_count()
+
+    def _decide(self, values: Any) -> str:
+        if values.ndim == 2:
+            self._width = values.shape[1]
+            if self._wanted == "categorical":
+                raise InputError(f"{self._name} has {self._width} columns: give one label a row for classes")
+            return "columns"
+        if values.dtype.kind in "US":
+            return "categorical"
+        if self._wanted == "auto":
+            return "continuous" if values.dtype.kind == "f" else "categorical"
+        return self._wanted
+
+    def _check_count(self) -> None:
+        if len(self._classes) > _MOST_CLASSES:
+            raise InputError(
+                f"{self._name} has more than {_MOST_CLASSES} distinct values: write --kind continuous if it is a "
+                "quantity, or merge classes"
+            )
+
+    def concept(self) -> Concept:
+        """What it is.
+
+        Raises:
+            InputError: If there is one class only.
+        """
+        if self._kind != "categorical":
+            return Concept(self._name, self._kind, width=self._width)
+        classes = tuple(sorted(self._classes))
+        if len(classes) < 2:
+            raise InputError(f"{self._name} has one class only ({shortened(classes)}): there is nothing to erase")
+        if len(classes) > _MANY_CLASSES and self._wanted == "auto" and isinstance(classes[0], int):
+            warnings.warn(
+                f"{self._name} holds {len(classes)} different integers, each taken for a class: write --kind "
+                "continuous if it is a quantity",
+                EffaceWarning,
+                stacklevel=2,
+            )
+        return Concept(self._name, self._kind, classes, len(classes))
+
+
+def learn(names: Sequence[str], kind: str, chunks: Iterable[Sequence[Any]]) -> tuple[Concept, ...]:
+    """What the concepts are; reads labels only as far as that needs."""
+    learners = [Learner(name, kind) for name in names]
+    for values in chunks:
+        for learner, part in zip(learners, values, strict=True):
+            learner.update(part)
+        if not any(learner._kind == "categorical" for learner in learners):
+            break
+    concepts = tuple(learner.concept() for learner in learners)
+    if kind == "continuous" and [concept.kind for concept in concepts] == ["categorical"]:
+        raise InputError(f"{names[0]} holds text: leave out --kind continuous, or convert it to numbers")
+    return concepts
+
+
+def joint(concepts: Sequence[Concept], values: Sequence[Any], first_row: int) -> Tensor:
+    """Z of a chunk: labels of the only concept, or the columns of several side by side."""
+    if len(concepts) == 1:
+        return concepts[0].encode(values[0], first_row)
+    return torch.cat([c.columns(v, first_row) for c, v in zip(concepts, values, strict=True)], dim=1)
+
+
+def joint_kind(concepts: Sequence[Concept]) -> str:
+    """The `kind` of the fitter that takes what `joint` gives."""
+    return concepts[0].kind if len(concepts) == 1 and concepts[0].kind != "columns" else "auto"
+
+
+@dataclass(frozen=True)
+class Side:
+    """What the command line has to know of an eraser beyond its tensors; kept beside them.
+
+    Attributes:
+        method: Name in the registry.
+        x_dim: Width of X.
+        columns: Names of the features, or None for all columns of an array.
+        concepts: What was erased.
+    """
+
+    method: str
+    x_dim: int
+    columns: tuple[str, ...] | None
+    concepts: tuple[Concept, ...]
+
+    def save(self, folder: Path) -> None:
+        """Write it beside the eraser."""
+        write_json(folder / SIDE_FILE, {"format_version": _VERSION, **dataclasses.asdict(self)})
+
+
+def load_side(folder: Path) -> Side | None:
+    """What `Side.save` wrote, or None if the eraser was not made by `efface fit`.
+
+    Raises:
+        FormatError: If it is damaged or newer.
+    """
+    path = folder / SIDE_FILE
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format_version"] > _VERSION:
+            raise FormatError(
+                f"{path} has format {data['format_version']}, this efface reads up to {_VERSION}: upgrade"
+            )
+        concepts = tuple(Concept(c["name"], c["kind"], tuple(c["classes"]), c["width"]) for c in data["concepts"])
+        columns = None if data["columns"] is None else tuple(data["columns"])
+        return Side(data["method"], data["x_dim"], columns, concepts)
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{path} is damaged ({error}): run  efface fit  again") from error

@@ -1,0 +1,143 @@
+"""What `efface fit` does."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import efface.erasers  # noqa: F401  registers the methods
+from efface._errors import InputError
+from efface._io import atomic_dir
+from efface._registry import Method, get_method
+from efface._validate import check_finite
+from efface.cli.checkpoint import Checkpoint
+from efface.cli.concepts import Concept, Side, joint, joint_kind, learn
+from efface.cli.inputs import Inputs, choose_features, find_labels
+from efface.erasers.base import eraser_dtype
+from efface.streams import column_names, open_source, progress, shortened
+
+
+def fit_file(args: argparse.Namespace) -> None:
+    """Fit an eraser on a file and save it.
+
+    Args:
+        args: What `efface fit` was given.
+    """
+    method = get_method(args.method)
+    _check_output(args.output)
+    inputs = find_inputs(args.x, args.concept, args)
+    concepts = learn_concepts(inputs, args.kind, args.chunk_rows)
+    _check_method(method, concepts)
+    print(f"{inputs.x.where}: {len(inputs.features)} features ({shortened(inputs.features)})")
+    fitter = _gather(inputs, concepts, method, args)
+    eraser = fitter.eraser
+    side = Side(method.name, fitter.x_dim, _columns(inputs), concepts)
+    with atomic_dir(args.output) as folder:
+        eraser.save_pretrained(folder)
+        side.save(folder)
+    _print_report(fitter, method, args.output)
+
+
+def _check_output(output: str) -> None:
+    if Path(output).exists() and not Path(output).is_dir():
+        raise InputError(f"-o {output} is a file, expected the name of a folder for the eraser")
+
+
+def find_inputs(spec: str, concepts: Sequence[str], args: argparse.Namespace) -> Inputs:
+    """The features and labels that the user named."""
+    x = open_source(spec)
+    labels = tuple(find_labels(concept, x) for concept in concepts)
+    own = [found.column for found in labels if found.source is None and found.column]
+    features = choose_features(x, columns=args.columns, exclude=args.exclude, labels=own)
+    return Inputs(x, features, labels)
+
+
+def learn_concepts(inputs: Inputs, kind: str, rows: int) -> tuple[Concept, ...]:
+    """What the concepts are, and say so."""
+    names = [labels.name for labels in inputs.labels]
+    with progress("labels", inputs.x.rows) as bar:
+
+        def chunks() -> Any:
+            for values in inputs.labels_only(rows):
+                yield values
+                bar.update(len(values[0]))
+
+        concepts = learn(names, kind, chunks())
+    for concept in concepts:
+        print(f"concept {concept}")
+    return concepts
+
+
+def _check_method(method: Method, concepts: Sequence[Concept]) -> None:
+    if "continuous" in method.concepts or (len(concepts) == 1 and concepts[0].kind == "categorical"):
+        return
+    raise InputError(
+        f"--method {method.name} takes one concept with classes, got {'; '.join(map(str, concepts))}: "
+        "use --method leace, or --kind categorical"
+    )
+
+
+def _columns(inputs: Inputs) -> tuple[str, ...] | None:
+    whole = inputs.x.shape is not None and inputs.features == column_names(inputs.x)
+    return None if whole else inputs.features
+
+
+def _settings(inputs: Inputs, concepts: Sequence[Concept], args: argparse.Namespace) -> dict[str, Any]:
+    files = [inputs.x, *(labels.source for labels in inputs.labels if labels.source is not None)]
+    stats = [(file.where, file.path.stat().st_size, file.path.stat().st_mtime_ns) for file in files]
+    return {
+        "files": stats,
+        "features": inputs.features,
+        "method": args.method,
+        "concepts": [dataclasses.asdict(concept) for concept in concepts],
+        "chunk_rows": args.chunk_rows,
+    }
+
+
+def _gather(inputs: Inputs, concepts: Sequence[Concept], method: Method, args: argparse.Namespace) -> Any:
+    """A fitter that has seen the whole file."""
+    checkpoint = Checkpoint(args.checkpoint, _settings(inputs, concepts, args))
+    fitter, start = checkpoint.load(method.fitter)
+    if start:
+        print(f"going on from row {start}, kept in {args.checkpoint}")
+    with progress("fitting", inputs.x.rows, done=start) as bar:
+        for chunk, values in inputs.chunks(args.chunk_rows, start=start):
+            x, z = chunk.numbers(inputs.features), joint(concepts, values, chunk.first_row)
+            fitter = _new_fitter(method, x, concepts) if fitter is None else fitter
+            _update(fitter, x, z, inputs, chunk.first_row)
+            bar.update(len(chunk))
+            checkpoint.save_sometimes(fitter, chunk.first_row + len(chunk))
+    checkpoint.clear()
+    return fitter
+
+
+def _new_fitter(method: Method, x: Tensor, concepts: Sequence[Concept]) -> Any:
+    width, kind = sum(concept.width for concept in concepts), joint_kind(concepts)
+    return method.fitter(x.shape[1], width, kind=kind, dtype=eraser_dtype(x.dtype))
+
+
+def _update(fitter: Any, x: Tensor, z: Tensor, inputs: Inputs, first_row: int) -> None:
+    """Update; where that fails on a value, say in which row of the whole file."""
+    try:
+        fitter.update(x, z)
+    except InputError:
+        check_finite(x, inputs.x.where, first_row=first_row)
+        check_finite(z, " and ".join(labels.spec for labels in inputs.labels), first_row=first_row)
+        raise
+
+
+def _print_report(fitter: Any, method: Method, output: str) -> None:
+    report = dataclasses.asdict(fitter.report)
+    print(f"{method.name}: rank {report.get('rank')} from {report.get('n')} rows")
+    if report.get("edit") is not None:
+        print(f"edit size: {report['edit']:.3g} of the variance of X")
+    if report.get("residual") is not None:
+        print(f"residual: {report['residual']:.1e}, the largest correlation of a feature with the concept left")
+    print(f"eraser saved in {output}")
+    if method.labels_at_apply:
+        print("this method needs the labels when it is applied: efface apply ... --concept ...")

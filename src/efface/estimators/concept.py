@@ -1,0 +1,243 @@
+"""From sensitive columns to what a fitter takes: class numbers, quantities, or several columns at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efface._errors import InputError
+from efface.estimators.columns import Column, ColumnKind
+
+_SHOWN = 5
+
+
+@dataclass
+class ColumnCode:
+    """How one sensitive column becomes numbers.
+
+    Attributes:
+        name: Name of the column, None if it has none.
+        classes: Its classes in order, None if it is continuous.
+        edges: Inner edges of the bins of a continuous column that was cut into classes, else None.
+        seen: `(k,)`: which classes had a row so far.
+    """
+
+    name: str | None
+    classes: list[Any] | None = None
+    edges: NDArray[np.float64] | None = None
+    seen: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+
+    @property
+    def width(self) -> int:
+        """Number of columns it makes: its classes, or one."""
+        return 1 if self.classes is None else len(self.classes)
+
+    def numbers(self, column: Column, *, learning: bool) -> NDArray[Any]:
+        """`(n,)` class numbers (int64), or quantities (float64).
+
+        Raises:
+            InputError: If a class was never seen.
+        """
+        if self.classes is None:
+            return column.numbers()
+        if self.edges is not None:
+            return np.searchsorted(self.edges, column.numbers(), side="right").astype(np.int64)
+        known = {c: i for i, c in enumerate(self.classes) if learning or self.seen[i]}
+        codes = np.array([known.get(v, -1) for v in column.values.tolist()], dtype=np.int64)
+        if (codes < 0).any():
+            raise InputError(_unseen(column, codes < 0, list(known), learning))
+        return codes
+
+
+def _unseen(column: Column, new: NDArray[np.bool_], known: list[Any], learning: bool) -> str:
+    found = _few(_distinct(column.values[new].tolist()))
+    advice = (
+        "name all classes in the first call: partial_fit(..., classes=[...])"
+        if learning
+        else "drop those rows, or fit on rows that have them"
+    )
+    return f"{column.label} has {found} in {int(new.sum())} rows, but only {_few(known)} were seen: {advice}"
+
+
+def _few(values: list[Any]) -> str:
+    return ", ".join(map(repr, values[:_SHOWN])) + (", ..." if len(values) > _SHOWN else "")
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    # Sorted by type first, so that a column that mixes strings and numbers has an order too.
+    try:
+        return sorted(set(values), key=lambda v: (type(v).__name__, v))
+    except TypeError as error:
+        raise InputError(f"a sensitive column holds values that are no classes: {error}") from error
+
+
+class ConceptEncoder:
+    """Learns the classes of sensitive columns and turns columns into the `z` of a fitter.
+
+    Args:
+        columns: The columns of the first batch.
+        kind: `"auto"`, `"categorical"` or `"continuous"`; or a mapping from column name to one of these.
+        classes: All classes: a sequence if there is one column; else a mapping from column name, or one
+            sequence a column (None for continuous ones).
+        n_bins: Cut continuous columns into that many classes at quantiles of the first batch.
+        weight: `(n,)` frequencies of the rows, which move the quantiles.
+        joint: Number the combinations of classes, for methods that take one class a row.
+
+    >>> from efface.estimators.columns import read_columns
+    >>> columns = read_columns(["f", "m", "m"], "sex")
+    >>> encoder = ConceptEncoder(columns)
+    >>> encoder.encode(columns, learning=True).tolist(), encoder.width
+    ([0, 1, 1], 2)
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        *,
+        kind: str | Mapping[str, str] = "auto",
+        classes: Any = None,
+        n_bins: int | None = None,
+        weight: NDArray[np.float64] | None = None,
+        joint: bool = False,
+    ) -> None:
+        named = _classes_by_column(columns, classes)
+        kinds = _kinds(columns, kind)
+        self.joint = joint
+        self.codes = [_learn(c, k, n, n_bins, weight) for c, k, n in zip(columns, kinds, named, strict=True)]
+        if joint and (bad := [c.label for c, code in zip(columns, self.codes, strict=True) if code.classes is None]):
+            raise InputError(
+                f"{', '.join(bad)} holds quantities, and this method needs classes: pass n_bins=4 to cut it "
+                "at quantiles, kind='categorical' if its values are class labels, or use LeaceTransformer"
+            )
+        # Combinations that may occur: all if classes were named, else those of the first batch.
+        self.combinations = self._all_combinations() if classes is not None else None
+        if joint and self.combinations is None:
+            self.combinations = np.unique(self._flat(self._numbers(columns, learning=True)))
+
+    @property
+    def width(self) -> int:
+        """Width of z: number of classes, or of columns."""
+        if self.joint and self.combinations is not None:
+            return len(self.combinations)
+        return sum(code.width for code in self.codes)
+
+    def encode(self, columns: Sequence[Column], *, learning: bool = False) -> NDArray[Any]:
+        """The columns as z: `(n,)` class numbers or quantities, or `(n, width)` columns if there are several.
+
+        Args:
+            columns: As many columns as were learnt, in the same order.
+            learning: Classes that were named but not seen yet are welcome.
+
+        Raises:
+            InputError: If a class or a combination of classes is new.
+        """
+        numbers = self._numbers(columns, learning=learning)
+        if self.joint:
+            return self._numbered(self._flat(numbers), columns)
+        if len(numbers) == 1:
+            return numbers[0]
+        return np.column_stack([_one_hot(n, code) for n, code in zip(numbers, self.codes, strict=True)])
+
+    def remember(self, columns: Sequence[Column]) -> None:
+        """Note which classes have been seen, once a batch has gone into the statistics."""
+        for code, numbers in zip(self.codes, self._numbers(columns, learning=True), strict=True):
+            if code.classes is not None:
+                code.seen[numbers] = True
+
+    def _numbers(self, columns: Sequence[Column], *, learning: bool) -> list[NDArray[Any]]:
+        self._check_names(columns)
+        return [code.numbers(c, learning=learning) for c, code in zip(columns, self.codes, strict=True)]
+
+    def _check_names(self, columns: Sequence[Column]) -> None:
+        mine, theirs = [c.name for c in self.codes], [c.name for c in columns]
+        differ = any(a != b for a, b in zip(mine, theirs, strict=False) if a is not None and b is not None)
+        if len(mine) != len(theirs) or differ:
+            raise InputError(f"sensitive columns are {theirs}, expected {mine} as in the first fit")
+
+    def _shape(self) -> tuple[int, ...]:
+        return tuple(code.width for code in self.codes)
+
+    def _flat(self, numbers: list[NDArray[Any]]) -> NDArray[np.int64]:
+        return np.ravel_multi_index(tuple(numbers), self._shape()).astype(np.int64)
+
+    def _all_combinations(self) -> NDArray[np.int64]:
+        return np.arange(int(np.prod(self._shape())))
+
+    def _numbered(self, flat: NDArray[np.int64], columns: Sequence[Column]) -> NDArray[np.int64]:
+        known = self.combinations if self.combinations is not None else self._all_combinations()
+        places = np.searchsorted(known, flat).clip(max=len(known) - 1)
+        if (new := known[places] != flat).any():
+            row = int(np.flatnonzero(new)[0])
+            values = ", ".join(f"{c.label} = {c.values[row]!r}" for c in columns)
+            raise InputError(
+                f"{int(new.sum())} rows have a combination of classes never seen before, e.g. {values}: "
+                "drop those rows, or fit on rows that have them"
+            )
+        return places.astype(np.int64)
+
+
+def _one_hot(numbers: NDArray[Any], code: ColumnCode) -> NDArray[np.float64]:
+    if code.classes is None:
+        return numbers[:, None]
+    return np.eye(code.width)[numbers]
+
+
+def _kinds(columns: Sequence[Column], kind: str | Mapping[str, str]) -> list[ColumnKind]:
+    if isinstance(kind, Mapping):
+        if unknown := sorted(set(kind) - {c.name for c in columns}):
+            raise InputError(f"kind names {_few(unknown)}, but the sensitive columns are {[c.name for c in columns]}")
+        wanted = [kind.get(c.name, "auto") if c.name is not None else "auto" for c in columns]
+    else:
+        wanted = [kind] * len(columns)
+    if bad := [w for w in wanted if w not in ("auto", "categorical", "continuous")]:
+        raise InputError(f"unknown kind {bad[0]!r}: choose 'auto', 'categorical' or 'continuous'")
+    return [c.kind if w == "auto" else w for c, w in zip(columns, wanted, strict=True)]  # pyright: ignore
+
+
+def _classes_by_column(columns: Sequence[Column], classes: Any) -> list[list[Any] | None]:
+    if classes is None:
+        return [None] * len(columns)
+    if isinstance(classes, Mapping):
+        return [_listed(classes.get(c.name)) for c in columns]
+    if len(columns) == 1:
+        return [_listed(classes)]
+    if len(classes) != len(columns):
+        raise InputError(f"classes has {len(classes)} entries for {len(columns)} columns: give one list a column")
+    return [_listed(c) for c in classes]
+
+
+def _listed(classes: Any) -> list[Any] | None:
+    return None if classes is None else _distinct(np.asarray(classes, dtype=object).tolist())
+
+
+def _learn(column: Column, kind: ColumnKind, classes: list[Any] | None, n_bins: int | None, weight: Any) -> ColumnCode:
+    if kind == "categorical":
+        found = _distinct(column.values.tolist()) if classes is None else classes
+        return ColumnCode(column.name, found, seen=np.zeros(len(found), dtype=bool))
+    if n_bins is None:
+        column.numbers()
+        return ColumnCode(column.name)
+    edges = _quantile_edges(column.numbers(), n_bins, weight)
+    return ColumnCode(column.name, list(range(len(edges) + 1)), edges, np.zeros(len(edges) + 1, dtype=bool))
+
+
+def _quantile_edges(values: NDArray[np.float64], n_bins: int, weight: Any = None) -> NDArray[np.float64]:
+    """Inner edges of `n_bins` equally filled bins `[edge, next edge)`, without those that ties leave empty.
+
+    >>> _quantile_edges(np.array([1.0, 2.0, 3.0, 4.0]), 2), _quantile_edges(np.zeros(3), 2)
+    (array([3.]), array([], dtype=float64))
+    """
+    if isinstance(n_bins, bool) or not isinstance(n_bins, (int, np.integer)) or n_bins < 2:
+        raise InputError(f"n_bins must be an integer of at least 2, got {n_bins!r}")
+    order = np.argsort(values, kind="stable")
+    # How much weight lies at or below each value; a row of weight 2 counts as two rows.
+    below = np.cumsum(np.ones(len(values)) if weight is None else weight[order])
+    wanted = below[-1] * np.arange(1, n_bins) / n_bins
+    places = np.searchsorted(below, wanted, side="right")
+    distinct = np.unique(values)
+    # A bin needs a value below its edge: where ties pile up at the minimum, the next value starts the bin.
+    return np.unique(np.maximum(values[order][places], distinct[min(1, len(distinct) - 1)]))[: len(distinct) - 1]
