@@ -12,8 +12,12 @@ Array = NDArray[np.float64]
 
 def transport_map(K1: Array, K2: Array) -> Array:
     """`K1^{-1/2} (K1^{1/2} K2 K1^{1/2})^{1/2} K1^{-1/2}`."""
-    root = sqrtm(K1).real
-    return inv(root) @ sqrtm(root @ K2 @ root).real @ inv(root)
+    root = _root(K1)
+    return inv(root) @ _root(root @ K2 @ root) @ inv(root)
+
+
+def _root(K: Array) -> Array:
+    return np.real(np.asarray(sqrtm(K)))
 
 
 def barycenter(Ks: Array, weights: Array, steps: int = 500) -> Array:

@@ -16,9 +16,7 @@ ROOMS = ("erasers", "estimators", "linalg", "cli", "audit", "report")
 def _house(root: Path, files: dict[str, str]) -> Path:
     (root / "docs").mkdir(parents=True)
     rows = "\n".join(f"| `{room}/` | what | who |" for room in ROOMS)
-    (root / "docs" / "architecture.md").write_text(
-        f"| room | what |\n|---|---|\n| `_errors _lazy` | x |\n{rows}\n"
-    )
+    (root / "docs" / "architecture.md").write_text(f"| room | what |\n|---|---|\n| `_errors _lazy` | x |\n{rows}\n")
     for name, text in {"__init__.py": "", "_errors.py": "", **files}.items():
         path = root / "src" / "efface" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,9 +109,7 @@ def test_a_house_in_order_passes(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(("file", "text", "line", "message"), BREACHES.values(), ids=BREACHES)
-def test_breaches_are_found_where_they_stand(
-    tmp_path: Path, file: str, text: str, line: int, message: str
-) -> None:
+def test_breaches_are_found_where_they_stand(tmp_path: Path, file: str, text: str, line: int, message: str) -> None:
     found = check(_house(tmp_path, {**ALLOWED, file: text}))
     here = [o for o in found if str(o).startswith(f"src/efface/{file}:{line}: ") and message in o.text]
     assert here, [str(o) for o in found]

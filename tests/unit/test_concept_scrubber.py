@@ -65,9 +65,7 @@ def _run(model: nn.Module) -> Tensor:
 
 
 def _norm_keys(model: Any) -> list[str]:
-    names = [
-        n for n, m in model.base_model.named_modules() if type(m).__name__.endswith(("LayerNorm", "RMSNorm"))
-    ]
+    names = [n for n, m in model.base_model.named_modules() if type(m).__name__.endswith(("LayerNorm", "RMSNorm"))]
     return [mangle_module_path(n) for n in names]
 
 
@@ -265,9 +263,7 @@ class FakeFitter:
     def eraser(self) -> None: ...
 
 
-@pytest.mark.parametrize(
-    ("eraser", "message"), [(FakeFitter(), r"pass its `\.eraser`"), (3, "expected a callable")]
-)
+@pytest.mark.parametrize(("eraser", "message"), [(FakeFitter(), r"pass its `\.eraser`"), (3, "expected a callable")])
 def test_what_is_no_eraser_is_refused(eraser: Any, message: str) -> None:
     with (
         pytest.raises(InputError, match=message),

@@ -246,9 +246,7 @@ def test_a_missing_package_names_its_extra(name: str) -> None:
         _lazy.require(name, extra="report")
 
 
-def test_a_fault_inside_a_package_is_not_called_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_inside_a_package_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "efface_broken.py").write_text("import efface_absent_too\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="efface_absent_too") as caught:

@@ -54,7 +54,7 @@ def classes(
 
 def class_stats(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     groups = [x[z == label].double() for label in range(int(z.max()) + 1)]
-    return torch.stack([g.mean(0) for g in groups]), torch.stack([g.T.cov() for g in groups])
+    return torch.stack([g.mean(0) for g in groups]), torch.stack([torch.atleast_2d(g.T.cov()) for g in groups])
 
 
 def spread(covariances: Tensor) -> float:
@@ -415,7 +415,7 @@ def test_bad_calls_of_erasers_and_editors():
 
 
 def test_singular_classes_are_reported_and_shrinkage_helps():
-    """Two rows in two dimensions span a line: no map makes a plane of it."""
+    """Five rows span four dimensions: no map makes twelve of them."""
     x, z = classes(2, 12)
     few = torch.cat([x[z == 0], x[z == 1][:5]]), torch.cat([z[z == 0], z[z == 1][:5]])
     with pytest.warns(EffaceWarning, match=r"class 1 \(5 rows, 12 features\).*shrinkage=True"):

@@ -83,9 +83,7 @@ def test_reads_what_others_wrote(tmp_path: Path, suffix: str, dtype: torch.dtype
 
 @pytest.mark.parametrize(("suffix", "dtype"), FORMATS)
 @pytest.mark.parametrize("target", SUFFIXES)
-def test_every_format_becomes_every_other(
-    tmp_path: Path, suffix: str, dtype: torch.dtype, target: str
-) -> None:
+def test_every_format_becomes_every_other(tmp_path: Path, suffix: str, dtype: torch.dtype, target: str) -> None:
     x = rows_like(dtype)
     source = open_source(write(tmp_path / f"X{suffix}", x))
     if dtype == torch.bfloat16 and target in NO_BFLOAT16:
@@ -191,9 +189,7 @@ def test_parquet_of_pandas_keeps_its_index(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "Y.parquet"), expected)
 
 
-@pytest.mark.parametrize(
-    "kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), 4), pa.large_list(pa.float16())]
-)
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), 4), pa.large_list(pa.float16())])
 def test_list_columns_are_rows(tmp_path: Path, kind: pa.DataType) -> None:
     rows = [[float(4 * i + j) for j in range(4)] for i in range(9)]
     pq.write_table(pa.table({"id": range(9), "emb": pa.array(rows, kind)}), tmp_path / "X.parquet")
@@ -385,9 +381,7 @@ def test_missing_values_name_their_rows(tmp_path: Path, suffix: str) -> None:
     frame.to_csv(tmp_path / "X.csv", index=False)
     frame.to_parquet(tmp_path / "X.parquet")
     source = open_source(tmp_path / f"X{suffix}").select(["a"], ["s"])
-    with pytest.raises(
-        InputError, match=r"column 'a' of .* in 2 of 8 rows \(.*from 0: 17, 18\): drop or fill"
-    ):
+    with pytest.raises(InputError, match=r"column 'a' of .* in 2 of 8 rows \(.*from 0: 17, 18\): drop or fill"):
         [chunk.numbers(["a"]) for chunk in source.chunks(8)]
     with pytest.raises(InputError, match=r"column 's' of .* in 1 of 6 rows .*: 29\)"):
         [chunk.labels("s") for chunk in source.chunks(8)]

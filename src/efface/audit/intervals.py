@@ -129,8 +129,8 @@ def proportion_interval(
 ) -> Interval:
     """Interval of a share: Wilson for independent rows, bootstrap over groups otherwise.
 
-    If every group has the same share, resampling sees no spread at all; then Wilson's interval with each *group* as
-    one trial is given, which is wide on purpose.
+    If every group has the same share, resampling sees no spread at all. Then the interval is Wilson's: over the rows,
+    or, if all rows hit or all miss, with each *group* as one trial, which is wide on purpose.
 
     Args:
         hits: 0 or 1 for each row, `(n,)`.
@@ -144,6 +144,8 @@ def proportion_interval(
     interval = bootstrap_interval(hits, groups=groups, level=level, seed=seed)
     if interval.low < interval.high:
         return interval
+    if 0 < interval.value < 1:
+        return wilson_interval(float(hits.sum()), len(hits), level=level)
     count = len(np.unique(np.asarray(groups)))
     wide = wilson_interval(interval.value * count, count, level=level)
     return Interval(interval.value, wide.low, wide.high, level, f"Wilson, each of {count} groups as one trial")

@@ -89,17 +89,27 @@ def find_inputs_for(saved: Saved, source: Source, args: argparse.Namespace) -> I
     """
     labels = _labels(saved, source, args.concept) if saved.takes_labels else ()
     own = [found.column for found in labels if found.source is None and found.column]
+    return Inputs(source, find_features(saved, source, args, own), labels)
+
+
+def find_features(saved: Saved, source: Source, args: argparse.Namespace, labels: Sequence[str]) -> tuple[str, ...]:
+    """The columns of a file that an eraser is for.
+
+    Raises:
+        InputError: If the file has not those that it was fitted on, or not as many.
+    """
     features = None if saved.side is None or args.columns or args.exclude else saved.side.columns
     if features is None:
-        features = choose_features(source, columns=args.columns, exclude=args.exclude, labels=own)
-    missing = [name for name in features if name not in {*column_names(source)}]
+        features = choose_features(source, columns=args.columns, exclude=args.exclude, labels=labels)
+    known = {*column_names(source)}
+    missing = [name for name in features if name not in known]
     if missing:
         raise InputError(
             f"{source.where} has no column {shortened(missing)}, which the eraser was fitted on: "
             "name the columns that take their place, in the same order, with --columns"
         )
     _check_width(saved.side, source, features)
-    return Inputs(source, features, labels)
+    return features
 
 
 def _check_width(side: Side | None, source: Source, features: Sequence[str]) -> None:
@@ -159,11 +169,12 @@ def _wide(x: Tensor) -> Tensor:
 def _print_result(output: str, inputs: Inputs, change: Change) -> None:
     print(f"{output}: {change.rows} rows, {len(inputs.features)} columns changed ({shortened(inputs.features)})")
     print(f"edit size: {change.size:.3g} of the variance of X")
-    kept = [name for name in column_names(inputs.x) if name not in {*inputs.features}]
+    changed = {*inputs.features}
+    kept = [name for name in column_names(inputs.x) if name not in changed]
     if inputs.x.shape is None and kept:
         into_table = Path(output).suffix.lower() in TABLES
         what = "kept as they were" if into_table else "not written, as an array has no room for them"
         print(f"other columns {what}: {shortened(kept, count=20)}")
-    types = {c.type for c in inputs.x.columns if c.name in {*inputs.features} and c.type.startswith(("int", "uint"))}
+    types = {c.type for c in inputs.x.columns if c.name in changed and c.type.startswith(("int", "uint"))}
     if types:
         print(f"columns of {', '.join(sorted(types))} became floating point: an erased integer is no integer")

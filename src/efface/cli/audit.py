@@ -14,6 +14,9 @@ _DESCRIPTION = """Show how well a concept can be read from X, before and after e
   efface audit X.npy --concept z.npy
   efface audit people.csv --concept sex --eraser eraser/ --task income -o report.html
   efface audit X.npy --concept z.npy --after X_clean.npy -o report.json
+
+Without --eraser and --after, an eraser is fitted anew in each fold on the rows that are not scored: the fairest
+way to see what a method does. With them, X should be rows that the eraser was not fitted on.
 """
 
 
@@ -26,6 +29,7 @@ def add_parser(subparsers: Any) -> None:
     after = parser.add_mutually_exclusive_group()
     after.add_argument("--eraser", metavar="DIR", help="folder written by efface fit: audit X erased by it")
     after.add_argument("--after", metavar="FILE", help="the same rows, erased")
+    after.add_argument("--method", default="leace", help="without an eraser: what to fit in each fold (default: leace)")
     parser.add_argument("--task", metavar="Y", help="labels of what should survive: a column of X, or a file")
     parser.add_argument("-o", "--output", metavar="FILE", help="report to write: .html, .json or .md")
     add_columns(parser)

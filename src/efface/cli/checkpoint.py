@@ -12,6 +12,8 @@ from efface._errors import InputError
 from efface._io import write_json
 
 _FILE = "checkpoint.json"
+SECONDS = 30.0
+"""Least time between two states that are written."""
 
 
 class Checkpoint:
@@ -23,12 +25,11 @@ class Checkpoint:
     Args:
         folder: Where to keep it; None keeps nothing.
         settings: What must be the same when the fit goes on; plain data.
-        seconds: Least time between two states.
     """
 
-    def __init__(self, folder: str | None, settings: dict[str, Any], *, seconds: float = 30.0) -> None:
+    def __init__(self, folder: str | None, settings: dict[str, Any]) -> None:
         self._folder = None if folder is None else Path(folder)
-        self._settings, self._seconds, self._last = settings, seconds, time.monotonic()
+        self._settings, self._last = settings, time.monotonic()
 
     def load(self, fitter: type) -> tuple[Any, int]:
         """The fitter and the number of rows that it has seen; None and 0 if there is no checkpoint.
@@ -56,7 +57,7 @@ class Checkpoint:
 
     def save_sometimes(self, fitter: Any, rows: int) -> None:
         """Write a state if enough time has gone by since the last."""
-        if self._folder is not None and time.monotonic() - self._last >= self._seconds:
+        if self._folder is not None and time.monotonic() - self._last >= SECONDS:
             self._save(self._folder, fitter, rows)
             self._last = time.monotonic()
 

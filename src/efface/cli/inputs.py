@@ -18,13 +18,15 @@ class Labels:
 
     Attributes:
         spec: What the user typed.
-        column: The column, or None for all columns of an array.
+        column: The column, or None for several.
         source: The file, or None if it is a column of X.
+        columns: The columns if there are several.
     """
 
     spec: str
     column: str | None
     source: Source | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -33,9 +35,7 @@ class Labels:
 
     def of(self, chunk: Chunk) -> Any:
         """The labels `(n,)` as numpy array, or columns `(n, k)` as tensor, of a chunk of its file."""
-        if self.source is not None and self.column is None:
-            return chunk.numbers(column_names(self.source))
-        return chunk.labels(self.column or "0")
+        return chunk.numbers(self.columns) if self.column is None else chunk.labels(self.column)
 
 
 def find_labels(spec: str, x: Source) -> Labels:
@@ -55,7 +55,7 @@ def find_labels(spec: str, x: Source) -> Labels:
     source = open_source(spec)
     if source.shape is not None:
         several = len(source.shape) == 2 and source.shape[1] > 1
-        return Labels(spec, None if several else "0", source)
+        return Labels(spec, None, source, column_names(source)) if several else Labels(spec, "0", source)
     names = column_names(source)
     if name is None and len(names) > 1:
         raise InputError(f"{spec} has several columns ({shortened(names, count=20)}): choose one, {spec}:{names[0]}")

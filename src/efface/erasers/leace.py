@@ -161,7 +161,7 @@ class LeaceFitter(Fitter):
                 "fit on rows of at least two classes"
             )
         tol = rank_tolerance(self.moments.eps, max(self.x_dim, self.z_dim)) if self.svd_tol is None else self.svd_tol
-        if self.method == "orth":
+        if self.second == "diag":
             variance = self.moments.scatter_xx / freedom
             return self._finish(orthogonal_projection(sigma_xz, sigma_zz, variance, tol=tol), variance)
         sigma, shrunk = self._sigma_xx()

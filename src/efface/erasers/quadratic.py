@@ -167,10 +167,10 @@ class QuadraticFitter(Fitter):
         x = to_tensor(x, "x")
         if x.ndim == 0 or x.numel() == 0:
             raise InputError(f"x has shape {tuple(x.shape)}: there is nothing to fit on")
-        given: dict[str, Any] = {"device": x.device, "dtype": eraser_dtype(x.dtype), **options}
-        if "num_classes" not in given:
-            given["num_classes"] = _count_classes(z, mask, tuple(x.shape[:-1]), given.get("kind", "auto"))
-        return cls(x.shape[-1], **given).update(x, z, mask=mask, weight=weight)
+        k = options.pop("num_classes", None)
+        k = _count_classes(z, mask, tuple(x.shape[:-1]), options.get("kind", "auto")) if k is None else k
+        defaults: dict[str, Any] = {"device": x.device, "dtype": eraser_dtype(x.dtype)}
+        return cls(x.shape[-1], k, **defaults | options).update(x, z, mask=mask, weight=weight)
 
     def update(self, x: Any, z: Any, *, mask: Any = None, weight: Any = None) -> Self:
         """Take in a batch; bad input is refused before anything changes.
@@ -195,7 +195,7 @@ class QuadraticFitter(Fitter):
         return self
 
     def _blank(self) -> Self:
-        options = self.options() | {"dtype": self.dtype}
+        options: dict[str, Any] = {**self.options(), "dtype": self.dtype}
         return type(self)(self.x_dim, self.z_dim, device=self.moments.device, **options)
 
     # ------------------------------------------------------------------------------------------ reading
@@ -290,7 +290,7 @@ class QuadraticFitter(Fitter):
             warnings.warn(
                 "nothing is erased: all classes have the same mean and covariance; the eraser is the identity",
                 NothingErasedWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
         return QuadraticEraser(eraser.class_means, eraser.global_mean, eraser.ot_maps, report=report)
 
@@ -327,7 +327,7 @@ class QuadraticFitter(Fitter):
                 f"features) is singular and ends {float(off.max()):.0%} off the barycenter; write shrinkage=True, "
                 "or fit on more rows",
                 EffaceWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
 
 

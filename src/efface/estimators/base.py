@@ -26,13 +26,15 @@ _validate_data: Any = validate_data
 class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Base of the estimators: gathers the concept, feeds a fitter, keeps names and dtypes.
 
-    Subclasses say which fitter (`_make_fitter`), and whether it takes one class a row (`_one_class_a_row`).
+    Subclasses say which fitter (`_make_fitter`), whether it needs classes (`_classes_only`), and whether it takes
+    one class a row (`_one_class_a_row`), so that of several columns the combinations are its classes.
     """
 
     # Asked for by default, so that a Pipeline under metadata routing passes the column on without more ado.
     __metadata_request__fit = {"sensitive_features": True}
     __metadata_request__partial_fit = {"sensitive_features": True}
 
+    _classes_only = False
     _one_class_a_row = False
     n_features_in_: int
 
@@ -111,7 +113,7 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         first = not hasattr(self, "fitter_")
         features, inside = self._split(X, reset=first, at_least=at_least)
         columns = self._concept_columns(y, sensitive, inside, len(features))
-        features, columns, weight = weighted(features, columns, sample_weight)
+        features, columns, weight = weighted(features, columns, sample_weight, at_least=at_least)
         if first:
             encoder = self._make_encoder(columns, classes, weight)
             fitter = self._make_fitter(features.shape[1], encoder.width, to_tensor(features[:0], "X").dtype)
@@ -128,6 +130,7 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             classes=classes,
             n_bins=getattr(self, "n_bins", None),
             weight=weight,
+            classes_only=self._classes_only,
             joint=self._one_class_a_row,
         )
 
@@ -207,6 +210,8 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self.eraser_(features, *z)
 
     def _labels(self, sensitive: Any, inside: list[Column] | None, n: int) -> list[Column]:
+        if inside is not None and sensitive is not None:
+            raise InputError(too_many(["sensitive_columns", "sensitive_features"]))
         if inside is not None:
             return inside
         if sensitive is None:

@@ -85,7 +85,8 @@ class ConceptEncoder:
             sequence a column (None for continuous ones).
         n_bins: Cut continuous columns into that many classes at quantiles of the first batch.
         weight: `(n,)` frequencies of the rows, which move the quantiles.
-        joint: Number the combinations of classes, for methods that take one class a row.
+        classes_only: Refuse continuous columns that are not cut into classes.
+        joint: Number the combinations of classes, for methods that take one class a row; implies `classes_only`.
 
     >>> from efface.estimators.columns import read_columns
     >>> columns = read_columns(["f", "m", "m"], "sex")
@@ -102,21 +103,27 @@ class ConceptEncoder:
         classes: Any = None,
         n_bins: int | None = None,
         weight: NDArray[np.float64] | None = None,
+        classes_only: bool = False,
         joint: bool = False,
     ) -> None:
         named = _classes_by_column(columns, classes)
         kinds = _kinds(columns, kind)
         self.joint = joint
         self.codes = [_learn(c, k, n, n_bins, weight) for c, k, n in zip(columns, kinds, named, strict=True)]
-        if joint and (bad := [c.label for c, code in zip(columns, self.codes, strict=True) if code.classes is None]):
-            raise InputError(
-                f"{', '.join(bad)} holds quantities, and this method needs classes: pass n_bins=4 to cut it "
-                "at quantiles, kind='categorical' if its values are class labels, or use LeaceTransformer"
-            )
+        if classes_only or joint:
+            self._refuse_quantities(columns)
         # Combinations that may occur: all if classes were named, else those of the first batch.
         self.combinations = self._all_combinations() if classes is not None else None
         if joint and self.combinations is None:
             self.combinations = np.unique(self._flat(self._numbers(columns, learning=True)))
+
+    def _refuse_quantities(self, columns: Sequence[Column]) -> None:
+        bad = [c.label for c, code in zip(columns, self.codes, strict=True) if code.classes is None]
+        if bad:
+            raise InputError(
+                f"{', '.join(bad)} holds quantities, and this method needs classes: pass n_bins=4 to cut it "
+                "at quantiles, kind='categorical' if its values are class labels, or use LeaceTransformer"
+            )
 
     @property
     def width(self) -> int:

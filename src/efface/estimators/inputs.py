@@ -56,9 +56,19 @@ def position(wanted: Any, names: list[str], width: int) -> int:
 
 
 def weighted(
-    features: NDArray[Any], columns: list[Column], sample_weight: Any
+    features: NDArray[Any], columns: list[Column], sample_weight: Any, *, at_least: int
 ) -> tuple[NDArray[Any], list[Column], NDArray[np.float64] | None]:
-    """Without rows of weight zero, which must not decide what classes there are."""
+    """Without rows of weight zero, which must not decide what classes there are.
+
+    Args:
+        features: `(n, d)`.
+        columns: Sensitive columns of n values.
+        sample_weight: `(n,)` frequencies, or None.
+        at_least: How many rows the weights must amount to.
+
+    Raises:
+        InputError: If weights are negative, not finite, of another length or too small.
+    """
     if sample_weight is None:
         return features, columns, None
     weight = np.asarray(sample_weight, dtype=np.float64)
@@ -69,6 +79,11 @@ def weighted(
         raise InputError("sample_weight has negative values: weights are frequencies, 0 leaves a row out")
     if not weight.any():
         raise InputError("sample_weight is zero in all rows: give a positive weight to at least two")
+    if at_least > 1 >= weight.sum():
+        raise InputError(
+            f"sample_weight sums to {weight.sum():g}, less than two rows: weights are frequencies, so that a row of "
+            "weight 2 counts as two rows; multiply normalised weights by the number of rows"
+        )
     if weight.all():
         return features, columns, weight
     used = weight > 0

@@ -141,6 +141,8 @@ class MeanDifferenceTransformer(UnlabelledTransformer):
     array([1., 0., 1., 0.])
     """
 
+    _classes_only = True
+
     def __init__(
         self,
         *,

@@ -70,8 +70,10 @@ class ClassMoments:
         taken = None if mask is None else _as_mask(mask, lead).to(rows.device)
         labels = as_labels(z, lead, self.num_classes, taken).to(rows.device)
         weights = None if weight is None else _as_weights(weight, lead).to(rows.device)
-        self._check(rows if taken is None else rows.masked_fill(~taken[:, None], 0))
         index = torch.arange(len(rows), device=rows.device) if taken is None else taken.nonzero().flatten()
+        if len(index) == 0:
+            return self
+        self._check(rows if taken is None else rows[index], index)
         for label, chosen in groupby(index, labels[index], stable=True):
             self.classes[label].update(rows[chosen], weight=None if weights is None else weights[chosen])
         return self
@@ -81,11 +83,11 @@ class ClassMoments:
         self.classes[check_label(z, self.num_classes)].update(x, mask=mask, weight=weight)
         return self
 
-    def _check(self, rows: Tensor) -> None:
+    def _check(self, rows: Tensor, index: Tensor) -> None:
         """Refuse here what would stop a later class halfway through a batch."""
         if rows.is_complex() and not self.classes[0].s_xx.is_complex():
             raise InputError("x is complex: make the fitter with dtype=torch.complex64 or torch.complex128")
-        check_finite(rows, "x")
+        check_finite(rows, "x", index=index)
         if rows.dtype in (torch.float64, torch.complex128) and bool((rows.abs() > _LARGEST).any()):
             raise InputError("x is too large: squares overflow float64; divide it by a constant first")
 

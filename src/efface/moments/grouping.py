@@ -40,9 +40,7 @@ class GroupedTensor:
         """
         groups = self.groups if groups is None else groups
         if len(groups) != len(self.labels) or not groups:
-            raise InputError(
-                f"coalesce got {len(groups)} groups for {len(self.labels)} labels: give one for each"
-            )
+            raise InputError(f"coalesce got {len(groups)} groups for {len(self.labels)} labels: give one for each")
         fused = torch.cat(list(groups), dim=self.dim)
         if fused.shape[self.dim] != len(self.indices):
             raise InputError(
@@ -82,9 +80,7 @@ def groupby(x: Tensor, key: Tensor, dim: int = 0, *, stable: bool = False) -> Gr
     """
     x = _tensor(x, "x")
     if not -x.ndim <= dim < x.ndim:
-        raise InputError(
-            f"dim is {dim}, but x has shape {tuple(x.shape)}: there is no such dimension to split"
-        )
+        raise InputError(f"dim is {dim}, but x has shape {tuple(x.shape)}: there is no such dimension to split")
     key = as_key(key, x.shape[dim]).to(x.device)
     ordered, indices = key.sort(stable=stable)
     labels, counts = ordered.unique_consecutive(return_counts=True)

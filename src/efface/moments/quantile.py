@@ -198,9 +198,7 @@ class QuantileNormalizer:
 
     def _table(self, z: int) -> Tensor:
         if z not in self.labels:
-            raise InputError(
-                f"label {z} was not seen in the fit: the labels are {', '.join(map(str, self.labels))}"
-            )
+            raise InputError(f"label {z} was not seen in the fit: the labels are {', '.join(map(str, self.labels))}")
         return self.lut[self.labels.index(int(z))]
 
 

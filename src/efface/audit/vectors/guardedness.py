@@ -34,7 +34,9 @@ def class_mean_gap(x: Floats, classes: NDArray[np.int64], *, scale: float) -> fl
     >>> class_mean_gap(np.array([[0.0], [2.0]]), np.array([0, 1]), scale=2.0)
     1.0
     """
-    means = [x[classes == c].mean(axis=0) for c in np.unique(classes)]
+    members = np.eye(int(classes.max()) + 1)[:, classes]
+    members = members[members.any(axis=1)]
+    means = (members @ x) / members.sum(axis=1, keepdims=True)
     gaps = [float(np.linalg.norm(a - b)) for a, b in combinations(means, 2)]
     return max(gaps, default=0.0) / scale
 
@@ -59,8 +61,11 @@ def canonical_correlations(x: Floats, z: Floats) -> Floats:
 
 
 def _basis(x: Floats) -> Floats:
-    u, s, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
-    return u[:, s > _SMALLEST_SPREAD * s.max(initial=np.finfo(np.float64).tiny)]
+    centred = x - x.mean(axis=0)
+    # The Gram matrix squares the spreads; at the threshold, 1e-12 of the largest, float64 still resolves them.
+    squares, directions = np.linalg.eigh(centred.T @ centred)
+    kept = squares > _SMALLEST_SPREAD**2 * squares.max(initial=np.finfo(np.float64).tiny)
+    return centred @ (directions[:, kept] / np.sqrt(squares[kept]))
 
 
 def edit_size(before: Floats, after: Floats, *, centre: Floats | None = None) -> tuple[Floats, Floats]:

@@ -23,7 +23,8 @@ from efface.audit.vectors.labels import Labels
 
 Floats = NDArray[np.float64]
 
-_MLP_WIDTH, _MLP_STEPS, _MLP_BATCH = 64, 600, 200
+_MLP_WIDTH, _MLP_STEPS, _MLP_BATCH = 64, 400, 200
+_SMALL = 2**22
 _SMALLEST_PROBABILITY = 1e-6
 _SMALLEST_SPREAD = 1e-6
 
@@ -36,11 +37,13 @@ class Probe:
         family: Its name on the page.
         classifier: `(seed, rows) -> estimator` with `fit` and `predict_proba`.
         regressor: `(seed, rows) -> estimator` with `fit` and `predict`.
+        dtype: Precision it is trained in.
     """
 
     family: str
     classifier: Callable[[int, int], Any]
     regressor: Callable[[int, int], Any]
+    dtype: type[np.floating[Any]] = np.float64
 
 
 def _logistic(seed: int, rows: int) -> Any:
@@ -56,8 +59,8 @@ def _mlp_settings(seed: int, rows: int) -> dict[str, Any]:
     epochs = max(10, _MLP_STEPS // max(1, rows // batch))
     return {
         "hidden_layer_sizes": (_MLP_WIDTH,),
-        "alpha": 1.0,
-        "learning_rate_init": 2e-3,
+        "alpha": 2.0,
+        "learning_rate_init": 1e-3,
         "batch_size": batch,
         "max_iter": epochs,
         "random_state": seed,
@@ -74,7 +77,7 @@ def _mlp_regressor(seed: int, rows: int) -> Any:
 
 PROBES: dict[str, Probe] = {
     "linear": Probe("linear probe", _logistic, _ridge),
-    "mlp": Probe("MLP probe", _mlp_classifier, _mlp_regressor),
+    "mlp": Probe("MLP probe", _mlp_classifier, _mlp_regressor, np.float32),
 }
 """The ladder, simplest first: logistic (or ridge) regression, one hidden layer of 64 units."""
 
@@ -111,7 +114,7 @@ class ProbeScores:
         check_classes(self.labels, view.train)
         score = self._score_classes if self.labels.is_categorical else self._score_numbers
         for condition in CONDITIONS:
-            x = standardise(view.rows(condition), view.train)
+            x = standardise(view.rows(condition), view.train).astype(self.probe.dtype)
             for name, values in score(x, view).items():
                 self._scores[condition][name][view.test] = values
 
@@ -179,7 +182,7 @@ class ProbeScores:
             return float(scores["explained"].sum() / scores["spread"].sum())
         return float(scores["hit" if name == "accuracy" else "gain"].mean())
 
-    def _score_classes(self, x: Floats, view: View) -> dict[str, Floats]:
+    def _score_classes(self, x: NDArray[Any], view: View) -> dict[str, Floats]:
         z, k = self.labels.values, len(self.labels.classes)
         model = _fitted(self.probe.classifier(self.seed, len(view.train)), x[view.train], z[view.train])
         probabilities, truth = model.predict_proba(x[view.test]), z[view.test]
@@ -187,11 +190,12 @@ class ProbeScores:
         prior = np.bincount(z[view.train], minlength=k) / len(view.train)
         return {"hit": (probabilities.argmax(axis=1) == truth).astype(float), "gain": np.log2(said / prior[truth])}
 
-    def _score_numbers(self, x: Floats, view: View) -> dict[str, Floats]:
+    def _score_numbers(self, x: NDArray[Any], view: View) -> dict[str, Floats]:
         z = self.labels.values
         mean, scale = z[view.train].mean(axis=0), np.maximum(z[view.train].std(axis=0), np.finfo(np.float64).tiny)
         target = (z - mean) / scale
-        learnt = target[view.train] if target.shape[1] > 1 else target[view.train, 0]
+        learnt = target[view.train].astype(x.dtype)
+        learnt = learnt if target.shape[1] > 1 else learnt[:, 0]
         model = _fitted(self.probe.regressor(self.seed, len(view.train)), x[view.train], learnt)
         error = target[view.test] - model.predict(x[view.test]).reshape(len(view.test), -1)
         spread = (target[view.test] ** 2).sum(axis=1)
@@ -203,11 +207,14 @@ _BITS_NOTE = "log2-loss saved over a constant guess; negative if the probe is wo
 _R2_NOTE = "chance is 0: guessing the mean of the training rows"
 
 
-def _fitted(model: Any, x: Floats, z: NDArray[Any]) -> Any:
+def _fitted(model: Any, x: NDArray[Any], z: NDArray[Any]) -> Any:
     with warnings.catch_warnings():
         # The budget of steps is fixed on purpose; that it ends the training is no news to the reader.
         warnings.simplefilter("ignore", require("sklearn.exceptions", extra="sklearn").ConvergenceWarning)
-        return model.fit(x, z)
+        # Threads cost more than they bring on small matrices, much more on a busy machine.
+        threads = require("threadpoolctl", extra="sklearn").threadpool_limits(1 if x.size < _SMALL else None)
+        with threads:
+            return model.fit(x, z)
 
 
 def majority_share(classes: NDArray[np.int64]) -> float:

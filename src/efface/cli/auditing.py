@@ -1,0 +1,168 @@
+"""What `efface audit` does."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import efface.erasers  # noqa: F401  registers the methods
+from efface._errors import InputError
+from efface._registry import get_method
+from efface._validate import check_finite
+from efface.audit.finding import Audit, Finding, by_measure
+from efface.audit.vectors import Task, audit_vectors
+from efface.cli.applying import Saved, find_features, load_saved
+from efface.cli.inputs import Inputs, Labels, choose_features, find_labels
+from efface.cli.sample import Sample
+from efface.report import FORMATS, write_report
+from efface.streams import Source, column_names, open_source, progress
+
+_CHUNK_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows that are audited.
+
+    Attributes:
+        x: Before `(n, d)`.
+        concepts: Labels of each concept.
+        task: Labels of the task, if there is one.
+        after: After `(n, d)`, if it was given as a file.
+        seen: Rows of the file.
+    """
+
+    x: Tensor
+    concepts: list[Any]
+    task: Any
+    after: Tensor | None
+    seen: int
+
+
+def audit_files(args: argparse.Namespace) -> None:
+    """Audit files, print what follows and write the report.
+
+    Args:
+        args: What `efface audit` was given.
+    """
+    _check_output(args.output)
+    saved = load_saved(args.eraser) if args.eraser else None
+    inputs = _find_inputs(args, saved)
+    rows = _read(inputs, args)
+    if len(rows.x) < rows.seen:
+        print(f"a random sample of {len(rows.x)} of {rows.seen} rows (--max-rows, seed {args.seed})")
+    erase = _eraser(args, saved, rows)
+    names = [labels.name for labels in inputs.labels[: len(args.concept)]]
+    audits = [_audit(args, name, z, rows, erase) for name, z in zip(names, rows.concepts, strict=True)]
+    audit = audits[0] if len(audits) == 1 else Audit(f"Erasing {', '.join(names)}", parts=tuple(audits))
+    _print(audit)
+    if args.output:
+        write_report(audit, args.output)
+        print(f"report written to {args.output}")
+
+
+def _check_output(output: str | None) -> None:
+    if output is not None and Path(output).suffix.lower() not in FORMATS:
+        raise InputError(f"-o {output}: expected a suffix of {' '.join(FORMATS)}")
+
+
+def _find_inputs(args: argparse.Namespace, saved: Saved | None) -> Inputs:
+    """X, and as labels the concepts, then the task, then X after erasure, where they were given."""
+    x = open_source(args.x)
+    named = [*args.concept, *([args.task] if args.task else [])]
+    labels = [find_labels(spec, x) for spec in named]
+    own = [found.column for found in labels if found.source is None and found.column]
+    features = _features(args, saved, x, own)
+    if args.after:
+        labels.append(_after(args.after, x, features))
+    return Inputs(x, features, tuple(labels))
+
+
+def _features(args: argparse.Namespace, saved: Saved | None, x: Source, own: list[str]) -> tuple[str, ...]:
+    if saved is None:
+        return choose_features(x, columns=args.columns, exclude=args.exclude, labels=own)
+    features = find_features(saved, x, args, own)
+    both = sorted({*features} & {*own})
+    if both:
+        raise InputError(
+            f"{', '.join(both)} is one of the columns that the eraser edits: fit it with --exclude {','.join(both)}"
+        )
+    return features
+
+
+def _after(spec: str, x: Source, features: tuple[str, ...]) -> Labels:
+    source = open_source(spec)
+    columns = features if source.shape is None or x.shape is not None else column_names(source)
+    return Labels(spec, None, source.select(columns), columns)
+
+
+def _read(inputs: Inputs, args: argparse.Namespace) -> Rows:
+    sample = Sample(args.max_rows, seed=args.seed)
+    with progress("reading", inputs.x.rows) as bar:
+        for chunk, values in inputs.chunks(_CHUNK_ROWS):
+            x = chunk.numbers(inputs.features)
+            check_finite(x, inputs.x.where, first_row=chunk.first_row)
+            sample.update([x, *values])
+            bar.update(len(x))
+    x, *rest = sample.parts()
+    after = rest.pop() if args.after else None
+    task = rest.pop() if args.task else None
+    return Rows(x, rest, task, after, sample.seen)
+
+
+Erase = Callable[[Tensor], Any]
+
+
+def _eraser(args: argparse.Namespace, saved: Saved | None, rows: Rows) -> dict[str, Any]:
+    """The argument of `audit_vectors` that gives the eraser."""
+    if rows.after is not None:
+        return {"erase": _fixed(rows.after)}
+    if saved is not None and saved.takes_labels:
+        return {"erase": _fixed(saved.erase(rows.x, rows.concepts, 0))}
+    if saved is not None:
+        return {"erase": saved.eraser}
+    method = get_method(args.method)
+    if method.labels_at_apply:
+        raise InputError(
+            f"--method {method.name} needs the labels of the rows that are held out: "
+            "fit and apply it, then audit with --after"
+        )
+    print(f"{method.name} is fitted anew in each fold, on the rows that are not scored (no --eraser or --after)")
+    return {"fit": lambda x, z: method.fitter.fit(x, z).eraser}
+
+
+def _fixed(after: Tensor) -> Erase:
+    return lambda _: after
+
+
+def _audit(args: argparse.Namespace, name: str, z: Any, rows: Rows, eraser: dict[str, Any]) -> Audit:
+    task = None if args.task is None else Task(rows.task, name=args.task)
+    numeric = isinstance(z, Tensor) or z.dtype.kind not in "US"
+    kind = args.kind if args.kind != "auto" and numeric else None
+    return audit_vectors(rows.x, z, **eraser, task=task, name=name, kind=kind, seed=args.seed)
+
+
+def _print(audit: Audit) -> None:
+    for part in audit.walk():
+        if part.findings:
+            print(f"\n{part.title}")
+            print("\n".join(_lines(part)))
+            print("\n".join(f"- {sentence}" for sentence in part.conclusions))
+
+
+def _lines(audit: Audit) -> Iterator[str]:
+    for row in by_measure(audit.findings):
+        title = next(iter(row.values())).title
+        yield f"  {title:<32} " + "   ".join(_value(condition, finding) for condition, finding in row.items())
+
+
+def _value(condition: str, finding: Finding) -> str:
+    value = f"{condition} {finding.value:.3g}".strip()
+    interval = "" if finding.low is None else f" [{finding.low:.3g}, {finding.high:.3g}]"
+    chance = "" if finding.chance is None or finding.reference != "chance" else f" (chance {finding.chance:.3g})"
+    return value + interval + chance

@@ -1,0 +1,389 @@
+"""The command line on files as users have them: it fits, applies, says what is wrong, and leaves no debris."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from efface.cli import checkpoint, main
+from efface.erasers.base import load_eraser
+from efface.erasers.leace import LeaceFitter
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def make_data(n: int = 300, d: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    z = rng.integers(0, 3, n)
+    return rng.normal(size=(n, d)) + 3 * np.eye(3, d)[z], z
+
+
+def make_table(n: int = 300) -> pd.DataFrame:
+    x, z = make_data(n)
+    frame = pd.DataFrame(x, columns=list("abcdef"))
+    frame.insert(2, "group", np.array(["north", "south", "été"])[z])
+    frame["name"] = [f"person {i}, jr" for i in range(n)]
+    return frame
+
+
+def spread(x: np.ndarray, z: np.ndarray) -> float:
+    """Largest distance between class means."""
+    means = np.stack([x[z == c].mean(0) for c in np.unique(z)])
+    return float(np.abs(means - means[0]).max())
+
+
+def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Run a command that must fail with one line on stderr, and return that."""
+    capsys.readouterr()
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("efface: error: ") and err.count("\n") == 1 and "Traceback" not in err
+    return err
+
+
+# It does what it says
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".parquet", ".safetensors"])
+def test_fit_and_apply_on_every_format(folder: Path, suffix: str) -> None:
+    x, z = make_data()
+    frame = pd.DataFrame(x).rename(columns=str)
+    np.save("z.npy", z)
+    path = f"X{suffix}"
+    {
+        ".npy": lambda: np.save(path, x),
+        ".npz": lambda: np.savez(path, emb=x),
+        ".csv": lambda: frame.to_csv(path, index=False),
+        ".parquet": lambda: frame.to_parquet(path),
+        ".safetensors": lambda: save_file({"emb": torch.from_numpy(x)}, path),
+    }[suffix]()
+    assert main(["fit", path, "--concept", "z.npy", "-o", "eraser", "--chunk-rows", "70"]) == 0
+    assert main(["apply", path, "--eraser", "eraser", "-o", "clean.npy", "--chunk-rows", "41"]) == 0
+    clean = np.load("clean.npy")
+    assert clean.dtype == np.float64 and spread(clean, z) < 1e-9 < spread(x, z)
+    expected = LeaceFitter.fit(x, z, kind="categorical").eraser(x)
+    assert np.allclose(clean, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_tables_with_a_text_concept(folder: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = make_table()
+    frame.to_csv("people.csv", index=False)
+    frame.to_parquet("people.parquet")
+    argv = ["fit", f"people{suffix}", "--concept", "group", "--exclude", "name", "-o", "eraser"]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "3 classes (north, south, été)" in out and "rank 2 from 300 rows" in out and "residual" in out
+    assert main(["apply", f"people{suffix}", "--eraser", "eraser", "-o", f"clean{suffix}"]) == 0
+    clean = pd.read_csv("clean.csv") if suffix == ".csv" else pd.read_parquet("clean.parquet")
+    assert clean.columns.tolist() == frame.columns.tolist()
+    assert clean[["group", "name"]].equals(frame[["group", "name"]])
+    assert spread(clean[list("abcdef")].to_numpy(), frame["group"].to_numpy()) < 1e-9
+    side = json.loads((folder / "eraser" / "concept.json").read_text())
+    assert side["columns"] == list("abcdef") and side["concepts"][0]["classes"] == ["north", "south", "été"]
+    assert isinstance(load_eraser("eraser").report.rank, int)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays(folder: Path, dtype: torch.dtype) -> None:
+    x, z = make_data()
+    save_file({"X": torch.from_numpy(x).to(dtype), "z": torch.from_numpy(z)}, "d.safetensors")
+    argv = ["fit", "d.safetensors:X", "--concept", "d.safetensors:z", "-o", "eraser"]
+    assert main(argv) == 0
+    assert main(["apply", "d.safetensors:X", "--eraser", "eraser", "-o", "clean.safetensors"]) == 0
+    clean = load_file("clean.safetensors")
+    assert clean["X"].dtype == dtype and torch.equal(clean["z"], torch.from_numpy(z))
+    assert spread(clean["X"].double().numpy(), z) < 0.02
+
+
+def test_several_concepts_are_erased_together(folder: Path) -> None:
+    frame = make_table().assign(age=lambda t: t["d"] + 0.1 * t["e"])
+    frame.to_parquet("people.parquet")
+    argv = ["fit", "people.parquet", "--concept", "group", "--concept", "age", "--exclude", "name", "-o", "eraser"]
+    assert main(argv) == 0
+    assert main(["apply", "people.parquet", "--eraser", "eraser", "-o", "clean.parquet"]) == 0
+    clean = pd.read_parquet("clean.parquet")
+    assert clean["age"].equals(frame["age"])
+    x = clean[list("abcdef")].to_numpy()
+    assert spread(x, frame["group"].to_numpy()) < 1e-9
+    assert np.abs(np.cov(x.T, frame["age"])[-1, :-1]).max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "said"),
+    [
+        (np.arange(300) % 3, "auto", "3 classes (0, 1, 2)"),
+        (np.arange(300) % 3, "continuous", "continuous"),
+        (np.arange(300) % 3 - 1.0, "auto", "continuous"),
+        (np.arange(300) % 3 - 1.0, "categorical", "3 classes (-1.0, 0.0, 1.0)"),
+        (np.arange(300) % 2 == 0, "auto", "2 classes (False, True)"),
+        (np.arange(600.0).reshape(300, 2) % 7, "auto", "2 columns"),
+        (np.array(["y", "x"] * 150), "auto", "2 classes (x, y)"),
+    ],
+)
+def test_what_the_concept_is_taken_for(
+    folder: Path, capsys: pytest.CaptureFixture[str], values: np.ndarray, kind: str, said: str
+) -> None:
+    np.save("X.npy", make_data()[0])
+    np.save("z.npy", values)
+    assert main(["fit", "X.npy", "--concept", "z.npy", "-o", "eraser", "--kind", kind, "--chunk-rows", "64"]) == 0
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["oracle", "quadratic"])
+def test_methods_that_need_labels(folder: Path, capsys: pytest.CaptureFixture[str], method: str) -> None:
+    frame = make_table()
+    frame.to_csv("people.csv", index=False)
+    np.save("X.npy", frame[list("abcdef")].to_numpy())
+    frame[["group"]].to_csv("z.csv", index=False)
+    assert main(["fit", "X.npy", "--concept", "z.csv", "-o", "eraser", "--method", method]) == 0
+    assert "needs the labels" in capsys.readouterr().out
+    assert "write --concept group" in fails(capsys, "apply", "X.npy", "--eraser", "eraser", "-o", "y.npy")
+    argv = ["apply", "X.npy", "--eraser", "eraser", "-o", "y.npy", "--concept", "z.csv:group", "--chunk-rows", "7"]
+    assert main(argv) == 0
+    assert spread(np.load("y.npy"), frame["group"].to_numpy()) < 1e-6
+    frame.assign(group="nowhere")[["group"]].to_csv("z.csv", index=False)
+    assert "label nowhere in row 0" in fails(capsys, *argv[:-2])
+
+
+def test_a_column_of_the_array_is_the_concept(folder: Path) -> None:
+    x, _ = make_data()
+    np.save("X.npy", x)
+    assert main(["fit", "X.npy", "--concept", "4", "-o", "eraser"]) == 0
+    assert main(["apply", "X.npy", "--eraser", "eraser", "-o", "y.npy"]) == 0
+    y = np.load("y.npy")
+    assert np.array_equal(y[:, 4], x[:, 4])
+    assert np.abs(np.cov(y.T)[4][[0, 1, 2, 3, 5]]).max() < 1e-9
+
+
+def test_chunks_do_not_matter(folder: Path) -> None:
+    x, z = make_data()
+    np.save("X.npy", x)
+    np.save("z.npy", z)
+    for rows in ("1", "64", "1000"):
+        main(["fit", "X.npy", "--concept", "z.npy", "-o", f"eraser{rows}", "--chunk-rows", rows])
+        main(["apply", "X.npy", "--eraser", f"eraser{rows}", "-o", f"y{rows}.npy", "--chunk-rows", rows])
+    for rows in ("1", "64"):
+        assert np.allclose(np.load(f"y{rows}.npy"), np.load("y1000.npy"), atol=1e-10)
+
+
+# Interruption
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    calls = iter(range(1000))
+    update = LeaceFitter.update
+
+    def interrupted(self: LeaceFitter, *args: object, **kwargs: object) -> LeaceFitter:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return update(self, *args, **kwargs)
+
+    monkeypatch.setattr(LeaceFitter, "update", interrupted)
+
+
+@pytest.mark.parametrize("name", ["people.csv", "X.npy"])
+def test_an_interrupted_fit_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    frame = make_table()
+    frame.to_csv("people.csv", index=False)
+    np.save("X.npy", frame[list("abcdef")].to_numpy())
+    columns = ["--exclude", "name"] if name == "people.csv" else []
+    argv = ["fit", name, "--concept", "people.csv:group" if name == "X.npy" else "group", *columns]
+    argv += ["--chunk-rows", "40", "-o"]
+    assert main([*argv, "whole"]) == 0
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4)
+        assert main([*argv, "parts", "--checkpoint", "state"]) == 130
+    assert "efface: interrupted" in capsys.readouterr().err
+    assert not Path("parts").exists()
+    assert sorted(p.name for p in Path("state").iterdir()) == ["checkpoint.json", "rows-160"]
+    error = fails(capsys, *argv[:-2], "41", "-o", "parts", "--checkpoint", "state")
+    assert "differs in chunk_rows" in error and "delete it" in error
+    assert main([*argv, "parts", "--checkpoint", "state"]) == 0
+    assert "going on from row 160" in capsys.readouterr().out
+    assert not Path("state").exists()
+    for key, tensor in load_file("whole/model.safetensors").items():
+        assert torch.equal(load_file("parts/model.safetensors")[key], tensor)
+
+
+# What goes wrong
+
+
+def write_bad(folder: Path) -> None:
+    x, z = make_data()
+    np.save("X.npy", x)
+    np.save("z.npy", z)
+    np.save("short.npy", z[:-1])
+    np.save("one.npy", z * 0)
+    np.save("narrow.npy", x[:, :4])
+    np.save("flat.npy", x[:, 0])
+    np.save("many.npy", np.arange(5000) // 4)
+    frame = make_table()
+    frame.to_csv("people.csv", index=False)
+    frame[["a", "b"]].assign(group="north").to_csv("onegroup.csv", index=False)
+    frame.head(250)[["group"]].to_csv("short.csv", index=False)
+    main(["fit", "X.npy", "--concept", "z.npy", "-o", "good"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("fit nowhere.npy --concept z.npy -o e", "no file nowhere.npy"),
+        ("fit X.npy --concept nowhere.npy -o e", "no file nowhere.npy"),
+        ("fit X.npy --concept sex -o e", "'sex' is neither a column of X.npy (it has 0, 1, 2, 3, 4, 5) nor a file"),
+        ("fit X.npy --concept short.npy -o e", "short.npy has 299 rows and X.npy has 300"),
+        ("fit people.csv --exclude group,name --concept z.npy -o e --columns a", None),
+        ("fit people.csv --concept short.csv --exclude name,group -o e", "fewer rows than people.csv"),
+        ("fit people.csv --concept group -o e", "hold no numbers: name (text): leave them out with  --exclude name"),
+        ("fit people.csv --concept group --columns a,x -o e", "no column 'x': it has a, b, group"),
+        ("fit people.csv --concept group --columns a,group -o e", "group cannot be in --columns and be a concept"),
+        ("fit people.csv --concept people.csv -o e --exclude name", "several columns"),
+        ("fit people.csv --concept group --exclude name --kind continuous -o e", "holds text"),
+        ("fit onegroup.csv --concept group -o e", "one class only (north)"),
+        ("fit X.npy --concept one.npy -o e", "one class only (0)"),
+        ("fit X.npy --concept many.npy -o e", "more than 1000 distinct values"),
+        ("fit X.npy --concept X.npy -o e --kind categorical", "6 columns"),
+        ("fit flat.npy --concept z.npy -o e", "shape (300,), expected (n, d)"),
+        ("fit X.npy --concept z.npy -o e --method nope", "choose one of leace"),
+        ("fit X.npy --concept X.npy -o e --method quadratic", "takes one concept with classes"),
+        ("fit X.npy --concept z.npy -o z.npy", "is a file"),
+        ("apply narrow.npy --eraser good -o e.npy", "narrow.npy has 4 features (0, 1, 2, 3), the eraser"),
+        ("apply X.npy --eraser nowhere -o e.npy", "nowhere has no config.json"),
+        ("apply X.npy --eraser good -o e.txt", "expected a suffix of .npy"),
+        ("apply people.csv --eraser good -o e.csv", "hold no numbers: group (text), name (text)"),
+    ],
+)
+def test_errors(folder: Path, capsys: pytest.CaptureFixture[str], argv: str, message: str | None) -> None:
+    write_bad(folder)
+    before = sorted(folder.rglob("*"))
+    if message is None:
+        with pytest.raises(SystemExit, match="2"):
+            main(argv.split())
+    else:
+        assert message in fails(capsys, *argv.split())
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".csv", ".parquet"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_late_bad_value_names_its_row_and_leaves_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], suffix: str, bad: float
+) -> None:
+    x, z = make_data()
+    for name in ("good", "bad"):
+        frame = pd.DataFrame(x).rename(columns=str)
+        np.save(f"{name}.npy", x)
+        frame.to_csv(f"{name}.csv", index=False, na_rep="NaN")
+        frame.to_parquet(f"{name}.parquet")
+        x[257, 3] = bad
+    np.save("z.npy", z)
+    fit = ["--concept", "z.npy", "-o", "eraser", "--chunk-rows", "50"]
+    assert "257" in fails(capsys, "fit", f"bad{suffix}", *fit)
+    assert not (folder / "eraser").exists()
+    assert main(["fit", f"good{suffix}", *fit]) == 0
+    before = sorted(folder.rglob("*"))
+    argv = ["apply", f"bad{suffix}", "--eraser", "eraser", "-o", f"clean{suffix}", "--chunk-rows", "50"]
+    assert "257" in fails(capsys, *argv)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_late_bad_label_names_its_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, z = make_data()
+    np.save("X.npy", x)
+    labels = z.astype(float)
+    labels[[211, 299]] = np.nan
+    np.save("z.npy", labels)
+    error = fails(capsys, "fit", "X.npy", "--concept", "z.npy", "-o", "e", "--chunk-rows", "50")
+    assert "z.npy has NaN" in error and "first rows: 211" in error
+    frame = make_table()
+    frame.loc[211, "group"] = None
+    frame.to_csv("people.csv", index=False)
+    error = fails(capsys, "fit", "people.csv", "--concept", "group", "-o", "e", "--exclude", "name")
+    assert "column 'group' of people.csv has missing values" in error and ": 211)" in error
+
+
+def test_files_of_another_version(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_bad(folder)
+    path = folder / "good" / "concept.json"
+    whole = path.read_text()
+    for text, message in [('{"format_version": 99}', "upgrade"), (whole[:40], "damaged"), ("[]", "damaged")]:
+        path.write_text(text)
+        assert message in fails(capsys, "apply", "X.npy", "--eraser", "good", "-o", "e.npy")
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("X.npy", make_data()[0])
+    np.save("z.npy", np.arange(300) // 10)
+    assert main(["fit", "X.npy", "--concept", "z.npy", "-o", "e"]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("efface: warning: z.npy holds 30 different integers") and err.count("\n") == 1
+
+
+# As a process
+
+
+def run_python(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *argv], capture_output=True, text=True, check=False)
+
+
+def test_help_and_version_import_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom efface.cli import main\n"
+        "for argv in (['--help'], ['--version'], ['fit', '--help']):\n"
+        "    try: main(argv)\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'numpy', 'pyarrow', 'sklearn', 'tqdm', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in ("fit", "apply", "audit", "demo", "efface 0."))
+
+
+def test_as_a_process(folder: Path) -> None:
+    frame = make_table()
+    frame.to_csv("people.csv", index=False)
+    done = run_python("-m", "efface", "fit", "people.csv", "--concept", "group", "-o", "e")
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    done = run_python("-m", "efface", "fit", "people.csv", "--concept", "group", "-o", "e", "--exclude", "name")
+    assert done.returncode == 0 and done.stderr == "" and "rank 2" in done.stdout
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    block = rng.normal(size=(2000, 256)).astype("f4")
+    for name, copies in [("small", 4), ("large", 120)]:
+        with open(f"{name}.npy", "wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (2000 * copies, 256)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for _ in range(copies):
+                file.write(block.tobytes())
+        np.save(f"z{name}.npy", np.tile(np.arange(2000) % 2, copies))
+    code = (
+        "import sys, resource\nfrom efface.cli import main\n"
+        "assert main(['fit', sys.argv[1] + '.npy', '--concept', f'z{sys.argv[1]}.npy', '-o', 'e']) == 0\n"
+        "assert main(['apply', sys.argv[1] + '.npy', '--eraser', 'e', '-o', 'clean.npy']) == 0\n"
+        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = [int(run_python("-c", code, name).stdout.split()[-1]) * unit for name in ("small", "large")]
+    assert Path("large.npy").stat().st_size > 240_000_000
+    assert peaks[1] - peaks[0] < 60_000_000
