@@ -111,7 +111,14 @@ def accuracy() -> None:
             if dtype.itemsize == 2 and offset > 1e3:
                 continue  # Half precision resolves 8 (float16) or 64 (bfloat16) there: nothing is left of the data.
             rows.append([str(dtype)[6:], f"{offset:g}", *accuracy_row(dtype, offset)])
-    header = ["x", "mean / sd", "efface: covariance error", "class gap / sd", f"{PEER}: covariance error", "class gap / sd"]
+    header = [
+        "x",
+        "mean / sd",
+        "efface: covariance error",
+        "class gap / sd",
+        f"{PEER}: covariance error",
+        "class gap / sd",
+    ]
     table("Accuracy: relative error of sigma_xx against a float64 two-pass reference", header, rows)
 
 
@@ -126,7 +133,9 @@ def accuracy_row(dtype: torch.dtype, offset: float) -> list[str]:
     cells = []
     for library in (efface, concept_erasure):
         try:
-            fitter = library.LeaceFitter(64, 1, shrinkage=False, dtype=None if dtype.itemsize == 2 and library is efface else dtype)
+            fitter = library.LeaceFitter(
+                64, 1, shrinkage=False, dtype=None if dtype.itemsize == 2 and library is efface else dtype
+            )
             for part, labels in zip(x.split(1000), y.split(1000), strict=True):
                 fitter.update(part, labels)
             sigma = fitter.moments.scatter_xx / (len(x) - 1) if library is efface else fitter.sigma_xx.double()

@@ -73,17 +73,17 @@ def check_finite(x: Tensor, name: str, *, first_row: int = 0, index: Tensor | No
     ...
     efface._errors.InputError: x has NaN or infinite values in 1 of 2 rows (first rows: 1): drop or impute them first
     """
-    bad = (~torch.isfinite(x)).reshape(len(x), -1).any(dim=1)
+    finite = torch.isfinite(x)
+    if bool(finite.all()):
+        return
+    bad = (~finite).reshape(len(x), -1).any(dim=1)
     count = int(bad.sum())
-    if count:
-        found = bad.nonzero().flatten()[:_SHOWN]
-        found = found if index is None else index.to(found.device)[found]
-        rows = ", ".join(str(int(i) + first_row) for i in found)
-        more = ", ..." if count > _SHOWN else ""
-        raise InputError(
-            f"{name} has NaN or infinite values in {count} of {len(x)} rows (first rows: {rows}{more}): "
-            "drop or impute them first"
-        )
+    found = bad.nonzero().flatten()[:_SHOWN]
+    found = found if index is None else index.to(found.device)[found]
+    rows = ", ".join(str(int(i) + first_row) for i in found) + (", ..." if count > _SHOWN else "")
+    raise InputError(
+        f"{name} has NaN or infinite values in {count} of {len(x)} rows (first rows: {rows}): drop or impute them first"
+    )
 
 
 def check_positive_int(value: int, name: str) -> int:

@@ -11,7 +11,7 @@ import efface
 
 
 def readme_examples():
-    text = metadata("concept-erasure").json["description"]
+    text = str(metadata("concept-erasure").json["description"])
     blocks = re.findall(r"```python\n(.*?)```", text, re.S)
     return list(dict.fromkeys(b for b in map(textwrap.dedent, blocks) if "concept_erasure" in b))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -561,3 +564,9 @@ def test_erasing_nothing_warns() -> None:
     X = np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
     with pytest.warns(NothingErasedWarning):
         LeaceTransformer().fit(X, sensitive_features=[0, 0, 1, 1])
+
+
+def test_the_room_is_imported_without_scikit_learn() -> None:
+    code = "import sys, efface.estimators; sys.exit('sklearn' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0

@@ -195,4 +195,6 @@ def test_masks_and_weights(method):
     mask = torch.arange(400) % 4 > 0
     expected = apply(method, method.fitter.fit(x[mask], z[mask]).eraser, x, z)
     torch.testing.assert_close(apply(method, method.fitter.fit(x, z, mask=mask).eraser, x, z), expected)
+    ignored = torch.where(mask, z, -100)
+    torch.testing.assert_close(apply(method, method.fitter.fit(x, ignored, mask=mask).eraser, x, z), expected)
     torch.testing.assert_close(apply(method, method.fitter.fit(x, z, weight=mask.double()).eraser, x, z), expected)

@@ -13,7 +13,7 @@ def moments(x, z, weight=None):
     return mean_x, mean_z, xw.T @ xc, xw.T @ zc, (zc * w[:, None]).T @ zc
 
 
-def whitening(sigma, eps=np.finfo(np.float64).eps):
+def whitening(sigma, eps: float = 2.2e-16):
     """W = (sigma^{1/2})^+ and W^+ (LEACE paper, Theorem 4.2); eps is the rounding error of the data."""
     lam, v = np.linalg.eigh(sigma)
     keep = lam > lam[-1] * len(lam) * eps
@@ -21,7 +21,7 @@ def whitening(sigma, eps=np.finfo(np.float64).eps):
     return v * np.where(keep, 1 / root, 0) @ v.T, v * np.where(keep, root, 0) @ v.T
 
 
-def leace_projection(x, z, whiten=True, eps=np.finfo(np.float64).eps):
+def leace_projection(x, z, whiten=True, eps: float = 2.2e-16):
     """P* = I - W^+ P_{W sigma_xz} W (Theorem 4.2), or the orthogonal projection for whiten=False."""
     _, _, s_xx, s_xz, _ = moments(x, z)
     d = s_xx.shape[0]

@@ -32,7 +32,7 @@ ALLOWED = {
     "estimators/__init__.py": "x = {'A': 'efface.estimators.base'}\n",
     "estimators/base.py": "import sklearn.base\nfrom efface.erasers.base import E\n",
     "report/html.py": "def f():\n    import jinja2\n\n\njinja = require('jinja2', extra='r')\n",
-    "audit/finding.py": "",
+    "audit/finding.py": "salt = {'svg.hashsalt': 'efface'}\n",
     "report/plain.py": "from efface.audit.finding import Finding\n",
     "cli/main.py": "def f():\n    from efface.erasers import leace\n",
 }

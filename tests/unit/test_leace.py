@@ -14,7 +14,7 @@ from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from efface import InputError, LeaceEraser, LeaceFitter, NothingErasedWarning, NotFittedError, OracleEraser
+from efface import InputError, LeaceEraser, LeaceFitter, NotFittedError, NothingErasedWarning, OracleEraser
 from tests.references.leace_reference import leace_projection
 
 N, D, EPS = 2048, 128, 2e-9
@@ -36,7 +36,7 @@ def logistic():
 
 
 def svm():
-    return LinearSVC(dual=False, intercept_scaling=1e6, tol=EPS)
+    return LinearSVC(dual=False, intercept_scaling=10**6, tol=EPS)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.filterwarnings("ignore:.*lbfgs failed to converge")

@@ -454,3 +454,26 @@ def test_equal_classes_are_a_warning():
         eraser = QuadraticEraser.fit(torch.cat([x, x]), torch.arange(2).repeat_interleave(len(x)))
     assert eraser.report is not None and eraser.report.rank == 0
     torch.testing.assert_close(eraser.optimal_transport(0, x), x)
+
+
+def test_constant_data_is_a_warning_and_kept():
+    x, z = torch.full((6, 2), 3.0), torch.tensor([0, 1] * 3)
+    with pytest.warns(NothingErasedWarning):
+        eraser = QuadraticEraser.fit(x, z)
+    assert torch.equal(eraser(x, z), x)
+
+
+def test_statistics_have_the_names_of_the_other_fitters():
+    x, z = classes(3, 4)
+    fitter = QuadraticFitter.fit(x, z, shrinkage=False)
+    torch.testing.assert_close(fitter.mean_z, z.bincount() / len(z), check_dtype=False)
+    torch.testing.assert_close(fitter.sigma_xx_, fitter.sigma_xx * (fitter.n - 1)[:, None, None])
+    one_hot = torch.nn.functional.one_hot(z, 3).double()
+    together = torch.cat([x, one_hot], dim=1).T.cov()[:4, 4:]
+    torch.testing.assert_close(fitter.sigma_xz, together)
+
+
+def test_a_mask_of_another_shape_is_refused():
+    x, z = classes(2, 3)
+    with pytest.raises(InputError, match="mask has shape"):
+        QuadraticFitter.fit(x, z, mask=torch.ones(3, dtype=torch.bool))

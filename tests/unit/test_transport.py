@@ -13,6 +13,7 @@ from torch import Tensor
 
 from efface._errors import EffaceWarning, InputError
 from efface.linalg.transport import (
+    _Mixing,
     is_positive_definite,
     ot_barycenter,
     ot_distance,
@@ -260,3 +261,11 @@ def test_too_few_steps_is_a_warning():
 def test_one_covariance_is_its_own_barycenter():
     K = covariances(0, 1, 4)
     torch.testing.assert_close(ot_barycenter(K), K[0])
+
+
+def test_mixing_begins_anew_when_it_went_astray():
+    mixing = _Mixing()
+    first, second = torch.eye(2), 2 * torch.eye(2)
+    assert torch.equal(mixing.next(first, 0.1 * first), first)
+    assert torch.equal(mixing.next(second, second), second)
+    assert len(mixing.steps) == 1

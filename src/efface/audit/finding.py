@@ -89,12 +89,13 @@ class Finding(_Plain):
         baseline: Value to compare with, mostly the one before erasure.
         unit: `"share"` (shown in per cent), `"bits"`, `"sd"`, or free text.
         note: Anything a reader must know, in words.
+        detail: Whether it belongs to the small print.
 
-    >>> f = Finding("accuracy", 0.53, family="linear probe", low=0.49, high=0.58, n=442, chance=0.53)
+    >>> f = Finding("accuracy", 0.53, low=0.49, high=0.58, n=442, chance=0.53, unit="share")
     >>> f.verdict
     'at chance'
     >>> print(f.reason)
-    the 95 % interval 0.49 to 0.58 contains chance, 0.53; values up to 0.58 are not excluded
+    the 95% interval 49.0% to 58.0% contains chance, 53.0%; values up to 58.0% are not excluded
     """
 
     name: str
@@ -112,6 +113,7 @@ class Finding(_Plain):
     baseline: float | None = None
     unit: str = ""
     note: str = ""
+    detail: bool = False
 
     def __post_init__(self) -> None:
         for name in ("value", "low", "high", "chance", "baseline"):
@@ -153,11 +155,11 @@ class Finding(_Plain):
         """The rule behind `verdict`, with the numbers."""
         if self.side is None:
             return "without an interval and a chance level there is no verdict"
-        span = f"the {100 * self.level:g} % interval {self.low:.3g} to {self.high:.3g}"
-        goal = f"{self.reference}, {self.chance:.3g}"
+        low, high, chance = (format_value(v or 0.0, self.unit) for v in (self.low, self.high, self.chance))
+        span = f"the {100 * self.level:g}% interval {low} to {high}"
         if self.side:
-            return f"{span} lies {'above' if self.side > 0 else 'below'} {goal}"
-        return f"{span} contains {goal}; values up to {self.high:.3g} are not excluded"
+            return f"{span} lies {'above' if self.side > 0 else 'below'} {self.reference}, {chance}"
+        return f"{span} contains {self.reference}, {chance}; values up to {high} are not excluded"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; the verdict is written too, for readers without efface."""
@@ -291,6 +293,18 @@ class Audit(_Plain):
         if key == "settings":
             return dict(value)
         return tuple(map(kinds[key].from_dict, value)) if key in kinds else _to_tuple(value)
+
+
+def format_value(value: float, unit: str = "") -> str:
+    """A number as it is shown: shares in per cent, anything else with three decimals and its unit.
+
+    >>> format_value(0.5316, "share"), format_value(0.5316, "bits"), format_value(-1e-9)
+    ('53.2%', '0.532 bits', '0.000')
+    """
+    scaled, digits = (100 * value, 1) if unit == "share" else (value, 3)
+    # Adding zero turns -0.0 into 0.0.
+    text = f"{round(scaled, digits) + 0.0:.{digits}f}"
+    return f"{text}%" if unit == "share" else f"{text} {unit}".strip()
 
 
 def by_measure(findings: Iterable[Finding]) -> list[dict[str, Finding]]:

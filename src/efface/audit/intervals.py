@@ -161,7 +161,7 @@ def _unit_sums(numerator: ArrayLike, denominator: ArrayLike | None, groups: Arra
         codes = np.unique(np.asarray(groups), return_inverse=True)[1]
         if codes.shape != top.shape:
             raise InputError(f"groups have shape {codes.shape}, expected one for each of the {len(top)} rows")
-        sums = np.stack([np.bincount(codes, column) for column in sums.T], axis=1)
+        sums = np.stack([np.bincount(codes, column) for column in sums.T], axis=1).astype(np.float64)
     if len(sums) < 2:
         raise InputError(f"an interval needs at least two independent rows or groups, got {len(sums)}")
     return sums

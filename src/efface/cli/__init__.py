@@ -17,7 +17,7 @@ from typing import Any
 
 from efface._errors import EffaceError
 
-COMMANDS = ("fit", "apply", "audit")
+COMMANDS = ("demo", "fit", "apply", "audit")
 FAILED, INTERRUPTED = 2, 130
 
 

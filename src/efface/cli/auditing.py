@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,15 @@ from torch import Tensor
 
 import efface.erasers  # noqa: F401  registers the methods
 from efface._errors import InputError
+from efface._lazy import require
 from efface._registry import get_method
 from efface._validate import check_finite
-from efface.audit.finding import Audit, Finding, by_measure
+from efface.audit.finding import Audit
 from efface.audit.vectors import Task, audit_vectors
 from efface.cli.applying import Saved, find_features, load_saved
 from efface.cli.inputs import Inputs, Labels, choose_features, find_labels
 from efface.cli.sample import Sample
-from efface.report import FORMATS, write_report
+from efface.report import save, to_text
 from efface.streams import Source, column_names, open_source, progress
 
 _CHUNK_ROWS = 4096
@@ -60,15 +61,19 @@ def audit_files(args: argparse.Namespace) -> None:
     names = [labels.name for labels in inputs.labels[: len(args.concept)]]
     audits = [_audit(args, name, z, rows, erase) for name, z in zip(names, rows.concepts, strict=True)]
     audit = audits[0] if len(audits) == 1 else Audit(f"Erasing {', '.join(names)}", parts=tuple(audits))
-    _print(audit)
-    if args.output:
-        write_report(audit, args.output)
-        print(f"report written to {args.output}")
+    print(to_text(audit))
+    for path in save(audit, args.output) if args.output else ():
+        print(f"report written to {path}")
 
 
 def _check_output(output: str | None) -> None:
-    if output is not None and Path(output).suffix.lower() not in FORMATS:
-        raise InputError(f"-o {output}: expected a suffix of {' '.join(FORMATS)}")
+    """Refuse before the work is done what could not be written after it."""
+    suffix = ".json" if output is None else Path(output).suffix.lower()
+    if suffix not in ("", ".html", ".json", ".md"):
+        raise InputError(f"-o {output}: expected a suffix of .html .json .md, or a folder for .html and .json")
+    if suffix in ("", ".html"):
+        for module in ("jinja2", "matplotlib"):
+            require(module, extra="report")
 
 
 def _find_inputs(args: argparse.Namespace, saved: Saved | None) -> Inputs:
@@ -145,24 +150,3 @@ def _audit(args: argparse.Namespace, name: str, z: Any, rows: Rows, eraser: dict
     numeric = isinstance(z, Tensor) or z.dtype.kind not in "US"
     kind = args.kind if args.kind != "auto" and numeric else None
     return audit_vectors(rows.x, z, **eraser, task=task, name=name, kind=kind, seed=args.seed)
-
-
-def _print(audit: Audit) -> None:
-    for part in audit.walk():
-        if part.findings:
-            print(f"\n{part.title}")
-            print("\n".join(_lines(part)))
-            print("\n".join(f"- {sentence}" for sentence in part.conclusions))
-
-
-def _lines(audit: Audit) -> Iterator[str]:
-    for row in by_measure(audit.findings):
-        title = next(iter(row.values())).title
-        yield f"  {title:<32} " + "   ".join(_value(condition, finding) for condition, finding in row.items())
-
-
-def _value(condition: str, finding: Finding) -> str:
-    value = f"{condition} {finding.value:.3g}".strip()
-    interval = "" if finding.low is None else f" [{finding.low:.3g}, {finding.high:.3g}]"
-    chance = "" if finding.chance is None or finding.reference != "chance" else f" (chance {finding.chance:.3g})"
-    return value + interval + chance

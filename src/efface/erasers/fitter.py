@@ -13,7 +13,7 @@ from efface._errors import InputError
 from efface._io import load_folder, save_folder
 from efface._validate import check_positive_int, to_tensor
 from efface.erasers.base import Eraser, Report, eraser_dtype
-from efface.moments.concept import Kind, encode, width
+from efface.moments.concept import Kind, encode, hide_masked, width
 from efface.moments.streaming import Moments
 
 _DECISIONS = (None, "categorical", "continuous", "columns")
@@ -79,7 +79,7 @@ class Fitter:
             raise InputError(f"x has shape {tuple(x.shape)}: there is nothing to fit on")
         options.setdefault("device", x.device)
         options.setdefault("dtype", eraser_dtype(x.dtype))
-        fitter = cls(x.shape[-1], width(z, lead, options.get("kind", "auto")), **options)
+        fitter = cls(x.shape[-1], width(hide_masked(z, mask, lead), lead, options.get("kind", "auto")), **options)
         return fitter.update(x, z, mask=mask, weight=weight)
 
     def update(self, x: Any, z: Any, *, mask: Any = None, weight: Any = None) -> Self:
@@ -92,7 +92,8 @@ class Fitter:
             weight: `(...)` frequencies, not negative.
         """
         x = to_tensor(x, "x")
-        columns, decided = encode(z, tuple(x.shape[:-1]), self.z_dim, self.kind)
+        lead = tuple(x.shape[:-1])
+        columns, decided = encode(hide_masked(z, mask, lead), lead, self.z_dim, self.kind)
         if self.decided not in (None, decided):
             raise InputError(f"z was {self.decided} in earlier batches and is {decided} now: pass kind= to the fitter")
         self.moments.update(x, columns, mask=mask, weight=weight)

@@ -84,6 +84,23 @@ def encode(z: Any, lead: tuple[int, ...], z_dim: int, kind: Kind = "auto") -> tu
     return columns, decided
 
 
+def hide_masked(z: Any, mask: Any, lead: tuple[int, ...]) -> Tensor:
+    """Labels z with those of rows that the mask leaves out set to 0, so that an ignore index (-100) is no error.
+
+    A mask that does not fit is left to whoever uses it to refuse.
+
+    >>> hide_masked(torch.tensor([2, -100]), torch.tensor([True, False]), (2,))
+    tensor([2, 0])
+    """
+    z = to_tensor(z, "z")
+    if mask is None or z.is_floating_point() or z.is_complex():
+        return z
+    chosen = to_tensor(mask, "mask").to(z.device)
+    if tuple(chosen.shape) != lead or tuple(z.shape[: len(lead)]) != lead or chosen.dtype != torch.bool:
+        return z
+    return torch.where(chosen.reshape(*lead, *(1,) * (z.ndim - len(lead))), z, torch.zeros_like(z))
+
+
 def _is_flat(z: Tensor, lead: tuple[int, ...]) -> bool:
     return tuple(z.shape) in (lead, (*lead, 1))
 

@@ -151,9 +151,7 @@ def _check_eraser(name: str, eraser: Any) -> None:
     if hasattr(eraser, "update") and hasattr(type(eraser), "eraser"):
         raise InputError(f"erasers[{name!r}] is a fitter, {type(eraser).__name__}: pass its `.eraser`")
     if not callable(eraser):
-        raise InputError(
-            f"erasers[{name!r}] is {eraser!r}, expected a callable from hidden states to hidden states"
-        )
+        raise InputError(f"erasers[{name!r}] is {eraser!r}, expected a callable from hidden states to hidden states")
 
 
 def _find_layers(model: nn.Module, keys: Any) -> dict[str, nn.Module]:
@@ -180,8 +178,4 @@ def _hint(model: nn.Module, key: str, known: list[str]) -> str:
     plain = key.replace(".", "-")
     tails = [k for k in known if f"-{plain}".endswith(f"-{k}")]
     near = tails or difflib.get_close_matches(plain, known, n=3, cutoff=0.5)
-    return (
-        f"{key!r} (did you mean {' or '.join(map(repr, near))}?)"
-        if near
-        else f"{key!r} (there are {known[:3]})"
-    )
+    return f"{key!r} (did you mean {' or '.join(map(repr, near))}?)" if near else f"{key!r} (there are {known[:3]})"

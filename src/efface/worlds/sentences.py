@@ -6,7 +6,6 @@ occupation and of template by construction: whatever an eraser does to the occup
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -112,8 +111,8 @@ def make_sentences(*, jobs: int = 24, templates: int = len(TEMPLATES)) -> Senten
         InputError: If more are asked for than there are.
 
     >>> world = make_sentences(jobs=4, templates=2)
-    >>> len(world), world.text[:2]
-    (16, ('The nurse said that he would be late for the meeting.', 'The nurse said that she would be late for the meeting.'))
+    >>> len(world), world.text[1]
+    (16, 'The nurse said that she would be late for the meeting.')
     """
     chosen = _first_jobs(_checked(jobs, "jobs", len(_in_turn())))
     n_templates = _checked(templates, "templates", len(TEMPLATES))
@@ -213,23 +212,31 @@ def _load(folder: Path) -> tuple[Any, Any]:
         raise InputError(f"{folder} has no config.json: expected a folder with a transformers model")
     with _offline():
         transformers = require("transformers", extra="hf")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        # float32 whatever the default dtype of the session is.
-        model = transformers.AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        with _no_bars(transformers.utils.logging):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            # float32 whatever dtype the session or the file prefers.
+            model = transformers.AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     return tokenizer, model.eval()
 
 
 @contextmanager
+def _no_bars(logging: Any) -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
 def _offline() -> Iterator[None]:
-    """Keep the hub library from the network while the model is loaded; transformers reads this when imported."""
+    """Keep the hub library from the network while the model is loaded: it reads these when it is first imported."""
     before = {name: os.environ.get(name) for name in _OFFLINE}
     os.environ.update(dict.fromkeys(_OFFLINE, "1"))
     try:
-        importlib.invalidate_caches()
         yield
     finally:
         for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -23,6 +23,7 @@ from efface.audit.vectors.task import Task, as_tasks, audit_task
 __all__ = ["Task", "audit_vectors"]
 
 _PAIR = 2
+_SCORES = {"accuracy": "share of rows read right", "R2": "R2"}
 
 
 def audit_vectors(
@@ -99,7 +100,7 @@ def audit_vectors(
         text=words.method(concept, n=len(rows), d=rows.shape[1], folds=folds, groups=groups, inside=fit is not None),
         conclusions=tuple(words.conclusions(findings, name)),
         findings=findings,
-        figures=(*figures, *task_figures),
+        figures=(figures[0], *task_figures, *figures[1:]),
         caveats=words.caveats(concept, fitted_inside=fit is not None),
         settings=_settings(rows, concept, folds, seed, level, probes),
     )
@@ -136,7 +137,7 @@ class _Run:
         main = before_after(
             f"How well can {self.labels.name} be read?",
             [f for f in probed if f.name == score],
-            x_label="rows read rightly" if self.labels.is_categorical else "R2",
+            x_label=_SCORES[score],
             caption="Fresh probes on held-out rows; whiskers are intervals, the dashed line is a constant guess.",
         )
         figures = [main, *(f for d in drawn for f in d.figures())]
@@ -158,20 +159,17 @@ class _Run:
 
     def tasks(self, tasks: Sequence[Task]) -> tuple[list[Finding], list[Figure]]:
         options = {"fit": self.fit, "erase": self.erase, "folds": self.folds, "seed": self.seed, "level": self.level}
-        findings: list[Finding] = []
-        figures: list[Figure] = []
-        for task in tasks:
-            labels, found = audit_task(self.x, self.labels, task, groups=self.groups, **options)
-            score = "accuracy" if labels.is_categorical else "R2"
-            findings += found
-            figures.append(
-                before_after(
-                    f"What else went? {task.name}",
-                    [f for f in found if f.name == score],
-                    x_label="rows read rightly" if labels.is_categorical else "R2",
-                    caption="A linear model, trained anew on each side and scored on held-out rows.",
-                )
+        findings = [f for t in tasks for f in audit_task(self.x, self.labels, t, groups=self.groups, **options)]
+        figures = [
+            before_after(
+                "What else went?",
+                found,
+                x_label=label,
+                caption="The task, by a linear model that is trained anew on each side and scored on held-out rows.",
             )
+            for score, label in _SCORES.items()
+            if (found := [f for f in findings if f.name == score])
+        ]
         return findings, figures
 
 
@@ -198,9 +196,7 @@ def _chosen(probes: Sequence[str]) -> Sequence[str]:
     return probes
 
 
-def _settings(
-    x: Tensor, concept: Labels, folds: int, seed: int, level: float, probes: Sequence[str]
-) -> dict[str, Any]:
+def _settings(x: Tensor, concept: Labels, folds: int, seed: int, level: float, probes: Sequence[str]) -> dict[str, Any]:
     return {
         "rows": len(x),
         "width": x.shape[1],

@@ -19,7 +19,7 @@ Erase = Callable[[Tensor], Any]
 Fit = Callable[[Tensor, Tensor], Erase]
 Rows = NDArray[np.int64]
 
-BEFORE, AFTER = "before", "after"
+BEFORE, AFTER, CHANGE = "before", "after", "change"
 CONDITIONS = (BEFORE, AFTER)
 
 
@@ -56,7 +56,7 @@ def make_folds(
         InputError: If there are fewer groups (or rows) than folds, or fewer than two folds.
 
     >>> [test.tolist() for _, test in make_folds(4, 2, groups=["a", "a", "b", "b"])]
-    [[2, 3], [0, 1]]
+    [[0, 1], [2, 3]]
     """
     if check_positive_int(folds, "folds") < 2:
         raise InputError("folds=1 leaves nothing held out: write at least 2")

@@ -57,7 +57,8 @@ def canonical_correlations(x: Floats, z: Floats) -> Floats:
     >>> canonical_correlations(np.array([[0.0], [1.0], [2.0]]), np.array([[0.0], [2.0], [4.0]])).round(6)
     array([1.])
     """
-    return np.clip(np.linalg.svd(_basis(x).T @ _basis(z), compute_uv=False), 0.0, 1.0)
+    cosines = np.linalg.svd(_basis(x).T @ _basis(z), compute_uv=False)
+    return np.clip(cosines, 0.0, 1.0).astype(np.float64)
 
 
 def _basis(x: Floats) -> Floats:
@@ -94,7 +95,7 @@ class EditSize:
         """Share of the total variance that the edit moved."""
         interval = bootstrap_interval(self._edit, self._spread, groups=groups, level=level, seed=self.seed)
         return Finding(
-            "size",
+            "share of the variance moved",
             interval.value,
             family="edit",
             condition=AFTER,
@@ -105,7 +106,7 @@ class EditSize:
             n=len(self._edit),
             seed=self.seed,
             unit="share",
-            note="squared length of the edit over the total variance, held-out rows; 0 % is no edit",
+            note="squared length of the edit over the total variance, held-out rows; 0% is no edit",
         )
 
 
@@ -172,6 +173,7 @@ class Guardedness:
                 baseline=float(summary(values["before"])) if condition == AFTER else None,
                 unit=unit,
                 note=note,
+                detail=True,
             )
             for name, values, floor, unit, note, summary in rows
             if values[condition]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from efface.audit.finding import Figure, Finding, Series
+from efface.audit.finding import CHANCE, Figure, Finding, Series
 from efface.audit.intervals import wilson_interval
 from efface.audit.vectors.folds import AFTER, CONDITIONS, View
 from efface.audit.vectors.labels import Labels
@@ -18,16 +18,24 @@ _CENTRAL = 0.995
 
 
 def before_after(title: str, findings: Sequence[Finding], *, x_label: str, caption: str = "") -> Figure:
-    """Dots with whiskers, one row a family, one colour a condition."""
+    """Dots with whiskers, one row a family, one colour a condition; chance as a line, or as a tick in each row."""
     series = [_series(condition, [f for f in findings if f.condition == condition]) for condition in CONDITIONS]
-    first = findings[0]
-    return Figure(title, tuple(series), x_label=x_label, chance=first.chance, unit=first.unit, caption=caption)
+    levels = {f.family: f.chance or 0.0 for f in findings}
+    chance = findings[0].chance
+    if len(set(levels.values())) > 1:
+        series.insert(0, Series(CHANCE, tuple(map(_short, levels)), tuple(levels.values())))
+        chance = None
+    return Figure(title, tuple(series), x_label=x_label, chance=chance, unit=findings[0].unit, caption=caption)
+
+
+def _short(family: str) -> str:
+    return family.removeprefix("task: ")
 
 
 def _series(label: str, findings: Sequence[Finding]) -> Series:
     return Series(
         label,
-        tuple(f.family for f in findings),
+        tuple(_short(f.family) for f in findings),
         tuple(f.value for f in findings),
         tuple(f.value if f.low is None else f.low for f in findings),
         tuple(f.value if f.high is None else f.high for f in findings),
@@ -49,7 +57,7 @@ def by_group(title: str, hits: NDArray[np.float64], groups: ArrayLike, *, chance
         tuple(spans[i].low for i in order),
         tuple(spans[i].high for i in order),
     )
-    return Figure(title, (series,), x_label="rows read rightly", chance=chance, unit="share", caption=caption)
+    return Figure(title, (series,), x_label="share of rows read right", chance=chance, unit="share", caption=caption)
 
 
 class Separation:

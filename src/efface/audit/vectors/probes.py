@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from efface._lazy import require
 from efface.audit.finding import NO_CHANGE, Finding
-from efface.audit.intervals import Interval, bootstrap_interval, paired_interval, proportion_interval
-from efface.audit.vectors.folds import AFTER, BEFORE, CONDITIONS, Rows, View, check_classes
+from efface.audit.intervals import Interval, bootstrap_interval, paired_interval, proportion_interval, wilson_interval
+from efface.audit.vectors.folds import AFTER, BEFORE, CHANGE, CONDITIONS, Rows, View, check_classes
 from efface.audit.vectors.labels import Labels
 
 Floats = NDArray[np.float64]
@@ -138,8 +138,10 @@ class ProbeScores:
             level=level,
             seed=self.seed,
         )
+        if interval.low == interval.high and bottom is None:
+            interval = _no_row_changed(interval, len(self.labels))
         unit, name = ("share", "change of accuracy") if bottom is None else ("", "change of R2")
-        return self._finding(name, "after minus before", interval, 0.0, unit, reference=NO_CHANGE)
+        return self._finding(name, CHANGE, interval, 0.0, unit, reference=NO_CHANGE)
 
     def _findings(self, condition: str, groups: ArrayLike | None, level: float) -> list[Finding]:
         scores, options = self._scores[condition], {"groups": groups, "level": level, "seed": self.seed}
@@ -152,13 +154,17 @@ class ProbeScores:
                 "accuracy", condition, proportion_interval(scores["hit"], **options), chance, "share", note=_CHANCE_NOTE
             ),
             self._finding(
-                "information", condition, bootstrap_interval(scores["gain"], **options), 0.0, "bits", note=_BITS_NOTE
+                "information",
+                condition,
+                bootstrap_interval(scores["gain"], **options),
+                0.0,
+                "bits",
+                note=_BITS_NOTE,
+                detail=True,
             ),
         ]
 
-    def _finding(
-        self, name: str, condition: str, interval: Interval, chance: float, unit: str, **more: Any
-    ) -> Finding:
+    def _finding(self, name: str, condition: str, interval: Interval, chance: float, unit: str, **more: Any) -> Finding:
         return Finding(
             name,
             interval.value,
@@ -205,6 +211,11 @@ class ProbeScores:
 _CHANCE_NOTE = "chance is the share of the most common class: what a constant guess scores"
 _BITS_NOTE = "log2-loss saved over a constant guess; negative if the probe is worse than the guess"
 _R2_NOTE = "chance is 0: guessing the mean of the training rows"
+
+
+def _no_row_changed(interval: Interval, n: int) -> Interval:
+    most = wilson_interval(0, n, level=interval.level).high
+    return Interval(interval.value, -most, most, interval.level, f"Wilson's limit for 0 changed of {n} rows")
 
 
 def _fitted(model: Any, x: NDArray[Any], z: NDArray[Any]) -> Any:

@@ -24,14 +24,12 @@ class Task:
         name: What to call it on the page.
         kind: As in `Labels.of`.
         groups: Groups that are held out together; the audit's own if None.
-        metric_note: A sentence for the page.
     """
 
     y: Any
     name: str = "task"
     kind: Kind | None = None
     groups: Any = None
-    metric_note: str = ""
 
 
 def as_tasks(task: Any) -> list[Task]:
@@ -56,7 +54,7 @@ def audit_task(
     folds: int,
     seed: int,
     level: float,
-) -> tuple[Labels, list[Finding]]:
+) -> list[Finding]:
     """Score a linear model on the task, trained anew before and after erasure.
 
     Classes: accuracy and information; numbers: R2; and the paired change, each with its interval. The task's own folds
@@ -72,4 +70,4 @@ def audit_task(
     scores = ProbeScores(PROBES["linear"], labels, seed=seed, family=f"task: {task.name}")
     for view in views(x, concept, splits, fit=fit, erase=erase):
         scores.add(view)
-    return labels, [*scores.findings(groups=units, level=level), scores.change(groups=units, level=level)]
+    return [*scores.findings(groups=units, level=level), scores.change(groups=units, level=level)]

@@ -9,36 +9,33 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from efface.audit.finding import Finding, by_measure
+from efface.audit.finding import format_value as number
+from efface.audit.vectors.folds import CHANGE
 from efface.audit.vectors.labels import Labels
 
 _SCORES = ("accuracy", "R2")
 
 
-def number(value: float, unit: str) -> str:
-    """A number with its unit.
-
-    >>> number(0.5316, "share"), number(0.5316, "")
-    ('53.2 %', '0.532')
-    """
-    return f"{100 * value:.1f} %" if unit == "share" else f"{value:.3f}"
-
-
 def measured(finding: Finding) -> str:
-    """A number with its interval and what chance would be."""
-    low, high = (number(v, finding.unit) for v in (finding.low or 0.0, finding.high or 0.0))
-    label = "right" if finding.name == "accuracy" else f"{finding.name} of"
-    value = number(finding.value, finding.unit)
-    shown = f"{value} {label}" if label == "right" else f"{label} {value}"
-    return f"{shown} ({100 * finding.level:g} % interval {low} to {high}; chance {number(finding.chance or 0.0, finding.unit)})"
+    """A number with its interval and what chance would be.
+
+    >>> measured(Finding("accuracy", 0.5, low=0.4, high=0.6, chance=0.5, unit="share"))
+    '50.0% right (95% interval 40.0% to 60.0%; chance 50.0%)'
+    """
+    value, low, high, chance = (
+        number(v or 0.0, finding.unit) for v in (finding.value, finding.low, finding.high, finding.chance)
+    )
+    shown = f"{value} right" if finding.name == "accuracy" else f"{finding.name} {value}"
+    return f"{shown} ({100 * finding.level:g}% interval {low} to {high}; chance {chance})"
 
 
 def conclusions(findings: Sequence[Finding], name: str) -> Iterator[str]:
-    """One sentence a probe and a task, then one that sums up."""
+    """One sentence that sums up (if any probe could read the concept before), then one a probe and one a task."""
     rows = by_measure(findings)
     probed = [r for r in rows if _is_probe(r)]
-    yield from (_probe_sentence(row["before"], row["after"], name) for row in probed)
     yield from _summary(probed, name)
-    yield from (_task_sentence(row["after minus before"]) for row in rows if "after minus before" in row)
+    yield from (_probe_sentence(row["before"], row["after"], name) for row in probed)
+    yield from (_task_sentence(row[CHANGE]) for row in rows if CHANGE in row)
 
 
 def _is_probe(row: dict[str, Finding]) -> bool:
@@ -49,14 +46,15 @@ def _is_probe(row: dict[str, Finding]) -> bool:
 def _probe_sentence(before: Finding, after: Finding, name: str) -> str:
     who = f"The {after.family}"
     if before.side != 1:
-        return f"{who} could not read {name} even before erasure: {measured(before)}. It tells nothing about the erasure."
+        return f"{who} could not read {name} even before: {measured(before)}. It tells nothing about the erasure."
+    change = f"{measured(after)}, against {number(before.value, before.unit)} before"
     if after.side == 1:
-        return f"{who} still reads {name} after erasure: {measured(after)}, against {number(before.value, before.unit)} before."
+        return f"{who} still reads {name} after erasure: {change}."
     if after.side == 0:
-        return f"{who} no longer reads {name}: {measured(after)}, against {number(before.value, before.unit)} before."
+        return f"{who} is at chance for {name} after erasure: {change}."
     return (
-        f"{who} is below chance on {name} after erasure: {measured(after)}. "
-        "What it learnt turns round on held-out rows; that is a trace of the split, or of a small held-out set."
+        f"{who} is below chance for {name} after erasure: {change}. "
+        "What it learnt turns round on held-out rows: a trace of the split, or of a small held-out set."
     )
 
 
@@ -71,7 +69,7 @@ def _summary(probed: Sequence[dict[str, Finding]], name: str) -> Iterator[str]:
     elif reads:
         yield f"NOT erased: the {_join(reads)} still finds {name}."
     elif fails:
-        yield f"No probe tried here reads {name} any more. That is no proof that none can."
+        yield f"No probe tried here reads {name} better than chance any more. That is no proof that none can."
 
 
 def _join(names: Sequence[str]) -> str:
@@ -86,9 +84,7 @@ def _task_sentence(change: Finding) -> str:
     return f"The task ({subject}) {words}: {what} changed by {number(change.value, change.unit)} ({low} to {high})."
 
 
-def method(
-    concept: Labels, *, n: int, d: int, folds: int, groups: Any, inside: bool
-) -> tuple[str, ...]:
+def method(concept: Labels, *, n: int, d: int, folds: int, groups: Any, inside: bool) -> tuple[str, ...]:
     """How it was done, in two sentences."""
     held = "rows" if groups is None else f"groups ({len(set(map(str, groups)))} in all)"
     eraser = (
@@ -99,7 +95,7 @@ def method(
     what = f"{len(concept.classes)} classes" if concept.is_categorical else "a number"
     return (
         f"{n:,} rows of {d} numbers; the concept is {concept.name} ({what}). "
-        f"{folds} folds of whole {held}: in turn each fold is held out, and fresh probes learn from the others. {eraser}",
+        f"{folds} folds of whole {held}: each in turn is held out, and fresh probes learn from the others. {eraser}",
     )
 
 

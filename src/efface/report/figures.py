@@ -1,0 +1,143 @@
+"""Figures of an audit as SVG, drawn by matplotlib without a display."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from typing import Any
+
+from efface._errors import InputError
+from efface._lazy import require
+from efface.audit.finding import CHANCE, Figure, Series
+
+_WIDTH, _ROW, _FRAME = 5.2, 0.36, 1.0
+_HISTOGRAM_HEIGHT = 2.7
+_INK, _FAINT = "#222222", "#8a8a8a"
+_COLOURS = ("#33658a", "#d1495b", "#6a994e", "#8f5fa8")
+_MARKERS = ("o", "D", "s", "^")
+_ROOM = 0.04
+_STYLE = {
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    # Letters as outlines: an SVG inside an <img> has no fonts of the page.
+    "svg.fonttype": "path",
+    # Fixed, so that the same audit gives the same bytes.
+    "svg.hashsalt": "efface",
+}
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an SVG document; the same data give the same text.
+
+    Raises:
+        InputError: If the kind of figure is unknown.
+        MissingExtraError: If matplotlib is not installed.
+    """
+    if figure.kind not in _DRAW:
+        raise InputError(f"unknown kind of figure {figure.kind!r}: choose one of {', '.join(_DRAW)}")
+    matplotlib = require("matplotlib", extra="report")
+    canvas = require("matplotlib.backends.backend_svg", extra="report").FigureCanvasSVG
+    make = require("matplotlib.figure", extra="report").Figure
+    with matplotlib.rc_context(_STYLE), io.StringIO() as out:
+        drawing = make(figsize=_size(figure), layout="constrained")
+        canvas(drawing)
+        _DRAW[figure.kind](drawing.subplots(), figure)
+        drawing.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        return out.getvalue()
+
+
+def to_data_uri(figure: Figure) -> str:
+    """The figure as a `data:` address for an `<img>`."""
+    code = base64.b64encode(to_svg(figure).encode()).decode("ascii")
+    return f"data:image/svg+xml;base64,{code}"
+
+
+def _size(figure: Figure) -> tuple[float, float]:
+    if figure.kind == "histogram":
+        return _WIDTH, _HISTOGRAM_HEIGHT
+    rows = len(_names(figure))
+    # Several colours share a row and need more room in it.
+    return _WIDTH, _FRAME + _ROW * rows * (1.6 if len(figure.series) > 1 else 0.75)
+
+
+def _names(figure: Figure) -> list[str]:
+    return list(dict.fromkeys(str(x) for series in figure.series for x in series.x))
+
+
+def _draw_intervals(axes: Any, figure: Figure) -> None:
+    names = _names(figure)
+    for i, series in enumerate(figure.series):
+        shift = 0.28 * (i - (len(figure.series) - 1) / 2)
+        if series.label == CHANCE:
+            rows = [names.index(str(x)) for x in series.x]
+            axes.scatter(series.y, rows, marker="|", s=600, color=_INK, linewidths=1.4, label=CHANCE, zorder=1)
+            continue
+        positions = [names.index(str(x)) + shift for x in series.x]
+        axes.errorbar(series.y, positions, xerr=_whiskers(series), label=series.label, **_dot(i))
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel(figure.x_label)
+    axes.set_ylabel(figure.y_label)
+    axes.grid(axis="x", color="#e6e6e6")
+    axes.set_axisbelow(True)
+    _limit_shares(axes, figure)
+    _chance_line(axes, figure)
+    _legend(axes, figure)
+
+
+def _dot(index: int) -> dict[str, Any]:
+    colour = _COLOURS[index % len(_COLOURS)]
+    return {"fmt": _MARKERS[index % len(_MARKERS)], "color": colour, "capsize": 3, "markersize": 6, "linewidth": 1.6}
+
+
+def _whiskers(series: Series) -> list[list[float]] | None:
+    if series.low is None or series.high is None:
+        return None
+    below = [max(0.0, y - low) for y, low in zip(series.y, series.low, strict=True)]
+    above = [max(0.0, high - y) for y, high in zip(series.y, series.high, strict=True)]
+    return [below, above]
+
+
+def _limit_shares(axes: Any, figure: Figure) -> None:
+    if figure.unit != "share":
+        return
+    lowest = min(min(s.low or s.y) for s in figure.series)
+    axes.set_xlim(min(0.0, lowest) - _ROOM, 1.0 + _ROOM)
+    axes.xaxis.set_major_formatter(_percent())
+
+
+def _percent() -> Any:
+    return require("matplotlib.ticker", extra="report").PercentFormatter(1.0, decimals=0)
+
+
+def _chance_line(axes: Any, figure: Figure) -> None:
+    if figure.chance is not None:
+        axes.axvline(figure.chance, color=_INK, linestyle="--", linewidth=1.1, label=CHANCE, zorder=1)
+
+
+def _legend(axes: Any, figure: Figure) -> None:
+    count = len(figure.series) + (figure.chance is not None)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(count, 3), frameon=False, fontsize=9)
+
+
+def _draw_histogram(axes: Any, figure: Figure) -> None:
+    for i, series in enumerate(figure.series):
+        colour = _COLOURS[i % len(_COLOURS)]
+        axes.fill_between(series.x, series.y, step="mid", color=colour, alpha=0.25)
+        axes.step(series.x, series.y, where="mid", color=colour, linewidth=1.6, label=series.label)
+    axes.set_xlabel(figure.x_label)
+    axes.set_ylabel(figure.y_label)
+    axes.set_ylim(bottom=0)
+    if figure.unit == "share":
+        axes.yaxis.set_major_formatter(_percent())
+    _legend(axes, figure)
+
+
+_DRAW: dict[str, Callable[[Any, Figure], None]] = {"intervals": _draw_intervals, "histogram": _draw_histogram}

@@ -1,0 +1,84 @@
+"""Reports for places without pictures: Markdown, and plain text for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from efface.audit.finding import Audit
+from efface.report.rendering import render
+
+_TERMINAL = 100
+
+
+def to_markdown(audit: Audit) -> str:
+    """The audit as Markdown: what it says, its tables, its figures in words.
+
+    >>> print(to_markdown(Audit("Sex", conclusions=("Gone.",))))
+    # Sex
+    <BLANKLINE>
+    - Gone.
+    <BLANKLINE>
+    """
+    return "\n\n".join(_markdown(render(audit), depth=1)) + "\n"
+
+
+def to_text(audit: Audit) -> str:
+    """The audit for a terminal: headline numbers and what follows from them."""
+    return "\n".join(_text(render(audit))) + "\n"
+
+
+def _markdown(page: dict[str, Any], depth: int) -> Iterator[str]:
+    yield f"{'#' * depth} {_escape(page['title'])}"
+    if page["conclusions"]:
+        yield "\n".join(f"- {_escape(c['text'])}" for c in page["conclusions"])
+    yield from map(_escape, page["text"])
+    for rows in (page["rows"], page["details"]):
+        if rows:
+            yield _pipes(*_cells(page["columns"], rows))
+    for table in page["tables"]:
+        yield f"**{_escape(table['title'])}**\n\n{_pipes(table['header'], table['rows'])}"
+    yield from (f"*Figure.* {_escape(f['alt'])}" for f in page["figures"])
+    if page["caveats"]:
+        yield "What these numbers do not show:\n\n" + "\n".join(f"- {_escape(c)}" for c in page["caveats"])
+    for part in page["parts"]:
+        yield from _markdown(part, depth + 1)
+
+
+def _text(page: dict[str, Any]) -> Iterator[str]:
+    yield from (page["title"], "=" * len(page["title"]))
+    if page["rows"]:
+        yield from _aligned(*_cells(page["columns"], page["rows"]))
+    for line in page["conclusions"]:
+        yield textwrap.fill(line["text"], _TERMINAL, initial_indent="* ", subsequent_indent="  ")
+    for part in page["parts"]:
+        yield ""
+        yield from _text(part)
+
+
+def _cells(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    header = ["measure", *columns, "chance", "in words"]
+    return header, [[r["what"], *(_cell(c) for c in r["cells"]), r["chance"], r["verdict"]] for r in rows]
+
+
+def _cell(cell: dict[str, str]) -> str:
+    return f"{cell['value']} ({cell['interval']})" if cell["interval"] else cell["value"]
+
+
+def _aligned(header: list[str], rows: list[list[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * w for w in widths]
+    for row in (header, rule, *rows):
+        yield "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip()
+
+
+def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines)
+
+
+def _escape(text: str) -> str:
+    for sign in ("\\", "|", "<", "*", "`"):
+        text = text.replace(sign, f"\\{sign}")
+    return text

@@ -1,0 +1,1 @@
+"""Small worlds with known truth: a table and sentences to erase from."""
