@@ -11,9 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from efface.audit.finding import Audit
 from efface.cli import checkpoint, main
+from efface.cli.sample import Sample
 from efface.erasers.base import load_eraser
 from efface.erasers.leace import LeaceFitter
 
@@ -180,6 +184,86 @@ def test_chunks_do_not_matter(folder: Path) -> None:
         assert np.allclose(np.load(f"y{rows}.npy"), np.load("y1000.npy"), atol=1e-10)
 
 
+# Audits
+
+
+@pytest.mark.parametrize("given", ["--eraser", "--after", "nothing"])
+def test_audit_before_and_after(folder: Path, capsys: pytest.CaptureFixture[str], given: str) -> None:
+    frame = make_table(200).assign(task=lambda t: t["d"] > 0)
+    frame.to_csv("people.csv", index=False)
+    concept = ["--concept", "group"]
+    main(["fit", "people.csv", *concept, "-o", "eraser", "--exclude", "name,task"])
+    main(["apply", "people.csv", "--eraser", "eraser", "-o", "clean.parquet"])
+    argv = ["audit", "people.csv", *concept, "--task", "task", "-o", "report.json"]
+    argv += {
+        "--eraser": ["--eraser", "eraser"],
+        "--after": ["--after", "clean.parquet", "--exclude", "name"],
+        "nothing": ["--exclude", "name"],
+    }[given]
+    capsys.readouterr()
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "linear probe: accuracy" in out and "report written to report.json" in out
+    assert ("fitted anew in each fold" if given == "nothing" else "not fitted on") in out
+    audit = Audit.from_dict(json.loads(Path("report.json").read_text()))
+    before, after = (audit.find("linear probe", "accuracy", c) for c in ("before", "after"))
+    assert before.verdict == "above chance" != after.verdict and after.value < 0.5 < before.value
+    assert audit.find("task: task", "accuracy", "before").value > 0.8
+
+
+def test_audit_of_an_eraser_that_takes_labels(folder: Path) -> None:
+    x, z = make_data()
+    np.savez("d.npz", X=x, z=z)
+    main(["fit", "d.npz:X", "--concept", "d.npz:z", "-o", "eraser", "--method", "oracle"])
+    assert main(["audit", "d.npz:X", "--concept", "d.npz:z", "--eraser", "eraser", "-o", "r.md"]) == 0
+    assert "linear probe" in Path("r.md").read_text()
+
+
+def test_audit_of_a_sample(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, z = make_data()
+    np.save("X.npy", x)
+    np.save("z.npy", z)
+    argv = ["audit", "X.npy", "--concept", "z.npy", "--concept", "5", "--max-rows", "120", "-o", "r.json"]
+    assert main(argv) == 0
+    assert "a random sample of 120 of 300 rows" in capsys.readouterr().out
+    first = Path("r.json").read_text()
+    assert main(argv) == 0
+    assert Path("r.json").read_text() == first
+    parts = Audit.from_dict(json.loads(first)).parts
+    assert [part.findings[0].n for part in parts] == [120, 120]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("audit X.npy --concept z.npy -o r.txt", "expected a suffix of .html .json .md"),
+        ("audit X.npy --concept z.npy --after narrow.npy", "narrow.npy"),
+        ("audit X.npy --concept z.npy --after less.npy", "less.npy has 299 rows"),
+        ("audit X.npy --concept z.npy --eraser good --task 3", "X.npy has 5 features (0, 1, 2, 4, 5), the eraser"),
+        ("audit X.npy --concept one.npy", "one.npy has 1 class"),
+        ("audit X.npy --concept z.npy --method oracle", "audit with --after"),
+    ],
+)
+def test_audit_errors(folder: Path, capsys: pytest.CaptureFixture[str], argv: str, message: str) -> None:
+    write_bad(folder)
+    before = sorted(folder.rglob("*"))
+    assert message in fails(capsys, *argv.split())
+    assert sorted(folder.rglob("*")) == before
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=10), size=st.integers(1, 60), seed=st.integers(0, 9))
+def test_a_sample_does_not_depend_on_chunks(sizes: list[int], size: int, seed: int) -> None:
+    rows = np.arange(sum(sizes))
+    parts, whole = Sample(size, seed=seed), Sample(size, seed=seed)
+    whole.update([rows, torch.from_numpy(rows)])
+    for piece in np.split(rows, np.cumsum(sizes)[:-1]):
+        parts.update([piece, torch.from_numpy(piece)])
+    found, tensor = parts.parts()
+    assert found.tolist() == tensor.tolist() == whole.parts()[0].tolist() == sorted({*found.tolist()})
+    assert len(found) == min(size, len(rows)) and parts.seen == len(rows)
+
+
 # Interruption
 
 
@@ -230,6 +314,7 @@ def write_bad(folder: Path) -> None:
     np.save("X.npy", x)
     np.save("z.npy", z)
     np.save("short.npy", z[:-1])
+    np.save("less.npy", x[:-1])
     np.save("one.npy", z * 0)
     np.save("narrow.npy", x[:, :4])
     np.save("flat.npy", x[:, 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import tracemalloc
@@ -20,7 +21,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.torch import load_file, save_file
 
 from efface._errors import FormatError, InputError, MissingExtraError
-from efface.streams import Source, column_names, open_sink, open_source, split_spec
+from efface.streams import Source, column_names, open_sink, open_source, progress, split_spec
 
 SUFFIXES = [".npy", ".npz", ".csv", ".parquet", ".safetensors"]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -455,6 +456,18 @@ def test_memory_stays_that_of_a_chunk(tmp_path: Path, suffix: str) -> None:
     # A chunk is 64 kB; the readers of tables hold blocks of a few megabytes however large the file is.
     assert traced < size / 2
     assert peak < (48 << 20 if suffix == ".csv" else size * 1.5)
+
+
+def test_a_bar_is_shown_to_who_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for terminal, shown in [(Terminal(), True), (io.StringIO(), False)]:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with progress("fitting", 100, done=40) as bar:
+            bar.update(60)
+        assert ("fitting" in terminal.getvalue()) is shown
 
 
 def test_written_safetensors_have_an_aligned_header(tmp_path: Path) -> None:

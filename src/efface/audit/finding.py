@@ -17,6 +17,8 @@ VERSION = 1
 """Version of the plain-data form of an `Audit`."""
 
 CHANCE, NO_CHANGE = "chance", "no change"
+BEFORE, AFTER, CHANGE = "before", "after", "change"
+_ROUNDING = 1e-9
 _WORDS = {
     CHANCE: ("below chance", "at chance", "above chance"),
     NO_CHANGE: ("lower than before", "no clear change", "higher than before"),
@@ -134,10 +136,10 @@ class Finding(_Plain):
 
     @property
     def side(self) -> int | None:
-        """Where the interval lies: -1 below, 0 around, 1 above `chance`; None if it cannot be said."""
+        """Where the interval lies: -1 below, 0 around, 1 above `chance` (by more than rounding); None if unknown."""
         if self.low is None or self.high is None or self.chance is None:
             return None
-        return (self.low > self.chance) - (self.high < self.chance)
+        return (self.low > self.chance + _ROUNDING) - (self.high < self.chance - _ROUNDING)
 
     @property
     def verdict(self) -> str:

@@ -58,6 +58,7 @@ def audit_files(args: argparse.Namespace) -> None:
     if len(rows.x) < rows.seen:
         print(f"a random sample of {len(rows.x)} of {rows.seen} rows (--max-rows, seed {args.seed})")
     erase = _eraser(args, saved, rows)
+    _say_what_is_audited(args)
     names = [labels.name for labels in inputs.labels[: len(args.concept)]]
     audits = [_audit(args, name, z, rows, erase) for name, z in zip(names, rows.concepts, strict=True)]
     audit = audits[0] if len(audits) == 1 else Audit(f"Erasing {', '.join(names)}", parts=tuple(audits))
@@ -137,8 +138,15 @@ def _eraser(args: argparse.Namespace, saved: Saved | None, rows: Rows) -> dict[s
             f"--method {method.name} needs the labels of the rows that are held out: "
             "fit and apply it, then audit with --after"
         )
-    print(f"{method.name} is fitted anew in each fold, on the rows that are not scored (no --eraser or --after)")
     return {"fit": lambda x, z: method.fitter.fit(x, z).eraser}
+
+
+def _say_what_is_audited(args: argparse.Namespace) -> None:
+    if args.eraser or args.after:
+        print("these should be rows that the eraser was not fitted on: on its own rows the audit flatters it")
+    else:
+        each = ", for each concept by itself" if len(args.concept) > 1 else ""
+        print(f"{args.method} is fitted anew in each fold, on the rows that are not scored{each}")
 
 
 def _fixed(after: Tensor) -> Erase:

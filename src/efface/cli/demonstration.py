@@ -16,10 +16,10 @@ from efface.worlds.tables import load_diabetes
 Say = Callable[[str], None]
 
 _CLAIMS = (
-    "What is promised: LEACE makes the class means equal on the rows it was fitted on. There, no linear model can beat a constant guess "
-    "in loss; that is a theorem (arXiv:2306.03819).",
-    "What is not promised: on other rows this holds only about as well as those means were estimated, and it says nothing about thresholded "
-    "accuracy, nor about non-linear models.",
+    "What is promised: LEACE makes the class means equal on the rows it was fitted on. There, no linear model can "
+    "beat a constant guess in loss; that is a theorem (arXiv:2306.03819).",
+    "What is not promised: on other rows this holds only about as well as those means were estimated. It says nothing "
+    "about thresholded accuracy, nor about non-linear models.",
 )
 
 

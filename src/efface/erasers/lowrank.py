@@ -10,7 +10,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 
-_CACHED_ELEMENTS = 2**17
+_CACHED_ELEMENTS = 2**19
 _WORTH_CHUNKING = 2**20
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from efface._errors import InputError
 from efface._lazy import require
-from efface.audit.finding import CHANCE, Figure, Series
+from efface.audit.finding import AFTER, BEFORE, CHANCE, Figure, Series
 
 _WIDTH, _ROW, _FRAME = 5.2, 0.36, 1.0
 _HISTOGRAM_HEIGHT = 2.7
 _INK, _FAINT = "#222222", "#8a8a8a"
-_COLOURS = ("#33658a", "#d1495b", "#6a994e", "#8f5fa8")
+_COLOURS = ("#33658a", "#d1495b", "#7a7a2e", "#555555")
+_CLASS_COLOURS = ("#2a9d8f", "#8f5fa8")
 _MARKERS = ("o", "D", "s", "^")
 _ROOM = 0.04
 _STYLE = {
@@ -73,14 +74,11 @@ def _names(figure: Figure) -> list[str]:
 
 def _draw_intervals(axes: Any, figure: Figure) -> None:
     names = _names(figure)
-    for i, series in enumerate(figure.series):
-        shift = 0.28 * (i - (len(figure.series) - 1) / 2)
-        if series.label == CHANCE:
-            rows = [names.index(str(x)) for x in series.x]
-            axes.scatter(series.y, rows, marker="|", s=600, color=_INK, linewidths=1.4, label=CHANCE, zorder=1)
-            continue
+    compared = [series for series in figure.series if series.label != CHANCE]
+    for i, series in enumerate(compared):
+        shift = 0.28 * (i - (len(compared) - 1) / 2)
         positions = [names.index(str(x)) + shift for x in series.x]
-        axes.errorbar(series.y, positions, xerr=_whiskers(series), label=series.label, **_dot(i))
+        axes.errorbar(series.y, positions, xerr=_whiskers(series), label=series.label, **_dot(i, series.label))
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel(figure.x_label)
@@ -88,13 +86,15 @@ def _draw_intervals(axes: Any, figure: Figure) -> None:
     axes.grid(axis="x", color="#e6e6e6")
     axes.set_axisbelow(True)
     _limit_shares(axes, figure)
-    _chance_line(axes, figure)
-    _legend(axes, figure)
+    _chance(axes, figure, names)
+    _legend(axes)
 
 
-def _dot(index: int) -> dict[str, Any]:
-    colour = _COLOURS[index % len(_COLOURS)]
-    return {"fmt": _MARKERS[index % len(_MARKERS)], "color": colour, "capsize": 3, "markersize": 6, "linewidth": 1.6}
+def _dot(index: int, label: str) -> dict[str, Any]:
+    # Before and after keep their colours wherever they are shown.
+    place = {BEFORE: 0, AFTER: 1}.get(label, index)
+    colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+    return {"fmt": marker, "color": colour, "capsize": 3, "markersize": 6, "linewidth": 1.6}
 
 
 def _whiskers(series: Series) -> list[list[float]] | None:
@@ -117,19 +117,24 @@ def _percent() -> Any:
     return require("matplotlib.ticker", extra="report").PercentFormatter(1.0, decimals=0)
 
 
-def _chance_line(axes: Any, figure: Figure) -> None:
+def _chance(axes: Any, figure: Figure, names: list[str]) -> None:
+    """One line if chance is the same everywhere, else a piece of line in each row."""
+    style = {"color": _INK, "linestyle": "--", "linewidth": 1.1, "zorder": 1}
     if figure.chance is not None:
-        axes.axvline(figure.chance, color=_INK, linestyle="--", linewidth=1.1, label=CHANCE, zorder=1)
+        axes.axvline(figure.chance, label=CHANCE, **style)
+    for series in figure.series:
+        if series.label == CHANCE:
+            rows = [names.index(str(x)) for x in series.x]
+            axes.vlines(series.y, [r - 0.4 for r in rows], [r + 0.4 for r in rows], label=CHANCE, **style)
 
 
-def _legend(axes: Any, figure: Figure) -> None:
-    count = len(figure.series) + (figure.chance is not None)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(count, 3), frameon=False, fontsize=9)
+def _legend(axes: Any) -> None:
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
 
 
 def _draw_histogram(axes: Any, figure: Figure) -> None:
     for i, series in enumerate(figure.series):
-        colour = _COLOURS[i % len(_COLOURS)]
+        colour = _CLASS_COLOURS[i % len(_CLASS_COLOURS)]
         axes.fill_between(series.x, series.y, step="mid", color=colour, alpha=0.25)
         axes.step(series.x, series.y, where="mid", color=colour, linewidth=1.6, label=series.label)
     axes.set_xlabel(figure.x_label)
@@ -137,7 +142,7 @@ def _draw_histogram(axes: Any, figure: Figure) -> None:
     axes.set_ylim(bottom=0)
     if figure.unit == "share":
         axes.yaxis.set_major_formatter(_percent())
-    _legend(axes, figure)
+    _legend(axes)
 
 
 _DRAW: dict[str, Callable[[Any, Figure], None]] = {"intervals": _draw_intervals, "histogram": _draw_histogram}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from efface.audit.finding import Audit, Figure, Finding, Series, Table, by_measure, format_value
+from efface.audit.finding import AFTER, CHANCE, CHANGE, Audit, Figure, Finding, Series, Table, by_measure, format_value
 
 _DASH = "–"
 _POINTS_AT_MOST = 30
@@ -68,11 +68,11 @@ def _row(measure: dict[str, Finding], columns: list[str]) -> dict[str, Any]:
     last = list(measure.values())[-1]
     strange = set(measure) - set(columns)
     cells = {**measure, columns[-1]: last} if strange else measure
-    named = strange and last.condition not in ("", "after", "change")
+    named = strange and last.condition not in ("", AFTER, CHANGE)
     return {
         "what": f"{last.title} ({last.condition})" if named else last.title,
         "cells": [_cell(cells.get(c)) for c in columns],
-        "chance": _DASH if last.chance is None else format_value(last.chance, last.unit),
+        "chance": _DASH if last.chance is None or last.reference != CHANCE else format_value(last.chance, last.unit),
         "verdict": "" if last.side is None else last.verdict,
         "tone": _tone(last),
         "reason": "" if last.side is None else last.reason,
@@ -93,7 +93,7 @@ def _interval(finding: Finding) -> str:
 
 
 def _tone(finding: Finding) -> str:
-    if not finding.family.endswith("probe") or finding.condition != "after" or finding.side is None:
+    if not finding.family.endswith("probe") or finding.condition != AFTER or finding.side is None:
         return ""
     return "warn" if finding.side > 0 else "ok"
 

@@ -31,10 +31,8 @@ TABLES = (".csv", ".parquet")
 def split_spec(spec: str | os.PathLike[str]) -> tuple[Path, str | None]:
     """The file and the name of what is meant inside it.
 
-    >>> split_spec("data.npz:X")
-    (PosixPath('data.npz'), 'X')
-    >>> split_spec("X.npy")
-    (PosixPath('X.npy'), None)
+    >>> [str(part) for part in split_spec("data.npz:X")], split_spec("X.npy")[1]
+    (['data.npz', 'X'], None)
     """
     text = os.fspath(spec)
     file, colon, name = text.rpartition(":")

@@ -113,7 +113,9 @@ def check_columns(wanted: Sequence[str], known: Sequence[str], where: str) -> No
     """
     missing = [name for name in wanted if name not in set(known)]
     if missing:
-        raise InputError(f"{where} has no column {', '.join(map(repr, missing))}: it has {shortened(known, count=20)}")
+        raise InputError(
+            f"{where} has no column {shortened([repr(name) for name in missing])}: it has {shortened(known, count=20)}"
+        )
 
 
 def check_rows(rows: int | None, where: str) -> None:

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._validate import check_positive_int
+from efface.audit.finding import AFTER, BEFORE
 from efface.audit.vectors.labels import Labels
 
 Erase = Callable[[Tensor], Any]
 Fit = Callable[[Tensor, Tensor], Erase]
 Rows = NDArray[np.int64]
 
-BEFORE, AFTER, CHANGE = "before", "after", "change"
 CONDITIONS = (BEFORE, AFTER)
 
 

@@ -12,9 +12,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from efface.audit.finding import Finding
+from efface.audit.finding import AFTER, BEFORE, Finding
 from efface.audit.intervals import bootstrap_interval
-from efface.audit.vectors.folds import AFTER, CONDITIONS, View
+from efface.audit.vectors.folds import CONDITIONS, View
 from efface.audit.vectors.labels import Labels
 
 Floats = NDArray[np.float64]
@@ -170,7 +170,7 @@ class Guardedness:
                 n=len(self.labels),
                 seed=self.seed,
                 chance=None if floor is None else float(np.mean(floor[condition])),
-                baseline=float(summary(values["before"])) if condition == AFTER else None,
+                baseline=float(summary(values[BEFORE])) if condition == AFTER else None,
                 unit=unit,
                 note=note,
                 detail=True,

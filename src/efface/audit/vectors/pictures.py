@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from efface.audit.finding import CHANCE, Figure, Finding, Series
+from efface.audit.finding import AFTER, BEFORE, CHANCE, Figure, Finding, Series
 from efface.audit.intervals import wilson_interval
-from efface.audit.vectors.folds import AFTER, CONDITIONS, View
+from efface.audit.vectors.folds import CONDITIONS, View
 from efface.audit.vectors.labels import Labels
 
 _BINS = 32
@@ -23,7 +23,7 @@ def before_after(title: str, findings: Sequence[Finding], *, x_label: str, capti
     levels = {f.family: f.chance or 0.0 for f in findings}
     chance = findings[0].chance
     if len(set(levels.values())) > 1:
-        series.insert(0, Series(CHANCE, tuple(map(_short, levels)), tuple(levels.values())))
+        series.append(Series(CHANCE, tuple(map(_short, levels)), tuple(levels.values())))
         chance = None
     return Figure(title, tuple(series), x_label=x_label, chance=chance, unit=findings[0].unit, caption=caption)
 
@@ -84,7 +84,7 @@ class Separation:
         """Two histograms with the same bins."""
         reach = float(max(np.quantile(np.abs(p), _CENTRAL) for p in self._position.values()))
         edges = np.linspace(-reach, reach, _BINS + 1)
-        return self._figure("before", edges), self._figure("after", edges)
+        return self._figure(BEFORE, edges), self._figure(AFTER, edges)
 
     def _figure(self, condition: str, edges: NDArray[np.float64]) -> Figure:
         middles = tuple(((edges[:-1] + edges[1:]) / 2).tolist())

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from efface._lazy import require
-from efface.audit.finding import NO_CHANGE, Finding
+from efface.audit.finding import AFTER, BEFORE, CHANGE, NO_CHANGE, Finding
 from efface.audit.intervals import Interval, bootstrap_interval, paired_interval, proportion_interval, wilson_interval
-from efface.audit.vectors.folds import AFTER, BEFORE, CHANGE, CONDITIONS, Rows, View, check_classes
+from efface.audit.vectors.folds import CONDITIONS, Rows, View, check_classes
 from efface.audit.vectors.labels import Labels
 
 Floats = NDArray[np.float64]

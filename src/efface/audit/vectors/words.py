@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from efface.audit.finding import Finding, by_measure
+from efface.audit.finding import AFTER, BEFORE, CHANGE, Finding, by_measure
 from efface.audit.finding import format_value as number
-from efface.audit.vectors.folds import CHANGE
 from efface.audit.vectors.labels import Labels
 
 _SCORES = ("accuracy", "R2")
@@ -34,13 +33,13 @@ def conclusions(findings: Sequence[Finding], name: str) -> Iterator[str]:
     rows = by_measure(findings)
     probed = [r for r in rows if _is_probe(r)]
     yield from _summary(probed, name)
-    yield from (_probe_sentence(row["before"], row["after"], name) for row in probed)
+    yield from (_probe_sentence(row[BEFORE], row[AFTER], name) for row in probed)
     yield from (_task_sentence(row[CHANGE]) for row in rows if CHANGE in row)
 
 
 def _is_probe(row: dict[str, Finding]) -> bool:
     first = next(iter(row.values()))
-    return first.name in _SCORES and first.family.endswith("probe") and {"before", "after"} <= set(row)
+    return first.name in _SCORES and first.family.endswith("probe") and {BEFORE, AFTER} <= set(row)
 
 
 def _probe_sentence(before: Finding, after: Finding, name: str) -> str:
@@ -53,21 +52,21 @@ def _probe_sentence(before: Finding, after: Finding, name: str) -> str:
     if after.side == 0:
         return f"{who} is at chance for {name} after erasure: {change}."
     return (
-        f"{who} is below chance for {name} after erasure: {change}. "
-        "What it learnt turns round on held-out rows: a trace of the split, or of a small held-out set."
+        f"{who} does worse than a constant guess for {name} after erasure: {change}. "
+        "It found nothing that holds on rows held out."
     )
 
 
 def _summary(probed: Sequence[dict[str, Finding]], name: str) -> Iterator[str]:
-    valid = [row["after"] for row in probed if row["before"].side == 1]
+    valid = [row[AFTER] for row in probed if row[BEFORE].side == 1]
     reads, fails = ([f.family for f in valid if (f.side == 1) is side] for side in (True, False))
     if reads and fails:
         yield (
-            f"NOT erased: {name} is out of reach of the {_join(fails)}, but the {_join(reads)} still finds it. "
+            f"NOT erased: {name} is out of reach of the {_join(fails)}, but the {_join(reads)} still reads it. "
             "It is hidden from the simpler models only."
         )
     elif reads:
-        yield f"NOT erased: the {_join(reads)} still finds {name}."
+        yield f"NOT erased: the {_join(reads)} still {'finds' if len(reads) == 1 else 'find'} {name}."
     elif fails:
         yield f"No probe tried here reads {name} better than chance any more. That is no proof that none can."
 

@@ -1,0 +1,90 @@
+"""`efface demo` as a user meets it: what it prints, what it writes, and that these agree."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from efface.audit import Audit, Finding
+from efface.audit.finding import format_value
+from efface.cli import demo
+from efface.cli.demonstration import demo_audit
+from efface.worlds import sentences
+from tests.unit.test_report import Page
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    demo.add_parser(parser.add_subparsers())
+    return parser.parse_args(["demo", *arguments])
+
+
+@pytest.fixture(scope="module")
+def tables() -> Audit:
+    return demo_audit(["tables"])
+
+
+@pytest.fixture(scope="module")
+def whole() -> Audit:
+    return demo_audit(["tables", "sentences"])
+
+
+def findings(audit: Audit) -> list[Finding]:
+    return [f for part in audit.walk() for f in part.findings]
+
+
+def test_tables_from_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], tables: Audit) -> None:
+    args = parse("--out", str(tmp_path / "out"), "--only", "tables")
+    assert args.run(args) == 0
+    shown = capsys.readouterr()
+    html, data = tmp_path / "out/report.html", tmp_path / "out/report.json"
+    assert str(html) in shown.out and str(data) in shown.out
+    assert "fitting probes" in shown.err and "fitting probes" not in shown.out
+    assert Audit.from_dict(json.loads(data.read_text())) == tables
+    page = Page(html.read_text())
+    assert all(address.startswith("data:") for address in page.addresses)
+    for finding in findings(tables):
+        assert format_value(finding.value, finding.unit) in page.text
+        if not finding.detail:
+            assert format_value(finding.value, finding.unit) in shown.out
+
+
+def test_defaults() -> None:
+    args = parse()
+    assert (args.out, args.seed, args.only) == (Path("demo-out"), 0, None)
+
+
+def test_sex_is_read_before_and_not_by_a_line_after(tables: Audit) -> None:
+    assert tables.find("linear probe", "accuracy", "before").verdict == "above chance"
+    assert tables.find("linear probe", "accuracy", "after").side != 1
+    assert tables.find("guardedness", "class-mean gap, fit rows", "after").value < 1e-6
+    assert tables.find("task: disease progression", "R2", "after").verdict == "above chance"
+
+
+def test_every_scored_number_can_be_judged(tables: Audit) -> None:
+    for finding in findings(tables):
+        assert finding.n == 442 and finding.seed == 0
+        if "probe" in finding.family or "task" in finding.family:
+            assert finding.low is not None and finding.method and finding.chance is not None
+
+
+def test_sentences_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = sentences.make_sentences
+    monkeypatch.setattr("efface.cli.demonstration.make_sentences", lambda: make(jobs=12, templates=10))
+    audit = demo_audit(["sentences"])
+    assert audit.find("linear probe", "accuracy", "before").value > 0.9
+    assert audit.find("linear probe", "information", "after").side != 1
+    assert "whole groups (12 in all)" in audit.parts[0].text[-1]
+
+
+@pytest.mark.slow
+def test_the_page_says_what_is_not_erased(whole: Audit) -> None:
+    part = whole.parts[1]
+    assert part.find("linear probe", "accuracy", "after").verdict == "at chance"
+    assert part.find("MLP probe", "accuracy", "after").verdict == "above chance"
+    assert part.conclusions[0].startswith("NOT erased: gender is out of reach of the linear probe")
+    assert part.conclusions[0] in whole.conclusions
+    assert part.find("task: occupation, new templates", "change of accuracy", "change").verdict == "no clear change"

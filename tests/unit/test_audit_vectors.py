@@ -1,0 +1,322 @@
+"""Probes, folds and the audit of vectors: at chance on noise, above it on signal, and no leakage."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import subspace_angles
+from torch import Tensor
+
+from efface import InputError
+from efface.audit import Audit
+from efface.audit.vectors import Labels, Task, audit_vectors, canonical_correlations, class_mean_gap, edit_size
+from efface.audit.vectors.folds import make_folds
+from efface.audit.vectors.probes import standardise
+
+
+def noise(n: int = 400, d: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)), rng.integers(0, 2, n)
+
+
+def signal(n: int = 400, d: int = 8, shift: float = 1.5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    x, z = noise(n, d, seed)
+    x[:, 0] += shift * z
+    return x, z
+
+
+def xor(n: int = 800, d: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    x, _ = noise(n, d, seed)
+    return x, (x[:, 0] * x[:, 1] > 0).astype(int)
+
+
+def mean_eraser(x: Tensor, z: Tensor) -> Any:
+    """An eraser from first principles: takes each row along the difference of the class means away."""
+    line = x[z == 1].mean(0) - x[z == 0].mean(0)
+    line = line / line.norm()
+    mean = x.mean(0)
+    return lambda rows: rows - ((rows - mean) @ line)[:, None] * line
+
+
+@cache
+def noise_audits() -> list[Audit]:
+    return [audit_vectors(*noise(120, 4, seed), keep, seed=seed) for seed in range(20)]
+
+
+def keep(x: Tensor) -> Tensor:
+    return x
+
+
+class TestProbes:
+    @pytest.mark.parametrize("family", ["linear probe", "MLP probe"])
+    @pytest.mark.parametrize("name", ["accuracy", "information"])
+    def test_rarely_above_chance_on_noise(self, family: str, name: str) -> None:
+        above = [audit.find(family, name, "after").side == 1 for audit in noise_audits()]
+        assert sum(above) <= 2  # of 20; the rule allows one in forty on the average
+
+    @pytest.mark.parametrize("family", ["linear probe", "MLP probe"])
+    @pytest.mark.parametrize("name", ["accuracy", "information"])
+    def test_above_chance_on_signal(self, family: str, name: str) -> None:
+        audit = audit_vectors(*signal(), keep)
+        assert audit.find(family, name, "before").verdict == "above chance"
+
+    def test_only_the_mlp_reads_a_product(self) -> None:
+        audit = audit_vectors(*xor(), keep)
+        assert audit.find("linear probe", "accuracy", "after").verdict == "at chance"
+        assert audit.find("MLP probe", "accuracy", "after").value > 0.8
+        assert audit.find("MLP probe", "information", "after").verdict == "above chance"
+
+    def test_linear_probe_is_near_the_bayes_rate(self) -> None:
+        x, z = signal(4000, 4, shift=2.0)
+        bayes = 0.841  # Phi(1): two unit Gaussians two apart
+        assert audit_vectors(x, z, keep, probes=["linear"]).find("linear probe", "accuracy", "after").value == (
+            pytest.approx(bayes, abs=0.02)
+        )
+
+    @pytest.mark.parametrize("family", ["linear probe", "MLP probe"])
+    def test_numbers_are_read_as_r2(self, family: str) -> None:
+        x, _ = noise()
+        rng = np.random.default_rng(1)
+        audit = audit_vectors(x, 2 * x[:, 0] + rng.normal(size=len(x)), lambda x: 0 * x)
+        assert audit.find(family, "R2", "before").value == pytest.approx(0.8, abs=0.12)
+        assert audit.find(family, "R2", "after").side != 1
+        assert audit.find(family, "R2", "after").chance == 0.0
+
+    def test_several_numbers_at_once(self) -> None:
+        x, _ = noise()
+        audit = audit_vectors(x, x[:, :2], keep)
+        assert audit.find("linear probe", "R2", "after").value > 0.95
+
+    def test_chance_is_the_most_common_class(self) -> None:
+        x, _ = noise(300)
+        z = np.repeat([0, 1, 2], [200, 50, 50])
+        finding = audit_vectors(x, z, keep, probes=["linear"]).find("linear probe", "accuracy", "before")
+        assert finding.chance == pytest.approx(2 / 3)
+
+    def test_rounding_errors_are_not_scaled_up(self) -> None:
+        x, z = noise()
+        x[:, 0] = 1e-12 * z
+        audit = audit_vectors(x, z, keep, probes=["linear"])
+        assert audit.find("linear probe", "accuracy", "after").side != 1
+
+    def test_standardise_uses_training_rows_only(self) -> None:
+        x = np.array([[0.0], [2.0], [100.0]])
+        np.testing.assert_allclose(standardise(x, np.array([0, 1])), [[-1.0], [1.0], [99.0]])
+
+
+class TestErasure:
+    def test_erased_signal_is_at_chance_and_the_task_stays(self) -> None:
+        x, z = signal()
+        y = x[:, 3] + 0.1 * np.random.default_rng(1).normal(size=len(x))
+        audit = audit_vectors(x, z, fit=mean_eraser, task=Task(y, "y"))
+        assert audit.find("linear probe", "accuracy", "before").side == 1
+        after = audit.find("linear probe", "accuracy", "after")
+        assert after.verdict == "at chance" and after.baseline == audit.find("linear probe", "accuracy", "before").value
+        assert audit.find("task: y", "R2", "after").value > 0.9
+        assert 0 < audit.find("edit", "share of the variance moved", "after").value < 0.5
+        assert audit.find("guardedness", "class-mean gap, fit rows", "after").value < 1e-6
+        assert audit.find("guardedness", "largest correlation, fit rows", "after").value < 1e-6
+
+    def test_identity_changes_nothing(self) -> None:
+        x, z = signal()
+        audit = audit_vectors(x, z, keep, task=x[:, 1])
+        for before in (f for f in audit.findings if f.condition == "before"):
+            assert audit.find(before.family, before.name, "after").value == before.value
+        change = audit.find("task: task", "change of R2", "change")
+        assert (change.value, change.verdict) == (0.0, "no clear change")
+        assert audit.find("edit", "share of the variance moved", "after").value == 0.0
+
+    def test_damage_to_the_task_is_seen(self) -> None:
+        x, z = signal()
+        audit = audit_vectors(x, z, lambda x: 0 * x, task=(x[:, 1] > 0).astype(int), probes=["linear"])
+        assert audit.find("task: task", "change of accuracy", "change").verdict == "lower than before"
+
+    def test_no_row_changed_still_has_an_interval(self) -> None:
+        x, z = signal()
+        change = audit_vectors(x, z, keep, task=z).find("task: task", "change of accuracy", "change")
+        assert change.low is not None and change.high is not None
+        assert change.low < 0.0 < change.high < 0.02
+
+    def test_several_tasks(self) -> None:
+        x, z = signal()
+        audit = audit_vectors(x, z, keep, task=(Task(x[:, 1], "a"), Task(z, "b")), probes=["linear"])
+        assert {f.family for f in audit.findings} >= {"task: a", "task: b"}
+
+
+class TestLeakage:
+    def test_the_eraser_never_sees_the_rows_that_are_scored(self) -> None:
+        x, z = signal(100)
+        x[:, -1] = np.arange(100)
+        groups = np.arange(100) // 10
+        seen: list[set[int]] = []
+
+        def fit(rows: Tensor, labels: Tensor) -> Any:
+            seen.append({int(i) for i in rows[:, -1]})
+            assert torch.equal(labels, torch.from_numpy(z[sorted(seen[-1])]))
+            return keep
+
+        audit_vectors(x, z, fit=fit, groups=groups, probes=["linear"])
+        assert len(seen) == 5
+        assert sorted(i for rows in seen for i in set(range(100)) - rows) == list(range(100))
+        held = [set(groups[sorted(set(range(100)) - rows)]) for rows in seen]
+        assert all(not held[i] & set(groups[sorted(seen[i])]) for i in range(5))
+
+    def test_an_eraser_that_writes_to_its_input_spoils_nothing(self) -> None:
+        x, z = signal()
+        kept = x.copy()
+        audit = audit_vectors(x, z, lambda rows: rows.mul_(0.0), probes=["linear"])
+        np.testing.assert_array_equal(x, kept)
+        assert audit.find("linear probe", "accuracy", "before").side == 1
+
+    def test_a_concept_of_whole_groups_is_not_read_through_the_groups(self) -> None:
+        rng = np.random.default_rng(0)
+        groups = np.repeat(np.arange(20), 20)
+        x = 3 * rng.normal(size=(20, 30))[groups] + rng.normal(size=(400, 30))
+        z = rng.permutation(np.arange(20) % 2)[groups]
+        by_rows = audit_vectors(x, z, keep, probes=["linear"]).find("linear probe", "accuracy", "after")
+        by_groups = audit_vectors(x, z, keep, probes=["linear"], groups=groups)
+        assert by_rows.value > 0.95
+        assert by_groups.find("linear probe", "accuracy", "after").side != 1
+
+    @settings(max_examples=30)
+    @given(n=st.integers(10, 60), folds=st.integers(2, 5), seed=st.integers(0, 99), grouped=st.booleans())
+    def test_folds_part_the_rows(self, n: int, folds: int, seed: int, grouped: bool) -> None:
+        groups = np.arange(n) % 7 if grouped else None
+        splits = make_folds(n, folds, groups=groups, strata=np.arange(n) % 2, seed=seed)
+        assert sorted(np.concatenate([test for _, test in splits])) == list(range(n))
+        for train, test in splits:
+            assert not set(train) & set(test) and len(train) + len(test) == n
+            if groups is not None:
+                assert not set(groups[train]) & set(groups[test])
+
+    def test_strata_are_dealt_evenly(self) -> None:
+        z = np.repeat([0, 1], [90, 10])
+        assert [int(z[test].sum()) for _, test in make_folds(100, 5, strata=z)] == [2] * 5
+
+
+class TestMoments:
+    @settings(max_examples=25)
+    @given(seed=st.integers(0, 10_000), d=st.integers(2, 6), k=st.integers(1, 4))
+    def test_canonical_correlations_are_cosines_of_the_angles(self, seed: int, d: int, k: int) -> None:
+        rng = np.random.default_rng(seed)
+        x, z = rng.normal(size=(30, d)), rng.normal(size=(30, k))
+        angles = subspace_angles(x - x.mean(0), z - z.mean(0))
+        np.testing.assert_allclose(canonical_correlations(x, z), np.sort(np.cos(angles))[::-1], atol=1e-6)
+
+    def test_gap_in_standard_deviations(self) -> None:
+        x = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
+        assert class_mean_gap(x, np.array([0, 2, 0]), scale=10.0) == pytest.approx(0.5)
+
+    def test_edit_size_of_zeroing_is_one(self) -> None:
+        x, _ = noise()
+        centred = x - x.mean(0)
+        edit, spread = edit_size(centred, 0 * centred)
+        assert edit.sum() / spread.sum() == pytest.approx(1.0)
+
+
+class TestLabels:
+    @pytest.mark.parametrize("z", [[0, 1, 1], ["a", "b", "b"], [False, True, True], torch.tensor([5, 7, 7])])
+    def test_classes(self, z: Any) -> None:
+        labels = Labels.of(z, "z")
+        assert labels.is_categorical and labels.values.tolist() == [0, 1, 1]
+
+    def test_kind_overrides(self) -> None:
+        assert not Labels.of([0.0, 1.0], "z").is_categorical
+        assert Labels.of([0.0, 1.0], "z", kind="categorical").is_categorical
+        assert not Labels.of([0, 1, 2], "z", kind="continuous").is_categorical
+
+    @pytest.mark.parametrize(
+        ("z", "options", "match"),
+        [
+            ([1, 1, 1], {}, "has 1 class"),
+            ([[0, 1], [1, 0]], {}, "one label a row"),
+            ([1.0, 1.0], {}, "constant"),
+            ([1.0, float("nan")], {}, "NaN"),
+            ([0, 1], {"classes": ("a",)}, "1 names"),
+            (["a", "b"], {"kind": "continuous"}, "not numbers"),
+        ],
+    )
+    def test_refused(self, z: Any, options: dict[str, Any], match: str) -> None:
+        with pytest.raises(InputError, match=match):
+            Labels.of(z, "z", **options)
+
+
+class TestInput:
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({}, "either erase="),
+            ({"erase": keep, "fit": mean_eraser}, "not both"),
+            ({"erase": lambda x: x[:, :2]}, "shape must stay"),
+            ({"erase": lambda x: x / 0}, "NaN or infinite"),
+            ({"erase": keep, "folds": 1}, "at least 2"),
+            ({"erase": keep, "probes": ["forest"]}, "unknown probes"),
+            ({"erase": keep, "groups": [1, 2]}, "groups has 2"),
+            ({"erase": keep, "groups": np.arange(50) % 2}, "2 groups cannot be split into 5"),
+            ({"erase": keep, "task": [1.0, 2.0]}, "2 labels for 50 rows"),
+        ],
+    )
+    def test_says_what_to_write(self, options: dict[str, Any], match: str) -> None:
+        with pytest.raises(InputError, match=match):
+            audit_vectors(*signal(50), **options)
+
+    def test_bad_data(self) -> None:
+        x, z = signal(50)
+        with pytest.raises(InputError, match=r"expected \(n, d\)"):
+            audit_vectors(x[:, 0], z, keep)
+        with pytest.raises(InputError, match="z has 49"):
+            audit_vectors(x, z[1:], keep)
+        with pytest.raises(InputError, match="1 of 50 rows"):
+            audit_vectors(np.where(np.arange(50)[:, None] == 3, np.nan, x), z, keep)
+        with pytest.raises(InputError, match="no row of concept = rare"):
+            audit_vectors(x, np.where(np.arange(50) == 3, "rare", "usual"), keep)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+    def test_the_eraser_is_given_the_dtype_of_the_rows(self, dtype: torch.dtype) -> None:
+        x, z = signal(60)
+        seen: list[torch.dtype] = []
+        audit_vectors(torch.from_numpy(x).to(dtype), z, lambda x: seen.append(x.dtype) or x, probes=["linear"])
+        assert seen == [dtype]
+
+    def test_numpy_erasers_will_do(self) -> None:
+        x, z = signal(60)
+        audit = audit_vectors(x, z, lambda x: np.zeros(x.shape), probes=["linear"])
+        assert audit.find("linear probe", "accuracy", "after").side != 1
+
+    def test_the_same_seed_gives_the_same_audit(self) -> None:
+        x, z = signal(60)
+        assert audit_vectors(x, z, keep, seed=3) == audit_vectors(x, z, keep, seed=3)
+        assert audit_vectors(x, z, keep, seed=3) != audit_vectors(x, z, keep, seed=4)
+
+
+class TestWords:
+    def test_what_is_left_is_said(self) -> None:
+        x, z = xor()
+        x[:, 2] += 1.5 * z
+        said = audit_vectors(x, z, fit=mean_eraser, name="sex").conclusions
+        assert said[0].startswith(
+            "NOT erased: sex is out of reach of the linear probe, but the MLP probe still reads it"
+        )
+        assert said[1].startswith("The linear probe is at chance for sex after erasure")
+        assert said[2].startswith("The MLP probe still reads sex after erasure")
+
+    def test_what_is_gone_is_said_without_boasting(self) -> None:
+        said = audit_vectors(*signal(), lambda x: 0 * x, name="sex").conclusions
+        assert said[0].endswith("That is no proof that none can.")
+
+    def test_nothing_erased_is_said(self) -> None:
+        said = audit_vectors(*signal(), keep, name="sex").conclusions
+        assert said[0] == "NOT erased: the linear probe and the MLP probe still find sex."
+
+    def test_a_probe_that_read_nothing_before_says_so(self) -> None:
+        said = audit_vectors(*noise(), keep, name="sex", probes=["linear"]).conclusions
+        assert said[0].startswith("The linear probe could not read sex even before")
+
+    def test_a_fitted_eraser_is_trusted_and_that_is_said(self) -> None:
+        assert any("cannot be checked" in c for c in audit_vectors(*signal(60), keep, probes=["linear"]).caveats)

@@ -1,0 +1,208 @@
+"""Findings, audits and their intervals."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from efface import FormatError, InputError
+from efface._errors import EffaceWarning
+from efface.audit import Audit, Figure, Finding, Series, Table, bootstrap_interval, paired_interval, wilson_interval
+from efface.audit.finding import by_measure, format_value
+from efface.audit.intervals import proportion_interval, student_quantile
+
+
+def full_audit() -> Audit:
+    finding = Finding("accuracy", 0.75, family="linear probe", condition="after", low=0.7, high=0.8, chance=0.5, n=9)
+    figure = Figure("f", (Series("after", ("a", "b"), (0.1, 0.2), (0.0, 0.1), (0.2, 0.3)),), chance=0.5, unit="share")
+    table = Table("t", ("a", "b"), (("x", 1.0), ("y", 2.0)))
+    inner = Audit("inner", ("text",), ("so",), (finding,), (table,), (figure,), ("but",), {"seed": 0})
+    return Audit("outer", parts=(inner,))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "chance", "words"),
+    [
+        (0.6, 0.8, 0.5, "above chance"),
+        (0.4, 0.6, 0.5, "at chance"),
+        (0.1, 0.4, 0.5, "below chance"),
+        (0.5, 0.8, 0.5, "at chance"),
+        (None, None, 0.5, "no verdict"),
+        (0.6, 0.8, None, "no verdict"),
+    ],
+)
+def test_verdict_follows_the_interval(low: float, high: float, chance: float, words: str) -> None:
+    finding = Finding("accuracy", 0.5, low=low, high=high, chance=chance)
+    assert finding.verdict == words
+    assert finding.to_dict()["verdict"] == words
+
+
+def test_verdict_of_a_change() -> None:
+    finding = Finding("change", -0.2, low=-0.3, high=-0.1, chance=0.0, reference="no change")
+    assert finding.verdict == "lower than before"
+    assert finding.reason == "the 95% interval -0.300 to -0.100 lies below no change, 0.000"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"value": float("nan")}, "value is nan"),
+        ({"value": 1.0, "low": 0.5}, "both low and high"),
+        ({"value": 1.0, "low": 2.0, "high": 1.0}, "upside down"),
+        ({"value": 1.0, "level": 95}, "between 0 and 1"),
+        ({"value": 1.0, "chance": float("inf")}, "chance is inf"),
+    ],
+)
+def test_impossible_findings_are_refused(wrong: dict[str, Any], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        Finding("accuracy", **wrong)
+
+
+def test_audit_survives_json() -> None:
+    audit = full_audit()
+    assert Audit.from_dict(json.loads(json.dumps(audit.to_dict(), allow_nan=False))) == audit
+
+
+def test_newer_and_foreign_audits_are_refused() -> None:
+    with pytest.raises(FormatError, match="version 99.*upgrade"):
+        Audit.from_dict({**full_audit().to_dict(), "version": 99})
+    with pytest.raises(FormatError, match="no integer version"):
+        Audit.from_dict({"title": "x"})
+    with pytest.raises(FormatError, match="not a Finding"):
+        Audit.from_dict({"title": "x", "version": 1, "findings": [{"name": "no value"}]})
+
+
+def test_unknown_keys_are_dropped_with_a_warning() -> None:
+    with pytest.warns(EffaceWarning, match="future"):
+        assert Finding.from_dict({"name": "a", "value": 1.0, "future": 2}) == Finding("a", 1.0)
+
+
+def test_find_names_what_there_is() -> None:
+    audit = full_audit()
+    assert audit.find("linear probe", "accuracy", "after").value == 0.75
+    with pytest.raises(InputError, match=r"linear probe: accuracy \(after\)"):
+        audit.find("linear probe", "accuracy", "before")
+
+
+def test_findings_of_one_measure_come_together() -> None:
+    findings = [Finding("a", 1.0, condition=c) for c in ("before", "after")] + [Finding("b", 2.0)]
+    assert [list(row) for row in by_measure(findings)] == [["before", "after"], [""]]
+
+
+def test_values_are_shown_with_their_unit() -> None:
+    assert format_value(0.12345, "share") == "12.3%"
+    assert format_value(0.12345) == "0.123"
+    assert format_value(2.0, "sd") == "2.000 sd"
+
+
+@given(n=st.integers(1, 500), share=st.floats(0, 1), level=st.sampled_from([0.8, 0.95, 0.99]))
+def test_wilson_agrees_with_scipy(n: int, share: float, level: float) -> None:
+    hits = round(share * n)
+    ours = wilson_interval(hits, n, level=level)
+    theirs = stats.binomtest(hits, n).proportion_ci(level, method="wilson")
+    np.testing.assert_allclose((ours.low, ours.high), (theirs.low, theirs.high), atol=1e-12)
+    assert ours.low <= ours.value <= ours.high
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
+def test_wilson_covers(p: float) -> None:
+    rng = np.random.default_rng(0)
+    covered = [i.low <= p <= i.high for i in (wilson_interval(h, 80) for h in rng.binomial(80, p, 2000))]
+    assert 0.92 < np.mean(covered) < 0.99
+
+
+@pytest.mark.parametrize(("hits", "n"), [(-1, 5), (6, 5), (0, 0)])
+def test_wilson_refuses_impossible_counts(hits: int, n: int) -> None:
+    with pytest.raises(InputError):
+        wilson_interval(hits, n)
+
+
+@given(dof=st.integers(1, 200), p=st.sampled_from([0.9, 0.975, 0.995]))
+def test_student_quantile_agrees_with_scipy(dof: int, p: float) -> None:
+    assert student_quantile(p, dof) == pytest.approx(stats.t.ppf(p, dof), rel=0.01)
+
+
+def grouped_draw(rng: np.random.Generator, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values that share a part within their group, in groups of unequal size; true ratio 1."""
+    sizes = rng.integers(5, 15, groups)
+    labels = np.repeat(np.arange(groups), sizes)
+    values = 1.0 + rng.normal(size=groups)[labels] + rng.normal(size=len(labels))
+    return values, np.ones(len(labels)), labels
+
+
+@pytest.mark.parametrize("groups", [12, 24])
+def test_group_bootstrap_covers_where_row_bootstrap_does_not(groups: int) -> None:
+    rng = np.random.default_rng(0)
+    hit = {"groups": 0, "rows": 0}
+    for _ in range(300):
+        top, bottom, labels = grouped_draw(rng, groups)
+        by_group = bootstrap_interval(top, bottom, groups=labels, resamples=400)
+        by_row = bootstrap_interval(top, bottom, resamples=200)
+        hit["groups"] += by_group.low <= 1.0 <= by_group.high
+        hit["rows"] += by_row.low <= 1.0 <= by_row.high
+    assert hit["groups"] / 300 > 0.89
+    assert hit["rows"] / 300 < 0.75
+
+
+def test_bootstrap_agrees_with_the_t_interval_of_a_mean() -> None:
+    x = np.random.default_rng(0).normal(size=40)
+    ours = bootstrap_interval(x, resamples=20_000)
+    theirs = stats.t.interval(0.95, len(x) - 1, x.mean(), stats.sem(x))
+    np.testing.assert_allclose((ours.low, ours.high), theirs, atol=0.1 * (theirs[1] - theirs[0]))
+
+
+def test_linearised_and_resampled_intervals_meet() -> None:
+    rng = np.random.default_rng(0)
+    bottom = rng.uniform(1, 2, 4001)
+    top = 0.5 * bottom + rng.normal(size=4001)
+    many, fewer = bootstrap_interval(top, bottom), bootstrap_interval(top[:4000], bottom[:4000])
+    assert "linearised" in many.method and "bootstrap" in fewer.method
+    np.testing.assert_allclose((many.low, many.high), (fewer.low, fewer.high), atol=0.005)
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 1000))
+def test_bootstrap_does_not_depend_on_the_order_of_groups_names(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    top, bottom, labels = grouped_draw(rng, 8)
+    names = np.array(list("abcdefgh"))[labels]
+    assert bootstrap_interval(top, bottom, groups=labels) == bootstrap_interval(top, bottom, groups=names)
+
+
+def test_pairing_makes_the_interval_of_a_change_short() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.normal(size=200)
+    after = before + 0.1 + 0.01 * rng.normal(size=200)
+    interval = paired_interval(after, before)
+    assert interval.high - interval.low < 0.01 and interval.low < 0.1 < interval.high
+    assert interval.method == "paired bootstrap over 200 rows"
+
+
+def test_shares_without_spread_between_groups_keep_an_interval() -> None:
+    groups = np.repeat(np.arange(10), 20)
+    all_right = proportion_interval(np.ones(200), groups=groups)
+    assert all_right.low == pytest.approx(wilson_interval(10, 10).low) and all_right.high == 1.0
+    half = proportion_interval(np.tile([0.0, 1.0], 100), groups=groups)
+    assert (half.low, half.high) == (wilson_interval(100, 200).low, wilson_interval(100, 200).high)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: bootstrap_interval([1.0]), "at least two"),
+        (lambda: bootstrap_interval([1.0, 2.0], [1.0]), "shape"),
+        (lambda: bootstrap_interval([1.0, 2.0], groups=["a", "a"]), "at least two independent rows or groups, got 1"),
+        (lambda: bootstrap_interval([1.0, 2.0], groups=["a"]), "one for each"),
+        (lambda: bootstrap_interval([1.0, 2.0], [0.0, 0.0]), "sum to zero"),
+        (lambda: bootstrap_interval([1.0, 2.0], level=1.0), "between 0 and 1"),
+    ],
+)
+def test_bootstrap_says_what_is_wrong(call: Any, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        call()
