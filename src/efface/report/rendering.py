@@ -107,7 +107,7 @@ def _made(finding: Finding) -> dict[str, Any]:
         "interval": _interval(finding) or _DASH,
         "n": _DASH if finding.n is None else f"{finding.n:,}",
         "seed": _DASH if finding.seed is None else str(finding.seed),
-        "made": f"{interval}. {finding.note}".strip(" ."),
+        "made": f"{interval}; {finding.note}".strip(" ;"),
     }
 
 

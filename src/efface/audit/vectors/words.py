@@ -76,11 +76,15 @@ def _join(names: Sequence[str]) -> str:
 
 
 def _task_sentence(change: Finding) -> str:
-    low, high = number(change.low or 0.0, change.unit), number(change.high or 0.0, change.unit)
+    value, low, high = (_difference(v or 0.0, change.unit) for v in (change.value, change.low, change.high))
     what = "accuracy" if change.unit == "share" else "R2"
     words = {0: "shows no clear change", 1: "went up", -1: "went down"}[change.side or 0]
     subject = change.family.removeprefix("task: ")
-    return f"The task ({subject}) {words}: {what} changed by {number(change.value, change.unit)} ({low} to {high})."
+    return f"The task ({subject}) {words}: {what} changed by {value} ({low} to {high})."
+
+
+def _difference(value: float, unit: str) -> str:
+    return f"{100 * value + 0.0:+.1f} points" if unit == "share" else f"{value:+.3f}"
 
 
 def method(concept: Labels, *, n: int, d: int, folds: int, groups: Any, inside: bool) -> tuple[str, ...]:
