@@ -19,7 +19,7 @@ from pathlib import Path
 
 PACKAGE = "efface"
 BASE = frozenset({"torch", "numpy", "safetensors"})  # the declared dependencies: any room, at any place
-GROUND = ("_errors", "_lazy", "_registry", "_validate", "_io")
+GROUND = ("_errors", "_lazy", "_registry", "_validate", "_io", "_memory")
 
 
 @dataclass(frozen=True)

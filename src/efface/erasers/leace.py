@@ -15,9 +15,10 @@ from efface.erasers.base import Eraser, Report, on_tensors
 from efface.erasers.fitter import Fitter
 from efface.erasers.lowrank import erase_low_rank
 from efface.linalg.projection import Projection, oblique_projection, orthogonal_projection, rank_tolerance
-from efface.linalg.psd import factor
-from efface.linalg.shrinkage import shrinkage_weight
+from efface.linalg.psd import factor_
+from efface.linalg.shrinkage import weight_of_sample
 from efface.moments.concept import Kind
+from efface.moments.gram import mirror
 
 ErasureMethod = Literal["leace", "orth"]
 
@@ -132,23 +133,25 @@ class LeaceFitter(Fitter):
     @property
     def sigma_xx(self) -> Tensor:
         """`(d, d)` covariance of x, shrunk if `shrinkage`, else unbiased."""
-        return self._sigma_xx()[0].to(self.dtype)
+        return mirror(self._upper_sigma_xx()[0]).to(self.dtype)
 
     @property
     def sigma_xx_(self) -> Tensor | None:
         """`(d, d)` scatter of x: the unbiased covariance times n - 1; None for `method="orth"`."""
         return self.moments.scatter_xx.to(self.dtype) if self.second == "full" else None
 
-    def _sigma_xx(self) -> tuple[Tensor, float]:
-        """Covariance in float64, and the weight of the shrinkage target in it."""
+    def _upper_sigma_xx(self) -> tuple[Tensor, float]:
+        """Upper triangle of the covariance in float64, and the weight of the shrinkage target in it."""
         if self.second == "diag":
-            raise InputError("method='orth' does not keep sigma_xx: use method='leace'")
+            raise InputError(f"method={self.method!r} does not keep sigma_xx: use method='leace'")
         freedom = self.moments.degrees_of_freedom()
-        sigma = self.moments.scatter_xx
+        sigma = self.moments.upper_scatter_xx()
         if not self.shrinkage:
             return sigma.div_(freedom), 0.0
-        alpha = float(shrinkage_weight(sigma.div_(self.moments.weight), self.moments.weight))
-        ridge = (1 - alpha) * float(sigma.diagonal().real.mean())
+        variance = sigma.div_(self.moments.weight).diagonal().real
+        squares = 2 * torch.linalg.vector_norm(sigma).square() - variance.square().sum()
+        alpha = float(weight_of_sample(variance.sum(), squares, self.x_dim, self.moments.weight))
+        ridge = (1 - alpha) * float(variance.mean())
         sigma.mul_(alpha).diagonal().add_(ridge)
         return sigma, 1 - alpha
 
@@ -164,9 +167,9 @@ class LeaceFitter(Fitter):
         if self.second == "diag":
             variance = self.moments.scatter_xx / freedom
             return self._finish(orthogonal_projection(sigma_xz, sigma_zz, variance, tol=tol), variance)
-        sigma, shrunk = self._sigma_xx()
+        sigma, shrunk = self._upper_sigma_xx()
         variance, total = sigma.diagonal().real.clone(), float(sigma.diagonal().real.sum())
-        x_factor = factor(sigma, eps=self.moments.eps, max_rank=None if shrunk else int(freedom))
+        x_factor = factor_(sigma, eps=self.moments.eps, max_rank=None if shrunk else int(freedom))
         projection = oblique_projection(x_factor, sigma_xz, sigma_zz, tol=tol)
         edit = float(projection.left.abs().square().sum()) / total if total else 0.0
         found = {"edit": edit, "x_rank": x_factor.rank, "route": x_factor.route, "shrinkage": shrunk}

@@ -28,13 +28,17 @@ def shrinkage_weight(S_n: Tensor, n: int | float | Tensor) -> Tensor:
 
     Source: Bodnar, Gupta and Parolya, arXiv:1308.2608, eq. 2.11 with target I / p.
     """
-    p = S_n.shape[-1]
-    mean_variance = trace(S_n).real / p
+    return weight_of_sample(trace(S_n).real, S_n.abs().square().sum((-2, -1), keepdim=True), S_n.shape[-1], n)
+
+
+def weight_of_sample(total: Tensor, squares: Tensor, p: int, n: int | float | Tensor) -> Tensor:
+    """`shrinkage_weight` from the trace and the squared Frobenius norm of the sample covariance."""
+    n = torch.as_tensor(n, device=total.device)
     # Everything is divided by the mean variance first: tr^4 overflows float32 at standard deviations of 1e4.
-    scale = mean_variance.clamp_min(torch.finfo(mean_variance.dtype).tiny)
-    spread = (S_n / scale).abs().square().sum((-2, -1), keepdim=True) - p
-    beta = p * p / (torch.as_tensor(n, device=S_n.device) * spread.clamp_min(torch.finfo(spread.dtype).tiny))
-    return (1 - beta).clamp(0, 1).where(spread > p * torch.finfo(spread.dtype).eps, torch.ones_like(beta))
+    unit = (total / p).clamp_min(torch.finfo(total.dtype).tiny)
+    spread = squares / unit / unit - p
+    beta = p * p / (n * spread.clamp_min(torch.finfo(total.dtype).tiny))
+    return (1 - beta).clamp(0, 1).where(spread > p * torch.finfo(total.dtype).eps, torch.ones_like(beta))
 
 
 def optimal_linear_shrinkage(S_n: Tensor, n: int | float | Tensor, *, inplace: bool = False) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from efface._memory import empty
+
 _MIN_PANEL = 96
 _PANELS = 8
 _CHUNK_ELEMENTS = 2**23
@@ -28,7 +30,7 @@ class UpperGram:
         count = max(1, min(_PANELS, d // _MIN_PANEL))
         width = -(-d // count)
         self.panels = [slice(start, min(start + width, d)) for start in range(0, d, width)]
-        self.products = [torch.empty(p.stop - p.start, d - p.start, dtype=dtype, device=device) for p in self.panels]
+        self.products = [empty(p.stop - p.start, d - p.start, dtype=dtype, device=device) for p in self.panels]
 
     def compute(self, b: Tensor) -> Tensor:
         """Form the product of rows `(n, d)`; returns its diagonal `(d,)`, to be checked before `add_to`."""
@@ -50,4 +52,4 @@ def mirror(upper: Tensor) -> Tensor:
             [2., 3.]])
     """
     full = upper.triu()
-    return full.add_(torch.triu(full, 1).mH)
+    return full.add_(full.triu(1).mH)
