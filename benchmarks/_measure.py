@@ -29,15 +29,15 @@ def once(run: Callable[[], object]) -> float:
 
 def peak_memory(setup: str, body: str) -> float:
     """MiB by which the resident set of a fresh process peaks above what it is after `setup`."""
+    # VmHWM starts anew with the process; ru_maxrss would remember the parent's peak.
     code = f"""
-import resource
+def status(key):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(key)) / 1024
 {setup}
-def current():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-before = current()
+before = status("VmRSS")
 {body}
-print(max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20)
+print(status("VmHWM") - before)
 """
     out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
     return float(out.stdout.split()[-1])

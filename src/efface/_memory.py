@@ -1,4 +1,4 @@
-"""Large scratch memory on the CPU, from numpy, which asks the system for huge pages.
+"""Large memory on the CPU, from numpy, which asks the system for huge pages.
 
 First touch of fresh 4 KiB pages costs more than the arithmetic on them: a 2048 x 2048 float64 copy takes 2 ms
 into memory from numpy and 50 ms into memory from torch on a two-core virtual machine.
@@ -20,7 +20,7 @@ _DTYPES = {
 
 
 def empty(*shape: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """An uninitialised tensor for internal use (its storage cannot be resized)."""
+    """An uninitialised tensor; if it is large, its storage cannot be resized."""
     large = dtype in _DTYPES and torch.Size(shape).numel() * dtype.itemsize >= _LARGE
     if large and torch.device(device).type == "cpu":
         return torch.from_numpy(np.empty(shape, dtype=_DTYPES[dtype]))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._memory import empty
 
 _CACHED_ELEMENTS = 2**19
 _WORTH_CHUNKING = 2**20
@@ -65,7 +66,7 @@ def _plain(x: Tensor) -> bool:
 
 def _chunked(x: Tensor, left: Tensor, right: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The same row block by row block: a block stays in cache from its first reading to its writing."""
-    rows, out = x.reshape(-1, x.shape[-1]), torch.empty(x.shape, dtype=x.dtype)
+    rows, out = x.reshape(-1, x.shape[-1]), empty(*x.shape, dtype=x.dtype)
     out_rows, right_h, left_h = out.view(-1, x.shape[-1]), right.mH.contiguous(), left.mH.contiguous()
     size = max(16, _CACHED_ELEMENTS // x.shape[-1])
     centred = torch.empty(size, x.shape[-1], dtype=dtype)
