@@ -135,13 +135,13 @@ def accuracy() -> None:
         f"{PEER}: covariance error",
         "class gap / sd",
     ]
-    table("Accuracy: relative error of sigma_xx against a float64 two-pass reference", header, rows)
+    table("Accuracy: relative error of sigma_xx against a float64 two-pass reference, d = 256", header, rows)
 
 
 def accuracy_row(dtype: torch.dtype, offset: float) -> list[str]:
     generator = torch.Generator().manual_seed(0)
     y = torch.randint(0, 2, (20_000,), generator=generator)
-    x = torch.randn(20_000, 64, generator=generator, dtype=torch.float64) + offset
+    x = torch.randn(20_000, 256, generator=generator, dtype=torch.float64) + offset
     x[:, 0] += y
     x = x.to(dtype)
     wide = x.double() - x.double().mean(0)
@@ -150,9 +150,9 @@ def accuracy_row(dtype: torch.dtype, offset: float) -> list[str]:
     for library in (efface, concept_erasure):
         try:
             fitter = library.LeaceFitter(
-                64, 1, shrinkage=False, dtype=None if dtype.itemsize == 2 and library is efface else dtype
+                256, 1, shrinkage=False, dtype=None if dtype.itemsize == 2 and library is efface else dtype
             )
-            for part, labels in zip(x.split(1000), y.split(1000), strict=True):
+            for part, labels in zip(x.split(4000), y.split(4000), strict=True):
                 fitter.update(part, labels)
             sigma = fitter.moments.scatter_xx / (len(x) - 1) if library is efface else fitter.sigma_xx.double()
             error = float((sigma - expected).norm() / expected.norm())

@@ -7,7 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efface import InputError, Moments, NotFittedError
+from efface.moments import streaming
 from tests.references.leace_reference import moments as reference
+
+
+@pytest.fixture(autouse=True, scope="module", params=[0, None], ids=["own precision", "small in float64"])
+def small(request):
+    """Run everything with products in the data's own precision too, as they are formed for wide data."""
+    default = streaming._SMALL
+    streaming._SMALL = default if request.param is None else request.param
+    yield
+    streaming._SMALL = default
+
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
 
@@ -29,7 +40,7 @@ def assert_matches(m, x, z, weight=None, tol=1e-12):
     unit_x, unit_z = np.sqrt(np.diag(s_xx)), np.sqrt(np.diag(s_zz))
     # The reference's own mean is rounded at the magnitude of x.
     sd = unit_x / len(x) ** 0.5
-    assert np.abs((m.mean_x.numpy() - mean_x) / sd).max() <= tol + 4e-16 * np.abs(mean_x / sd).max()
+    assert np.abs((m.mean_x.numpy() - mean_x) / sd).max() <= tol + 2e-15 * np.abs(mean_x / sd).max()
     np.testing.assert_allclose(m.mean_z.numpy(), mean_z, atol=tol * (1 + np.abs(mean_z).max()))
     assert np.linalg.norm(m.scatter_xx.numpy() - s_xx) <= tol * np.linalg.norm(s_xx)
     assert np.abs((m.scatter_xz.numpy() - s_xz) / unit_x[:, None] / unit_z).max() <= tol
@@ -78,6 +89,17 @@ def test_float32_is_right_with_the_mean_1e4_standard_deviations_away(offset, row
 def test_dtypes(dtype):
     x, z = stream(1, 500, 5, 2, 3.0, dtype)
     assert_matches(Moments(5, 2).update(x, z), x, z, tol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_quantised_data_does_not_drift(dtype, monkeypatch):
+    """Values on a grid, centred off the grid, would round in the same direction in every row."""
+    monkeypatch.setattr(streaming, "_SMALL", 0)
+    x = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0)).bfloat16().to(dtype)
+    centred = x.double() - x.double().mean(0)
+    m = Moments(16).update(x)
+    assert float((m.mean_x - x.double().mean(0)).abs().max()) < 5e-7
+    assert float((m.scatter_xx - centred.T @ centred).norm() / (centred.T @ centred).norm()) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64, torch.bool])

@@ -127,9 +127,9 @@ def test_the_trace_constraint_of_the_reference_is_inactive(seed, d, cond):
     for shrinkage in (False, True):
         fitter = LeaceFitter.fit(x, z, shrinkage=shrinkage)
         sigma, P = fitter.sigma_xx, fitter.eraser.P
-        assert torch.trace(P @ sigma @ P.T) <= torch.trace(sigma) * (1 + 1e-9)
+        assert torch.trace(P @ sigma @ P.T) <= torch.trace(sigma) * (1 + 1e-6)
         left = torch.linalg.eigvalsh(sigma - P @ sigma @ P.T)
-        assert left.min() >= -(1e-9 + 1e-14 * cond) * left.abs().max()
+        assert left.min() >= -1e-6 * left.abs().max()  # Rounding: P has a condition number too.
     free = LeaceEraser.fit(x, z, constrain_cov_trace=False)
     assert torch.equal(free.P, LeaceEraser.fit(x, z, constrain_cov_trace=True).P)
 

@@ -169,7 +169,10 @@ class LeaceFitter(Fitter):
             return self._finish(orthogonal_projection(sigma_xz, sigma_zz, variance, tol=tol), variance)
         sigma, shrunk = self._upper_sigma_xx()
         variance, total = sigma.diagonal().real.clone(), float(sigma.diagonal().real.sum())
-        x_factor = factor_(sigma, eps=self.moments.eps, max_rank=None if shrunk else int(freedom))
+        # A direction with a share s of the variance has entries of order 1 / sqrt(s) in R, and so amplifies the
+        # rounding of the eraser's own dtype: beyond 1e-3 of a standard deviation it is no use.
+        least = (1e3 * torch.finfo(self.dtype).eps) ** 2
+        x_factor = factor_(sigma, eps=self.moments.eps, least=least, max_rank=None if shrunk else int(freedom))
         projection = oblique_projection(x_factor, sigma_xz, sigma_zz, tol=tol)
         edit = float(projection.left.abs().square().sum()) / total if total else 0.0
         found = {"edit": edit, "x_rank": x_factor.rank, "route": x_factor.route, "shrinkage": shrunk}

@@ -54,17 +54,19 @@ class Factor:
         return rows / self.scale if self.basis is None else rows @ self.basis.mH
 
 
-def factor_(sigma: Tensor, *, eps: float, max_rank: int | None = None) -> Factor:
+def factor_(sigma: Tensor, *, eps: float, least: float = 0.0, max_rank: int | None = None) -> Factor:
     """Factor a covariance matrix: by Cholesky if it is safely positive definite, else by eigenvalues.
 
     Rank rules, both on the correlation matrix C: *pivot* (Cholesky is used if no squared pivot, the share of
-    a feature's variance that the others before it leave unexplained, is under `100 eps`, or `d eps` in
-    float64) and *eigenvalue* (`lambda > lambda_max * sqrt(d) * 8 eps` are kept, at most `max_rank`).
+    a feature's variance that the others before it leave unexplained, is under `100 eps`, `least`, or `d` times
+    the epsilon of float64) and *eigenvalue* (those above `lambda_max` times `8 sqrt(d) eps` and `least` are
+    kept, at most `max_rank`).
 
     Args:
         sigma: `(d, d)` Hermitian, float64 or complex128, of which only the upper triangle is read. It is
             overwritten: at large d fresh memory costs as much as the arithmetic.
         eps: Relative rounding error of its entries: that of the dtype in which products were summed.
+        least: Shares of variance under this are taken for rounding whatever `eps` is.
         max_rank: Largest possible rank, if known (n - 1 for n samples).
 
     Returns:
@@ -79,11 +81,11 @@ def factor_(sigma: Tensor, *, eps: float, max_rank: int | None = None) -> Factor
     correlation.diagonal().fill_(1.0)
     if max_rank is None or max_rank >= varying:
         triangle, info = _cholesky(correlation)
-        floor = max(_PIVOT_MARGIN * eps, d * torch.finfo(torch.float64).eps)
+        floor = max(_PIVOT_MARGIN * eps, least, d * torch.finfo(torch.float64).eps)
         if int(info) == 0 and float(triangle.diagonal().real.square().min()) > floor:
             return Factor(scale, None, triangle, d, "cholesky")
     correlation.diagonal().copy_(torch.where(variance > 0, 1.0, 0.0))
-    return _factor_singular(correlation, scale, eps, max_rank)
+    return _factor_singular(correlation, scale, max(8 * d**0.5 * eps, least), max_rank)
 
 
 def _cholesky(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,10 +98,10 @@ def _cholesky(a: Tensor) -> tuple[Tensor, Tensor]:
     return R, info
 
 
-def _factor_singular(correlation: Tensor, scale: Tensor, eps: float, max_rank: int | None) -> Factor:
+def _factor_singular(correlation: Tensor, scale: Tensor, tol: float, max_rank: int | None) -> Factor:
     d = len(scale)
     eigenvalues, vectors = torch.linalg.eigh(correlation, UPLO="U")
-    rank = int((eigenvalues > eigenvalues[-1] * 8 * d**0.5 * eps).sum())
+    rank = int((eigenvalues > eigenvalues[-1] * tol).sum())
     rank = max(min(rank, d if max_rank is None else max_rank), 1)
     root = vectors[:, -rank:] * eigenvalues[-rank:].clamp_min(0).sqrt() * scale[:, None]
     # An orthonormal basis gives F^+ the meaning of a pseudo-inverse in the original units: it vanishes on the

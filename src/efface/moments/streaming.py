@@ -22,6 +22,9 @@ from efface._validate import check_finite, to_rows, to_tensor
 from efface.moments.gram import UpperGram, mirror, rows_per_chunk
 
 _SAMPLE = 64
+_SMALL = 2**24
+"""Products of fewer multiplications than this are formed in float64: it costs nothing to be exact there."""
+
 _TENSORS = ("origin_x", "origin_z", "sum_x", "sum_z", "s_xx", "s_xz", "s_zz")
 _NUMBERS = ("n", "weight", "eps")
 
@@ -48,7 +51,7 @@ class Moments:
         device: Where the sums live; batches on other devices are moved chunk by chunk.
         dtype: `torch.float64`, or `torch.complex128` for complex data.
         least: Products are formed in this dtype at least (float32 by default, for float16, bfloat16 and
-            float32 input; float64 input is multiplied in float64 anyway).
+            float32 input; float64 input is multiplied in float64 anyway, and so are small batches).
 
     Attributes:
         n: Number of rows taken.
@@ -142,6 +145,8 @@ class Moments:
     def _take(self, x: Tensor, z: Tensor, w: Tensor | None, scratch: dict[torch.dtype, _Scratch]) -> bool:
         """Add one chunk; nothing changes, and the answer is False, unless all its sums are finite."""
         dtype = compute_dtype(x.dtype, self.least)
+        if len(x) * self.x_dim**2 <= _SMALL:
+            dtype = torch.promote_types(dtype, torch.float64)
         if dtype.is_complex and not self.s_xx.is_complex():
             raise InputError("x is complex: make the fitter with dtype=torch.complex64 or torch.complex128")
         x, z = x.to(self.s_xz.device), z.to(self.s_xz.device, self.s_zz.dtype)
@@ -191,14 +196,16 @@ class Moments:
         sample = x[:: max(1, len(x) // _SAMPLE)].to(origin.dtype)
         mean = sample.mean(0)
         mean = torch.where(mean.isfinite(), mean, origin)
-        near = mean.to(dtype).to(origin.dtype)
-        near = torch.where(near.isfinite(), near, mean)
-        if self.n == 0:
-            return near
-        variance = (square.real / self.weight - (total / self.weight).abs().square()) if self.weight else square.real
-        spread = torch.maximum(variance.clamp_min(0), (sample - mean).abs().square().mean(0).nan_to_num())
+        spread = (sample - mean).abs().square().mean(0).nan_to_num()
+        if self.n and self.weight:
+            variance = square.real / self.weight - (total / self.weight).abs().square()
+            spread = torch.maximum(variance.clamp_min(0), spread)
         far = (mean - origin).abs() > (1 + 3 / len(sample) ** 0.5) * spread.sqrt()
-        return torch.where(far, near, origin) if bool(far.any()) else origin
+        if self.n and not bool(far.any()):
+            return origin
+        near = _coarse(mean, spread.sqrt()).to(dtype).to(origin.dtype)
+        near = torch.where(near.isfinite(), near, mean)
+        return torch.where(far, near, origin) if self.n else near
 
     def _commit(self, chunk: _Chunk) -> None:
         self._move_origin(chunk.origin_x, chunk.origin_z)
@@ -387,6 +394,18 @@ class _Chunk:
     scratch: _Scratch
     squares: Tensor
     eps: float
+
+
+def _coarse(mean: Tensor, spread: Tensor) -> Tensor:
+    """The mean rounded to a grid of powers of two of a quarter of the spread or less.
+
+    An origin of few digits keeps quantised data (half precision, integers) on its grid: sums of it are then
+    exact in float32, where those about the mean itself would be rounded in the same direction row after row.
+    """
+    if mean.is_complex():
+        return torch.complex(_coarse(mean.real, spread), _coarse(mean.imag, spread))
+    grid = torch.exp2(spread.log2().floor() - 2)
+    return torch.where((spread > 0) & (grid > 0), (mean / grid).round() * grid, mean)
 
 
 def _aligned(value: Any, name: str, lead: tuple[int, ...], tail: tuple[int, ...]) -> Tensor:
