@@ -13,21 +13,21 @@ def moments(x, z, weight=None):
     return mean_x, mean_z, xw.T @ xc, xw.T @ zc, (zc * w[:, None]).T @ zc
 
 
-def whitening(sigma, eps: float = 2.2e-16):
-    """W = (sigma^{1/2})^+ and W^+ (LEACE paper, Theorem 4.2); eps is the rounding error of the data."""
+def whitening(sigma, rank):
+    """W = (sigma^{1/2})^+ and W^+ (LEACE paper, Theorem 4.2), given the rank."""
     lam, v = np.linalg.eigh(sigma)
-    keep = lam > lam[-1] * len(lam) * eps
+    keep = np.arange(len(lam)) >= len(lam) - rank
     root = np.sqrt(np.where(keep, lam, 1.0))
     return v * np.where(keep, 1 / root, 0) @ v.T, v * np.where(keep, root, 0) @ v.T
 
 
-def leace_projection(x, z, whiten=True, eps: float = 2.2e-16):
+def leace_projection(x, z, whiten=True, rank=None):
     """P* = I - W^+ P_{W sigma_xz} W (Theorem 4.2), or the orthogonal projection for whiten=False."""
     _, _, s_xx, s_xz, _ = moments(x, z)
     d = s_xx.shape[0]
-    w, w_plus = whitening(s_xx / (len(x) - 1), eps) if whiten else (np.eye(d), np.eye(d))
+    w, w_plus = whitening(s_xx / (len(x) - 1), d if rank is None else rank) if whiten else (np.eye(d), np.eye(d))
     u, s, _ = np.linalg.svd(w @ s_xz / (len(x) - 1), full_matrices=False)
-    u = u[:, s > 1e-9 * s.max()]
+    u = u[:, s > 1e-6 * s.max()]
     return np.eye(d) - w_plus @ u @ u.T @ w
 
 
