@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import torch
@@ -18,21 +17,16 @@ from torch import Tensor
 from efface._errors import FormatError, InputError, NotFittedError
 from efface._io import load_folder, save_folder
 from efface._memory import empty
-from efface._validate import check_finite, to_rows, to_tensor
-from efface.moments.gram import UpperGram, mirror, rows_per_chunk
+from efface._validate import check_finite
+from efface.moments.chunk import Chunk, Scratch, compute_dtype, suitable_origin, sum_chunk
+from efface.moments.gram import mirror, rows_per_chunk
+from efface.moments.rows import select_rows
 
-_SAMPLE = 64
 _SMALL = 2**24
 """Products of fewer multiplications than this are formed in float64: it costs nothing to be exact there."""
 
 _TENSORS = ("origin_x", "origin_z", "sum_x", "sum_z", "s_xx", "s_xz", "s_zz")
 _NUMBERS = ("n", "weight", "eps")
-
-
-def compute_dtype(dtype: torch.dtype, least: torch.dtype = torch.float32) -> torch.dtype:
-    """The dtype in which rows of that dtype are multiplied: at least float32, float64 for wide integers."""
-    wide = torch.float64 if dtype in (torch.int32, torch.int64) else torch.float32
-    return torch.promote_types(torch.promote_types(dtype, wide), least)
 
 
 class Moments:
@@ -101,10 +95,10 @@ class Moments:
         Raises:
             InputError: If shapes disagree or a value is not finite (the rows are named).
         """
-        rows, columns, weights, index = self._rows(x, z, mask, weight)
+        rows, columns, weights, index = select_rows(x, z, mask, weight, x_dim=self.x_dim, z_dim=self.z_dim)
         size = rows_per_chunk(self.x_dim)
         before = self._state() if len(rows) > size else {}
-        scratch: dict[torch.dtype, _Scratch] = {}
+        scratch: dict[torch.dtype, Scratch] = {}
         try:
             for start in range(0, len(rows), size):
                 part = slice(start, start + size)
@@ -118,31 +112,12 @@ class Moments:
             raise
         return self
 
-    def _rows(self, x: Any, z: Any, mask: Any, weight: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Rows, columns, weights, and the numbers of the rows if some were left out."""
-        x = to_tensor(x, "x")
-        lead = tuple(x.shape[:-1])
-        rows = to_rows(x, self.x_dim, "x")
-        if z is None and self.z_dim:
-            raise InputError(f"these moments keep a z of width {self.z_dim}: pass z")
-        columns = _aligned(z, "z", lead, (self.z_dim,)) if self.z_dim else rows.new_zeros(len(rows), 0)
-        weights = None if weight is None else _frequencies(_aligned(weight, "weight", lead, ()))
-        if mask is None:
-            return rows, columns, weights, None
-        chosen = _aligned(mask, "mask", lead, ())
-        if chosen.dtype != torch.bool:
-            raise InputError(f"mask holds {chosen.dtype}, expected booleans: write mask.bool()")
-        if weights is not None:
-            weights = weights[chosen.to(weights.device)]
-        rows, columns = rows[chosen.to(rows.device)], columns[chosen.to(columns.device)]
-        return rows, columns, weights, chosen.nonzero().flatten()
-
     def _state(self) -> dict[str, Any]:
         tensors = {k: getattr(self, k) for k in _TENSORS}
         copies = {k: empty(*v.shape, dtype=v.dtype, device=v.device).copy_(v) for k, v in tensors.items()}
         return copies | {k: getattr(self, k) for k in _NUMBERS}
 
-    def _take(self, x: Tensor, z: Tensor, w: Tensor | None, scratch: dict[torch.dtype, _Scratch]) -> bool:
+    def _take(self, x: Tensor, z: Tensor, w: Tensor | None, scratch: dict[torch.dtype, Scratch]) -> bool:
         """Add one chunk; nothing changes, and the answer is False, unless all its sums are finite."""
         dtype = compute_dtype(x.dtype, self.least)
         if len(x) * self.x_dim**2 <= _SMALL:
@@ -151,63 +126,34 @@ class Moments:
             raise InputError("x is complex: make the fitter with dtype=torch.complex64 or torch.complex128")
         x, z = x.to(self.s_xz.device), z.to(self.s_xz.device, self.s_zz.dtype)
         w = None if w is None else w.to(self.s_xz.device, torch.float64)
-        chunk = self._chunk(x, z, w, dtype, scratch)
-        if chunk is None:  # Not finite, or an overflow of float32.
-            chunk = self._chunk(x, z, w, torch.promote_types(dtype, torch.float64), scratch)
-        if chunk is not None:
-            self._commit(chunk)
-        return chunk is not None
+        chunk = self._sum(x, z, w, dtype, scratch)
+        if not chunk.is_finite():  # Perhaps an overflow of float32 alone.
+            chunk = self._sum(x, z, w, torch.promote_types(dtype, torch.float64), scratch)
+        if not chunk.is_finite():
+            return False
+        self._commit(chunk)
+        return True
 
-    def _chunk(
-        self, x: Tensor, z: Tensor, w: Tensor | None, dtype: torch.dtype, scratch: dict[torch.dtype, _Scratch]
-    ) -> _Chunk | None:
-        """Sums of one chunk about a suitable origin, or None if they are not finite."""
-        origin_x = self._origin(x, self.origin_x, self.sum_x, self._square_x(), dtype)
-        origin_z = self._origin(z, self.origin_z, self.sum_z, self.s_zz.diagonal(), self.s_zz.dtype)
+    def _sum(
+        self, x: Tensor, z: Tensor, w: Tensor | None, dtype: torch.dtype, scratch: dict[torch.dtype, Scratch]
+    ) -> Chunk:
+        square = self.s_xx.diagonal() if self.second == "full" else self.s_xx
+        origin_x = suitable_origin(x, self.origin_x, self._variance(square, self.sum_x), dtype)
+        variance_z = self._variance(self.s_zz.diagonal(), self.sum_z)
+        origin_z = suitable_origin(z, self.origin_z, variance_z, self.s_zz.dtype)
         if dtype != origin_x.dtype and not torch.equal(origin_x.to(dtype).to(origin_x.dtype), origin_x):
             dtype = torch.promote_types(dtype, torch.float64)
         if dtype not in scratch:
-            scratch[dtype] = _Scratch(len(x), self.x_dim, dtype, x.device, gram=self.second == "full")
-        b = scratch[dtype].centred(x, origin_x)
-        c = z - origin_z
-        thin = torch.cat([c.new_ones(len(c), 1), c], dim=1)
-        thin = thin if w is None else thin * w[:, None]
-        # One thin product gives the sums of x and its products with z; any NaN or inf in x shows in them.
-        # (BLAS is ten times faster with the thin factor on the left.)
-        products = (thin.to(dtype).mH @ b).mH.to(self.s_xz.dtype)
-        if w is not None:
-            b.mul_(w.sqrt().to(dtype)[:, None])
-        squares = scratch[dtype].squares(b)
-        finite = products.isfinite().all() & squares.isfinite().all() & thin.sum().isfinite()
-        if not bool(finite):
+            scratch[dtype] = Scratch(len(x), self.x_dim, dtype, x.device, gram=self.second == "full")
+        return sum_chunk(x, z, w, origin_x, origin_z, scratch[dtype])
+
+    def _variance(self, square: Tensor, total: Tensor) -> Tensor | None:
+        if self.n == 0:
             return None
-        eps = torch.finfo(dtype).eps
-        return _Chunk(len(x), thin, c, products, origin_x, origin_z, scratch[dtype], squares, eps)
+        weight = max(self.weight, 1e-300)
+        return (square.real / weight - (total / weight).abs().square()).clamp_min(0)
 
-    def _square_x(self) -> Tensor:
-        return self.s_xx.diagonal() if self.second == "full" else self.s_xx
-
-    def _origin(self, x: Tensor, origin: Tensor, total: Tensor, square: Tensor, dtype: torch.dtype) -> Tensor:
-        """The present origin, moved in those features where this chunk is far from it.
-
-        Far is more than one standard deviation (of a sample of the chunk, or of the stream so far) beyond
-        what the sample's own error explains.
-        """
-        sample = x[:: max(1, len(x) // _SAMPLE)].to(origin.dtype)
-        mean = sample.mean(0)
-        mean = torch.where(mean.isfinite(), mean, origin)
-        spread = (sample - mean).abs().square().mean(0).nan_to_num()
-        if self.n and self.weight:
-            variance = square.real / self.weight - (total / self.weight).abs().square()
-            spread = torch.maximum(variance.clamp_min(0), spread)
-        far = (mean - origin).abs() > (1 + 3 / len(sample) ** 0.5) * spread.sqrt()
-        if self.n and not bool(far.any()):
-            return origin
-        near = _coarse(mean, spread.sqrt()).to(dtype).to(origin.dtype)
-        near = torch.where(near.isfinite(), near, mean)
-        return torch.where(far, near, origin) if self.n else near
-
-    def _commit(self, chunk: _Chunk) -> None:
+    def _commit(self, chunk: Chunk) -> None:
         self._move_origin(chunk.origin_x, chunk.origin_z)
         chunk.scratch.add_to(self.s_xx, chunk.squares)
         self.sum_x += chunk.products[:, 0].conj()
@@ -360,66 +306,3 @@ class Moments:
         dtypes = {k: getattr(torch, config[k]) for k in ("dtype", "least")}
         new = cls(config["x_dim"], config["z_dim"], second=config["second"], device=device, **dtypes)
         return new.load_state_dict(tensors)
-
-
-class _Scratch:
-    """Memory for one chunk, reused by the chunks of an update: fresh pages cost as much as the arithmetic."""
-
-    def __init__(self, rows: int, d: int, dtype: torch.dtype, device: torch.device, *, gram: bool) -> None:
-        self.buffer = empty(rows, d, dtype=dtype, device=device)
-        self.gram = UpperGram(d, dtype, device) if gram else None
-
-    def centred(self, x: Tensor, origin: Tensor) -> Tensor:
-        b, origin = self.buffer[: len(x)], origin.to(self.buffer.dtype)
-        return torch.sub(x, origin, out=b) if x.dtype == b.dtype else b.copy_(x).sub_(origin)
-
-    def squares(self, b: Tensor) -> Tensor:
-        return b.abs().square_().sum(0) if self.gram is None else self.gram.compute(b)
-
-    def add_to(self, s_xx: Tensor, squares: Tensor) -> None:
-        if self.gram is None:
-            s_xx.add_(squares)
-        else:
-            self.gram.add_to(s_xx)
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    n: int
-    thin: Tensor
-    c: Tensor
-    products: Tensor
-    origin_x: Tensor
-    origin_z: Tensor
-    scratch: _Scratch
-    squares: Tensor
-    eps: float
-
-
-def _coarse(mean: Tensor, spread: Tensor) -> Tensor:
-    """The mean rounded to a grid of powers of two of a quarter of the spread or less.
-
-    An origin of few digits keeps quantised data (half precision, integers) on its grid: sums of it are then
-    exact in float32, where those about the mean itself would be rounded in the same direction row after row.
-    """
-    if mean.is_complex():
-        return torch.complex(_coarse(mean.real, spread), _coarse(mean.imag, spread))
-    grid = torch.exp2(spread.log2().floor() - 2)
-    return torch.where((spread > 0) & (grid > 0), (mean / grid).round() * grid, mean)
-
-
-def _aligned(value: Any, name: str, lead: tuple[int, ...], tail: tuple[int, ...]) -> Tensor:
-    tensor = to_tensor(value, name)
-    if tuple(tensor.shape) != lead + tail:
-        wanted = lead + tail
-        raise InputError(
-            f"{name} has shape {tuple(tensor.shape)}, expected {wanted} to go with x of shape {lead + ('d',)}"
-        )
-    return tensor.reshape(-1, *tail)
-
-
-def _frequencies(weight: Tensor) -> Tensor:
-    check_finite(weight, "weight")
-    if bool((weight < 0).any()):
-        raise InputError("weight has negative values: weights are frequencies, 0 drops a row")
-    return weight
