@@ -23,13 +23,19 @@ class Scratch:
     """Memory for one chunk, reused by the chunks of an update: fresh pages cost as much as the arithmetic."""
 
     def __init__(self, rows: int, d: int, dtype: torch.dtype, device: torch.device, *, gram: bool) -> None:
-        self.buffer = empty(rows, d, dtype=dtype, device=device)
+        self.dtype = dtype
+        self._shape, self._device = (rows, d), device
+        self._buffer: Tensor | None = None
         self.gram = UpperGram(d, dtype, device) if gram else None
 
     def centred(self, x: Tensor, origin: Tensor) -> Tensor:
-        """Rows minus the origin, in this scratch's dtype."""
-        b, origin = self.buffer[: len(x)], origin.to(self.buffer.dtype)
-        return torch.sub(x, origin, out=b) if x.dtype == b.dtype else b.copy_(x).sub_(origin)
+        """Rows minus the origin, in this scratch's dtype: `x` itself if that is what it is."""
+        if x.dtype == self.dtype and x.is_contiguous() and not bool(origin.any()):
+            return x
+        if self._buffer is None:
+            self._buffer = empty(*self._shape, dtype=self.dtype, device=self._device)
+        b, origin = self._buffer[: len(x)], origin.to(self.dtype)
+        return torch.sub(x, origin, out=b) if x.dtype == self.dtype else b.copy_(x).sub_(origin)
 
     def squares(self, b: Tensor) -> Tensor:
         """Form the products of centred rows; returns `(d,)` sums of squares, to be checked before `add_to`."""
@@ -85,7 +91,7 @@ def sum_chunk(x: Tensor, z: Tensor, w: Tensor | None, origin_x: Tensor, origin_z
         origin_z: `(k,)`.
         scratch: Memory; overwritten by the next chunk.
     """
-    dtype = scratch.buffer.dtype
+    dtype = scratch.dtype
     b = scratch.centred(x, origin_x)
     c = z - origin_z
     thin = torch.cat([c.new_ones(len(c), 1), c], dim=1)
@@ -93,7 +99,7 @@ def sum_chunk(x: Tensor, z: Tensor, w: Tensor | None, origin_x: Tensor, origin_z
     # BLAS is ten times faster with the thin factor on the left.
     products = (thin.to(dtype).mH @ b).mH.to(c.dtype)
     if w is not None:
-        b.mul_(w.sqrt().to(dtype)[:, None])
+        b = b * w.sqrt().to(dtype)[:, None]
     squares = scratch.squares(b)
     return Chunk(len(x), thin, c, products, origin_x, origin_z, scratch, squares, torch.finfo(dtype).eps)
 
@@ -106,8 +112,8 @@ def suitable_origin(x: Tensor, origin: Tensor, variance: Tensor | None, dtype: t
 
     Args:
         x: `(n, d)` rows of the chunk.
-        origin: `(d,)` present origin; returned itself if nothing is far.
-        variance: `(d,)` of the stream so far; None at its start, when an origin is chosen.
+        origin: `(d,)` present origin, zeros at the start; returned itself if nothing is far.
+        variance: `(d,)` of the stream so far, None at its start.
         dtype: A new origin is representable in this dtype, unless it is too large for it.
     """
     sample = x[:: max(1, len(x) // _SAMPLE)].to(origin.dtype)
@@ -116,11 +122,11 @@ def suitable_origin(x: Tensor, origin: Tensor, variance: Tensor | None, dtype: t
     spread = (sample - mean).abs().square().mean(0).nan_to_num()
     spread = (spread if variance is None else torch.maximum(variance, spread)).sqrt()
     far = (mean - origin).abs() > (1 + 3 / len(sample) ** 0.5) * spread
-    if variance is not None and not bool(far.any()):
+    if not bool(far.any()):
         return origin
     near = _coarse(mean, spread).to(dtype).to(origin.dtype)
     near = torch.where(near.isfinite(), near, mean)
-    return near if variance is None else torch.where(far, near, origin)
+    return torch.where(far, near, origin)
 
 
 def _coarse(mean: Tensor, spread: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from efface._memory import empty
 
 _MIN_PANEL = 96
 _PANELS = 8
-_CHUNK_ELEMENTS = 2**23
+_CHUNK_ELEMENTS = 2**24
 
 
 def rows_per_chunk(d: int) -> int:
