@@ -14,7 +14,15 @@ from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from efface import InputError, LeaceEraser, LeaceFitter, NotFittedError, NothingErasedWarning, OracleEraser
+from efface import (
+    EffaceWarning,
+    InputError,
+    LeaceEraser,
+    LeaceFitter,
+    NotFittedError,
+    NothingErasedWarning,
+    OracleEraser,
+)
 from tests.references.leace_reference import leace_projection
 
 N, D, EPS = 2048, 128, 2e-9
@@ -159,7 +167,10 @@ def test_integer_classes_are_classes_and_not_a_scale():
     ordinal = LeaceFitter.fit(x, y, kind="continuous")
     assert ordinal.report.kind == "continuous" and ordinal.report.rank == 1
     assert LeaceFitter.fit(x, y).report.kind == "categorical"
-    assert LeaceFitter.fit(x, z).report.kind == "columns"
+    assert LeaceFitter.fit(x, z).report.kind == "one-hot"
+    assert LeaceFitter.fit(x, torch.cat([z, x[:, :1]], dim=1)).report.kind == "columns"
+    with pytest.warns(EffaceWarning, match="taken for a quantity"):
+        assert LeaceFitter.fit(x, y.double()).report.kind == "continuous"
 
 
 def test_a_mean_far_away_costs_no_erasure_in_float32():

@@ -24,7 +24,7 @@ class Report:
 
     Attributes:
         method: Name in the registry.
-        kind: What z was taken for: `"categorical"`, `"continuous"` or `"columns"`.
+        kind: What z was taken for: `"categorical"`, `"continuous"`, `"one-hot"` or other `"columns"`.
         n: Rows seen.
         rank: Rank of the edit; 0 means that nothing is erased.
         correlations: Canonical correlations of x and z that were erased, descending.

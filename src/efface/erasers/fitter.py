@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
-from efface._errors import InputError
+from efface._errors import EffaceWarning, InputError
 from efface._io import load_folder, save_folder
 from efface._validate import check_positive_int, to_tensor
 from efface.erasers.base import Eraser, Report, eraser_dtype
 from efface.moments.concept import Kind, encode, hide_masked, width
 from efface.moments.streaming import Moments
 
+_LIKE_CLASSES = 20
 _DECISIONS = (None, "categorical", "continuous", "columns")
 
 
@@ -47,14 +49,12 @@ class Fitter:
         self.kind: Kind = kind
         self.dtype = eraser_dtype(torch.get_default_dtype() if dtype is None else dtype)
         self.decided: str | None = None
-        wide = torch.complex128 if self.dtype.is_complex else torch.float64
-        self.moments = Moments(
-            self.x_dim, self.z_dim, second=self.second, device=device, dtype=wide, least=self._least()
-        )
+        self.moments = self._new_moments(device, torch.complex128 if self.dtype.is_complex else torch.float64)
         self._eraser: Eraser | None = None
 
-    def _least(self) -> torch.dtype:
-        return torch.float64 if self.dtype in (torch.float64, torch.complex128) else torch.float32
+    def _new_moments(self, device: str | torch.device | None, dtype: torch.dtype) -> Any:
+        least = torch.float64 if self.dtype in (torch.float64, torch.complex128) else torch.float32
+        return Moments(self.x_dim, self.z_dim, second=self.second, device=device, dtype=dtype, least=least)
 
     def options(self) -> dict[str, Any]:
         """Constructor arguments beyond the dimensions, as plain data (but `dtype`)."""
@@ -80,7 +80,10 @@ class Fitter:
         options.setdefault("device", x.device)
         options.setdefault("dtype", eraser_dtype(x.dtype))
         fitter = cls(x.shape[-1], width(hide_masked(z, mask, lead), lead, options.get("kind", "auto")), **options)
-        return fitter.update(x, z, mask=mask, weight=weight)
+        fitter.update(x, z, mask=mask, weight=weight)
+        if fitter.decided == "continuous" and fitter.kind == "auto":
+            _warn_if_like_classes(to_tensor(z, "z"))
+        return fitter
 
     def update(self, x: Any, z: Any, *, mask: Any = None, weight: Any = None) -> Self:
         """Take in a batch; on any error the statistics are as they were before the call.
@@ -156,6 +159,17 @@ class Fitter:
         return self._eraser
 
     @property
+    def decision(self) -> str:
+        """What z was taken for: `"categorical"`, `"continuous"`, `"one-hot"` or `"columns"`."""
+        if self.decided != "columns" or self.z_dim == 1:
+            return self.decided or "columns"
+        mean, n = self.moments.mean_z, max(self.moments.weight, 1e-300)
+        second = self.moments.scatter_zz / n + torch.outer(mean.conj(), mean)
+        # One-hot rows have z_i z_j = 0 and z_i^2 = z_i, and sum to one.
+        exact = torch.allclose(second, torch.diag(mean), rtol=0, atol=1e-9)
+        return "one-hot" if exact and abs(complex(mean.sum()) - 1) < 1e-9 else "columns"
+
+    @property
     def report(self) -> Report:
         """What the fit found and did."""
         return self.eraser.report
@@ -196,3 +210,15 @@ class Fitter:
     def _blank(self) -> Self:
         options: dict[str, Any] = self.options() | {"dtype": self.dtype}
         return type(self)(self.x_dim, self.z_dim, device=self.moments.s_xx.device, **options)
+
+
+def _warn_if_like_classes(z: Tensor) -> None:
+    values = z.flatten().unique()
+    if z.is_complex() or not 2 < len(values) <= _LIKE_CLASSES or bool((values != values.round()).any()):
+        return
+    warnings.warn(
+        f"z holds floats of {len(values)} distinct whole values and is taken for a quantity: pass integers if they are "
+        "classes, or kind='continuous' if not",
+        EffaceWarning,
+        stacklevel=4,
+    )

@@ -182,7 +182,7 @@ class LeaceFitter(Fitter):
         left, right = projection.left.to(self.dtype), projection.right.to(self.dtype)
         report = Report(
             method=self.method,
-            kind=self.decided or "columns",
+            kind=self.decision,
             n=self.moments.n,
             rank=left.shape[1],
             correlations=tuple(projection.correlations.tolist()),

@@ -132,7 +132,7 @@ class OracleFitter(Fitter):
         if rank == 0:
             warnings.warn("nothing is erased: x has no covariance with z", NothingErasedWarning, stacklevel=5)
         edit = float(explained.square().sum()) / total if total else 0.0
-        return Report(self.method, self.decided or "columns", self.moments.n, rank, edit=edit)
+        return Report(self.method, self.decision, self.moments.n, rank, edit=edit)
 
     @classmethod
     def fit(cls, x: Any, z: Any, **options: Any) -> Self:

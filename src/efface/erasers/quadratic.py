@@ -132,7 +132,7 @@ class QuadraticFitter(Fitter):
     """
 
     method = "quadratic"
-    moments: ClassMoments  # type: ignore[assignment]
+    moments: ClassMoments
 
     def __init__(
         self,
@@ -148,8 +148,9 @@ class QuadraticFitter(Fitter):
             raise InputError("quadratic erasure needs classes: bin a continuous concept first, e.g. torch.bucketize")
         super().__init__(x_dim, check_positive_int(num_classes, "num_classes"), kind=kind, device=device, dtype=dtype)
         self.num_classes, self.shrinkage = self.z_dim, shrinkage
-        wide = torch.complex128 if self.dtype.is_complex else torch.float64
-        self.moments = ClassMoments(self.x_dim, self.z_dim, device=device, dtype=wide)
+
+    def _new_moments(self, device: str | torch.device | None, dtype: torch.dtype) -> ClassMoments:
+        return ClassMoments(self.x_dim, self.z_dim, device=device, dtype=dtype)
 
     def options(self) -> dict[str, Any]:
         """Constructor arguments beyond the dimensions, as plain data."""
