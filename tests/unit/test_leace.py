@@ -312,3 +312,15 @@ def test_an_empty_batch_changes_nothing():
     fitter = LeaceFitter.fit(x, y)
     before = fitter.eraser.P
     assert torch.equal(fitter.update(x[:0], y[:0]).eraser.P, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("shrinkage", [True, False])
+def test_constant_columns_come_back_bit_for_bit(dtype, shrinkage):
+    """Else a scaler after the eraser would blow their rounding up until a probe reads the label in it."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(0, 2, (500,), generator=generator)
+    x = torch.randn(500, 8, generator=generator, dtype=dtype)
+    x[:, 0] += y
+    x[:, 3] = 0.123
+    assert torch.equal(LeaceEraser.fit(x, y, shrinkage=shrinkage)(x)[:, 3], x[:, 3])
