@@ -174,6 +174,17 @@ class Fitter:
         """What the fit found and did."""
         return self.eraser.report
 
+    def _covariances(self) -> tuple[Tensor, Tensor, float]:
+        """Unbiased `sigma_xz` and `sigma_zz` in float64, and their divisor; refuses a z that never varies."""
+        freedom = self.moments.degrees_of_freedom()
+        sigma_zz = self.moments.scatter_zz / freedom
+        if not bool((sigma_zz.diagonal().real > 0).any()):
+            raise InputError(
+                f"z has the same value in all {self.moments.n} rows, so there is no concept to erase: "
+                "fit on rows of at least two classes"
+            )
+        return self.moments.scatter_xz / freedom, sigma_zz, freedom
+
     def _solve(self) -> Eraser:
         raise TypeError(f"{type(self).__name__} does not define how it is solved")
 

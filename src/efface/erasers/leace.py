@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -156,17 +156,12 @@ class LeaceFitter(Fitter):
         return sigma, 1 - alpha
 
     def _solve(self) -> LeaceEraser:
-        freedom = self.moments.degrees_of_freedom()
-        sigma_xz, sigma_zz = self.moments.scatter_xz / freedom, self.moments.scatter_zz / freedom
-        if not bool((sigma_zz.diagonal().real > 0).any()):
-            raise InputError(
-                f"z has the same value in all {self.moments.n} rows, so there is no concept to erase: "
-                "fit on rows of at least two classes"
-            )
+        sigma_xz, sigma_zz, freedom = self._covariances()
         tol = rank_tolerance(self.moments.eps, max(self.x_dim, self.z_dim)) if self.svd_tol is None else self.svd_tol
         if self.second == "diag":
             variance = self.moments.scatter_xx / freedom
-            return self._finish(orthogonal_projection(sigma_xz, sigma_zz, variance, tol=tol), variance)
+            projection = orthogonal_projection(sigma_xz, sigma_zz, variance, tol=tol)
+            return self._finish(projection, sigma_xz, sigma_zz, variance)
         sigma, shrunk = self._upper_sigma_xx()
         variance, total = sigma.diagonal().real.clone(), float(sigma.diagonal().real.sum())
         # A direction with a share s of the variance has entries of order 1 / sqrt(s) in R, and so amplifies the
@@ -176,9 +171,11 @@ class LeaceFitter(Fitter):
         projection = oblique_projection(x_factor, sigma_xz, sigma_zz, tol=tol)
         edit = float(projection.left.abs().square().sum()) / total if total else 0.0
         found = {"edit": edit, "x_rank": x_factor.rank, "route": x_factor.route, "shrinkage": shrunk}
-        return self._finish(projection, variance, **found)
+        return self._finish(projection, sigma_xz, sigma_zz, variance, **found)
 
-    def _finish(self, projection: Projection, variance: Tensor, **found: Any) -> LeaceEraser:
+    def _finish(
+        self, projection: Projection, sigma_xz: Tensor, sigma_zz: Tensor, variance: Tensor, **found: Any
+    ) -> LeaceEraser:
         left, right = projection.left.to(self.dtype), projection.right.to(self.dtype)
         report = Report(
             method=self.method,
@@ -187,7 +184,7 @@ class LeaceFitter(Fitter):
             rank=left.shape[1],
             correlations=tuple(projection.correlations.tolist()),
             dropped=tuple(projection.dropped.tolist()),
-            residual=self._residual(left, right, variance),
+            residual=_residual(left, right, sigma_xz, (variance[:, None] * sigma_zz.diagonal().real).sqrt()),
             **found,
         )
         if report.rank == 0:
@@ -200,19 +197,12 @@ class LeaceFitter(Fitter):
             )
         return LeaceEraser(left, right, self.mean_x if self.affine else None, report=report)
 
-    def _residual(self, left: Tensor, right: Tensor, variance: Tensor) -> float:
-        """Largest correlation with z left by the eraser as it is stored, rounding included."""
-        sigma_xz = self.moments.scatter_xz / self.moments.degrees_of_freedom()
-        left, right = left.to(sigma_xz.dtype), right.to(sigma_xz.dtype)
-        rest = (sigma_xz - left @ (right @ sigma_xz)).abs()
-        z_variance = self.moments.scatter_zz.diagonal().real / self.moments.degrees_of_freedom()
-        unit = (variance[:, None] * z_variance).sqrt()
-        return float(torch.where(unit > 0, rest / unit, 0.0).max())
 
-    @classmethod
-    def fit(cls, x: Any, z: Any, **options: Any) -> Self:
-        """Make a fitter for x `(..., d)` and z and update it once; options as the constructor's."""
-        return super().fit(x, z, **options)
+def _residual(left: Tensor, right: Tensor, sigma_xz: Tensor, unit: Tensor) -> float:
+    """Largest correlation with z left by the eraser as it is stored, rounding included."""
+    left, right = left.to(sigma_xz.dtype), right.to(sigma_xz.dtype)
+    rest = (sigma_xz - left @ (right @ sigma_xz)).abs()
+    return float(torch.where(unit > 0, rest / unit, 0.0).max())
 
 
 register(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from efface._errors import InputError, NothingErasedWarning
+from efface._errors import NothingErasedWarning
 from efface._registry import Method, register
 from efface._validate import to_tensor
 from efface.erasers.base import Eraser, Report, on_tensors
@@ -112,16 +112,12 @@ class OracleFitter(Fitter):
         return optimal_linear_shrinkage(self.moments.scatter_zz / self.moments.weight, self.moments.weight)
 
     def _solve(self) -> OracleEraser:
-        sigma_xz = self.moments.scatter_xz / self.moments.degrees_of_freedom()
-        if not bool((self.moments.scatter_zz.diagonal().real > 0).any()):
-            raise InputError(
-                f"z has the same value in all {self.moments.n} rows, so there is no concept to erase: "
-                "fit on rows of at least two classes"
-            )
+        sigma_xz, _, _ = self._covariances()
         W = concept_whitener(self._sigma_zz())
         # x = sum_j coef_j z_j needs the plain transpose; sigma_xz = E[conj(x) z] holds its conjugate.
-        coef = ((sigma_xz @ W) @ W.mH).conj()
-        report = self._report(sigma_xz @ W)
+        whitened = sigma_xz @ W
+        coef = (whitened @ W.mH).conj()
+        report = self._report(whitened)
         return OracleEraser(coef.to(self.dtype), self.mean_z, report=report)
 
     def _report(self, whitened: Tensor) -> Report:
@@ -133,11 +129,6 @@ class OracleFitter(Fitter):
             warnings.warn("nothing is erased: x has no covariance with z", NothingErasedWarning, stacklevel=5)
         edit = float(explained.square().sum()) / total if total else 0.0
         return Report(self.method, self.decision, self.moments.n, rank, edit=edit)
-
-    @classmethod
-    def fit(cls, x: Any, z: Any, **options: Any) -> Self:
-        """Make a fitter for x `(..., d)` and z and update it once; options as the constructor's."""
-        return super().fit(x, z, **options)
 
 
 register(
