@@ -19,7 +19,7 @@ from pathlib import Path
 
 PACKAGE = "efface"
 BASE = frozenset({"torch", "numpy", "safetensors"})  # the declared dependencies: any room, at any place
-GROUND = ("_errors", "_lazy", "_registry", "_validate", "_io", "_memory")
+GROUND = ("_errors", "_lazy", "_registry", "_validate", "_io", "_memory", "_progress")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ _BELOW_CLI = (*_VECTORS, "erasers", "estimators", "scrubbing", "streams", "audit
 # The longest entry that matches a module decides: `audit.vectors` overrides `audit`.
 TABLE: dict[str, Room] = {
     **{name: Room() for name in GROUND},
+    "_progress": Room(lazy=frozenset({"tqdm"})),
     "__init__": Room(_BELOW_CLI),
     "__main__": Room(("cli",)),
     "linalg": Room(),
@@ -50,12 +51,12 @@ TABLE: dict[str, Room] = {
     "erasers": Room(_VECTORS),
     "estimators": Room((*_VECTORS, "erasers"), eager=frozenset({"sklearn"})),
     "scrubbing": Room((*_VECTORS, "erasers")),
-    "streams": Room(lazy=frozenset({"pyarrow", "tqdm"})),
+    "streams": Room(lazy=frozenset({"pyarrow"})),
     "audit": Room(_VECTORS),
     # threadpoolctl comes with scikit-learn.
     "audit.vectors": Room(_VECTORS, lazy=frozenset({"sklearn", "threadpoolctl"})),
     "report": Room((*GROUND, "audit.finding"), lazy=frozenset({"jinja2", "matplotlib"})),
-    "worlds": Room(lazy=frozenset({"sklearn", "transformers"})),
+    "worlds": Room(lazy=frozenset({"sklearn", "tokenizers", "transformers"})),
     "cli": Room(_BELOW_CLI, lazy=_TOOLS),
 }
 

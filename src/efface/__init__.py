@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         NotFittedError,
         NothingErasedWarning,
     )
+    from efface.audit.sites.losses import audit_losses
+    from efface.audit.sites.probing import audit_sites
     from efface.erasers import get_method, methods
     from efface.erasers.base import Eraser, EraserModule, Report, load_eraser
     from efface.erasers.compose import compose, join_concepts
@@ -34,6 +36,13 @@ if TYPE_CHECKING:
     from efface.moments.quantile import QuantileNormalizer, cdf, icdf
     from efface.moments.streaming import Moments
     from efface.scrubbing.concept_scrubber import ConceptScrubber
+    from efface.scrubbing.controls import RandomSubspace
+    from efface.scrubbing.features import collect
+    from efface.scrubbing.fitting import scrub
+    from efface.scrubbing.fold import foldable
+    from efface.scrubbing.labels import labels_from_characters, labels_from_spans
+    from efface.scrubbing.scrubber import Scrubber
+    from efface.scrubbing.sites import Site, find_sites
 
 _NAMES = {
     "efface._errors": (
@@ -45,6 +54,8 @@ _NAMES = {
         "NotFittedError",
         "NothingErasedWarning",
     ),
+    "efface.audit.sites.losses": ("audit_losses",),
+    "efface.audit.sites.probing": ("audit_sites",),
     "efface.erasers": ("get_method", "methods"),
     "efface.erasers.base": ("Eraser", "EraserModule", "Report", "load_eraser"),
     "efface.erasers.fitter": ("Fitter",),
@@ -60,6 +71,13 @@ _NAMES = {
     "efface.moments.quantile": ("QuantileNormalizer", "cdf", "icdf"),
     "efface.moments.streaming": ("Moments",),
     "efface.scrubbing.concept_scrubber": ("ConceptScrubber",),
+    "efface.scrubbing.controls": ("RandomSubspace",),
+    "efface.scrubbing.features": ("collect",),
+    "efface.scrubbing.fitting": ("scrub",),
+    "efface.scrubbing.fold": ("foldable",),
+    "efface.scrubbing.labels": ("labels_from_characters", "labels_from_spans"),
+    "efface.scrubbing.scrubber": ("Scrubber",),
+    "efface.scrubbing.sites": ("Site", "find_sites"),
 }
 
 __all__ = [
@@ -88,16 +106,27 @@ __all__ = [
     "QuadraticEraser",
     "QuadraticFitter",
     "QuantileNormalizer",
+    "RandomSubspace",
     "Report",
+    "Scrubber",
+    "Site",
+    "audit_losses",
+    "audit_sites",
     "cdf",
+    "collect",
     "compose",
+    "find_sites",
+    "foldable",
     "get_method",
     "groupby",
     "icdf",
     "join_concepts",
+    "labels_from_characters",
+    "labels_from_spans",
     "load_eraser",
     "methods",
     "optimal_linear_shrinkage",
+    "scrub",
 ]
 
 __getattr__, __dir__ = attach(__name__, {name: module for module, names in _NAMES.items() for name in names}, globals())

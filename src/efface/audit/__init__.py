@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
-from efface.audit.finding import Audit, Figure, Finding, Series, Table
-from efface.audit.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
+from typing import TYPE_CHECKING
+
+from efface._lazy import attach
+
+if TYPE_CHECKING:
+    from efface.audit.finding import Audit, Figure, Finding, Series, Table
+    from efface.audit.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
+    from efface.audit.sites.losses import audit_losses
+    from efface.audit.sites.probing import audit_sites
+    from efface.audit.vectors.audit import audit_vectors
+
+_NAMES = {
+    "efface.audit.finding": ("Audit", "Figure", "Finding", "Series", "Table"),
+    "efface.audit.intervals": ("Interval", "bootstrap_interval", "paired_interval", "wilson_interval"),
+    "efface.audit.sites.losses": ("audit_losses",),
+    "efface.audit.sites.probing": ("audit_sites",),
+    "efface.audit.vectors.audit": ("audit_vectors",),
+}
 
 __all__ = [
     "Audit",
@@ -12,7 +28,12 @@ __all__ = [
     "Interval",
     "Series",
     "Table",
+    "audit_losses",
+    "audit_sites",
+    "audit_vectors",
     "bootstrap_interval",
     "paired_interval",
     "wilson_interval",
 ]
+
+__getattr__, __dir__ = attach(__name__, {name: module for module, names in _NAMES.items() for name in names}, globals())

@@ -16,12 +16,13 @@ from efface._errors import EffaceWarning, FormatError, InputError
 VERSION = 1
 """Version of the plain-data form of an `Audit`."""
 
-CHANCE, NO_CHANGE = "chance", "no change"
+CHANCE, NO_CHANGE, NO_DIFFERENCE = "chance", "no change", "no difference"
 BEFORE, AFTER, CHANGE = "before", "after", "change"
 _ROUNDING = 1e-9
 _WORDS = {
     CHANCE: ("below chance", "at chance", "above chance"),
     NO_CHANGE: ("lower than before", "no clear change", "higher than before"),
+    NO_DIFFERENCE: ("lower than the control", "no clear difference", "higher than the control"),
 }
 
 
@@ -86,8 +87,8 @@ class Finding(_Plain):
         method: How the interval was made, and on how many independent units.
         n: Number of rows scored.
         seed: Seed of every random choice.
-        chance: Value expected if nothing can be read, or of no change.
-        reference: What `chance` stands for: `"chance"` or `"no change"`.
+        chance: Value expected if nothing can be read, or of no change or difference.
+        reference: What `chance` stands for: `"chance"`, `"no change"` or `"no difference"` (from a control).
         baseline: Value to compare with, mostly the one before erasure.
         unit: `"share"` (shown in per cent), `"bits"`, `"sd"`, or free text.
         note: Anything a reader must know, in words.
@@ -111,7 +112,7 @@ class Finding(_Plain):
     n: int | None = None
     seed: int | None = None
     chance: float | None = None
-    reference: Literal["chance", "no change"] = CHANCE
+    reference: Literal["chance", "no change", "no difference"] = CHANCE
     baseline: float | None = None
     unit: str = ""
     note: str = ""
@@ -147,7 +148,8 @@ class Finding(_Plain):
 
         Rule: the whole interval above `chance` is "above chance", the whole of it below is "below chance",
         and an interval that contains `chance` is "at chance" ("higher than before", "lower than before" and
-        "no clear change" where the reference is no change). "At chance" is never a proof of absence.
+        "no clear change" where the reference is no change; the like of a control where it is no difference).
+        "At chance" is never a proof of absence.
         """
         side = self.side
         return "no verdict" if side is None else _WORDS[self.reference][side + 1]
@@ -190,22 +192,27 @@ class Figure(_Plain):
     Attributes:
         title: What is to be seen.
         series: The points.
-        kind: `"intervals"` (names against values with whiskers) or `"histogram"` (shares of rows in bins).
-        x_label: Label of the axis of values (intervals) or of positions (histogram).
+        kind: `"intervals"` (names against values with whiskers), `"histogram"` (shares of rows in bins) or `"lines"`
+            (values against names in their order, or against numbers, with bands).
+        x_label: Label of the axis of values (intervals) or of positions (histogram, lines).
         y_label: Label of the other axis.
         chance: Where to draw the chance line on the axis of values.
         unit: As in `Finding`.
         caption: One or two plain sentences under the figure.
+        reference: What to call the line at `chance`.
+        from_zero: Whether the axis of values of `"lines"` begins at zero.
     """
 
     title: str
     series: tuple[Series, ...]
-    kind: Literal["intervals", "histogram"] = "intervals"
+    kind: Literal["intervals", "histogram", "lines"] = "intervals"
     x_label: str = ""
     y_label: str = ""
     chance: float | None = None
     unit: str = ""
     caption: str = ""
+    reference: str = CHANCE
+    from_zero: bool = False
 
     @classmethod
     def _revive(cls, key: str, value: Any) -> Any:

@@ -74,8 +74,12 @@ class Eraser:
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write `config.json` and `model.safetensors` into a folder, atomically."""
+        save_folder(path, *self.parts())
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What it is made of, as plain data (its type and report) and tensors: what `from_parts` takes."""
         report = None if self.report is None else dataclasses.asdict(self.report)
-        save_folder(path, {"type": type(self).__name__, "report": report}, self.tensors())
+        return {"type": type(self).__name__, "report": report}, self.tensors()
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
@@ -85,10 +89,11 @@ class Eraser:
             FormatError: If the folder holds something else, is truncated, or was written by a newer efface.
         """
         config, tensors = load_folder(path, expect=cls.__name__)
-        return cls._from_parts(config, tensors, path)
+        return cls.from_parts(config, tensors, path)
 
     @classmethod
-    def _from_parts(cls, config: Mapping[str, Any], tensors: dict[str, Tensor], path: Any) -> Self:
+    def from_parts(cls, config: Mapping[str, Any], tensors: dict[str, Tensor], path: Any) -> Self:
+        """Put together what `parts` took apart; `path` is named in errors."""
         report = config.get("report")
         known = {f.name for f in dataclasses.fields(Report)}
         report = report and Report(**{k: _tupled(v) for k, v in report.items() if k in known})
@@ -117,7 +122,7 @@ def load_eraser(path: str | os.PathLike[str]) -> Eraser:
     types = {m.eraser.__name__: m.eraser for m in methods("vector")}
     if config.get("type") not in types:
         raise FormatError(f"{path} holds a {config.get('type')!r}, expected one of {', '.join(sorted(types))}")
-    return types[config["type"]]._from_parts(config, tensors, path)
+    return types[config["type"]].from_parts(config, tensors, path)
 
 
 class EraserModule(nn.Module):

@@ -9,29 +9,12 @@ from typing import Any
 
 from efface._errors import InputError
 from efface._lazy import require
-from efface.audit.finding import AFTER, BEFORE, CHANCE, Figure, Series
+from efface.audit.finding import CHANCE, Figure, Series
+from efface.report.lines import draw_lines, height
+from efface.report.style import CLASS_COLOURS, GRID, RC, ROOM, legend, line_of_reference, mark, percent
 
 _WIDTH, _ROW, _FRAME = 5.2, 0.36, 1.0
 _HISTOGRAM_HEIGHT = 2.7
-_INK, _FAINT = "#222222", "#8a8a8a"
-_COLOURS = ("#33658a", "#d1495b", "#7a7a2e", "#555555")
-_CLASS_COLOURS = ("#2a9d8f", "#8f5fa8")
-_MARKERS = ("o", "D", "s", "^")
-_ROOM = 0.04
-_STYLE = {
-    "font.size": 10,
-    "font.family": "DejaVu Sans",
-    "axes.edgecolor": _FAINT,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    # Letters as outlines: an SVG inside an <img> has no fonts of the page.
-    "svg.fonttype": "path",
-    # Fixed, so that the same audit gives the same bytes.
-    "svg.hashsalt": "efface",
-}
 
 
 def to_svg(figure: Figure) -> str:
@@ -46,7 +29,7 @@ def to_svg(figure: Figure) -> str:
     matplotlib = require("matplotlib", extra="report")
     canvas = require("matplotlib.backends.backend_svg", extra="report").FigureCanvasSVG
     make = require("matplotlib.figure", extra="report").Figure
-    with matplotlib.rc_context(_STYLE), io.StringIO() as out:
+    with matplotlib.rc_context(RC), io.StringIO() as out:
         drawing = make(figsize=_size(figure), layout="constrained")
         canvas(drawing)
         _DRAW[figure.kind](drawing.subplots(), figure)
@@ -63,6 +46,8 @@ def to_data_uri(figure: Figure) -> str:
 def _size(figure: Figure) -> tuple[float, float]:
     if figure.kind == "histogram":
         return _WIDTH, _HISTOGRAM_HEIGHT
+    if figure.kind == "lines":
+        return _WIDTH, height(figure)
     rows = len(_names(figure))
     # Several colours share a row and need more room in it.
     return _WIDTH, _FRAME + _ROW * rows * (1.6 if len(figure.series) > 1 else 0.75)
@@ -83,17 +68,15 @@ def _draw_intervals(axes: Any, figure: Figure) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel(figure.x_label)
     axes.set_ylabel(figure.y_label)
-    axes.grid(axis="x", color="#e6e6e6")
+    axes.grid(axis="x", color=GRID)
     axes.set_axisbelow(True)
     _limit_shares(axes, figure)
     _chance(axes, figure, names)
-    _legend(axes)
+    legend(axes)
 
 
 def _dot(index: int, label: str) -> dict[str, Any]:
-    # Before and after keep their colours wherever they are shown.
-    place = {BEFORE: 0, AFTER: 1}.get(label, index)
-    colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+    colour, marker = mark(index, label)
     return {"fmt": marker, "color": colour, "capsize": 3, "markersize": 6, "linewidth": 1.6}
 
 
@@ -109,40 +92,36 @@ def _limit_shares(axes: Any, figure: Figure) -> None:
     if figure.unit != "share":
         return
     lowest = min(min(s.low or s.y) for s in figure.series)
-    axes.set_xlim(min(0.0, lowest) - _ROOM, 1.0 + _ROOM)
-    axes.xaxis.set_major_formatter(_percent())
-
-
-def _percent() -> Any:
-    return require("matplotlib.ticker", extra="report").PercentFormatter(1.0, decimals=0)
+    axes.set_xlim(min(0.0, lowest) - ROOM, 1.0 + ROOM)
+    axes.xaxis.set_major_formatter(percent())
 
 
 def _chance(axes: Any, figure: Figure, names: list[str]) -> None:
     """One line if chance is the same everywhere, else a piece of line in each row."""
-    style = {"color": _INK, "linestyle": "--", "linewidth": 1.1, "zorder": 1}
+    style = line_of_reference()
     if figure.chance is not None:
-        axes.axvline(figure.chance, label=CHANCE, **style)
+        axes.axvline(figure.chance, label=figure.reference, **style)
     for series in figure.series:
         if series.label == CHANCE:
             rows = [names.index(str(x)) for x in series.x]
             axes.vlines(series.y, [r - 0.4 for r in rows], [r + 0.4 for r in rows], label=CHANCE, **style)
 
 
-def _legend(axes: Any) -> None:
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
-
-
 def _draw_histogram(axes: Any, figure: Figure) -> None:
     for i, series in enumerate(figure.series):
-        colour = _CLASS_COLOURS[i % len(_CLASS_COLOURS)]
+        colour = CLASS_COLOURS[i % len(CLASS_COLOURS)]
         axes.fill_between(series.x, series.y, step="mid", color=colour, alpha=0.25)
         axes.step(series.x, series.y, where="mid", color=colour, linewidth=1.6, label=series.label)
     axes.set_xlabel(figure.x_label)
     axes.set_ylabel(figure.y_label)
     axes.set_ylim(bottom=0)
     if figure.unit == "share":
-        axes.yaxis.set_major_formatter(_percent())
-    _legend(axes)
+        axes.yaxis.set_major_formatter(percent())
+    legend(axes)
 
 
-_DRAW: dict[str, Callable[[Any, Figure], None]] = {"intervals": _draw_intervals, "histogram": _draw_histogram}
+_DRAW: dict[str, Callable[[Any, Figure], None]] = {
+    "intervals": _draw_intervals,
+    "histogram": _draw_histogram,
+    "lines": draw_lines,
+}

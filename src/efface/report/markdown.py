@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from efface.audit.finding import Audit
-from efface.report.rendering import render
+from efface.report.rendering import DASH, render
 
 _TERMINAL = 100
 
@@ -58,8 +58,9 @@ def _text(page: dict[str, Any]) -> Iterator[str]:
 
 
 def _cells(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    header = ["measure", *columns, "chance", "in words"]
-    return header, [[r["what"], *(_cell(c) for c in r["cells"]), r["chance"], r["verdict"]] for r in rows]
+    last = ("chance", "verdict") if any(r["chance"] != DASH for r in rows) else ("verdict",)
+    header = ["measure", *columns, *("in words" if key == "verdict" else key for key in last)]
+    return header, [[r["what"], *map(_cell, r["cells"]), *(r[key] for key in last)] for r in rows]
 
 
 def _cell(cell: dict[str, str]) -> str:

@@ -7,16 +7,19 @@ from typing import Any
 
 from efface.audit.finding import AFTER, CHANCE, CHANGE, Audit, Figure, Finding, Series, Table, by_measure, format_value
 
-_DASH = "–"
+DASH = "–"
+"""What stands where there is no number."""
 _POINTS_AT_MOST = 30
+_ROWS_BEFORE_FIGURES = 10
 
 
 def render(audit: Audit) -> dict[str, Any]:
     """What a page shows of an audit, as plain data.
 
     Keys: `title`, `text`, `conclusions`, `columns`, `rows` (headline numbers), `details` (the small print), `tables`,
-    `figures` (with `alt`), `caveats`, `settings`, `parts` (the same again for each part). A row has `what`, `cells`
-    (one a column: `value`, `interval`), `chance`, `verdict`, `tone` (`"ok"`, `"warn"` or `""`), `reason`, `notes`.
+    `figures` (with `alt`), `figures_first` (whether they go before the numbers, which are many), `caveats`,
+    `settings`, `parts` (the same again for each part). A row has `what`, `cells` (one a column: `value`, `interval`),
+    `chance`, `verdict`, `tone` (`"ok"`, `"warn"` or `""`), `reason`.
 
     >>> from efface.audit.finding import Finding
     >>> row = render(Audit("a", findings=(Finding("size", 0.25, family="edit", unit="share"),)))["rows"][0]
@@ -24,12 +27,14 @@ def render(audit: Audit) -> dict[str, Any]:
     ('edit: size', [{'value': '25.0%', 'interval': ''}])
     """
     columns = _columns(audit.findings)
+    rows = _rows([f for f in audit.findings if not f.detail], columns)
     return {
         "title": audit.title,
         "text": list(audit.text),
         "conclusions": [{"text": c, "warn": c.startswith("NOT ")} for c in audit.conclusions],
         "columns": columns,
-        "rows": _rows([f for f in audit.findings if not f.detail], columns),
+        "rows": rows,
+        "figures_first": len(rows) > _ROWS_BEFORE_FIGURES,
         "details": _rows([f for f in audit.findings if f.detail], columns),
         "methods": [_made(f) for f in audit.findings],
         "tables": [_table(t) for t in audit.tables],
@@ -45,10 +50,30 @@ def alt_text(figure: Figure) -> str:
     if figure.kind == "histogram":
         names = " and ".join(s.label for s in figure.series)
         return f"{figure.title}. Histograms of {names}. {figure.caption}"
+    if figure.kind == "lines":
+        return f"{figure.title}. {' '.join(_course(s, figure.unit) for s in figure.series)}{_reference(figure)}"
     points = [p for s in figure.series for p in _points(s, figure.unit)]
     more = f"; and {len(points) - _POINTS_AT_MOST} more" if len(points) > _POINTS_AT_MOST else ""
-    chance = "" if figure.chance is None else f" Chance: {format_value(figure.chance, figure.unit)}."
-    return f"{figure.title}: {'; '.join(points[:_POINTS_AT_MOST])}{more}.{chance}"
+    return f"{figure.title}: {'; '.join(points[:_POINTS_AT_MOST])}{more}.{_reference(figure)}"
+
+
+def _reference(figure: Figure) -> str:
+    if figure.chance is None:
+        return ""
+    return f" {figure.reference.capitalize()}: {format_value(figure.chance, figure.unit)}."
+
+
+def _course(series: Series, unit: str) -> str:
+    """A line in words: where it begins and ends, and its extremes."""
+    points = list(zip(series.y, series.x, strict=True))
+    if not points:
+        return f"{series.label}: no points."
+    named = {"from": points[0], "to": points[-1], "lowest": min(points, key=_first), "highest": max(points, key=_first)}
+    return f"{series.label}: {', '.join(f'{how} {format_value(y, unit)} at {x}' for how, (y, x) in named.items())}."
+
+
+def _first(point: tuple[float, Any]) -> float:
+    return point[0]
 
 
 def _points(series: Series, unit: str) -> list[str]:
@@ -69,10 +94,11 @@ def _row(measure: dict[str, Finding], columns: list[str]) -> dict[str, Any]:
     strange = set(measure) - set(columns)
     cells = {**measure, columns[-1]: last} if strange else measure
     named = strange and last.condition not in ("", AFTER, CHANGE)
+    what = f"{last.title} ({last.condition})" if named else last.title
     return {
-        "what": f"{last.title} ({last.condition})" if named else last.title,
+        "what": f"{what}, {last.unit}" if _is_long(last.unit) else what,
         "cells": [_cell(cells.get(c)) for c in columns],
-        "chance": _DASH if last.chance is None or last.reference != CHANCE else format_value(last.chance, last.unit),
+        "chance": DASH if last.chance is None or last.reference != CHANCE else format_value(last.chance, last.unit),
         "verdict": "" if last.side is None else last.verdict,
         "tone": _tone(last),
         "reason": "" if last.side is None else last.reason,
@@ -81,8 +107,14 @@ def _row(measure: dict[str, Finding], columns: list[str]) -> dict[str, Any]:
 
 def _cell(finding: Finding | None) -> dict[str, str]:
     if finding is None:
-        return {"value": _DASH, "interval": ""}
-    return {"value": format_value(finding.value, finding.unit), "interval": _interval(finding)}
+        return {"value": DASH, "interval": ""}
+    unit = "" if _is_long(finding.unit) else finding.unit
+    return {"value": format_value(finding.value, unit), "interval": _interval(finding)}
+
+
+def _is_long(unit: str) -> bool:
+    """Whether a unit such as "bits per byte" is said once a row instead of in each cell."""
+    return " " in unit
 
 
 def _interval(finding: Finding) -> str:
@@ -104,9 +136,9 @@ def _made(finding: Finding) -> dict[str, Any]:
     return {
         "what": f"{finding.title}{condition}",
         "value": format_value(finding.value, finding.unit),
-        "interval": _interval(finding) or _DASH,
-        "n": _DASH if finding.n is None else f"{finding.n:,}",
-        "seed": _DASH if finding.seed is None else str(finding.seed),
+        "interval": _interval(finding) or DASH,
+        "n": DASH if finding.n is None else f"{finding.n:,}",
+        "seed": DASH if finding.seed is None else str(finding.seed),
         "made": f"{interval}; {finding.note}".strip(" ;"),
     }
 

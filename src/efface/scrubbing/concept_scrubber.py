@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.scrubbing.hooks import edit_inputs, edit_value
 
 HookFn: TypeAlias = Callable[[str, Tensor], Tensor | None]
 
@@ -114,29 +115,13 @@ class ConceptScrubber:
 
     def _hook(self, layer: nn.Module, edit: Callable[[Tensor], Tensor | None]) -> Any:
         if self.pre_hook:
-            return layer.register_forward_pre_hook(partial(_edit_inputs, edit), with_kwargs=True)
-        return layer.register_forward_hook(lambda _layer, _inputs, output: _edit_first(edit, output))
+            return layer.register_forward_pre_hook(partial(_edit_if_any, edit), with_kwargs=True)
+        return layer.register_forward_hook(lambda _layer, _inputs, output: edit_value(output, edit))
 
 
-def _edit_first(edit: Callable[[Tensor], Tensor | None], value: Any) -> Any:
-    """`value` with its hidden states edited; they are `value` itself or the first tensor of the tuple."""
-    if not isinstance(value, tuple):
-        edited = edit(value)
-        return value if edited is None else edited
-    fields = [_edit_first(edit, value[0]), *value[1:]]
-    return type(value)(*fields) if hasattr(value, "_fields") else tuple(fields)
-
-
-def _edit_inputs(
-    edit: Callable[[Tensor], Tensor | None], _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if args:
-        return (_edit_first(edit, args[0]), *args[1:]), kwargs
-    # Recent transformers pass hidden states by keyword; the first tensor among the keywords is meant.
-    name = next((k for k, v in kwargs.items() if isinstance(v, Tensor)), None)
-    if name is None:
-        return args, kwargs
-    return args, {**kwargs, name: _edit_first(edit, kwargs[name])}
+def _edit_if_any(edit: Callable[[Tensor], Tensor | None], _layer: nn.Module, args: Any, kwargs: Any) -> Any:
+    has_tensors = args or any(isinstance(value, Tensor) for value in kwargs.values())
+    return edit_inputs(args, kwargs, edit) if has_tensors else (args, kwargs)
 
 
 def _unwrap(model: nn.Module) -> nn.Module:

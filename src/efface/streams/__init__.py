@@ -3,8 +3,8 @@
 `open_source(path)` gives the rows, `open_sink(path, ...)` takes them; a sink that fails leaves no file.
 """
 
+from efface._progress import progress
 from efface.streams.open import SUFFIXES, TABLES, open_sink, open_source, split_spec
-from efface.streams.progress import progress
 from efface.streams.source import Chunk, Column, Sink, Source, column_names, shortened
 
 __all__ = [

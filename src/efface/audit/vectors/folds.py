@@ -109,16 +109,17 @@ def views(
         yield View(train, test, before, after)
 
 
-def check_classes(labels: Labels, train: Rows) -> None:
-    """Refuse a training fold that lacks a class.
+def check_classes(labels: Labels, train: Rows, *, may_lack: bool = False) -> None:
+    """Refuse a training fold that lacks a class, or, if it may lack some, that has one only.
 
     Raises:
         InputError: If it does; the text names the classes.
     """
     if not labels.is_categorical:
         return
-    missing = sorted(set(range(len(labels.classes))) - set(labels.values[train].tolist()))
-    if missing:
+    found = set(labels.values[train].tolist())
+    missing = sorted(set(range(len(labels.classes))) - found)
+    if missing and not (may_lack and len(found) > 1):
         names = ", ".join(labels.classes[i] for i in missing[:5])
         raise InputError(
             f"a training fold has no row of {labels.name} = {names}: give more rows of it, fewer folds, or other groups"

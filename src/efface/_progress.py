@@ -23,13 +23,14 @@ class _Silent:
 
 
 @contextmanager
-def progress(label: str, rows: int | None, *, done: int = 0) -> Iterator[Bar]:
+def progress(label: str, rows: int | None, *, done: int = 0, unit: str = "rows") -> Iterator[Bar]:
     """A bar over rows; silent if stderr is no terminal or tqdm is not installed.
 
     Args:
         label: What is being done.
         rows: How many rows there are, if known.
         done: How many of them are done already.
+        unit: What they are.
 
     >>> with progress("reading", 10) as bar:
     ...     bar.update(10)
@@ -38,5 +39,5 @@ def progress(label: str, rows: int | None, *, done: int = 0) -> Iterator[Bar]:
         yield _Silent()
         return
     tqdm = importlib.import_module("tqdm").tqdm
-    with tqdm(desc=label, total=rows, initial=done, unit=" rows", unit_scale=True, leave=False) as bar:
+    with tqdm(desc=label, total=rows, initial=done, unit=f" {unit}", unit_scale=True, leave=False) as bar:
         yield bar

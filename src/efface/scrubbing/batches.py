@@ -1,0 +1,295 @@
+"""Data and concept as batches that can be gone through again and again, in the same order."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from efface._errors import InputError
+from efface._validate import check_positive_int, to_tensor
+from efface.scrubbing.labels import IGNORE, rectangular
+
+DataLike: TypeAlias = "Tensor | Mapping[str, Any] | Iterable[Mapping[str, Any]]"
+ConceptLike: TypeAlias = "str | Any | Callable[[Mapping[str, Any]], Any]"
+
+_CONSTANT = (bool, int, float, str, type(None))
+"""What goes to the model as it is, batch after batch."""
+
+_MAIN = ("input_ids", "pixel_values", "inputs_embeds", "input_features")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What goes into one forward pass.
+
+    Attributes:
+        number: Which batch it is, from 0.
+        first: Number of its first sequence.
+        inputs: Keyword arguments of the model.
+        labels: `(b,)` one a sequence, or `(b, length, ...)` one a token.
+    """
+
+    number: int
+    first: int
+    inputs: dict[str, Any]
+    labels: Tensor
+
+    @property
+    def size(self) -> int:
+        """Sequences in it."""
+        return len(self.main)
+
+    @property
+    def main(self) -> Tensor:
+        """The tensor that makes the sequences: token ids, pixels or embeddings."""
+        name = next((name for name in _MAIN if name in self.inputs), None)
+        return self.inputs[name] if name else next(v for v in self.inputs.values() if isinstance(v, Tensor))
+
+    @property
+    def per_token(self) -> bool:
+        """Whether labels are one a token; else they are one a sequence."""
+        if self.labels.ndim != 2 or not self.labels.is_floating_point():
+            return self.labels.ndim > 1
+        return "pixel_values" not in self.inputs and self.main.shape[:2] == self.labels.shape
+
+    def counted(self, ignore_index: int, mask: str = "attention_mask") -> Tensor:
+        """`(b,)` or `(b, length)` booleans: labels that are neither ignored nor of padding."""
+        counted = self.labels != ignore_index
+        if counted.ndim > 1 + self.per_token:
+            counted = counted.any(-1)
+        padding = self.mask(mask)
+        if self.per_token and padding is not None and padding.shape == counted.shape:
+            counted &= padding.to(counted.device)
+        return counted
+
+    def mask(self, name: str = "attention_mask") -> Tensor | None:
+        """`(b, length)` booleans: tokens that are not padding; None if all count."""
+        mask = self.inputs.get(name)
+        return mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+
+class Batches:
+    """Batches of a data set with the labels of the concept, the same each time one goes through them.
+
+    Args:
+        data: A mapping of arrays `(n, ...)` as a tokenizer gives it, cut into batches here; token ids `(n, length)`
+            alone; or a list or DataLoader of such mappings, taken as they come.
+        concept: Name of the column of `data` that holds the labels (not passed to the model); a function from a batch
+            to labels; or the labels of all sequences, `(n,)`, `(n, length)` or rows of different lengths.
+        batch_size: Sequences in a batch, where they are cut here.
+        ignore_index: Label of tokens that are left out.
+
+    Raises:
+        InputError: If data and labels do not go together; the text says how.
+    """
+
+    def __init__(self, data: Any, concept: Any, *, batch_size: int = 8, ignore_index: int = IGNORE) -> None:
+        self.ignore_index = ignore_index
+        self._size = check_positive_int(batch_size, "batch_size")
+        self._data = _checked(data)
+        self._concept = concept if isinstance(concept, str) or callable(concept) else _as_rows(concept)
+        column = self._data.get(concept) if isinstance(concept, str) and isinstance(self._data, Mapping) else None
+        self._ragged = isinstance(self._concept, list) or _is_ragged(column)
+        self._seen: list[int] = []
+
+    def __iter__(self) -> Iterator[Batch]:
+        first = number = 0
+        for number, columns in enumerate(self._mappings()):
+            inputs, labels = self._split(dict(columns), first)
+            batch = Batch(number, first, inputs, labels)
+            self._same_as_before(batch)
+            yield batch
+            first += batch.size
+        if number + (first > 0) < len(self._seen):
+            raise InputError(
+                f"data gave {len(self._seen)} batches the first time and {number + (first > 0)} now: it must give the "
+                "same ones each time, so pass a list or a DataLoader"
+            )
+        if first == 0:
+            raise InputError("data holds no batches: there is nothing to fit on")
+        if isinstance(self._concept, (list, Tensor)) and first != len(self._concept):
+            raise InputError(f"concept has labels for {len(self._concept)} sequences, but data has {first}")
+
+    @property
+    def fingerprint(self) -> str:
+        """A checksum of the inputs and labels that were gone through so far."""
+        return f"{zlib.crc32(str(self._seen).encode()):08x}"
+
+    def _mappings(self) -> Iterator[Mapping[str, Any]]:
+        if not isinstance(self._data, Mapping):
+            yield from self._data
+            return
+        columns = {name: value for name, value in self._data.items() if not isinstance(value, _CONSTANT)}
+        n = _length(columns)
+        for start in range(0, n, self._size):
+            yield {**self._data, **{name: value[start : start + self._size] for name, value in columns.items()}}
+
+    def _split(self, columns: dict[str, Any], first: int) -> tuple[dict[str, Any], Tensor]:
+        concept = self._concept
+        raw: Any = None
+        if isinstance(concept, str):
+            if concept not in columns:
+                raise InputError(f"data has no column {concept!r} for the concept: it has {', '.join(sorted(columns))}")
+            raw = columns.pop(concept)
+        inputs = {name: _to_input(value, name) for name, value in columns.items()}
+        if not any(isinstance(value, Tensor) for value in inputs.values()):
+            raise InputError(f"a batch has no arrays to give to the model: it has {sorted(columns)}")
+        size = Batch(0, 0, inputs, torch.empty(0)).size
+        if callable(concept):
+            raw = concept(columns)
+        elif not isinstance(concept, str):
+            raw = concept[first : first + size]
+            if len(raw) < size:
+                raise InputError(
+                    f"concept has labels for {len(concept)} sequences, but data has at least {first + size}"
+                )
+        return inputs, self._labels(raw, inputs, size)
+
+    def _labels(self, raw: Any, inputs: dict[str, Any], size: int) -> Tensor:
+        main = Batch(0, 0, inputs, torch.empty(0)).main
+        if self._ragged or _is_ragged(raw) or (main.ndim == 2 and _is_rows_of_integers(raw)):
+            raw = rectangular(raw, main.shape[1] if main.ndim > 1 else 0, self.ignore_index)
+        labels = to_tensor(raw, "concept")
+        if labels.ndim == 0 or len(labels) != size:
+            raise InputError(f"a batch of {size} sequences has labels of shape {tuple(labels.shape)}")
+        return labels
+
+    def _same_as_before(self, batch: Batch) -> None:
+        """Fitting goes through the data several times; that it is the same data is checked, not hoped."""
+        print_ = 0
+        for x in (batch.main, batch.labels):
+            print_ = zlib.crc32(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), print_)  # type: ignore[arg-type]
+        if batch.number == len(self._seen):
+            self._seen.append(print_)
+        elif self._seen[batch.number] != print_:
+            raise InputError(
+                f"batch {batch.number} is not what it was the first time: the data must come in the same order each "
+                "time, so write DataLoader(..., shuffle=False)"
+            )
+
+
+def _checked(data: Any) -> Any:
+    if isinstance(data, Tensor):
+        return {"input_ids": data}
+    if hasattr(data, "column_names") and not isinstance(data, Mapping):  # datasets.Dataset, read in slices
+        return {name: _Column(data, name) for name in data.column_names}
+    if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
+        raise InputError(f"data is a {type(data).__name__}: pass what a tokenizer gives, or a DataLoader of such")
+    if isinstance(data, Mapping):
+        return dict(data)
+    if iter(data) is data:
+        raise InputError("data is an iterator, which can be gone through only once: pass a list or a DataLoader")
+    first = next(iter(data), None)
+    if first is not None and not isinstance(first, Mapping):
+        raise InputError(
+            f"data gives a {type(first).__name__} a batch, expected a mapping such as {{'input_ids': ...}}"
+        )
+    return data
+
+
+class _Column:
+    """One column of a `datasets.Dataset`, read slice by slice."""
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self._dataset, self._name = dataset, name
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, part: slice) -> Any:
+        return self._dataset[part][self._name]
+
+
+def _length(columns: Mapping[str, Any]) -> int:
+    sizes = {name: len(value) for name, value in columns.items()}
+    if not sizes:
+        raise InputError("data has no columns: there is nothing to fit on")
+    if len(set(sizes.values())) != 1:
+        raise InputError(f"the columns of data differ in length: {sizes}")
+    return next(iter(sizes.values()))
+
+
+def _to_input(value: Any, name: str) -> Any:
+    if isinstance(value, (Tensor, *_CONSTANT)):
+        return value
+    if _is_ragged(value):
+        raise InputError(f"{name} has rows of different lengths: write tokenizer(..., padding=True)")
+    try:
+        return to_tensor(value, name)
+    except InputError:
+        return value
+
+
+def _is_ragged(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and all(hasattr(row, "__len__") and not isinstance(row, (str, Tensor)) for row in value)
+        and len({len(row) for row in value}) > 1
+    )
+
+
+def _is_rows_of_integers(value: Any) -> bool:
+    """Whether it is a list of lists of integers: labels of tokens, some of which may be missing at the end."""
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(row, (list, tuple)) and all(isinstance(label, int) for label in row) for row in value
+    )
+
+
+def _as_rows(concept: Any) -> Any:
+    """All labels at once: a tensor, or a list where rows differ in length."""
+    if concept is None:
+        raise InputError("concept is None: pass labels, the name of their column in data, or a function of a batch")
+    return list(concept) if _is_ragged(concept) else to_tensor(concept, "concept")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the labels of a data set are.
+
+    Attributes:
+        batches: Number of batches.
+        sequences: Number of sequences.
+        labelled: Labels that count.
+        categorical: Whether labels are classes.
+        width: Number of classes, or of columns.
+    """
+
+    batches: int
+    sequences: int
+    labelled: int
+    categorical: bool
+    width: int
+
+
+def survey(batches: Batches, kind: str = "auto") -> Survey:
+    """Go through the labels once, without the model.
+
+    Raises:
+        InputError: If no label counts, or all that count are of one class: the concept is absent from the data.
+    """
+    number = sequences = labelled = columns = 0
+    classes: set[int] = set()
+    categorical = True
+    for batch in batches:
+        categorical = kind == "categorical" or (kind == "auto" and not batch.labels.is_floating_point())
+        counted = batch.labels[batch.counted(batches.ignore_index)]
+        number, sequences, labelled = number + 1, sequences + batch.size, labelled + len(counted)
+        if categorical and counted.ndim == 1:
+            classes |= set(counted.unique().long().tolist())
+        else:
+            columns = counted.shape[-1] if counted.ndim > 1 else 1
+    if not labelled:
+        raise InputError(f"every label is ignore_index ({batches.ignore_index}) or padding: there is nothing to erase")
+    if columns:
+        return Survey(number, sequences, labelled, False, columns)
+    if len(classes) < 2:
+        raise InputError(
+            f"the concept is absent from the data: all {labelled} labels are {classes.pop()}; pass data in which at "
+            "least two classes occur"
+        )
+    return Survey(number, sequences, labelled, True, max(classes) + 1)

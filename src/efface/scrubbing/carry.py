@@ -1,0 +1,216 @@
+"""Carrying activations from block to block, so that each block runs about once however many sites there are.
+
+A transformer is a list of blocks, each of which takes what the one before gave. What every batch gives at the last
+block that is done is kept; a forward pass then takes that from the store in place of the blocks that made it. All
+else (embeddings, masks, positions) runs as usual, so nothing is assumed of how a model calls its blocks.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from efface._errors import InputError
+from efface.scrubbing.batches import Batch
+from efface.scrubbing.gather import Stop, execution_order, run, run_to
+from efface.scrubbing.hooks import Edit, install
+from efface.scrubbing.sites import Site, find_sites
+
+Activations = Literal["recompute", "memory", "disk"]
+
+
+class Store:
+    """What the last finished block of each chain gave, for each batch, in memory or in files.
+
+    Args:
+        where: `"memory"` or `"disk"`.
+        folder: Under which to make a temporary folder for `"disk"`; None takes the system's.
+    """
+
+    def __init__(self, where: Activations, folder: str | Path | None = None) -> None:
+        self._kept: dict[tuple[str, int], tuple[Any, Any]] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="efface-", dir=folder) if where == "disk" else None
+
+    def put(self, chain: str, number: int, output: Any) -> None:
+        """Keep the output of a block, in place of what the chain's last block gave."""
+        tensors: list[Tensor] = []
+        skeleton = _map_tensors(output, lambda x: (tensors.append(x.detach()), _Slot(len(tensors) - 1, x.device))[1])
+        held = [x.to("cpu", copy=True).contiguous() for x in tensors]
+        if self._folder is None:
+            self._kept[chain, number] = (skeleton, held)
+            return
+        path = Path(self._folder.name) / f"{chain}-{number}.safetensors"
+        save_file({str(i): x for i, x in enumerate(held)}, path)
+        self._kept[chain, number] = (skeleton, path)
+
+    def get(self, chain: str, number: int) -> Any:
+        """What was kept, on the devices it came from."""
+        skeleton, held = self._kept[chain, number]
+        if isinstance(held, Path):
+            loaded = load_file(held)
+            held = [loaded[str(i)] for i in range(len(loaded))]
+        return _map_slots(skeleton, lambda slot: held[slot.index].to(slot.device, copy=True))
+
+    def close(self) -> None:
+        """Forget all, and remove the files."""
+        self._kept.clear()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+class _Slot:
+    """Stands for a tensor in the skeleton of an output."""
+
+    def __init__(self, index: int, device: torch.device) -> None:
+        self.index, self.device = index, device
+
+
+def _map_tensors(value: Any, change: Any) -> Any:
+    return _map(value, Tensor, change)
+
+
+def _map_slots(value: Any, change: Any) -> Any:
+    return _map(value, _Slot, change)
+
+
+def _map(value: Any, kind: type, change: Any) -> Any:
+    """`value` with every instance of `kind` in its tuples, lists and mappings changed."""
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_map(item, kind, change) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_map(item, kind, change) for item in value)
+    if isinstance(value, Mapping):
+        return {key: _map(item, kind, change) for key, item in value.items()}
+    return value
+
+
+class Carried:
+    """Forward passes that begin at the first block that is not done.
+
+    Args:
+        model: A model that is made of blocks.
+        batch: Any batch, to see in which order blocks run.
+        store: Where activations are kept.
+        table: Role -> patterns, if the blocks (role `"residual"`) of this model are not known.
+
+    Raises:
+        InputError: If no blocks are known, or one runs more than once in a forward pass.
+    """
+
+    def __init__(self, model: nn.Module, batch: Batch, store: Store, table: Mapping[str, Any] | None) -> None:
+        order = execution_order(model, find_sites(model, "residual", table=table), batch)
+        if repeated := [str(site) for site, calls in order.items() if calls > 1]:
+            raise InputError(
+                f"{repeated[0]} runs several times in a forward pass, so activations cannot be carried: "
+                'pass activations="recompute"'
+            )
+        self.model, self._store = model, store
+        self.blocks = [site.path for site in order]
+        self.done = 0
+
+    def block_of(self, site: Site) -> int | None:
+        """Number of the block in which a site lies; None if it lies in none."""
+        return next((i for i, block in enumerate(self.blocks) if _inside(site, block)), None)
+
+    def active(self, edits: Mapping[Site, Edit]) -> dict[Site, Edit]:
+        """The edits that are still needed: those of blocks that are done are in what is carried."""
+        finished = self.blocks[: self.done]
+        return {site: edit for site, edit in edits.items() if not any(_inside(site, block) for block in finished)}
+
+    def run_to(self, batch: Batch, edits: Mapping[Site, Edit]) -> None:
+        """A forward pass from the first block that is not done, with edits, one of which may end it."""
+        with self._shortcut(batch):
+            run_to(self.model, batch, self.active(edits))
+
+    def advance(self, batches: Any, edits: Mapping[Site, Edit], bar: Any) -> None:
+        """Run the next block on every batch, with the edits in it, and keep what it gives.
+
+        Raises:
+            InputError: If what is carried is not what the model computes.
+        """
+        block = self.blocks[self.done]
+        for batch in batches:
+            with self._shortcut(batch), ExitStack() as stack:
+                given = _capture(self.model, block, stack, self.active(edits), batch)
+            if batch.number == 0 and self.done in (1, len(self.blocks) - 1):
+                self._compare(batch, edits, given)
+            self._store.put(_chain(block), batch.number, given)
+            bar.update(1)
+        self.done += 1
+
+    def _compare(self, batch: Batch, edits: Mapping[Site, Edit], given: Any) -> None:
+        with ExitStack() as stack:
+            expected = _capture(self.model, self.blocks[self.done], stack, dict(edits), batch)
+        for mine, theirs in zip(_tensors(given), _tensors(expected), strict=True):
+            if not _close(mine.double(), theirs.double()):
+                raise InputError(
+                    f"{type(self.model).__name__} passes more between its blocks than what they return, so activations "
+                    'cannot be carried: pass activations="recompute"'
+                )
+
+    @contextmanager
+    def _shortcut(self, batch: Batch) -> Iterator[None]:
+        """Blocks that are done give at once what is kept."""
+        with ExitStack() as stack:
+            for path in self.blocks[: self.done]:
+                module = self.model.get_submodule(path)
+                stack.callback(_restore, module, module.__dict__.get("forward"))
+                module.forward = _stub(self._store, _chain(path), batch.number)  # type: ignore[method-assign]
+            yield
+
+
+def _stub(store: Store, chain: str, number: int) -> Any:
+    return lambda *_args, **_kwargs: store.get(chain, number)
+
+
+def _restore(module: nn.Module, forward: Any) -> None:
+    if forward is None:
+        module.__dict__.pop("forward", None)
+    else:
+        module.forward = forward
+
+
+def _capture(model: nn.Module, block: str, stack: ExitStack, edits: Mapping[Site, Edit], batch: Batch) -> Any:
+    """What a block gives, with the edits on; the forward pass ends there."""
+    found: list[Any] = []
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        found.append(output)
+        raise Stop
+
+    stack.enter_context(install(model, edits))
+    # hooks run in the order of registration: this one comes after the edits of the block's own output
+    stack.callback(model.get_submodule(block).register_forward_hook(keep).remove)
+    with suppress(Stop):
+        run(model, batch)
+    return found[0]
+
+
+def _close(mine: Tensor, theirs: Tensor) -> bool:
+    """Whether two outputs are the same but for rounding. Where both hold NaN, it is found at the next site."""
+    scale = float(theirs.nan_to_num(0, 0, 0).abs().max()) if theirs.numel() else 0.0
+    return torch.allclose(mine, theirs, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    _map_tensors(value, found.append)
+    return found
+
+
+def _inside(site: Site, block: str) -> bool:
+    return site.path == block or site.path.startswith(f"{block}.")
+
+
+def _chain(block: str) -> str:
+    """The list that a block is of: only what its last finished block gave is ever used."""
+    return block.rpartition(".")[0]
