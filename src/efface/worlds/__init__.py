@@ -1,1 +1,40 @@
-"""Small worlds with known truth: a table and sentences to erase from."""
+"""Small worlds with known truth: a table, sentences, and tokens of Python source with language models that read them.
+
+Names are imported when they are first used.
+"""
+
+from typing import TYPE_CHECKING
+
+from efface._lazy import attach
+
+if TYPE_CHECKING:
+    from efface.worlds.sentences import SentenceWorld, embed, load_minilm, make_sentences
+    from efface.worlds.tables import TableWorld, load_diabetes
+    from efface.worlds.tokens.bits import next_token_nats, unigram_bits_per_byte
+    from efface.worlds.tokens.shipped import load_token_model, load_token_tokenizer
+    from efface.worlds.tokens.world import TokenWorld, make_tokens
+
+_NAMES = {
+    "efface.worlds.sentences": ("SentenceWorld", "embed", "load_minilm", "make_sentences"),
+    "efface.worlds.tables": ("TableWorld", "load_diabetes"),
+    "efface.worlds.tokens.bits": ("next_token_nats", "unigram_bits_per_byte"),
+    "efface.worlds.tokens.shipped": ("load_token_model", "load_token_tokenizer"),
+    "efface.worlds.tokens.world": ("TokenWorld", "make_tokens"),
+}
+
+__all__ = [
+    "SentenceWorld",
+    "TableWorld",
+    "TokenWorld",
+    "embed",
+    "load_diabetes",
+    "load_minilm",
+    "load_token_model",
+    "load_token_tokenizer",
+    "make_sentences",
+    "make_tokens",
+    "next_token_nats",
+    "unigram_bits_per_byte",
+]
+
+__getattr__, __dir__ = attach(__name__, {name: module for module, names in _NAMES.items() for name in names}, globals())

