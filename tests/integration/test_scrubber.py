@@ -1,0 +1,437 @@
+"""A `Scrubber` on every architecture: what it erases, where it is put, how it is kept, and generation under it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from efface import FormatError, InputError, RandomSubspace, Scrubber, Site, collect, find_sites, join_concepts, scrub
+from efface.scrubbing.scrubber import edit_of
+from tests.models import (
+    FAMILIES,
+    GENERATE,
+    class_gaps,
+    concept,
+    data,
+    gap,
+    generate,
+    hidden_states,
+    hooks,
+    labelled_rows,
+    padding,
+    prompts,
+    state,
+    tiny,
+    tokens,
+)
+
+every_family = pytest.mark.parametrize("name", FAMILIES)
+
+
+@cache
+def model(name: str) -> Any:
+    return tiny(name)
+
+
+@cache
+def fitted(name: str) -> Scrubber:
+    return scrub(model(name), data(name), concept(name), sites="norms")
+
+
+def first(name: str, model_: Any = None) -> Tensor:
+    """The main output for all the data."""
+    with torch.no_grad():
+        return (model_ or model(name))(**data(name))[0]
+
+
+# --------------------------------------------------------------------------------------------- what it erases
+
+
+@every_family
+@pytest.mark.parametrize("role", ["residual", "mlp_out", "attn_out"])
+def test_the_concept_is_gone_from_all_sites_of_a_role_at_once(name, role):
+    known = scrub(model(name), data(name), concept(name), sites=role)
+    paths = [site.path for site in known.sites]
+    assert max(class_gaps(model(name), name, paths).values()) > 0.1
+    with known:
+        assert max(class_gaps(model(name), name, paths).values()) <= 1e-6
+
+
+SITES = {
+    "llama": [
+        "model:output[last_hidden_state]",  # a ModelOutput
+        "model.layers.0.self_attn",  # a tuple
+        "model.layers.1.self_attn:output[0]",
+        "model.layers.0.self_attn:input",  # the keyword hidden_states
+        "model.layers.1:input",
+        "model.layers.1.self_attn:input[hidden_states]",
+        "model.layers.*.mlp.down_proj:input",  # 48 wide
+        "lm_head:input",
+        ":output[logits]",  # of the model as a whole, 64 wide
+    ],
+    "gpt2": ["h.*.attn:input", "h.*.attn:output[0]", "h.1.mlp.c_proj:input", "transformer", "lm_head"],
+    "bert": ["pooler", "encoder.layer.0:input", "encoder:output[0]", ":output[last_hidden_state]"],
+    "t5": ["encoder.block.*:output[0]", "encoder", "encoder.block.1.layer.0.SelfAttention:input[0]"],
+}
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_inputs_outputs_keywords_tuples_and_model_outputs(name):
+    labels = torch.arange(24) % 3 if name == "bert" else concept(name)  # BERT's pooler gives one row a sequence
+    given: dict[str, Any] = {"data": data(name), "concept": labels}
+    sites = SITES[name][:1] if name == "bert" else SITES[name]
+    known = scrub(model(name), **given, sites=sites, shrinkage=False)
+    plain, after = (collect(model(name), **given, sites=sites, scrubber=s) for s in (None, known))
+    assert list(after.x) == [str(site) for site in known.sites] and len(after.x) >= len(sites)
+    assert all(gap(x, plain.labels) > 0.05 for x in plain.x.values())
+    # 24 rows for 32 features have any linear concept in them: what is left of them is rounding
+    assert all(gap(x, after.labels) <= 1e-6 or float(x.std(0).max()) < 1e-5 for x in after.x.values())
+
+
+def test_scrubbers_of_several_concepts_inside_one_another():
+    """What is fitted with another scrubber on is exact with it on. That one was fitted without, and no longer is."""
+    name, other = "llama", (tokens() // 3) % 2
+    one = fitted(name)
+    with one:
+        two = scrub(model(name), data(name), other, sites="norms")
+    paths = [site.path for site in one.sites]
+    with one:
+        assert max(class_gaps(model(name), name, paths, other).values()) > 0.1
+        with two:
+            assert max(class_gaps(model(name), name, paths, other).values()) <= 1e-6
+            assert class_gaps(model(name), name, paths)[paths[0]] <= 1e-6
+
+
+def test_several_concepts_at_once_as_columns_of_labels():
+    name, other = "llama", (tokens() // 3) % 2
+    known = scrub(model(name), data(name), join_concepts(concept(name), other), sites="norms")
+    paths = [site.path for site in known.sites]
+    with known:
+        for labels in (None, other):
+            assert max(class_gaps(model(name), name, paths, labels).values()) <= 1e-6
+
+
+@every_family
+def test_bfloat16_models_are_scrubbed_in_bfloat16(name):
+    half = tiny(name).bfloat16()
+    inputs = {k: v.bfloat16() if v.is_floating_point() else v for k, v in data(name).items()}
+    known = scrub(half, inputs, concept(name), sites="norms")
+    paths = [site.path for site in known.sites]
+    rows = {p: x for p, x in hidden_states(half, inputs, paths).items()}
+    with known:
+        scrubbed = hidden_states(half, inputs, paths)
+    for path in paths:
+        mask = inputs.get("decoder_attention_mask" if path.startswith("decoder") else "attention_mask")
+        plain, after = (gap(*labelled_rows(x[path], concept(name), mask)) for x in (rows, scrubbed))
+        assert scrubbed[path].dtype == torch.bfloat16 and plain > 0.1
+        assert after < 0.01  # what rounding to eight bits puts back
+
+
+# --------------------------------------------------------------------------------------------------- collecting
+
+
+@pytest.mark.parametrize("name", ["llama", "opt", "bert", "vit"])
+@pytest.mark.parametrize("on", [False, True])
+def test_collected_rows_are_the_hidden_states_of_labelled_tokens(name, on):
+    known = fitted(name) if on else None
+    sites = list(fitted(name).sites)
+    labels = concept(name).masked_fill(concept(name) == 2, -100)
+    found = collect(model(name), data(name), labels, sites=sites, scrubber=known)
+    paths = [site.path for site in sites]
+    if known is None:
+        expected = hidden_states(model(name), data(name), paths)
+    else:
+        with known:
+            expected = hidden_states(model(name), data(name), paths)
+    for path in paths:
+        x, z = labelled_rows(expected[path], labels, data(name).get("attention_mask"))
+        torch.testing.assert_close(found.x[path], x, rtol=1e-5, atol=1e-5)
+        assert torch.equal(found.labels, z)
+        whole = expected[path].reshape(24, -1, 32)
+        torch.testing.assert_close(found.x[path], whole[found.sequence, found.position], rtol=1e-5, atol=1e-5)
+
+
+def test_the_same_rows_are_drawn_with_and_without_a_scrubber():
+    given: dict[str, Any] = {"sites": "norms", "max_rows": 50, "batch_size": 4}
+    name = "llama"
+    draws = [collect(model(name), data(name), concept(name), scrubber=s, **given) for s in (None, fitted(name))]
+    assert all(len(d.labels) == 50 for d in draws) and torch.equal(draws[0].position, draws[1].position)
+    assert torch.equal(draws[0].sequence, draws[1].sequence) and torch.equal(draws[0].labels, draws[1].labels)
+    assert bool((draws[0].sequence.diff() >= 0).all())
+    assert torch.equal(draws[0].labels, concept(name)[draws[0].sequence, draws[0].position])
+    assert len({(a, b) for a, b in zip(draws[0].sequence.tolist(), draws[0].position.tolist(), strict=True)}) == 50
+    other = collect(model(name), data(name), concept(name), seed=1, **given)
+    assert not torch.equal(other.sequence * 10 + other.position, draws[0].sequence * 10 + draws[0].position)
+
+
+def test_every_row_is_as_likely_to_be_drawn():
+    counts = torch.zeros(24, 10)
+    for seed in range(60):
+        found = collect(
+            model("gpt2"), tokens(), concept("gpt2"), sites="h.0.ln_1", max_rows=24, batch_size=5, seed=seed
+        )
+        counts[found.sequence, found.position] += 1
+    # 60 draws of a tenth: 6 expected of each, standard deviation 2.3
+    assert counts.max() <= 18 and abs(float(counts[:12].sum()) / 720 - 1) < 0.12
+
+
+def test_encoder_and_decoder_are_collected_one_by_one():
+    sites = ["encoder.final_layer_norm", "decoder.final_layer_norm"]
+    few = data("t5") | {"decoder_attention_mask": torch.ones_like(padding())}
+    with pytest.raises(InputError, match="encoder and decoder.*collect them separately"):
+        collect(model("t5"), few, concept("t5"), sites=sites)
+    assert hooks(model("t5")) == 0
+
+
+# -------------------------------------------------------------------------------------------------- on and off
+
+
+def test_installed_until_removed():
+    name, known = "llama", fitted("llama")
+    plain = first(name)
+    with known:
+        inside = first(name)
+    assert not torch.allclose(inside, plain, atol=1e-3)
+    assert known.install_() is known and torch.equal(first(name), inside)
+    with known:
+        assert torch.equal(first(name), inside)
+    assert torch.equal(first(name), inside)  # the block was entered after install_
+    assert known.remove_() is known and torch.equal(first(name), plain)
+    known.remove_()
+    with known:
+        known.remove_()
+        assert torch.equal(first(name), plain)
+    assert hooks(model(name)) == 0
+
+
+def test_another_copy_of_the_model():
+    known, twin = fitted("llama"), copy.deepcopy(model("llama"))
+    with known:
+        expected = first("llama")
+    before = state(twin)
+    with known.applied(twin) as same:
+        assert same is known and torch.equal(first("llama", twin), expected)
+        assert hooks(model("llama")) == 0
+        with known.applied(twin), known:
+            assert torch.equal(first("llama", twin), expected)
+    assert state(twin) == before
+
+
+def test_a_model_that_has_changed_since_the_fit():
+    known, changed = fitted("llama"), tiny("llama")
+    with torch.no_grad():
+        changed.model.layers[1].mlp.up_proj.weight.mul_(1.05)
+    before = state(changed)
+    with pytest.raises(InputError, match="not the model of the fit, its weights have changed.*check_model=False"):
+        known.install_(changed)
+    with pytest.raises(InputError, match="weights have changed"), known.applied(changed):
+        pass
+    with pytest.raises(InputError, match="weights have changed"):
+        known.fold_(changed)
+    assert state(changed) == before
+    with known.applied(changed, check_model=False):
+        assert hooks(changed) == len(known.sites)
+    assert state(changed) == before
+
+
+def test_models_of_other_precision_are_the_same_model():
+    with fitted("llama").applied(tiny("llama").bfloat16()) as known:
+        assert known is fitted("llama")
+
+
+def test_a_model_without_the_sites():
+    with pytest.raises(InputError, match="GPT2LMHeadModel has no model.layers.0.input_layernorm and 4 more sites"):
+        fitted("llama").install_(model("gpt2"))
+    with pytest.raises(InputError, match="LlamaModel has no model.layers.0.*with or without its head"):
+        fitted("llama").install_(model("llama").model)
+    assert hooks(model("gpt2")) == hooks(model("llama")) == 0
+
+
+def test_a_scrubber_without_a_model_says_how_to_use_it():
+    with pytest.raises(InputError, match=r"`with scrubber.applied\(model\):`"), Scrubber({"norm": torch.zeros_like}):
+        pass
+
+
+class Somewhere:
+    """An eraser that takes what is on its own device alone."""
+
+    def __init__(self, device: str = "cpu", moves: list[str] | None = None) -> None:
+        self.device, self.moves = torch.device(device), [] if moves is None else moves
+
+    def to(self, device: torch.device) -> Somewhere:
+        self.moves.append(str(device))
+        return Somewhere(str(device), self.moves)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        assert x.device == self.device
+        return x + 1
+
+
+def test_erasers_are_moved_once_to_each_device_of_the_model():
+    """As under `device_map`. Where there is no second device, `meta` stands for one."""
+    net = nn.Sequential(nn.Identity(), nn.Identity())
+    net[1].register_forward_pre_hook(lambda _m, args: (args[0].to("meta"),))  # what accelerate's hooks do
+    here, there = Somewhere(), Somewhere()
+    with Scrubber({"0": here, "1": there}, model=net):
+        for _ in range(3):
+            assert net(torch.zeros(2, 4)).device.type == "meta"
+    assert here.moves == ["cpu"] and there.moves == ["meta"]
+    eraser = fitted("llama").erasers[Site("model.norm")]
+    assert {x.device.type for x in eraser.to(torch.device("meta")).tensors().values()} == {"meta"}
+    assert fitted("llama").random_control().erasers[Site("model.norm")].to(torch.device("meta")).center.is_meta
+
+
+# ------------------------------------------------------------------------------------------------------- files
+
+
+@every_family
+def test_saved_and_loaded(name, tmp_path):
+    known = fitted(name)
+    known.save_pretrained(tmp_path / "scrubber")
+    assert sorted(p.name for p in (tmp_path / "scrubber").iterdir()) == ["config.json", "model.safetensors"]
+    again = Scrubber.from_pretrained(tmp_path / "scrubber")
+    assert again.sites == known.sites and again.facts == known.facts and again.summary() == known.summary()
+    with known:
+        expected = first(name)
+    with again.applied(model(name)):
+        assert torch.equal(first(name), expected)
+    with Scrubber.from_pretrained(tmp_path / "scrubber", model=model(name)):
+        assert torch.equal(first(name), expected)
+
+
+def test_files_that_cannot_be_used(tmp_path):
+    folder = tmp_path / "scrubber"
+    fitted("llama").save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    for change, text in (
+        ({"format_version": 99}, "upgrade"),
+        ({"type": "LeaceEraser"}, "expected"),
+        ({"erasers": [config["erasers"][0] | {"type": "Other"}]}, "'Other', expected one of LeaceEraser"),
+    ):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(FormatError, match=text):
+            Scrubber.from_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:100])
+    with pytest.raises(FormatError, match="truncated"):
+        Scrubber.from_pretrained(folder)
+
+
+def test_what_cannot_be_saved(tmp_path):
+    for scrubber in (fitted("llama").random_control(), Scrubber({"norm": torch.zeros_like})):
+        with pytest.raises(InputError, match="cannot be saved: only fitted erasers can"):
+            scrubber.save_pretrained(tmp_path / "scrubber")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_known_of_a_scrubber():
+    known = fitted("llama")
+    assert known.rank == dict.fromkeys(known.sites, 2)
+    rows = known.summary()
+    assert [row["site"] for row in rows] == [str(site) for site in known.sites]
+    assert all(row["n"] == int(padding().sum()) and row["residual"] < 1e-5 and 0 < row["edit"] < 1 for row in rows)
+    assert json.loads(json.dumps([rows, known.facts])) == [rows, known.facts]
+    assert repr(known).startswith("Scrubber(leace, 5 sites: model.layers.0.input_layernorm, ")
+    assert known.facts["labels"] == {
+        "batches": 3,
+        "sequences": 24,
+        "labelled": int(padding().sum()),
+        "categorical": True,
+        "width": 3,
+    }
+
+
+def test_some_of_the_sites():
+    known = fitted("llama")
+    few = known.only("model.norm", Site("model.layers.1.input_layernorm"))
+    assert few.sites == (Site("model.layers.1.input_layernorm"), Site("model.norm"))
+    with few:
+        assert hooks(model("llama")) == 2
+    with pytest.raises(InputError, match="no eraser for norm: there are model.layers.0"):
+        known.only("norm")
+
+
+# ------------------------------------------------------------------------------------------------ the control
+
+
+def test_the_control_takes_a_new_subspace_of_the_same_rank_out_of_each_batch():
+    name, known = "llama", fitted("llama")
+    control = known.random_control(seed=3)
+    assert control.rank == known.rank and control.sites == known.sites
+    ids, path = tokens(), "model.layers.0.input_layernorm"  # the first: what comes in is the same each time
+    x = hidden_states(model(name), {"input_ids": ids}, [path])[path]
+
+    def taken() -> Tensor:
+        return (x - hidden_states(model(name), {"input_ids": ids}, [path])[path]).flatten(0, 1).double()
+
+    with control:
+        one, two = taken(), taken()
+    with control:
+        three = taken()  # nor does it begin again in another block
+    spaces = [torch.linalg.svd(edit)[2][:2] for edit in (one, two, three)]
+    for edit in (one, two, three):
+        assert torch.linalg.matrix_rank(edit, atol=1e-4) == 2
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert float(torch.linalg.svdvals(spaces[i] @ spaces[j].T).min()) < 0.95
+    center = known.erasers[Site(path)].bias
+    torch.testing.assert_close(control.erasers[Site(path)](center), center)
+    with known.random_control(seed=3):
+        assert torch.equal(taken(), one) and torch.equal(taken(), two)
+    with known.random_control(seed=4):
+        assert not torch.allclose(taken(), one)
+
+
+def test_the_sites_of_a_control_draw_each_their_own():
+    erasers = list(fitted("llama").random_control().erasers.values())
+    x = torch.randn(4, 32)
+    assert not torch.allclose(x - erasers[0](x), x - erasers[1](x), atol=1e-3)
+
+
+def test_a_control_begins_again_when_it_is_reset():
+    control, x = RandomSubspace(2, seed=5), torch.randn(4, 8)
+    edit = edit_of(control)
+    one, two = edit(x), edit(x)
+    control.reset()
+    again = edit(x)
+    assert one is not None and two is not None and again is not None
+    assert torch.equal(one, again) and not torch.equal(one, two)
+
+
+# ---------------------------------------------------------------------------------------------------- generation
+
+
+@pytest.mark.parametrize("name", GENERATE)
+def test_generation_with_and_without_a_cache_is_the_same_and_scrubbed(name):
+    plain = generate(model(name), name)
+    with fitted(name):
+        cached = generate(model(name), name, use_cache=True)
+        assert cached == generate(model(name), name, use_cache=False)
+    assert cached != plain and generate(model(name), name) == plain
+    assert all(len(row) >= 8 for row in cached)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "t5"])
+def test_generation_is_scrubbed_at_every_step(name):
+    """Beams and sampling go through the same hooks; each step edits one token at each site."""
+    widths: list[int] = []
+    path = fitted(name).sites[-1].path
+
+    def count(x: Tensor) -> Tensor:
+        widths.append(x.shape[1])
+        return fitted(name).erasers[Site(path)](x)
+
+    with Scrubber({path: count}, model=model(name)):
+        generate(model(name), name, num_beams=2)
+    length = 1 if name == "t5" else prompts(name)["input_ids"].shape[1]
+    assert widths == [length] + [1] * 7
+
+
+def test_roles_find_nothing_in_a_model_of_another_make():
+    with pytest.raises(InputError, match="table="):
+        find_sites(nn.Sequential(nn.Linear(2, 2)), "attn_out")
