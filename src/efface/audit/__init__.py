@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from efface.audit.sites.losses import audit_losses
     from efface.audit.sites.probing import audit_sites
     from efface.audit.vectors.audit import audit_vectors
+    from efface.audit.vectors.similarity import audit_similarity
 
 _NAMES = {
     "efface.audit.finding": ("Audit", "Figure", "Finding", "Series", "Table"),
@@ -19,6 +20,7 @@ _NAMES = {
     "efface.audit.sites.losses": ("audit_losses",),
     "efface.audit.sites.probing": ("audit_sites",),
     "efface.audit.vectors.audit": ("audit_vectors",),
+    "efface.audit.vectors.similarity": ("audit_similarity",),
 }
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "Series",
     "Table",
     "audit_losses",
+    "audit_similarity",
     "audit_sites",
     "audit_vectors",
     "bootstrap_interval",

@@ -19,6 +19,7 @@ VERSION = 1
 CHANCE, NO_CHANGE, NO_DIFFERENCE = "chance", "no change", "no difference"
 BEFORE, AFTER, CHANGE = "before", "after", "change"
 _ROUNDING = 1e-9
+_SMALL = 5e-4
 _WORDS = {
     CHANCE: ("below chance", "at chance", "above chance"),
     NO_CHANGE: ("lower than before", "no clear change", "higher than before"),
@@ -307,9 +308,13 @@ class Audit(_Plain):
 def format_value(value: float, unit: str = "") -> str:
     """A number as it is shown: shares in per cent, anything else with three decimals and its unit.
 
-    >>> format_value(0.5316, "share"), format_value(0.5316, "bits"), format_value(-1e-9)
-    ('53.2%', '0.532 bits', '0.000')
+    Of standard deviations the small ones are what matters, so that they are not rounded to nothing.
+
+    >>> format_value(0.5316, "share"), format_value(0.5316, "bits"), format_value(-1e-9), format_value(1.6e-7, "sd")
+    ('53.2%', '0.532 bits', '0.000', '1.6e-07 sd')
     """
+    if unit == "sd" and 0 < abs(value) < _SMALL:
+        return f"{value:.1e} {unit}"
     scaled, digits = (100 * value, 1) if unit == "share" else (value, 3)
     # Adding zero turns -0.0 into 0.0.
     text = f"{round(scaled, digits) + 0.0:.{digits}f}"

@@ -11,7 +11,7 @@ import importlib
 import importlib.metadata
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,9 @@ from efface._errors import EffaceError
 
 COMMANDS = ("demo", "fit", "apply", "audit")
 FAILED, INTERRUPTED = 2, 130
+
+Say = Callable[[str], None]
+"""Told what is going on."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""`efface demo`: erase sex from a table and gender from sentences, and show what is gone and what is not."""
+"""`efface demo`: erase concepts from a table, sentences and two transformers; show what is gone and what is not."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any
 
 from efface.cli import add_command
 
-_HELP = "erase sex from a table and gender from sentences; write a page that shows what is gone"
-_DESCRIPTION = """Two worlds that come with the dependencies, no network:
+_HELP = "erase concepts from a table, sentences and two transformers; write a page that shows what is gone"
+_DESCRIPTION = """Four worlds that come with efface or its dependencies, no network:
 
   tables     442 diabetes patients: erase sex from nine medical features
   sentences  1,536 sentences through the MiniLM model: erase the gender of the pronoun
+  tokens     a small language model of Python: erase the lexical type of tokens, norm after norm
+  layers     the same MiniLM: erase the gender at each of its sites at once
 
-Prints numbers before and after, writes report.html and report.json. About a minute on two cores.
+Prints numbers before and after, writes report.html and report.json. About two minutes on two cores.
 """
 
 
@@ -25,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
     parser = add_command(subparsers, run, help=_HELP, description=_DESCRIPTION)
     parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="default: demo-out")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice (default: 0)")
-    parser.add_argument("--only", choices=("tables", "sentences"), help="one of the two worlds")
+    parser.add_argument("--only", choices=("tables", "sentences", "tokens", "layers"), help="one of the worlds")
 
 
 def run(args: argparse.Namespace) -> int:

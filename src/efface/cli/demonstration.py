@@ -1,4 +1,4 @@
-"""What the demo measures: two worlds, LEACE, and an audit of each."""
+"""What the demo measures: worlds with known truth, LEACE, and an audit of each."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import Tensor
 
 from efface.audit.finding import Audit
 from efface.audit.vectors import Task, audit_vectors
+from efface.cli import Say
+from efface.cli.minilm_layers import layers
+from efface.cli.token_world import tokens
 from efface.erasers.leace import LeaceEraser
 from efface.worlds.sentences import embed, make_sentences
 from efface.worlds.tables import load_diabetes
-
-Say = Callable[[str], None]
 
 _CLAIMS = (
     "What is promised: LEACE makes the class means equal on the rows it was fitted on. There, no linear model can "
@@ -35,10 +36,10 @@ def demo_audit(names: Sequence[str], *, seed: int = 0, say: Say = lambda text: N
     return Audit(
         "What LEACE erases, and what it leaves",
         text=(
-            "A concept (here sex, or the gender of a pronoun) is taken out of vectors with LEACE, the smallest edit "
-            "after which no linear model can use it. Then fresh models, called probes, try to read the concept from "
-            "rows that neither they nor the eraser have seen: a linear one, and a small neural network (MLP). "
-            "A task shows what else went.",
+            "A concept (here sex, the gender of a pronoun, or the lexical type of a token) is taken out of vectors "
+            "with LEACE, the smallest edit after which no linear model can use it. Then fresh models, called probes, "
+            "try to read the concept from rows that neither they nor the eraser have seen. A task, or the loss of a "
+            "language model, shows what else went.",
             *_CLAIMS,
         ),
         conclusions=tuple(part.conclusions[0] for part in parts),
@@ -104,5 +105,10 @@ def fit_leace(x: Tensor, z: Tensor) -> LeaceEraser:
     return LeaceEraser.fit(x, z)
 
 
-WORLDS: dict[str, Callable[[int, Say], Audit]] = {"tables": tables, "sentences": sentences}
+WORLDS: dict[str, Callable[[int, Say], Audit]] = {
+    "tables": tables,
+    "sentences": sentences,
+    "tokens": tokens,
+    "layers": layers,
+}
 """Name for `--only` -> the audit of that world."""

@@ -180,7 +180,18 @@ def embed(
     Raises:
         MissingExtraError: If transformers or the model's package is not installed.
     """
-    tokenizer, model = load_minilm(model_dir)
+    return embed_with(*load_minilm(model_dir), sentences, batch_size=batch_size, progress=progress)
+
+
+def embed_with(
+    tokenizer: Any,
+    model: Any,
+    sentences: tuple[str, ...] | list[str],
+    *,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """As `embed`, by a tokenizer and model that are loaded already, with whatever hooks are on the model."""
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
     out = torch.empty(len(sentences), model.config.hidden_size)
     for start in range(0, len(order), check_positive_int(batch_size, "batch_size")):

@@ -1,0 +1,64 @@
+"""What the demo says about transformers, on small sizes: the shape of LEACE's table 1, and MiniLM site by site."""
+
+from __future__ import annotations
+
+import pytest
+
+from efface.audit import Audit
+from efface.cli.minilm_layers import layers
+from efface.cli.token_world import TokenSizes, tokens
+
+
+def quiet(text: str) -> None:
+    """Nobody needs to hear it."""
+
+
+@pytest.fixture(scope="module")
+def python() -> Audit:
+    sizes = TokenSizes(length=96, fit=120, files=40, score=24, score_sites=6, rows=700)
+    return tokens(0, quiet, arch="gpt_neox", sizes=sizes)
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Audit:
+    return layers(0, quiet, jobs=6, rows=500)
+
+
+def test_none_is_like_random_then_leace_then_sal(python: Audit) -> None:
+    plain, random, leace, sal = (
+        python.find("whole model", way, "loss").value for way in ("none", "random", "LEACE", "SAL / orthogonal")
+    )
+    unigram = python.find("whole model", "unigram entropy", "loss").value
+    assert plain < random < plain + 0.2
+    assert random + 0.5 < leace < sal
+    assert leace < unigram
+    for way in ("LEACE", "SAL / orthogonal"):
+        assert python.find("whole model", way, "difference").verdict == "higher than the control"
+
+
+def test_each_norm_is_erased_alone_and_probed(python: Audit) -> None:
+    probed = [f for part in python.walk() for f in part.findings if f.family == "linear probe"]
+    alone = [f for part in python.walk() for f in part.findings if f.family == "LEACE" and f.condition == "difference"]
+    assert len(alone) == 13 and len(probed) == 26
+    assert python.find("LEACE", "gpt_neox.layers.0.input_layernorm", "difference").verdict == "higher than the control"
+    before = [f for f in probed if f.condition == "before"]
+    after = [f for f in probed if f.condition == "after"]
+    assert all(a.value < b.value - 0.05 for a, b in zip(after[1:], before[1:], strict=True))
+    assert {f.family for part in python.walk() for f in part.findings} >= {"control task", "selectivity"}
+    figures = [figure.title for part in python.walk() for figure in part.figures]
+    assert len(figures) == 3 and len(set(figures)) == 3
+
+
+def test_gender_is_gone_from_all_sites_of_minilm_at_once(minilm: Audit) -> None:
+    gap = minilm.find("class-mean gap", "largest of all sites", "all sites erased at once")
+    assert gap.value < 1e-6 < 0.1 < gap.baseline  # type: ignore[operator]
+    table = minilm.tables[0]
+    assert len(table.rows) == 25
+    assert max(float(after) for _, _, after in table.rows) == pytest.approx(gap.value, rel=0.1)
+
+
+def test_pairs_grow_alike_and_the_rest_stays(minilm: Audit) -> None:
+    family = "cosine similarity"
+    assert minilm.find(family, "pairs", "change").verdict == "higher than before"
+    assert minilm.find(family, "pairs", "after").value > 0.98
+    assert minilm.find(family, "order of the others").value > 0.8
