@@ -20,7 +20,7 @@ def test_cosines_are_those_of_numpy() -> None:
     x, y = rows(), rows(seed=1)
     audit = audit_similarity(x, y, pairs=[(0, 1), (2, 3)])
     cosine = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(x, y, strict=True)]
-    assert audit.find(FAMILY, "with itself").value == pytest.approx(np.mean(cosine))
+    assert audit.find(FAMILY, "with itself", "after").value == pytest.approx(np.mean(cosine))
     unit = y / np.linalg.norm(y, axis=1, keepdims=True)
     similar = unit @ unit.T
     assert audit.find(FAMILY, "pairs", "after").value == pytest.approx((similar[0, 1] + similar[2, 3]) / 2)
@@ -35,16 +35,16 @@ def test_the_order_is_the_correlation_of_each_row() -> None:
         return np.array([z[i] @ z[j] / np.linalg.norm(z[i]) / np.linalg.norm(z[j]) for j in range(6) if j != i])
 
     expected = np.mean([np.corrcoef(similar(x, i), similar(y, i))[0, 1] for i in range(6)])
-    assert audit_similarity(x, y).find(FAMILY, "order of the others").value == pytest.approx(expected)
+    assert audit_similarity(x, y).find(FAMILY, "order of the others", "after").value == pytest.approx(expected)
 
 
 def test_a_rotation_changes_no_similarity() -> None:
     x = rows()
     turn = np.linalg.qr(rows(8, 8, seed=2))[0]
     audit = audit_similarity(x, x @ turn, pairs=[(0, 1), (2, 3)])
-    assert audit.find(FAMILY, "order of the others").value == pytest.approx(1)
+    assert audit.find(FAMILY, "order of the others", "after").value == pytest.approx(1)
     assert audit.find(FAMILY, "pairs", "change").verdict == "no clear change"
-    assert audit.find(FAMILY, "with itself").value < 0.9
+    assert audit.find(FAMILY, "with itself", "after").value < 0.9
 
 
 def test_what_erasing_the_difference_of_pairs_does_is_seen() -> None:
@@ -65,15 +65,15 @@ def test_another_width_after_leaves_out_what_cannot_be_compared() -> None:
 
 
 def test_equally_near_others_have_no_order_to_lose() -> None:
-    assert audit_similarity(np.eye(5), np.eye(5)).find(FAMILY, "order of the others").value == 1
-    assert audit_similarity(np.eye(5), rows(5, 5)).find(FAMILY, "order of the others").value == 0
+    assert audit_similarity(np.eye(5), np.eye(5)).find(FAMILY, "order of the others", "after").value == 1
+    assert audit_similarity(np.eye(5), rows(5, 5)).find(FAMILY, "order of the others", "after").value == 0
 
 
 def test_groups_widen_the_interval_of_rows_that_depend() -> None:
     x = np.repeat(rows(10), 20, axis=0)
     y = np.repeat(rows(10, seed=1), 20, axis=0)
-    alone = audit_similarity(x, y).find(FAMILY, "with itself")
-    grouped = audit_similarity(x, y, groups=np.repeat(np.arange(10), 20)).find(FAMILY, "with itself")
+    alone = audit_similarity(x, y).find(FAMILY, "with itself", "after")
+    grouped = audit_similarity(x, y, groups=np.repeat(np.arange(10), 20)).find(FAMILY, "with itself", "after")
     assert grouped.high - grouped.low > 2 * (alone.high - alone.low)  # type: ignore[operator]
 
 

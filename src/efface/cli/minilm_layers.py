@@ -133,6 +133,6 @@ def _similarities(
     setting: dict[str, Any] = {"pairs": pairs, "groups": world.job[test], "name": "gender", "seed": seed}
     audit = audit_similarity(before, after, title="Sentence similarity", **setting)
     random = audit_similarity(before, control, **setting)
-    own = random.find("cosine similarity", "with itself").value
+    own = random.find("cosine similarity", "with itself", "after").value
     said = f"A random edit of equal rank at the same sites leaves a cosine of {own:.3f} with the unedited embedding."
     return replace(audit, conclusions=(*audit.conclusions, said))

@@ -59,7 +59,7 @@ def audit_similarity(
     equal rank makes. Memory is `2 n^2` numbers.
 
     >>> x = np.eye(4)
-    >>> audit_similarity(x, 2 * x).find("cosine similarity", "with itself").value
+    >>> audit_similarity(x, 2 * x).find("cosine similarity", "with itself", "after").value
     1.0
     """
     x, y = _units(before, "before"), _units(after, "after")
@@ -74,8 +74,9 @@ def audit_similarity(
 
     findings = []
     if x.shape == y.shape:
-        findings.append(_finding(SELF, bootstrap_interval((x * y).sum(1), **grouped), len(x), seed))
-    findings.append(_finding(RANKS, bootstrap_interval(_correlations(first, second), **grouped), len(x), seed))
+        findings.append(_finding(SELF, bootstrap_interval((x * y).sum(1), **grouped), len(x), seed, condition=AFTER))
+    order = bootstrap_interval(_correlations(first, second), **grouped)
+    findings.append(_finding(RANKS, order, len(x), seed, condition=AFTER))
     findings += _compared(OTHERS, _of_others(first), _of_others(second), grouped)
     if pairs is not None:
         at = _pairs(pairs, len(x))
@@ -145,15 +146,17 @@ def _compared(name: str, before: Floats, after: Floats, options: dict[str, Any])
 
 def _finding(name: str, interval: Interval, n: int, seed: int, **more: Any) -> Finding:
     span = {"low": interval.low, "high": interval.high, "level": interval.level, "method": interval.method}
-    return Finding(name, interval.value, FAMILY, n=n, seed=seed, unit="cosine" if name != RANKS else "", **span, **more)
+    return Finding(name, interval.value, FAMILY, n=n, seed=seed, **span, **more)
 
 
 def _conclusions(findings: list[Finding]) -> list[str]:
     by = {(f.name, f.condition): f for f in findings}
     said = []
-    if (SELF, "") in by:
-        said.append(f"An embedding and the same one after the edit have a cosine of {number(by[SELF, ''].value)}.")
-    said.append(f"Similarities with the others before and after the edit correlate at {number(by[RANKS, ''].value)}.")
+    if (SELF, AFTER) in by:
+        said.append(f"An embedding and the same one after the edit have a cosine of {number(by[SELF, AFTER].value)}.")
+    said.append(
+        f"Similarities with the others before and after the edit correlate at {number(by[RANKS, AFTER].value)}."
+    )
     for name, words in _NAMED.items():
         if (name, CHANGE) in by:
             change = by[name, CHANGE]
@@ -164,7 +167,7 @@ def _conclusions(findings: list[Finding]) -> list[str]:
 
 def _figure(findings: list[Finding]) -> Figure:
     def points(condition: str) -> Series:
-        found = [f for f in findings if f.condition == condition]
+        found = [f for f in findings if f.condition == condition and f.name in (OTHERS, PAIRS)]
         low, high = (tuple(getattr(f, end) or 0.0 for f in found) for end in ("low", "high"))
         return Series(condition, tuple(f.name for f in found), tuple(f.value for f in found), low, high)
 
