@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -36,7 +36,8 @@ class TokenSizes:
         files: Training files that these are drawn from.
         score: Held-out sequences on which the whole model is scored.
         score_sites: Those of them on which single sites are scored.
-        rows: Held-out tokens that probes see.
+        other: Sequences of other training files, for probes alone.
+        rows: Tokens that probes see, of those files and of held-out ones.
     """
 
     length: int = 128
@@ -44,10 +45,11 @@ class TokenSizes:
     files: int = 120
     score: int = 48
     score_sites: int = 16
-    rows: int = 2000
+    other: int = 40
+    rows: int = 1500
 
 
-FULL = TokenSizes(length=256, fit=2000, files=400, score=240, score_sites=120, rows=8000)
+FULL = TokenSizes(length=256, fit=2000, files=500, score=240, score_sites=120, other=240, rows=6000)
 """What the benchmark uses."""
 
 
@@ -57,7 +59,7 @@ def tokens(
     """Erase the lexical type of tokens from a language model of Python, and see what that costs it."""
     model = load_token_model(arch)
     say(f"tokens: reading Python source, {arch} with {model.num_parameters() / 1e6:.1f} M parameters")
-    train = make_tokens("train", length=sizes.length, sequences=sizes.fit, max_files=sizes.files, seed=seed)
+    train, other = _training_files(sizes, seed)
     heldout = make_tokens("heldout", length=sizes.length, sequences=sizes.score, seed=seed)
     fitted = {}
     for method, called in METHODS.items():
@@ -67,22 +69,27 @@ def tokens(
         fitted[called] = scrub(model, data, train.lexical_type, activations="memory", **options)
     say("tokens: scoring held-out files")
     losses = _losses(model, train, heldout, fitted, sizes.score_sites, seed, say)
-    say("tokens: probing each norm before and after LEACE")
-    probes = _probes(model, heldout, fitted[METHODS["leace"]], sizes.rows, seed)
+    leace = fitted[METHODS["leace"]]
+    probes = []
+    for where, world in (("other training files", other), ("held-out modules", heldout)):
+        say(f"tokens: probing each norm before and after LEACE on {where}")
+        probes.append(_probes(model, world, leace, sizes.rows, seed, where))
     about = (
         f"A causal language model ({arch}, {model.num_parameters() / 1e6:.1f} M parameters) was trained on the source "
         "of Python's standard library; it ships with efface. The concept is the lexical type of each token "
         f"({', '.join(train.names)}), which Python's own tokenizer gives exactly: the offline counterpart of parts of "
         f"speech. Erasers are fitted on {train.lexical_type.ge(0).sum():,} tokens of {len(set(train.files))} files, "
-        f"one norm after the other; all figures are of {len(set(heldout.files))} files that neither the model nor the "
-        "erasers have seen. Not to see the type costs bits; to lose a random subspace of as many dimensions costs few.",
+        f"one norm after the other. Losses are of {len(set(heldout.files))} held-out modules that neither the model "
+        "nor the erasers have seen; probes are asked on those, and on other files of the training split, which are of "
+        "the kind that the erasers were fitted on. What is read on the first alone is the shift between the two: class "
+        "means that differ there are not those that were made equal.",
     )
     return Audit(
         f"Language model of Python ({arch}): erase the lexical type",
         text=about,
-        conclusions=(*losses.conclusions, *probes.conclusions),
+        conclusions=(*losses.conclusions, *(said for part in probes for said in part.conclusions)),
         settings={"arch": arch, "seed": seed, **vars(sizes)},
-        parts=(replace(losses, conclusions=()), replace(probes, conclusions=())),
+        parts=tuple(replace(part, conclusions=()) for part in (losses, *probes)),
     )
 
 
@@ -109,7 +116,7 @@ def _losses(
         },
         **_setting(heldout, seed),
     )
-    few = _first(heldout, score_sites)
+    few = _some(heldout, range(min(score_sites, len(heldout))))
     say(f"tokens: erasing one norm at a time, scored on {len(few)} sequences")
     data = {"input_ids": train.input_ids}
     alone = scrub(model, data, train.lexical_type, sites="norms", order="parallel", batch_size=16)
@@ -140,12 +147,22 @@ def _bits(model: Any, world: TokenWorld, scrubber: Scrubber | None) -> Tensor:
         return world.sequence_bits(next_token_nats(model, world))
 
 
-def _first(world: TokenWorld, n: int) -> TokenWorld:
-    cut = {name: getattr(world, name)[:n] for name in ("input_ids", "lexical_type", "n_bytes", "files")}
-    return replace(world, **cut)
+def _training_files(sizes: TokenSizes, seed: int) -> tuple[TokenWorld, TokenWorld]:
+    """Sequences of the training split for the fit; and of other files of it, about one in five."""
+    wanted = sizes.fit + sizes.other
+    world = make_tokens("train", length=sizes.length, sequences=wanted, max_files=sizes.files, seed=seed)
+    files = list(dict.fromkeys(world.files))
+    aside = set(np.random.default_rng(seed).choice(files, max(1, len(files) // 5), replace=False).tolist())
+    rows = [i for i, file in enumerate(world.files) if file in aside][: sizes.other]
+    return _some(world, [i for i, file in enumerate(world.files) if file not in aside]), _some(world, rows)
 
 
-def _probes(model: Any, world: TokenWorld, scrubber: Scrubber, rows: int, seed: int) -> Audit:
+def _some(world: TokenWorld, rows: Sequence[int]) -> TokenWorld:
+    cut = {name: getattr(world, name)[list(rows)] for name in ("input_ids", "lexical_type", "n_bytes")}
+    return replace(world, files=tuple(world.files[i] for i in rows), **cut)
+
+
+def _probes(model: Any, world: TokenWorld, scrubber: Scrubber, rows: int, seed: int, where: str) -> Audit:
     data = {"input_ids": world.input_ids}
     options = {"sites": "norms", "max_rows": rows, "seed": seed, "batch_size": 16}
     plain = collect(model, data, world.lexical_type, **options)
@@ -157,8 +174,8 @@ def _probes(model: Any, world: TokenWorld, scrubber: Scrubber, rows: int, seed: 
         [labels[i] for i in kept.tolist()],
         groups=np.array(world.files)[plain.sequence[kept].numpy()],
         control=world.input_ids[plain.sequence, plain.position][kept],
-        name="the lexical type",
-        title="What can be read, norm by norm",
+        name=f"the lexical type ({where})",
+        title=f"What can be read, norm by norm: {where}",
         seed=seed,
     )
 
