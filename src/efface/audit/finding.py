@@ -9,9 +9,12 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from efface._errors import EffaceWarning, FormatError, InputError
+
+if TYPE_CHECKING:
+    from efface.audit.intervals import Interval
 
 VERSION = 1
 """Version of the plain-data form of an `Audit`."""
@@ -130,6 +133,17 @@ class Finding(_Plain):
             raise InputError(f"{self.title}: the interval {self.low} to {self.high} is upside down")
         if not 0 < self.level < 1:
             raise InputError(f"{self.title}: level is {self.level}, expected a number between 0 and 1, e.g. 0.95")
+
+    @classmethod
+    def of(cls, name: str, interval: Interval, family: str = "", condition: str = "", **more: Any) -> Self:
+        """A finding of an estimate with its interval; `more` as for `Finding`.
+
+        >>> from efface.audit.intervals import wilson_interval
+        >>> Finding.of("accuracy", wilson_interval(5, 10), unit="share").method
+        'Wilson, 10 rows'
+        """
+        span = {"low": interval.low, "high": interval.high, "level": interval.level, "method": interval.method}
+        return cls(name, interval.value, family, condition, **span, **more)
 
     @property
     def title(self) -> str:

@@ -120,20 +120,7 @@ class _Measure:
         return paired_interval(loss, self.plain if other is None else other, self.per, **self.options)
 
     def finding(self, family: str, name: str, condition: str, interval: Interval, **more: Any) -> Finding:
-        return Finding(
-            name,
-            interval.value,
-            family,
-            condition,
-            interval.low,
-            interval.high,
-            interval.level,
-            interval.method,
-            n=len(self.plain),
-            seed=self.seed,
-            unit=self.unit,
-            **more,
-        )
+        return Finding.of(name, interval, family, condition, n=len(self.plain), seed=self.seed, unit=self.unit, **more)
 
     def changed(self, family: str, name: str, condition: str, loss: Floats) -> Finding:
         """Change against the unscrubbed model."""

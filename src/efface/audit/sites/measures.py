@@ -89,15 +89,11 @@ def _selectivity(site: str, real: ProbeScores, control: ProbeScores | None, sett
     for condition in real.conditions:
         hits = real.hits(condition), control.hits(condition)
         interval = paired_interval(*hits, seed=setting.seed, **setting.options)
-        yield Finding(
+        yield Finding.of(
             site,
-            interval.value,
+            interval,
             SELECTIVITY,
             condition,
-            interval.low,
-            interval.high,
-            interval.level,
-            interval.method,
             n=len(setting.labels),
             seed=setting.seed,
             unit="share",

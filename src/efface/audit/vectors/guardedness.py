@@ -94,15 +94,11 @@ class EditSize:
     def finding(self, *, groups: ArrayLike | None = None, level: float = 0.95) -> Finding:
         """Share of the total variance that the edit moved."""
         interval = bootstrap_interval(self._edit, self._spread, groups=groups, level=level, seed=self.seed)
-        return Finding(
+        return Finding.of(
             "share of the variance moved",
-            interval.value,
+            interval,
             family="edit",
             condition=AFTER,
-            low=interval.low,
-            high=interval.high,
-            level=level,
-            method=interval.method,
             n=len(self._edit),
             seed=self.seed,
             unit="share",

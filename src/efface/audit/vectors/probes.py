@@ -185,15 +185,11 @@ class ProbeScores:
         ]
 
     def _finding(self, name: str, condition: str, interval: Interval, chance: float, unit: str, **more: Any) -> Finding:
-        return Finding(
+        return Finding.of(
             name,
-            interval.value,
+            interval,
             family=self.family,
             condition=condition,
-            low=interval.low,
-            high=interval.high,
-            level=interval.level,
-            method=interval.method,
             n=len(self.labels),
             seed=self.seed,
             chance=chance,

@@ -11,7 +11,7 @@ from efface._errors import InputError
 from efface._validate import check_finite, to_tensor
 from efface.audit.finding import AFTER, BEFORE, CHANGE, NO_CHANGE, Audit, Figure, Finding, Series
 from efface.audit.finding import format_value as number
-from efface.audit.intervals import Interval, bootstrap_interval, paired_interval
+from efface.audit.intervals import bootstrap_interval, paired_interval
 
 Floats = NDArray[np.float64]
 
@@ -72,11 +72,12 @@ def audit_similarity(
     first, second = x @ x.T, y @ y.T
     grouped: dict[str, Any] = {"groups": units} | options
 
+    counted: dict[str, Any] = {"n": len(x), "seed": seed}
     findings = []
     if x.shape == y.shape:
-        findings.append(_finding(SELF, bootstrap_interval((x * y).sum(1), **grouped), len(x), seed, condition=AFTER))
+        findings.append(Finding.of(SELF, bootstrap_interval((x * y).sum(1), **grouped), FAMILY, AFTER, **counted))
     order = bootstrap_interval(_correlations(first, second), **grouped)
-    findings.append(_finding(RANKS, order, len(x), seed, condition=AFTER))
+    findings.append(Finding.of(RANKS, order, FAMILY, AFTER, **counted))
     findings += _compared(OTHERS, _of_others(first), _of_others(second), grouped)
     if pairs is not None:
         at = _pairs(pairs, len(x))
@@ -136,17 +137,12 @@ def _correlations(first: Floats, second: Floats) -> Floats:
 
 
 def _compared(name: str, before: Floats, after: Floats, options: dict[str, Any]) -> list[Finding]:
-    n, seed = len(before), options["seed"]
+    counted: dict[str, Any] = {"n": len(before), "seed": options["seed"]}
     sides = [(BEFORE, bootstrap_interval(before, **options)), (AFTER, bootstrap_interval(after, **options))]
-    found = [_finding(name, interval, n, seed, condition=condition) for condition, interval in sides]
+    found = [Finding.of(name, interval, FAMILY, condition, **counted) for condition, interval in sides]
     change = paired_interval(after, before, **options)
-    more = {"chance": 0.0, "reference": NO_CHANGE, "baseline": sides[0][1].value}
-    return [*found, _finding(name, change, n, seed, condition=CHANGE, **more)]
-
-
-def _finding(name: str, interval: Interval, n: int, seed: int, **more: Any) -> Finding:
-    span = {"low": interval.low, "high": interval.high, "level": interval.level, "method": interval.method}
-    return Finding(name, interval.value, FAMILY, n=n, seed=seed, **span, **more)
+    counted |= {"chance": 0.0, "reference": NO_CHANGE, "baseline": sides[0][1].value}
+    return [*found, Finding.of(name, change, FAMILY, CHANGE, **counted)]
 
 
 def _conclusions(findings: list[Finding]) -> list[str]:
