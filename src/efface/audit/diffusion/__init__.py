@@ -1,0 +1,7 @@
+"""Audits of text-to-image pipelines. They take samplers and judges as callables, and know no pipeline and no eraser."""
+
+from __future__ import annotations
+
+from efface.audit.diffusion.presence import Judge, Sampler, audit_presence
+
+__all__ = ["Judge", "Sampler", "audit_presence"]

@@ -1,0 +1,211 @@
+"""How often a judge sees concepts in generated images where they are asked for, before and after an erasure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from efface._errors import InputError
+from efface._progress import progress
+from efface._validate import check_finite, to_tensor
+from efface.audit.finding import AFTER, BEFORE, CHANGE, NO_CHANGE, Audit, Figure, Finding, Series
+from efface.audit.finding import format_value as number
+from efface.audit.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
+
+Sampler = Callable[[Sequence[str], Sequence[int]], Tensor]
+"""Prompts and as many seeds -> images `(n, 3, h, w)` in [0, 1]."""
+Judge = Callable[[Tensor, str], Any]
+"""Images and the name of a concept -> for each image whether the concept is in it, `(n,)` booleans or 0 to 1."""
+
+SEEN, DISTANCE = "seen by the judge", "images of other prompts"
+_SEEN_FROM = 0.5
+_CAVEATS = (
+    "The judge decides what counts as the concept. Where it has no class for a broken image it sees something anyway.",
+    "Intervals are over images of these prompts; other prompts may say otherwise (synonyms, attacks, other languages).",
+    "Not seen is not gone: the model may still hold the concept and be brought to draw it.",
+)
+
+
+def audit_presence(
+    sample: Sampler,
+    judge: Judge,
+    concept: str,
+    *,
+    prompts: Sequence[str],
+    others: Mapping[str, Sequence[str]] | None = None,
+    erased: Sampler | None = None,
+    seeds: int | Sequence[int] = 8,
+    batch_size: int = 16,
+    title: str = "",
+    level: float = 0.95,
+) -> Audit:
+    """Sample every prompt at every seed and ask a judge what is to be seen; with an erasure, before and after it.
+
+    Findings: family `"seen by the judge"`, under the concept's name (at `prompts`) and each other concept's (at its
+    own); conditions `"before"`, and with `erased` also `"after"` and `"change"`, each image paired with itself. With
+    `erased` and `others`, family `"images of other prompts"` has the mean absolute difference of pixels, before and
+    after, at equal seeds: 0 where the erasure leaves the rest of the model alone.
+
+    Args:
+        sample: The pipeline as it is.
+        judge: Who decides; independent of the erasure, or the audit flatters it.
+        concept: What was, or is to be, erased.
+        prompts: Prompts that ask for it.
+        others: Other concepts -> prompts that ask for them.
+        erased: The pipeline with the erasure on.
+        seeds: How many seeds a prompt, from 0, or which.
+        batch_size: Images in one call of a sampler.
+        title: Title of the audit.
+        level: Confidence level of the intervals.
+
+    Raises:
+        InputError: If there are no prompts or seeds, or a sampler or judge returns something else than it should; the
+            text says which.
+
+    Does not guarantee: that a concept that is not seen is not there to be found by better prompts, images or
+    gradients.
+    """
+    if isinstance(prompts, str):
+        raise InputError(f"prompts is one string: write a list, prompts=[{prompts!r}]")
+    numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    asked = {concept: list(prompts), **{name: list(p) for name, p in (others or {}).items() if name != concept}}
+    if not numbers or not all(asked.values()):
+        lacking = next((name for name, found in asked.items() if not found), None)
+        raise InputError("seeds is empty: write at least one" if lacking is None else f"no prompts ask for {lacking!r}")
+    sides = {BEFORE: sample} if erased is None else {BEFORE: sample, AFTER: erased}
+    findings: list[Finding] = []
+    moved: list[Tensor] = []
+    with progress("sampling", len(asked) * len(sides), unit="concepts") as bar:
+        for name, wanted in asked.items():
+            jobs = [(prompt, seed) for prompt in wanted for seed in numbers]
+            images = {}
+            for side, sampler in sides.items():
+                images[side] = _sampled(sampler, jobs, batch_size, side)
+                bar.update(1)
+            hits = {side: _judged(judge, x, name) for side, x in images.items()}
+            findings += _seen(name, hits, level)
+            if AFTER in images and name != concept:
+                moved.append((images[AFTER] - images[BEFORE]).abs().flatten(1).mean(dim=1))
+    if moved:
+        findings.append(_distance(torch.cat(moved), level))
+    return Audit(
+        title or f"Is {concept} to be seen?",
+        text=(_text(asked, numbers, erased is not None),),
+        conclusions=tuple(_conclusions(findings, concept)),
+        findings=tuple(findings),
+        figures=(_figure(findings, tuple(sides)),),
+        caveats=_CAVEATS,
+        settings={"concept": concept, "seeds": numbers, "prompts": asked, "level": level},
+    )
+
+
+def _sampled(sampler: Sampler, jobs: Sequence[tuple[str, int]], batch_size: int, side: str) -> Tensor:
+    parts = []
+    for start in range(0, len(jobs), batch_size):
+        prompts, seeds = zip(*jobs[start : start + batch_size], strict=True)
+        images = to_tensor(sampler(prompts, seeds), f"the images {side} erasure").detach().float().cpu()
+        if images.ndim != 4 or len(images) != len(prompts):
+            raise InputError(
+                f"the sampler gave images of shape {tuple(images.shape)} for {len(prompts)} prompts, expected "
+                f"({len(prompts)}, channels, height, width)"
+            )
+        check_finite(images, f"the images {side} erasure")
+        parts.append(images)
+    return torch.cat(parts)
+
+
+def _judged(judge: Judge, images: Tensor, concept: str) -> NDArray[np.float64]:
+    found = to_tensor(judge(images, concept), f"the judgement of {concept!r}").detach().cpu().double()
+    if found.shape != (len(images),):
+        raise InputError(f"the judge gave shape {tuple(found.shape)} for {len(images)} images, expected one value each")
+    check_finite(found, f"the judgement of {concept!r}")
+    if float(found.min()) < 0 or float(found.max()) > 1:
+        raise InputError("the judge gave values outside of 0 to 1: return booleans or probabilities")
+    return (found >= _SEEN_FROM).double().numpy()
+
+
+def _seen(name: str, hits: Mapping[str, NDArray[np.float64]], level: float) -> list[Finding]:
+    n = len(hits[BEFORE])
+    shares = {side: wilson_interval(float(h.sum()), n, level=level) for side, h in hits.items()}
+    found = [Finding.of(name, interval, SEEN, side, n=n, unit="share") for side, interval in shares.items()]
+    if AFTER in hits:
+        change = _paired(hits[AFTER], hits[BEFORE], level)
+        more = {"chance": 0.0, "reference": NO_CHANGE, "baseline": shares[BEFORE].value}
+        found.append(Finding.of(name, change, SEEN, CHANGE, n=n, unit="share", **more))
+    return found
+
+
+def _paired(after: NDArray[np.float64], before: NDArray[np.float64], level: float) -> Interval:
+    """The paired interval; where all images change alike there is no spread to resample, and Wilson's is taken."""
+    interval = paired_interval(after, before, level=level)
+    if interval.low < interval.high:
+        return interval
+    n, change = len(after), interval.value
+    wide = wilson_interval(abs(change) * n, n, level=level)
+    low, high = {-1: (-wide.high, -wide.low), 0: (-wide.high, wide.high), 1: (wide.low, wide.high)}[round(change)]
+    return Interval(change, low, high, level, wide.method)
+
+
+def _distance(moved: Tensor, level: float) -> Finding:
+    interval = bootstrap_interval(moved.double().numpy(), level=level)
+    note = "mean absolute difference of pixels (0 to 1) at equal prompts and seeds"
+    return Finding.of("pixels moved", interval, DISTANCE, CHANGE, n=len(moved), note=note)
+
+
+def _text(asked: Mapping[str, Sequence[str]], seeds: Sequence[int], erased: bool) -> str:
+    images = sum(map(len, asked.values())) * len(seeds)
+    twice = ", once as the pipeline is and once with the erasure on" if erased else ""
+    return (
+        f"{images} images: {sum(map(len, asked.values()))} prompts for {len(asked)} concepts at {len(seeds)} seeds "
+        f"each{twice}. A judge says whether the concept that was asked for is to be seen."
+    )
+
+
+def _conclusions(findings: Sequence[Finding], concept: str) -> list[str]:
+    by = {(f.name, f.condition): f for f in findings if f.family == SEEN}
+    before, after = by[concept, BEFORE], by.get((concept, AFTER))
+    shown = _share(before)
+    if after is None:
+        said = [f"Where {concept} is asked for, the judge sees it in {shown} of the images."]
+    else:
+        lead = "NOT erased: where" if (after.low or 0.0) > 0.5 * before.value else "Where"
+        said = [f"{lead} {concept} is asked for, the judge sees it in {_share(after)} of images, before in {shown}."]
+    changes = [f for (name, condition), f in by.items() if condition == CHANGE and name != concept]
+    lower = [f for f in changes if f.side == -1]
+    if lower:
+        worst = min(lower, key=lambda f: f.value)
+        most = f"most {worst.name}, by {_points(worst)}"
+        said.append(f"{len(lower)} of {len(changes)} other concepts are seen less; {most}.")
+    elif changes:
+        said.append(f"None of {len(changes)} other concepts is clearly seen less.")
+    return said
+
+
+def _share(finding: Finding) -> str:
+    low, high = (number(v or 0.0, "share") for v in (finding.low, finding.high))
+    return f"{number(finding.value, 'share')} ({low} to {high})"
+
+
+def _points(finding: Finding) -> str:
+    low, high = (f"{100 * (v or 0.0):.1f}" for v in (finding.low, finding.high))
+    return f"{100 * finding.value:.1f} points ({low} to {high})"
+
+
+def _figure(findings: Sequence[Finding], sides: Sequence[str]) -> Figure:
+    def points(side: str) -> Series:
+        found = [f for f in findings if f.family == SEEN and f.condition == side]
+        low, high = (tuple(getattr(f, end) or 0.0 for f in found) for end in ("low", "high"))
+        return Series(side, tuple(f.name for f in found), tuple(f.value for f in found), low, high)
+
+    return Figure(
+        "What the judge sees where it is asked for",
+        tuple(points(side) for side in sides),
+        x_label="share of images",
+        unit="share",
+        caption="Each concept at its own prompts; whiskers are Wilson's intervals over images.",
+    )

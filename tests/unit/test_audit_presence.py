@@ -1,0 +1,117 @@
+"""`audit_presence` on samplers and judges whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from efface import InputError
+from efface.audit.diffusion import audit_presence
+
+FAMILY = "seen by the judge"
+
+
+def draw(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    """A grey image, darker with each seed, whose first pixel says which prompt it is of."""
+    images = torch.stack([torch.full((3, 4, 4), 0.5 - 0.01 * seed) for seed in seeds])
+    for image, prompt in zip(images, prompts, strict=True):
+        image[0, 0, 0] = {"c": 1.0, "s": 0.9, "d": 0.8}[prompt[0]]
+    return images
+
+
+def draw_without_circles(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    images = draw(prompts, seeds)
+    images[images[:, 0, 0, 0] == 1.0, 0, 0, 0] = 0.0
+    return images
+
+
+def judge(images: Tensor, concept: str) -> Tensor:
+    level = {"circle": 1.0, "square": 0.9, "disc": 0.8}[concept]
+    return (images[:, 0, 0, 0] - level).abs() < 0.01
+
+
+def audited(**changes: Any) -> Any:
+    given: dict[str, Any] = {"prompts": ["circle", "circle, red"], "others": {"square": ["square"]}, "seeds": 10}
+    given |= changes
+    return audit_presence(given.pop("sample", draw), judge, "circle", **given)
+
+
+def test_a_pipeline_as_it_is() -> None:
+    audit = audited()
+    circle = audit.find(FAMILY, "circle", "before")
+    assert (circle.value, circle.n) == (1.0, 20) and circle.low is not None and 0.8 < circle.low < 1
+    assert {f.condition for f in audit.findings} == {"before"}
+    assert "in 100.0%" in audit.conclusions[0]
+
+
+def test_an_erasure_that_works_and_leaves_the_rest_alone() -> None:
+    audit = audited(erased=draw_without_circles)
+    assert audit.find(FAMILY, "circle", "after").value == 0
+    change = audit.find(FAMILY, "circle", "change")
+    assert change.value == -1 and change.verdict == "lower than before"
+    assert audit.find(FAMILY, "square", "change").verdict == "no clear change"
+    assert audit.find("images of other prompts", "pixels moved", "change").value == 0
+    assert not audit.conclusions[0].startswith("NOT") and "None of 1 other" in audit.conclusions[1]
+
+
+def test_an_erasure_that_hits_the_wrong_concept() -> None:
+    def wrong(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        images = draw(prompts, seeds)
+        images[images[:, 0, 0, 0] == 0.9] = 0.0
+        return images
+
+    audit = audited(erased=wrong)
+    assert audit.conclusions[0].startswith("NOT erased")
+    assert "1 of 1 other concepts are seen less; most square, by -100.0 points" in audit.conclusions[1]
+    expected = np.mean([(0.9 + 47 * (0.5 - 0.01 * s)) / 48 for s in range(10)])
+    assert audit.find("images of other prompts", "pixels moved", "change").value == pytest.approx(expected, rel=1e-5)
+
+
+def test_equal_seeds_before_and_after_whatever_the_batch() -> None:
+    calls: list[tuple[str, int]] = []
+
+    def noted(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        calls.extend(zip(prompts, seeds, strict=True))
+        return draw(prompts, seeds)
+
+    assert audited(sample=noted, batch_size=3, seeds=(4, 9)) == audited(seeds=[4, 9], batch_size=100)
+    assert calls == [("circle", 4), ("circle", 9), ("circle, red", 4), ("circle, red", 9), ("square", 4), ("square", 9)]
+
+
+def test_half_of_the_images() -> None:
+    def half(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        images = draw(prompts, seeds)
+        return torch.where(torch.tensor([s % 2 == 0 for s in seeds])[:, None, None, None], images, 0 * images)
+
+    change = audited(erased=half).find(FAMILY, "circle", "change")
+    assert change.value == -0.5 and -0.8 < change.low < -0.5 < change.high < -0.2
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"prompts": "circle"}, "prompts=\\['circle'\\]"),
+        ({"prompts": []}, "no prompts ask for 'circle'"),
+        ({"others": {"square": []}}, "no prompts ask for 'square'"),
+        ({"seeds": []}, "seeds is empty"),
+        ({"sample": lambda p, s: torch.zeros(1, 3, 4, 4)}, "shape \\(1, 3, 4, 4\\) for 16 prompts"),
+        ({"erased": lambda p, s: torch.full((len(p), 3, 4, 4), torch.nan)}, "images after erasure"),
+    ],
+)
+def test_bad_input(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        audited(**changes)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [(lambda x, c: torch.zeros(1), "expected one value each"), (lambda x, c: torch.full((len(x),), 2.0), "0 to 1")],
+)
+def test_a_judge_that_returns_something_else(answer: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        audit_presence(draw, answer, "circle", prompts=["circle"])
