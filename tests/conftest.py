@@ -1,6 +1,9 @@
-"""One profile for property tests: no deadlines, since a machine with two busy cores meets none."""
+"""One thread, and one profile for property tests: no deadlines, since a machine with two busy cores meets none."""
 
 import os
+
+# Before torch is imported. Tensors here are small, and threads that wait for one another on busy cores cost minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from hypothesis import settings
 
