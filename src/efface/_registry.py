@@ -18,7 +18,7 @@ class Method:
 
     Attributes:
         name: The name users type, e.g. `"leace"`.
-        kind: What is edited: `"vector"` (rows of an array) so far.
+        kind: What is edited: `"vector"` (rows of an array) or `"diffusion"` (a text-to-image or video pipeline).
         paper: Where it comes from, e.g. `"arXiv:2306.03819"`.
         summary: One line for tables and `--help`.
         fitter: Class that gathers statistics by `update(x, z)` and yields `.eraser`.
@@ -42,28 +42,28 @@ class Method:
         return "z" in self.needs
 
 
-_METHODS: dict[str, Method] = {}
+_METHODS: dict[tuple[str, str], Method] = {}
 
 
 def register(method: Method) -> Method:
-    """Add a method; a second method of the same name is an error."""
-    known = _METHODS.setdefault(method.name, method)
+    """Add a method; a second method of the same kind and name is an error."""
+    known = _METHODS.setdefault((method.kind, method.name), method)
     if known is not method:
         raise InputError(f"a method named {method.name!r} is already registered: {known.fitter}")
     return method
 
 
-def get_method(name: str) -> Method:
-    """The registered method of that name.
+def get_method(name: str, kind: str = "vector") -> Method:
+    """The registered method of that name and kind.
 
     Raises:
         InputError: If there is none; the text lists those there are.
     """
-    if name not in _METHODS:
-        raise InputError(f"unknown method {name!r}: choose one of {', '.join(sorted(_METHODS))}")
-    return _METHODS[name]
+    if (kind, name) not in _METHODS:
+        raise InputError(f"unknown method {name!r}: choose one of {', '.join(m.name for m in methods(kind))}")
+    return _METHODS[kind, name]
 
 
 def methods(kind: str | None = None) -> Iterator[Method]:
     """All registered methods, or those of one kind, in order of name."""
-    return (m for _, m in sorted(_METHODS.items()) if kind is None or m.kind == kind)
+    return (m for m in sorted(_METHODS.values(), key=lambda m: (m.name, m.kind)) if kind is None or m.kind == kind)

@@ -1,0 +1,124 @@
+"""The protocol of every eraser of a pipeline, whether it edits text, weights or guidance."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self
+
+from torch import Tensor
+
+from efface._errors import FormatError, InputError
+from efface._io import load_folder, save_folder
+from efface.diffusion.pipeline import PipelineView
+from efface.diffusion.spec import ErasureSpec
+
+
+class Erasure(ABC):
+    """A fitted erasure of one concept, to be put on pipelines and taken off again.
+
+    A method is a subclass with `fit`, `_install` and, if it keeps more than its spec, `config` and `tensors` (what is
+    saved) and `_restore` (the way back); it registers itself in its own file as a `Method` of kind `"diffusion"`.
+
+    Attributes:
+        method: Name of the method in the registry.
+        spec: What was erased.
+
+    Does not guarantee: that the concept is gone; see `efface.audit`.
+    """
+
+    method: ClassVar[str]
+
+    def __init__(self, spec: ErasureSpec) -> None:
+        self.spec = spec
+        self._counts: dict[str, int] = {}
+        self._on: dict[int, tuple[Any, Callable[[], None]]] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.spec.target!r})"
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, pipe: Any, spec: ErasureSpec | str, **options: Any) -> Self:
+        """Learn to erase a concept from a pipeline, which is left as it is."""
+
+    @abstractmethod
+    def _install(self, view: PipelineView) -> Callable[[], None]:
+        """Put the erasure on a pipeline; what is returned takes it off. If it raises, nothing may be left."""
+
+    def apply_(self, pipe: Any) -> Self:
+        """Put the erasure on a pipeline for good, until `undo_`.
+
+        Raises:
+            InputError: If it is on this pipeline already, or the pipeline does not suit it.
+        """
+        view = PipelineView.of(pipe)
+        if id(view.pipe) in self._on:
+            raise InputError(f"{self!r} is on this {type(view.pipe).__name__} already: call undo_(pipe) first")
+        self._on[id(view.pipe)] = (view.pipe, self._install(view))
+        return self
+
+    def undo_(self, pipe: Any) -> Self:
+        """Take the erasure off a pipeline again; other erasures on it stay.
+
+        Raises:
+            InputError: If it is not on this pipeline.
+        """
+        pipe = PipelineView.of(pipe).pipe
+        if id(pipe) not in self._on:
+            raise InputError(f"{self!r} is not on this {type(pipe).__name__}: nothing to undo")
+        self._on.pop(id(pipe))[1]()
+        return self
+
+    @contextmanager
+    def applied(self, pipe: Any) -> Iterator[Self]:
+        """The erasure on a pipeline for the length of a block."""
+        self.apply_(pipe)
+        try:
+            yield self
+        finally:
+            self.undo_(pipe)
+
+    def count(self, event: str, n: int = 1) -> None:
+        """Note that something happened `n` times; see `report`."""
+        self._counts[event] = self._counts.get(event, 0) + n
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Plain data: the method, the spec, and how often what fired since it was fitted or loaded."""
+        return {"method": self.method, "spec": self.spec.to_dict(), "fired": dict(self._counts)}
+
+    def config(self) -> dict[str, Any]:
+        """Plain data to save besides the spec."""
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensors to save."""
+        return {}
+
+    @classmethod
+    def _restore(cls, spec: ErasureSpec, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The erasure of these data."""
+        return cls(spec)
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Save to a folder with `config.json` and `model.safetensors`."""
+        config = {"type": type(self).__name__, "method": self.method, "spec": self.spec.to_dict(), **self.config()}
+        save_folder(path, config, self.tensors())
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
+        """What `save_pretrained` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such folder.
+            FormatError: If it holds something else, or is damaged.
+        """
+        config, tensors = load_folder(path, expect=cls.__name__)
+        try:
+            spec = ErasureSpec.from_dict(config["spec"])
+            return cls._restore(spec, config, tensors)
+        except (KeyError, TypeError, InputError) as error:
+            raise FormatError(f"{path} is damaged: {error}") from error

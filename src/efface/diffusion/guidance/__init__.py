@@ -1,0 +1,1 @@
+"""Erasers at sampling time, by guidance; one file a method."""

@@ -1,0 +1,219 @@
+"""Erasing in one call, end to end, by the one method there is: the negative prompt."""
+
+import json
+
+import pytest
+import torch
+
+from efface import FormatError, InputError, NothingErasedWarning
+from efface._registry import methods
+from efface.diffusion import Erasure, ErasureSpec, PipelineView, erase, load_erasure
+from efface.diffusion.erasing import diffusion_methods
+from tests.pipelines import BUILDERS, EMBEDDED, build, direct, small, state, tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+GUIDED = [name for name in BUILDERS if name not in EMBEDDED]
+guided_pipelines = pytest.mark.parametrize("name", GUIDED)
+PROMPTS, SEEDS = ["a red circle", "the small star"], [3, 4]
+
+
+def negative(name, concept="circle"):
+    return erase(tiny(name), concept, method="negative-prompt")
+
+
+@guided_pipelines
+def test_it_is_bit_for_bit_the_negative_prompt_of_the_pipeline(name):
+    plain = direct(name, PROMPTS, SEEDS)
+    wanted = direct(name, PROMPTS, SEEDS, negative_prompt=["circle"] * 2)
+    assert not torch.equal(plain, wanted)
+    view = PipelineView.of(tiny(name))
+    before = view.encode(PROMPTS)
+    erasure = negative(name)
+    with erasure.applied(tiny(name)) as same:
+        assert same is erasure
+        assert torch.equal(direct(name, PROMPTS, SEEDS), wanted)
+        assert torch.equal(view.sample(PROMPTS, SEEDS, steps=2, **small(name)), wanted)
+        assert torch.equal(view.sample(before, SEEDS, steps=2, **small(name)), wanted)
+        inside = view.encode(PROMPTS)
+        assert torch.equal(view.sample(inside, SEEDS, steps=2, **small(name)), wanted)
+    assert torch.equal(direct(name, PROMPTS, SEEDS), plain)
+    assert erasure.report["fired"]["prompts"] >= 8
+
+
+@guided_pipelines
+def test_a_negative_prompt_of_the_users_own_stays(name):
+    wanted = direct(name, PROMPTS, SEEDS, negative_prompt=["a ring, circle", "a square, circle"])
+    with negative(name).applied(tiny(name)):
+        assert torch.equal(direct(name, PROMPTS, SEEDS, negative_prompt=["a ring", "a square"]), wanted)
+        mine = PipelineView.of(tiny(name)).sample(
+            PROMPTS, SEEDS, steps=2, negative=["a ring", "a square"], **small(name)
+        )
+        assert torch.equal(mine, wanted)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_distilled_guidance_is_refused(name):
+    with pytest.raises(InputError, match="has embedded guidance and runs without a negative prompt"):
+        erase(tiny(name), "circle", method="negative-prompt")
+    with pytest.raises(InputError, match="embedded guidance"), negative("sd1").applied(tiny(name)):
+        pass
+    assert "encode_prompt" not in vars(tiny(name))
+
+
+def test_without_guidance_it_warns_that_nothing_is_erased():
+    plain = direct("sd1", ["a red circle"], [3], guidance_scale=1.0)
+    erasure = negative("sd1")
+    with erasure.applied(tiny("sd1")), pytest.warns(NothingErasedWarning, match="pass a guidance_scale above 1"):
+        assert torch.equal(direct("sd1", ["a red circle"], [3], guidance_scale=1.0), plain)
+    assert erasure.report["fired"] == {"prompts without guidance": 1}
+
+
+def test_a_window_of_the_call_is_that_of_the_negative_prompt_too():
+    more = {"max_sequence_length": 20}
+    wanted = direct("pixart-alpha", ["a red circle"], [3], negative_prompt="circle", **more)
+    with negative("pixart-alpha").applied(tiny("pixart-alpha")):
+        assert torch.equal(direct("pixart-alpha", ["a red circle"], [3], **more), wanted)
+
+
+def test_fitting_and_undoing_leave_the_pipeline_as_it_was():
+    pipe = build("sd1")
+    before = state(pipe)
+    a = erase(pipe, "circle", method="negative-prompt")
+    b = erase(pipe, ErasureSpec("star", synonyms=["ring"]), method="negative-prompt")
+    assert state(pipe) == before
+    a.apply_(pipe)
+    b.apply_(pipe)
+    with pytest.raises(InputError, match="is on this StableDiffusionPipeline already: call undo_"):
+        a.apply_(pipe)
+
+    def is_negative_prompt(text):
+        wanted = direct("sd1", PROMPTS, SEEDS, negative_prompt=[text] * 2)
+        return torch.equal(direct("sd1", PROMPTS, SEEDS, pipe=pipe), wanted)
+
+    assert is_negative_prompt("circle, star, ring")  # erasures add up
+    a.undo_(pipe)  # not the last one put on
+    assert is_negative_prompt("star, ring")
+    b.undo_(pipe)
+    assert "encode_prompt" not in vars(pipe)
+    with pytest.raises(InputError, match="is not on this StableDiffusionPipeline: nothing to undo"):
+        b.undo_(pipe)
+
+
+def test_it_comes_off_after_a_failure():
+    pipe = tiny("sd1")
+    with pytest.raises(RuntimeError, match="on purpose"), negative("sd1").applied(pipe):
+        raise RuntimeError("on purpose")
+    assert "encode_prompt" not in vars(pipe)
+
+
+def test_save_and_load(tmp_path):
+    erasure = negative("sd1", ErasureSpec("circle", synonyms=["ring"], preserve=["red"]))
+    erasure.save_pretrained(tmp_path / "e")
+    for again in (load_erasure(tmp_path / "e"), type(erasure).from_pretrained(tmp_path / "e")):
+        assert again.spec == erasure.spec and again.report == {**erasure.report, "fired": {}}
+        with erasure.applied(tiny("sd1")):
+            wanted = direct("sd1", PROMPTS, SEEDS)
+        with again.applied(tiny("sd1")):
+            assert torch.equal(direct("sd1", PROMPTS, SEEDS), wanted)
+    json.dumps(erasure.report)
+
+
+def test_damaged_and_foreign_folders(tmp_path):
+    negative("sd1").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "text"}))
+    with pytest.raises(FormatError, match="is damaged: 'text'"):
+        load_erasure(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"spec": {"target": ""}}))
+    with pytest.raises(FormatError, match="is damaged: target has an empty concept"):
+        load_erasure(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"method": "magic"}))
+    with pytest.raises(FormatError, match="of method 'magic', not an erasure"):
+        load_erasure(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        load_erasure(tmp_path / "nowhere")
+
+
+def test_methods_are_registered_and_named_in_the_error():
+    assert "negative-prompt" in diffusion_methods()
+    assert all(issubclass(m.fitter, Erasure) and m.fitter.method == m.name for m in methods("diffusion"))
+    with pytest.raises(InputError, match=r"unknown method 'leace': choose one of .*negative-prompt"):
+        erase(tiny("sd1"), "circle", method="leace")
+
+
+def test_concepts_that_the_pipeline_cannot_read():
+    with pytest.raises(InputError, match="tokenizer does not know 'zebra' of target 'zebra'"):
+        negative("wan", "zebra")
+    with pytest.raises(InputError, match="empty concept"):
+        negative("wan", " ")
+
+
+def test_edits_of_embeddings_made_inside_are_not_repeated():
+    view = PipelineView.of(tiny("sd3"))
+    plain = view.encode("a red circle")
+    with view.edited(lambda e: e.replace(sequence=e.sequence + 1, pooled=e.pooled - 1)):
+        inside = view.encode("a red circle")
+        edited = view.sample(inside, 3, steps=2, **small("sd3"))
+        assert torch.equal(view.sample(plain, 3, steps=2, **small("sd3")), edited)
+        assert torch.equal(view.sample("a red circle", 3, steps=2, **small("sd3")), edited)
+        assert torch.equal(direct("sd3", ["a red circle"], [3]), edited)
+    assert torch.equal(inside.sequence, plain.sequence + 1) and torch.equal(inside.pooled, plain.pooled - 1)
+    once = view.sample("a red circle", 3, steps=2, edit=lambda e: inside, **small("sd3"))
+    assert torch.equal(once, edited)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_rules_see_every_step_and_change_it(name):
+    view = PipelineView.of(tiny(name))
+    options = {"steps": 3, **small(name)}
+    seen = []
+    with view.guided(lambda step: seen.append(step)):  # type: ignore[arg-type,return-value]
+        plain = view.sample("a red circle", 3, **options)
+    assert torch.equal(plain, view.sample("a red circle", 3, **options))
+    assert [step.index for step in seen] == [0, 1, 2]
+    assert all(step.embedding.prompts in ((), ("a red circle",)) for step in seen)
+    with view.guided(lambda step: step.predict(step.embedding)):
+        again = view.sample("a red circle", 3, **options)
+    torch.testing.assert_close(again, plain, atol=2e-4, rtol=0)
+    if name in EMBEDDED:
+        other = view.encode("the small star")
+        with view.guided(lambda step: step.predict(other)):
+            swapped = view.sample(view.encode("a red circle"), 3, **options)
+        assert torch.equal(swapped, view.sample(other, 3, **options))
+        return
+
+    def uncond(step):
+        return step.predict(step.embedding.negative) if step.uncond is None else step.uncond
+
+    # u + s (u - u) = u: guided towards nothing, it is the negative prompt alone.
+    with view.guided(uncond):
+        none = view.sample("a red circle", 3, **options)
+    assert view.encode("a red circle").negative is not None
+    alone = view.sample(view.encode("a red circle").negative, 3, guidance=1.0, **options)
+    torch.testing.assert_close(none, alone, atol=2e-4, rtol=0)
+    assert (none - plain).abs().max() > 0.02
+
+
+def test_a_rule_knows_the_prompt_from_the_negative_prompt_in_true_guidance():
+    view = PipelineView.of(tiny("flux"))
+    options = {"steps": 2, "true_cfg_scale": 3.0, **small("flux")}
+    seen = []
+    with view.guided(lambda step: seen.append(step)):  # type: ignore[arg-type,return-value]
+        view.sample("a red circle", 3, negative="a ring", **options)
+        direct("flux", ["a red circle"], [3], negative_prompt=["a ring"], true_cfg_scale=3.0)
+    assert len(seen) == 4
+    wanted = view.encode("a red circle", negative="a ring")
+    assert wanted.negative is not None
+    for step in seen:
+        assert torch.equal(step.embedding.sequence, wanted.sequence)
+        assert torch.equal(step.embedding.negative.sequence, wanted.negative.sequence)
+
+
+def test_denoise_gives_the_prediction_without_rules():
+    view = PipelineView.of(tiny("sd1"))
+    embedding = view.encode("a red circle")
+    call = view.prepare(embedding, **small("sd1"))
+    plain = view.denoise(call.latents, 500, embedding)
+    with view.guided(lambda step: step.cond * 0):
+        view.sample("a red circle", 3, steps=1, **small("sd1"))  # now the rule has seen a prompt
+        assert torch.equal(view.denoise(call.latents, 500, embedding), plain)
