@@ -38,13 +38,13 @@ class Room:
 
 
 _VECTORS = (*GROUND, "linalg", "moments")
-_TOOLS = frozenset({"sklearn", "transformers", "pyarrow", "tqdm", "jinja2", "matplotlib"})
-_BELOW_CLI = (*_VECTORS, "erasers", "estimators", "scrubbing", "streams", "audit", "report", "worlds")
+_TOOLS = frozenset({"sklearn", "transformers", "diffusers", "pyarrow", "tqdm", "jinja2", "matplotlib", "PIL"})
+_BELOW_CLI = (*_VECTORS, "erasers", "estimators", "scrubbing", "diffusion", "streams", "audit", "report", "worlds")
 # The longest entry that matches a module decides: `audit.vectors` overrides `audit`.
 TABLE: dict[str, Room] = {
     **{name: Room() for name in GROUND},
     "_progress": Room(lazy=frozenset({"tqdm"})),
-    "__init__": Room(_BELOW_CLI),
+    "__init__": Room((*_BELOW_CLI, "api")),
     "__main__": Room(("cli",)),
     "linalg": Room(),
     "moments": Room((*GROUND, "linalg")),
@@ -57,7 +57,10 @@ TABLE: dict[str, Room] = {
     "audit.vectors": Room(_VECTORS, lazy=frozenset({"sklearn", "threadpoolctl"})),
     "report": Room((*GROUND, "audit.finding"), lazy=frozenset({"jinja2", "matplotlib"})),
     "worlds": Room(lazy=frozenset({"sklearn", "tokenizers", "transformers"})),
-    "cli": Room(_BELOW_CLI, lazy=_TOOLS),
+    "worlds.shapes": Room(lazy=frozenset({"diffusers", "tokenizers", "torchmetrics", "transformers"})),
+    "diffusion": Room((*_VECTORS, "erasers"), lazy=frozenset({"diffusers", "transformers"})),
+    "api": Room(_BELOW_CLI),
+    "cli": Room((*_BELOW_CLI, "api"), lazy=_TOOLS),
 }
 
 

@@ -10,6 +10,7 @@ from efface._lazy import attach
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from efface import audit
     from efface._errors import (
         EffaceError,
         EffaceWarning,
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
         NotFittedError,
         NothingErasedWarning,
     )
+    from efface.api import audit_pipeline
     from efface.audit.sites.losses import audit_losses
     from efface.audit.sites.probing import audit_sites
+    from efface.diffusion.erasing import erase, load_erasure
+    from efface.diffusion.erasure import Erasure
+    from efface.diffusion.pipeline import PipelineView
+    from efface.diffusion.spec import ErasureSpec
     from efface.erasers import get_method, methods
     from efface.erasers.base import Eraser, EraserModule, Report, load_eraser
     from efface.erasers.compose import compose, join_concepts
@@ -54,8 +60,14 @@ _NAMES = {
         "NotFittedError",
         "NothingErasedWarning",
     ),
+    "efface.api": ("audit_pipeline",),
+    "efface.audit": ("audit",),
     "efface.audit.sites.losses": ("audit_losses",),
     "efface.audit.sites.probing": ("audit_sites",),
+    "efface.diffusion.erasing": ("erase", "load_erasure"),
+    "efface.diffusion.erasure": ("Erasure",),
+    "efface.diffusion.pipeline": ("PipelineView",),
+    "efface.diffusion.spec": ("ErasureSpec",),
     "efface.erasers": ("get_method", "methods"),
     "efface.erasers.base": ("Eraser", "EraserModule", "Report", "load_eraser"),
     "efface.erasers.fitter": ("Fitter",),
@@ -87,7 +99,9 @@ __all__ = [
     "EffaceWarning",
     "Eraser",
     "EraserModule",
+    "Erasure",
     "ErasureMethod",
+    "ErasureSpec",
     "Fitter",
     "FormatError",
     "GroupedTensor",
@@ -102,6 +116,7 @@ __all__ = [
     "OracleEraser",
     "OracleFitter",
     "OrthogonalFitter",
+    "PipelineView",
     "QuadraticEditor",
     "QuadraticEraser",
     "QuadraticFitter",
@@ -110,11 +125,14 @@ __all__ = [
     "Report",
     "Scrubber",
     "Site",
+    "audit",
     "audit_losses",
+    "audit_pipeline",
     "audit_sites",
     "cdf",
     "collect",
     "compose",
+    "erase",
     "find_sites",
     "foldable",
     "get_method",
@@ -124,6 +142,7 @@ __all__ = [
     "labels_from_characters",
     "labels_from_spans",
     "load_eraser",
+    "load_erasure",
     "methods",
     "optimal_linear_shrinkage",
     "scrub",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -33,6 +34,27 @@ def require(module: str, *, extra: str) -> ModuleType:
         ) from error
 
 
+def make_callable(package: str, target: str) -> None:
+    """Let a package be called like the function of another module, which is imported at the first call.
+
+    Args:
+        package: `__name__` of the package.
+        target: `"module:function"`.
+
+    >>> sys.modules["corner"] = ModuleType("corner")
+    >>> make_callable("corner", "math:hypot")
+    >>> sys.modules.pop("corner")(3, 4)
+    5.0
+    """
+    module, _, function = target.partition(":")
+
+    class Callable_(ModuleType):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return getattr(importlib.import_module(module), function)(*args, **kwargs)
+
+    sys.modules[package].__class__ = Callable_
+
+
 def attach(
     package: str, names: Mapping[str, str], namespace: dict[str, Any]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -40,14 +62,15 @@ def attach(
 
     Args:
         package: `__name__` of the package.
-        names: Public name -> submodule that defines it.
+        names: Public name -> submodule that defines it, or that it is.
         namespace: `globals()` of the package; a name once imported is kept there.
     """
 
     def __getattr__(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(names[name]), name)
+        module = importlib.import_module(names[name])
+        value = module if names[name] == f"{package}.{name}" else getattr(module, name)
         namespace[name] = value
         return value
 

@@ -1,12 +1,16 @@
-"""Audits: is the concept gone, and what went with it? Independent of the erasers they judge."""
+"""Audits: is the concept gone, and what went with it? Independent of the erasers they judge.
+
+`efface.audit(pipe, "circle", judge=...)` is `efface.audit_pipeline`.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from efface._lazy import attach
+from efface._lazy import attach, make_callable
 
 if TYPE_CHECKING:
+    from efface.audit.diffusion.presence import audit_presence
     from efface.audit.finding import Audit, Figure, Finding, Series, Table
     from efface.audit.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
     from efface.audit.sites.losses import audit_losses
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
     from efface.audit.vectors.similarity import audit_similarity
 
 _NAMES = {
+    "efface.audit.diffusion.presence": ("audit_presence",),
     "efface.audit.finding": ("Audit", "Figure", "Finding", "Series", "Table"),
     "efface.audit.intervals": ("Interval", "bootstrap_interval", "paired_interval", "wilson_interval"),
     "efface.audit.sites.losses": ("audit_losses",),
@@ -31,6 +36,7 @@ __all__ = [
     "Series",
     "Table",
     "audit_losses",
+    "audit_presence",
     "audit_similarity",
     "audit_sites",
     "audit_vectors",
@@ -40,3 +46,6 @@ __all__ = [
 ]
 
 __getattr__, __dir__ = attach(__name__, {name: module for module, names in _NAMES.items() for name in names}, globals())
+
+# What joins a pipeline, an erasure and an audit lives above all three; nothing here imports it.
+make_callable(__name__, "efface.api:audit_pipeline")

@@ -1,0 +1,42 @@
+"""Erase a concept from a text-to-image pipeline, and count what a judge still sees.
+
+The pipeline is a small Stable Diffusion of captioned shapes that comes with efface; the judge is a classifier of the
+same world. With your own pipeline only the first lines change, and the judge: any function of images and a name.
+
+    pip install 'efface[diffusion,report]'
+    python examples/03_images/erase_and_audit.py
+"""
+
+# %% The pipeline, by role.
+import efface
+from efface.report import save, to_text
+from efface.worlds.shapes import load_judge, load_shapes_pipeline, siblings
+
+pipe = load_shapes_pipeline()
+view = efface.PipelineView.of(pipe)
+print(view)
+print("keys and values of text:", *(layer.path for layer in view.key_value_layers()[:4]), "...")
+
+# %% What is to go, what is to stay.
+spec = efface.ErasureSpec(
+    "circle",
+    preserve=[*siblings("circle"), "star"],
+    templates=["a red {} on a white background", "a striped {} on a grey background"],
+)
+
+# %% The simplest erasure: guide away from the word. Other methods are put on in the same way.
+erasure = efface.erase(pipe, spec, method="negative-prompt")
+
+# %% Before and after, at equal seeds.
+audit = efface.audit_pipeline(
+    pipe,
+    spec,
+    judge=load_judge(),
+    erasure=erasure,
+    seeds=3,
+    steps=12,
+    guidance=3.0,
+    batch_size=12,
+)
+print(to_text(audit))
+print(*save(audit, "erase_and_audit"), sep="\n")

@@ -1,0 +1,80 @@
+"""Calls that join the rooms: an audit of a pipeline knows neither erasers nor views, so here it is handed both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from torch import Tensor
+
+from efface._errors import InputError
+from efface.audit.diffusion import Judge, Sampler, audit_presence
+from efface.audit.finding import Audit
+from efface.diffusion.erasure import Erasure
+from efface.diffusion.pipeline import PipelineView
+from efface.diffusion.spec import ErasureSpec
+
+_FILM = 5
+
+
+def audit_pipeline(
+    pipe: Any,
+    concept: str | ErasureSpec | Mapping[str, Any],
+    *,
+    judge: Judge,
+    erasure: Erasure | None = None,
+    others: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    seeds: int | Sequence[int] = 8,
+    batch_size: int = 8,
+    title: str = "",
+    **sampling: Any,
+) -> Audit:
+    """Is a concept to be seen in what a pipeline generates, and with an erasure, what else went? Also `efface.audit()`.
+
+    The prompts are the spec's templates with the target and its synonyms; of a film the middle frame is judged.
+
+    Args:
+        pipe: A diffusers pipeline, with or without erasures on it.
+        concept: A word, or a spec.
+        judge: Called with images `(n, 3, h, w)` in [0, 1] and the name of a concept; gives for each image whether it is
+            there, as booleans or probabilities `(n,)`. For the world of shapes `efface.worlds.shapes.load_judge()`.
+        erasure: Measured before and after, at equal seeds. It must not be on the pipeline yet.
+        others: Concepts that should stay: names, which go into the spec's templates, or names with prompts of their
+            own. None takes the spec's `preserve`.
+        seeds: How many seeds a prompt, or which.
+        batch_size: Images at a time.
+        title: Title of the audit.
+        **sampling: Further arguments of `PipelineView.sample`: `steps`, `guidance`, `height`, ...
+
+    Raises:
+        InputError: If a prompt or an argument does not suit the pipeline, or the judge returns something else.
+
+    Does not guarantee: what `audit_presence` does not.
+    """
+    view, spec = PipelineView.of(pipe), ErasureSpec.of(concept)
+    spec.check(view)
+    asked = spec.preserve if others is None else others
+    if isinstance(asked, str):
+        raise InputError(f"others is one string: write a list, others=[{asked!r}]")
+    prompts = asked if isinstance(asked, Mapping) else {name: spec.prompts(name) for name in asked}
+
+    def sampler(on: Erasure | None) -> Sampler:
+        def sample(texts: Sequence[str], numbers: Sequence[int]) -> Tensor:
+            with nullcontext() if on is None else on.applied(view.pipe):
+                images = view.sample(list(texts), list(numbers), batch_size=batch_size, **sampling)
+            return images[:, images.shape[1] // 2] if images.ndim == _FILM else images
+
+        return sample
+
+    return audit_presence(
+        sampler(None),
+        judge,
+        spec.target,
+        prompts=spec.prompts(),
+        others=prompts,
+        erased=None if erasure is None else sampler(erasure),
+        seeds=seeds,
+        batch_size=batch_size,
+        title=title,
+    )

@@ -1,0 +1,111 @@
+"""What `efface generate` does: load a pipeline, sample, and paste the samples into one picture."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efface._errors import InputError
+from efface._io import atomic_path
+from efface._lazy import require
+from efface.diffusion.erasing import diffusion_methods, erase, load_erasure
+from efface.diffusion.pipeline import PipelineView
+from efface.worlds.shapes import load_shapes_pipeline
+from efface.worlds.shapes.generation import GUIDANCE, STEPS
+
+SHAPES = "shapes"
+SUFFIXES = (".png", ".jpg", ".jpeg")
+_SMALLEST, _GAP, _LINE = 128, 4, 16
+_FILM = 5
+
+
+def generate_picture(args: argparse.Namespace) -> Path:
+    """Sample every prompt at every seed; returns the path written.
+
+    Raises:
+        InputError: If the file to write is no picture, or options do not go together.
+    """
+    if args.output.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{args.output}: expected a file that ends in one of {', '.join(SUFFIXES)}")
+    if args.seeds < 1:
+        raise InputError(f"--seeds {args.seeds}: write at least 1")
+    _check_erasing(args)
+    view = PipelineView.of(load_pipeline(args.pipeline))
+    erasure = None
+    if args.erasure is not None:
+        erasure = load_erasure(args.erasure)
+    elif args.erase is not None:
+        erasure = erase(view.pipe, args.erase, method=args.method)
+    rows = []
+    for prompt in args.prompt:
+        for on in [None] if erasure is None else [None, erasure]:
+            with nullcontext() if on is None else on.applied(view.pipe):
+                images = _sampled(view, prompt, args)
+            rows.append((prompt if on is None else f"{prompt}   [{on.method}: {on.spec.target}]", images))
+    write_picture(args.output, rows)
+    return args.output
+
+
+def _check_erasing(args: argparse.Namespace) -> None:
+    if args.erase is not None and args.erasure is not None:
+        raise InputError("--erase fits an erasure, --erasure loads one: give one of the two")
+    if args.erase is not None and args.method is None:
+        raise InputError(f"--erase needs --method: one of {', '.join(diffusion_methods())}")
+    if args.erase is None and args.method is not None:
+        raise InputError("--method goes with --erase CONCEPT")
+
+
+def load_pipeline(name: str) -> Any:
+    """The pipeline of a folder, or the one that comes with efface; the network is not used.
+
+    Raises:
+        InputError: If there is no such folder, or it holds no pipeline.
+    """
+    if name == SHAPES:
+        return load_shapes_pipeline()
+    if not (Path(name) / "model_index.json").is_file():
+        raise InputError(
+            f"{name} is no folder with a model_index.json: give the folder of a pipeline that diffusers saved, or "
+            f'"{SHAPES}"'
+        )
+    pipe = require("diffusers", extra="diffusion").DiffusionPipeline.from_pretrained(name, local_files_only=True)
+    return pipe.to("cuda") if torch.cuda.is_available() else pipe
+
+
+def _sampled(view: PipelineView, prompt: str, args: argparse.Namespace) -> Tensor:
+    seeds = list(range(args.seeds))
+    options = {"steps": args.steps, "guidance": args.guidance}
+    if args.pipeline == SHAPES:
+        options = {"steps": args.steps or STEPS, "guidance": GUIDANCE if args.guidance is None else args.guidance}
+    images = view.sample([prompt] * len(seeds), seeds, negative=args.negative, **options)
+    return images[:, images.shape[1] // 2] if images.ndim == _FILM else images
+
+
+def write_picture(path: Path, rows: Sequence[tuple[str, Tensor]]) -> None:
+    """Rows of images `(n, 3, h, w)` in [0, 1] below one another, each under its text; small ones are enlarged."""
+    image, draw = require("PIL.Image", extra="diffusion"), require("PIL.ImageDraw", extra="diffusion")
+    height, width = (side * _scale(rows[0][1]) for side in rows[0][1].shape[-2:])
+    columns = max(len(images) for _, images in rows)
+    size = (columns * (width + _GAP) + _GAP, len(rows) * (height + _GAP + _LINE) + _GAP)
+    sheet = image.new("RGB", size, "white")
+    pen = draw.Draw(sheet)
+    for i, (text, images) in enumerate(rows):
+        top = i * (height + _GAP + _LINE) + _GAP
+        pen.text((_GAP, top), text, fill="black")
+        for j, one in enumerate(images):
+            pixels = (one.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+            picture = image.fromarray(pixels).resize((width, height), image.Resampling.NEAREST)
+            sheet.paste(picture, (j * (width + _GAP) + _GAP, top + _LINE))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG" if path.suffix.lower() == ".png" else "JPEG")
+
+
+def _scale(images: Tensor) -> int:
+    """How many times small images are enlarged."""
+    return max(1, -(-_SMALLEST // min(images.shape[-2:])))

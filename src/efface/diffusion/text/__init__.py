@@ -1,0 +1,1 @@
+"""Erasers that edit the prompt's embedding."""

@@ -1,0 +1,300 @@
+"""Semantic Surgery: take a concept's direction out of a prompt's embedding where, and as far as, it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from efface._errors import InputError
+from efface._registry import Method, register
+from efface.diffusion.embedding import PromptEmbedding
+from efface.diffusion.erasure import Erasure
+from efface.diffusion.pipeline import PipelineView
+from efface.diffusion.spec import ErasureSpec
+from efface.diffusion.text.biopsy import Calibration, Score, calibrate_gate, presence_score
+
+Detector = Callable[[Tensor, str], Any]
+"""Images `(n, 3, h, w)` and a word -> whether each shows it, `(n,)` booleans or probabilities."""
+
+
+class SemanticSurgery(Erasure):
+    """Zero-shot erasure on the prompt's embedding (OpenReview 3FTVceZQrh), batched over prompts.
+
+    Biopsy: `s_c = cos(E(prompt), E(c) - E(""))` for each word c. Presence: `rho_c = sigmoid((s_c - beta_c) / gamma_c)`.
+    Active set: the words with `rho_c >= tau`. Co-occurrence encoding: all active words as one prompt, the most present
+    first. Surgery: `E(prompt) - max(rho) (E("c1, c2, ...") - E(""))`, in every text encoder and pooled vector. Where
+    no word is active the embedding is left bit for bit.
+
+    Does not guarantee: erasure of what the gate does not see (other words, attacks on the gate); that siblings, whose
+    directions are alike, are left alone; anything against who leaves this wrapper out.
+
+    Attributes:
+        words: What is looked for: target and synonyms.
+        directions: E(word) - E(""), `(k, rows, width)`.
+        thresholds: beta, one a word.
+        sharpness: gamma, one a word.
+        score: Which cosine.
+        active_from: tau.
+        calibrations: Word -> how its gate was calibrated, if it was.
+        last: What was found in each prompt of the last batch: plain data.
+    """
+
+    method = "semantic-surgery"
+
+    def __init__(
+        self,
+        spec: ErasureSpec,
+        directions: Tensor,
+        thresholds: Sequence[float],
+        sharpness: Sequence[float],
+        *,
+        score: Score = "per-token",
+        active_from: float = 0.5,
+        calibrations: Mapping[str, Calibration] | None = None,
+    ) -> None:
+        super().__init__(spec)
+        self.words = spec.concepts
+        self.directions = directions
+        self.thresholds, self.sharpness = tuple(thresholds), tuple(sharpness)
+        self.score: Score = score
+        self.active_from = active_from
+        self.calibrations = dict(calibrations or {})
+        self.last: list[dict[str, Any]] = []
+
+    @classmethod
+    def fit(
+        cls,
+        pipe: Any,
+        spec: ErasureSpec | str,
+        *,
+        threshold: float | Literal["auto"] = "auto",
+        sharpness: float = 0.02,
+        score: Score = "per-token",
+        active_from: float = 0.5,
+    ) -> SemanticSurgery:
+        """Encode the words; calibrate their gates.
+
+        Args:
+            pipe: Any pipeline driven by text.
+            spec: The concept; with `threshold="auto"` its `preserve` must name what has to stay, siblings above all.
+            threshold: beta; `"auto"` calibrates on the spec's templates with the concept against those with `preserve`
+                (see `calibrate` for prompts of your own). The paper's are set by hand, 0.06 to 0.30 by task.
+            sharpness: gamma, where the threshold is given.
+            score: Which cosine.
+            active_from: tau.
+
+        Raises:
+            InputError: If the pipeline cannot read a word, there is nothing to calibrate on, or prompts with and
+                without the concept do not separate.
+        """
+        spec, view = ErasureSpec.of(spec), PipelineView.of(pipe)
+        spec.check(view)
+        if not 0 < active_from < 1:
+            raise InputError(f"active_from={active_from}: write a number between 0 and 1")
+        if sharpness <= 0:
+            raise InputError(f"sharpness={sharpness}: write a number above 0")
+        encoded = view.encode([spec.neutral, *spec.concepts]).sequence.float()
+        if not bool(encoded.isfinite().all()):
+            raise InputError(f"the embedding of {spec.target!r} is not finite: convert the text encoder to float32")
+        directions = encoded[1:] - encoded[:1]
+        k = len(spec.concepts)
+        start = 0.0 if threshold == "auto" else float(threshold)
+        made = cls(spec, directions, [start] * k, [sharpness] * k, score=score, active_from=active_from)
+        if threshold != "auto":
+            return made
+        if not spec.preserve:
+            raise InputError(
+                "there is nothing to calibrate on: name what has to stay, ErasureSpec(..., preserve=[siblings and "
+                "others]), call calibrate(), or give a threshold, e.g. threshold=0.12"
+            )
+        return made.calibrate(view, spec.prompts(), [p for word in spec.preserve for p in spec.prompts(word)])
+
+    def calibrate(
+        self, pipe: Any, present: Sequence[str], absent: Sequence[str], *, synonyms: Sequence[str] = ()
+    ) -> SemanticSurgery:
+        """The same erasure with gates calibrated on prompts; a word's gate is to fire on all that have the concept.
+
+        Args:
+            pipe: The pipeline.
+            present: Prompts with the concept.
+            absent: Prompts without it, with siblings.
+            synonyms: Prompts that have the concept in other words.
+
+        Raises:
+            InputError: If prompts with and without do not separate; the text has the histogram.
+        """
+        view = PipelineView.of(pipe)
+        here, gone = (view.encode(list(texts)).sequence for texts in ([*present, *synonyms], absent))
+        found: dict[str, Calibration] = {}
+        for word, direction in zip(self.words, self.directions, strict=True):
+            scores = (presence_score(x, direction.to(x.device), self.score).cpu() for x in (here, gone))
+            found[word] = calibrate_gate(*scores, name=repr(word))
+        return SemanticSurgery(
+            self.spec,
+            self.directions,
+            [c.threshold for c in found.values()],
+            [c.sharpness for c in found.values()],
+            score=self.score,
+            active_from=self.active_from,
+            calibrations=found,
+        )
+
+    def presence(self, embedding: PromptEmbedding) -> tuple[Tensor, Tensor]:
+        """Scores and presence `rho` of each word in each prompt, `(n, k)` both; a detector of what is asked for."""
+        x = embedding.sequence
+        if x.shape[1:] != self.directions.shape[1:]:
+            here, fitted = tuple(x.shape[1:]), tuple(self.directions.shape[1:])
+            raise InputError(
+                f"prompts are {here} here, and the erasure was fitted on {fitted}: fit it on this pipeline"
+            )
+        scores = torch.stack([presence_score(x, d, self.score) for d in self.directions.to(x.device)], dim=1)
+        beta, gamma = (torch.tensor(v, device=x.device) for v in (self.thresholds, self.sharpness))
+        return scores, torch.sigmoid((scores - beta) / gamma)
+
+    def operate(
+        self, view: PipelineView, embedding: PromptEmbedding, *, seen: Sequence[Mapping[str, float]] | None = None
+    ) -> PromptEmbedding:
+        """Embeddings after surgery.
+
+        Args:
+            view: The pipeline.
+            embedding: n prompts.
+            seen: For each prompt, words that were seen in its picture, with how surely: they count as present, too.
+        """
+        scores, rho = self.presence(embedding)
+        if seen is not None:
+            extra = torch.tensor([[found.get(word, 0.0) for word in self.words] for found in seen], device=rho.device)
+            rho = rho.maximum(extra)
+        chosen = [self._active(row) for row in rho.tolist()]
+        self.last = [self._note(i, scores[i].tolist(), rho[i].tolist(), c, embedding) for i, c in enumerate(chosen)]
+        self.count("prompts", len(chosen))
+        rows = [i for i, words in enumerate(chosen) if words]
+        if not rows:
+            return embedding
+        self.count("prompts erased", len(rows))
+        texts = list(dict.fromkeys(", ".join(chosen[i]) for i in rows))
+        encoded = view.encode([self.spec.neutral, *texts], allow_unknown=True)  # commas need not be known
+        place = torch.tensor([texts.index(", ".join(chosen[i])) for i in rows], device=rho.device)
+        changed = {}
+        for role in ("sequence", "pooled"):
+            whole, others = getattr(embedding, role), getattr(encoded, role)
+            if whole is not None:
+                delta = (others[1:].float() - others[:1].float())[place]
+                strength = rho[rows].amax(dim=1).view(-1, *[1] * (delta.ndim - 1))
+                changed[role] = whole.clone()
+                changed[role][rows] = (whole[rows].float() - strength * delta).to(whole.dtype)
+        return embedding.replace(**changed)
+
+    def _active(self, row: Sequence[float]) -> tuple[str, ...]:
+        """Active words, the most present first."""
+        order = sorted(range(len(row)), key=lambda i: -row[i])
+        return tuple(self.words[i] for i in order if row[i] >= self.active_from)
+
+    def _note(
+        self, i: int, scores: Sequence[float], rho: Sequence[float], words: Sequence[str], embedding: PromptEmbedding
+    ) -> dict[str, Any]:
+        prompt = embedding.prompts[i] if i < len(embedding.prompts) else None
+        by = {"scores": scores, "presence": rho}
+        return {"prompt": prompt, "erased": list(words)} | {
+            key: dict(zip(self.words, values, strict=True)) for key, values in by.items()
+        }
+
+    def sample(
+        self,
+        pipe: Any,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        detector: Detector | None = None,
+        seen_from: float = 0.5,
+        trust: float = 1.0,
+        **sampling: Any,
+    ) -> Tensor:
+        """Pictures with visual feedback: what a detector still sees is erased from the *original* embedding, once more.
+
+        Args:
+            pipe: The pipeline, without this erasure on it.
+            prompts: n prompts.
+            seeds: As many seeds; the second picture has the seed of the first.
+            detector: Who looks; None makes one pass.
+            seen_from: How sure the detector must be.
+            trust: What its certainty is multiplied by (lambda of the paper).
+            **sampling: Further arguments of `PipelineView.sample`.
+
+        Raises:
+            InputError: If the detector returns something else than one value in [0, 1] a picture.
+        """
+        view = PipelineView.of(pipe)
+        plain = view.encode(list(prompts))
+        images = view.sample(self.operate(view, plain), list(seeds), **sampling)
+        if detector is None:
+            return images
+        seen = self._looked(detector, images, seen_from, trust)
+        again = [i for i, found in enumerate(seen) if found]
+        self.count("second passes", len(again))
+        if again:
+            part = PromptEmbedding.cat([plain[i] for i in again])
+            operated = self.operate(view, part, seen=[seen[i] for i in again])
+            images[again] = view.sample(operated, [seeds[i] for i in again], **sampling)
+        return images
+
+    def _looked(self, detector: Detector, images: Tensor, seen_from: float, trust: float) -> list[dict[str, float]]:
+        seen: list[dict[str, float]] = [{} for _ in images]
+        target = self.spec.target
+        found = torch.as_tensor(detector(images, target)).float().cpu()
+        if found.shape != (len(images),) or not bool(((found >= 0) & (found <= 1)).all()):
+            raise InputError(
+                f"the detector gave {tuple(found.shape)} for {len(images)} pictures: expected one value in 0 to 1 each"
+            )
+        for i, sure in enumerate(found.tolist()):
+            if sure >= seen_from:
+                seen[i][target] = trust * sure
+        return seen
+
+    def _install(self, view: PipelineView) -> Callable[[], None]:
+        if self.directions.shape[1:] != view.encode(self.spec.neutral).sequence.shape[1:]:
+            raise InputError("this erasure was fitted on a pipeline with other prompts: fit it on this one")
+        return view.install_edit(lambda embedding: self.operate(view, embedding))
+
+    def config(self) -> dict[str, Any]:
+        """Gates and their calibration."""
+        return {
+            "thresholds": list(self.thresholds),
+            "sharpness": list(self.sharpness),
+            "score": self.score,
+            "active_from": self.active_from,
+            "calibrations": {word: c.to_dict() for word, c in self.calibrations.items()},
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The words' directions."""
+        return {"directions": self.directions.cpu().contiguous()}
+
+    @classmethod
+    def _restore(cls, spec: ErasureSpec, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        calibrations = {word: Calibration(**{**c, "n": tuple(c["n"])}) for word, c in config["calibrations"].items()}
+        return cls(
+            spec,
+            tensors["directions"],
+            config["thresholds"],
+            config["sharpness"],
+            score=config["score"],
+            active_from=config["active_from"],
+            calibrations=calibrations,
+        )
+
+
+register(
+    Method(
+        name=SemanticSurgery.method,
+        kind="diffusion",
+        paper="OpenReview 3FTVceZQrh",
+        summary="subtract the concept's direction from prompts in which it is found",
+        fitter=SemanticSurgery,
+        eraser=SemanticSurgery,
+        needs=("text",),
+    )
+)

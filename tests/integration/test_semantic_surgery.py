@@ -1,0 +1,147 @@
+"""Semantic Surgery on tiny pipelines of every make (what it computes), and on the shapes that ship (what it does)."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import efface
+from efface import ErasureSpec, InputError, PipelineView
+from efface.diffusion.erasing import load_erasure
+from efface.diffusion.text.biopsy import presence_score
+from efface.diffusion.text.semantic_surgery import SemanticSurgery
+from efface.worlds.shapes import load_judge, load_shapes_pipeline, siblings
+from tests.pipelines import small, tiny
+
+PROMPTS = ["a red circle", "the small blue star"]
+
+
+def erasing(pipe: Any, score: float, **options: Any) -> SemanticSurgery:
+    """Everything that scores above is erased."""
+    return SemanticSurgery.fit(pipe, ErasureSpec("circle", synonyms=["ring"]), threshold=score, **options)
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "sd3", "flux", "pixart-alpha", "wan"])
+def test_surgery_subtracts_what_was_found(name: str) -> None:
+    view = PipelineView.of(tiny(name))
+    plain = view.encode(PROMPTS)
+    erasure = erasing(view, -1.0, sharpness=0.05)  # all is active
+    scores, rho = erasure.presence(plain)
+    words = view.encode(["", "circle", "ring"]).sequence
+    for j in (0, 1):
+        expected = presence_score(plain.sequence, words[j + 1] - words[0])
+        torch.testing.assert_close(scores[:, j], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(rho, torch.sigmoid((scores + 1) / 0.05))
+    after = erasure.operate(view, plain)
+    for i in (0, 1):
+        order = ["circle", "ring"] if rho[i, 0] >= rho[i, 1] else ["ring", "circle"]
+        both = view.encode(["", ", ".join(order)], allow_unknown=True)
+        for role, value in plain.tensors().items():
+            if role == "mask":
+                assert torch.equal(after.tensors()[role], value)
+                continue
+            delta = both.tensors()[role][1] - both.tensors()[role][0]
+            expected = value[i] - rho[i].max() * delta
+            torch.testing.assert_close(after.tensors()[role][i], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "wan"])
+def test_where_nothing_is_found_the_picture_is_the_same_bit_for_bit(name: str) -> None:
+    view = PipelineView.of(tiny(name))
+    erasure = erasing(view, 1.0)
+    plain = view.sample(PROMPTS, [0, 1], steps=2, **small(name))
+    with erasure.applied(view.pipe):
+        assert torch.equal(view.sample(PROMPTS, [0, 1], steps=2, **small(name)), plain)
+    assert erasure.report["fired"]["prompts"] >= 2 and "prompts erased" not in erasure.report["fired"]
+
+
+def test_prompts_of_a_batch_do_not_touch_one_another() -> None:
+    view = PipelineView.of(tiny("sd1"))
+    plain = view.encode(PROMPTS)
+    scores, _ = erasing(view, 0.0).presence(plain)
+    middle = float(scores.amax(dim=1).mean())
+    after = erasing(view, middle, sharpness=1e-3).operate(view, plain)
+    changed = [not torch.equal(after.sequence[i], plain.sequence[i]) for i in (0, 1)]
+    assert changed == [bool(s > middle) for s in scores.amax(dim=1)] and sum(changed) == 1
+    alone = erasing(view, middle, sharpness=1e-3).operate(view, plain[changed.index(True)])
+    torch.testing.assert_close(alone.sequence[0], after.sequence[changed.index(True)], atol=1e-5, rtol=1e-4)
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    view = PipelineView.of(tiny("sd1"))
+    erasure = erasing(view, -1.0)
+    erasure.save_pretrained(tmp_path / "erasure")
+    again = load_erasure(tmp_path / "erasure")
+    plain = view.encode(PROMPTS)
+    assert torch.equal(again.operate(view, plain).sequence, erasure.operate(view, plain).sequence)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "there is nothing to calibrate on"),
+        ({"threshold": 0.1, "sharpness": 0.0}, "sharpness=0.0"),
+        ({"threshold": 0.1, "active_from": 1.0}, "active_from=1.0"),
+        ({"threshold": 0.1, "score": "max"}, "score='max'"),
+    ],
+)
+def test_bad_input(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        erasure = SemanticSurgery.fit(tiny("sd1"), "circle", **options)
+        erasure.presence(PipelineView.of(tiny("sd1")).encode("a circle"))
+
+
+def test_another_pipeline_is_refused() -> None:
+    erasure = erasing(tiny("sd1"), 0.1)
+    with pytest.raises(InputError, match="fit it on this"):
+        erasure.apply_(tiny("sdxl"))
+
+
+@pytest.mark.parametrize("answer", [lambda x, c: torch.ones(1, 1), lambda x, c: torch.full((len(x),), 2.0)])
+def test_a_detector_that_returns_something_else(answer: Any) -> None:
+    with pytest.raises(InputError, match="expected one value in 0 to 1 each"):
+        erasing(tiny("sd1"), 1.0).sample(tiny("sd1"), ["a circle"], [0], detector=answer, steps=1, **small("sd1"))
+
+
+# ------------------------------------------------------------------------------------------------------------ shapes
+
+TEMPLATES = ["{}", "a red {} on a white background", "a striped {}", "a photo of a green {}", "a dotted {}"]
+
+
+@cache
+def shapes() -> Any:
+    return load_shapes_pipeline()
+
+
+def fitted(name: str) -> SemanticSurgery:
+    spec = ErasureSpec(name, preserve=[*siblings(name), "square", "heart"], templates=TEMPLATES)
+    return efface.erase(shapes(), spec, method="semantic-surgery")  # type: ignore[return-value]
+
+
+def test_a_calibrated_gate_erases_the_star_and_leaves_the_rest_bit_for_bit() -> None:
+    erasure = fitted("star")
+    assert erasure.calibrations["star"].auroc > 0.95
+    spec = ErasureSpec("star", templates=["a cyan {} on a pink background", "a yellow dotted {} on a grey background"])
+    options = {"others": ["triangle", "square"], "steps": 10, "guidance": 3.0, "batch_size": 12}
+    audit = efface.audit_pipeline(shapes(), spec, judge=load_judge(), erasure=erasure, seeds=4, **options)
+    assert audit.find("seen by the judge", "star", "before").value > 0.8
+    assert audit.find("seen by the judge", "star", "after").value < 0.3
+    assert audit.find("images of other prompts", "pixels moved", "change").value == 0
+
+
+def test_visual_feedback_erases_what_the_gate_missed() -> None:
+    blind = SemanticSurgery.fit(shapes(), "star", threshold=0.99)
+    prompts, options = ["a cyan star on a pink background"] * 4, {"steps": 10, "guidance": 3.0}
+    judge = load_judge()
+    first = blind.sample(shapes(), prompts, range(4), **options)
+    second = blind.sample(shapes(), prompts, range(4), detector=judge, **options)
+    seen: Tensor = judge(first, "star")
+    assert int(seen.sum()) >= 3
+    assert int(judge(second, "star").sum()) <= 1
+    assert torch.equal(second[~seen], first[~seen])
+    assert blind.report["fired"]["second passes"] == int(seen.sum())

@@ -1,0 +1,110 @@
+"""The training loop of the shapes world: an interrupted run ends with the bits of one that was not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from efface._errors import FormatError, InputError
+from efface.worlds.shapes.scenes import sample_scenes
+from efface.worlds.shapes.training.autoencoder import RECIPE as VAE
+from efface.worlds.shapes.training.autoencoder import train_autoencoder
+from efface.worlds.shapes.training.denoiser import RECIPE as UNET
+from efface.worlds.shapes.training.denoiser import train_denoiser
+from efface.worlds.shapes.training.judges import RECIPES, train_judge
+from efface.worlds.shapes.training.latents import LatentSet
+from efface.worlds.shapes.training.loop import Recipe, train
+from efface.worlds.shapes.training.stages import run_stage
+
+
+def latents(n: int = 8) -> LatentSet:
+    generator = torch.Generator().manual_seed(0)
+    scenes = sample_scenes(n, generator=generator)
+    texts = torch.randint(0, 5, (n, 2), generator=generator)
+    return LatentSet(torch.randn(n, 4, 16, 16, generator=generator), texts, torch.randn(5, 24, 128).half(), scenes)
+
+
+DATA = latents()
+TRAINERS = {
+    "unet": lambda folder, **o: train_denoiser(DATA, folder, replace(UNET, steps=3, batch=2), **o),
+    "vae": lambda folder, **o: train_autoencoder(folder, replace(VAE, steps=3, batch=2), **o),
+}
+
+
+@pytest.mark.parametrize("stage", TRAINERS)
+def test_a_stopped_run_goes_on_bit_for_bit(stage, tmp_path):
+    whole, facts = TRAINERS[stage](tmp_path / "whole")
+    TRAINERS[stage](tmp_path / "stopped", stop_after=1)
+    resumed, _ = TRAINERS[stage](tmp_path / "stopped")
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert facts["recipe"]["steps"] == 3
+    assert facts["cpu_seconds"] > 0
+
+
+def test_three_steps_change_the_weights_and_another_seed_changes_them_otherwise(tmp_path):
+    recipe = replace(UNET, steps=3, batch=2)
+    a, _ = train_denoiser(DATA, tmp_path / "a", recipe)
+    b, _ = train_denoiser(DATA, tmp_path / "b", replace(recipe, seed=1))
+    assert not torch.equal(a.conv_in.weight, b.conv_in.weight)
+
+
+def test_the_loop_reaches_the_least_squares_solution(tmp_path):
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    y = x @ torch.tensor([[1.0], [-2.0], [0.5]])
+    torch.manual_seed(0)
+    net = nn.Linear(3, 1, bias=False)
+    recipe = Recipe("line", steps=400, batch=64, learning_rate=0.1, weight_decay=0.0)
+    train(net, lambda step: (net(x) - y).square().mean(), recipe, tmp_path)
+    torch.testing.assert_close(net.weight.detach(), torch.tensor([[1.0, -2.0, 0.5]]), rtol=0, atol=1e-3)
+
+
+def test_learning_rate_warms_up_stays_flat_and_ends_at_nothing():
+    recipe = Recipe("r", steps=1000, batch=1, learning_rate=1.0, flat_until=0.5, warmup=100)
+    assert recipe.rate(0) == pytest.approx(0.01)
+    assert recipe.rate(100) == recipe.rate(499) == 1.0
+    assert recipe.rate(750) == pytest.approx(0.5)
+    assert recipe.rate(1000) == pytest.approx(0.0)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
+    recipe = replace(UNET, steps=2, batch=2)
+    train_denoiser(DATA, tmp_path, recipe, stop_after=1)
+    with pytest.raises(InputError, match="another recipe"):
+        train_denoiser(DATA, tmp_path, replace(recipe, learning_rate=1.0))
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path):
+    recipe = replace(UNET, steps=2, batch=2)
+    train_denoiser(DATA, tmp_path, recipe, stop_after=1)
+    file = next(tmp_path.rglob("model.safetensors"))
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(FormatError, match="truncated"):
+        train_denoiser(DATA, tmp_path, recipe)
+
+
+def test_a_judge_trains_and_is_calibrated(tmp_path):
+    net, facts = train_judge(1, tmp_path, replace(RECIPES[1], steps=1, batch=12), calibrate_on=120)
+    assert not net.training
+    assert not torch.equal(net.get_buffer("temperatures"), torch.ones(6))
+    assert facts["parameters"] == sum(p.numel() for p in net.parameters())
+
+
+def test_a_stage_asks_for_the_one_before_it(tmp_path):
+    with pytest.raises(InputError, match="training vae  first|training latents  first"):
+        run_stage("unet", tmp_path)
+    with pytest.raises(InputError, match="write one of vae, judge"):
+        run_stage("unets", tmp_path)
+    with pytest.raises(InputError, match="no concept"):
+        run_stage("gold:cat", tmp_path)
+
+
+def test_gold_data_has_no_image_of_the_concept():
+    data = latents(200)
+    rest = data.without("circle")
+    assert 0 < len(rest.latents) < 200
+    assert not (rest.scenes.objects == 0).any()
+    assert len(rest.latents) == len(rest.texts) == len(rest.scenes)
