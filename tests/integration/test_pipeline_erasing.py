@@ -110,7 +110,7 @@ def test_save_and_load(tmp_path):
     erasure = negative("sd1", ErasureSpec("circle", synonyms=["ring"], preserve=["red"]))
     erasure.save_pretrained(tmp_path / "e")
     for again in (load_erasure(tmp_path / "e"), type(erasure).from_pretrained(tmp_path / "e")):
-        assert again.spec == erasure.spec and again.report == {**erasure.report, "fired": {}}
+        assert again.specs == erasure.specs and again.report == {**erasure.report, "fired": {}}
         with erasure.applied(tiny("sd1")):
             wanted = direct("sd1", PROMPTS, SEEDS)
         with again.applied(tiny("sd1")):
@@ -124,7 +124,7 @@ def test_damaged_and_foreign_folders(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "text"}))
     with pytest.raises(FormatError, match="is damaged: 'text'"):
         load_erasure(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(config | {"spec": {"target": ""}}))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"specs": [{"target": ""}]}))
     with pytest.raises(FormatError, match="is damaged: target has an empty concept"):
         load_erasure(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | {"method": "magic"}))

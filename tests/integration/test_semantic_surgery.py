@@ -84,7 +84,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({}, "there is nothing to calibrate on"),
+        ({}, "there is nothing to calibrate circle on"),
         ({"threshold": 0.1, "sharpness": 0.0}, "sharpness=0.0"),
         ({"threshold": 0.1, "active_from": 1.0}, "active_from=1.0"),
         ({"threshold": 0.1, "score": "max"}, "score='max'"),

@@ -47,7 +47,8 @@ def generate_picture(args: argparse.Namespace) -> Path:
         for on in [None] if erasure is None else [None, erasure]:
             with nullcontext() if on is None else on.applied(view.pipe):
                 images = _sampled(view, prompt, args)
-            rows.append((prompt if on is None else f"{prompt}   [{on.method}: {on.spec.target}]", images))
+            erased = "" if on is None else f"   [{on.method}: {', '.join(on.targets)}]"
+            rows.append((prompt + erased, images))
     write_picture(args.output, rows)
     return args.output
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from efface._errors import FormatError
 from efface._io import load_folder
 from efface._registry import Method, get_method, methods
 from efface.diffusion.erasure import Erasure
-from efface.diffusion.spec import ErasureSpec
+from efface.diffusion.spec import Concepts
 
 ROOMS = ("text", "weights", "guidance")
 """Where methods lie; each file in them registers its own."""
@@ -27,12 +26,12 @@ def diffusion_methods() -> dict[str, Method]:
     return {method.name: method for method in methods("diffusion")}
 
 
-def erase(pipe: Any, concept: str | ErasureSpec | Mapping[str, Any], *, method: str, **options: Any) -> Erasure:
-    """Fit an erasure of a concept; put it on with `applied` or `apply_`.
+def erase(pipe: Any, concept: Concepts, *, method: str, **options: Any) -> Erasure:
+    """Fit an erasure of a concept or several; put it on with `applied` or `apply_`.
 
     Args:
         pipe: A diffusers pipeline; it is left as it is.
-        concept: A word, or a spec.
+        concept: A word, a spec, or a list of these for methods that can erase several at once.
         method: Name of a method.
         **options: Options of the method.
 
@@ -43,7 +42,7 @@ def erase(pipe: Any, concept: str | ErasureSpec | Mapping[str, Any], *, method: 
         InputError: If there is no such method (the text lists those there are), or it does not suit the pipeline.
     """
     diffusion_methods()
-    return get_method(method, "diffusion").fitter.fit(pipe, ErasureSpec.of(concept), **options)  # type: ignore[attr-defined]
+    return get_method(method, "diffusion").fitter.fit(pipe, concept, **options)  # type: ignore[attr-defined]
 
 
 def load_erasure(path: str | os.PathLike[str]) -> Erasure:

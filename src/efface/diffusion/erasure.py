@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
@@ -13,36 +13,49 @@ from torch import Tensor
 from efface._errors import FormatError, InputError
 from efface._io import load_folder, save_folder
 from efface.diffusion.pipeline import PipelineView
-from efface.diffusion.spec import ErasureSpec
+from efface.diffusion.spec import Concepts, ErasureSpec
 
 
 class Erasure(ABC):
-    """A fitted erasure of one concept, to be put on pipelines and taken off again.
+    """A fitted erasure of one concept or several, to be put on pipelines and taken off again.
 
-    A method is a subclass with `fit`, `_install` and, if it keeps more than its spec, `config` and `tensors` (what is
+    A method is a subclass with `fit`, `_install` and, if it keeps more than its specs, `config` and `tensors` (what is
     saved) and `_restore` (the way back); it registers itself in its own file as a `Method` of kind `"diffusion"`.
 
     Attributes:
         method: Name of the method in the registry.
-        spec: What was erased.
+        specs: What was erased, a spec a concept.
 
     Does not guarantee: that the concept is gone; see `efface.audit`.
     """
 
     method: ClassVar[str]
 
-    def __init__(self, spec: ErasureSpec) -> None:
-        self.spec = spec
+    def __init__(self, specs: ErasureSpec | Sequence[ErasureSpec]) -> None:
+        self.specs = ErasureSpec.each(specs)
         self._counts: dict[str, int] = {}
         self._on: dict[int, tuple[Any, Callable[[], None]]] = {}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.spec.target!r})"
+        return f"{type(self).__name__}({', '.join(map(repr, self.targets))})"
+
+    @property
+    def spec(self) -> ErasureSpec:
+        """What was erased; of several concepts, the first."""
+        return self.specs[0]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The concepts' names."""
+        return tuple(spec.target for spec in self.specs)
 
     @classmethod
     @abstractmethod
-    def fit(cls, pipe: Any, spec: ErasureSpec | str, **options: Any) -> Self:
-        """Learn to erase a concept from a pipeline, which is left as it is."""
+    def fit(cls, pipe: Any, spec: Concepts, **options: Any) -> Self:
+        """Learn to erase concepts from a pipeline, which is left as it is.
+
+        A method for several takes `ErasureSpec.each(spec)`, one for a single concept `ErasureSpec.of(spec)`.
+        """
 
     @abstractmethod
     def _install(self, view: PipelineView) -> Callable[[], None]:
@@ -87,8 +100,8 @@ class Erasure(ABC):
 
     @property
     def report(self) -> dict[str, Any]:
-        """Plain data: the method, the spec, and how often what fired since it was fitted or loaded."""
-        return {"method": self.method, "spec": self.spec.to_dict(), "fired": dict(self._counts)}
+        """Plain data: the method, the specs, and how often what fired since it was fitted or loaded."""
+        return {"method": self.method, "specs": [spec.to_dict() for spec in self.specs], "fired": dict(self._counts)}
 
     def config(self) -> dict[str, Any]:
         """Plain data to save besides the spec."""
@@ -99,13 +112,14 @@ class Erasure(ABC):
         return {}
 
     @classmethod
-    def _restore(cls, spec: ErasureSpec, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+    def _restore(cls, specs: Sequence[ErasureSpec], config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """The erasure of these data."""
-        return cls(spec)
+        return cls(specs)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Save to a folder with `config.json` and `model.safetensors`."""
-        config = {"type": type(self).__name__, "method": self.method, "spec": self.spec.to_dict(), **self.config()}
+        specs = [spec.to_dict() for spec in self.specs]
+        config = {"type": type(self).__name__, "method": self.method, "specs": specs, **self.config()}
         save_folder(path, config, self.tensors())
 
     @classmethod
@@ -118,7 +132,6 @@ class Erasure(ABC):
         """
         config, tensors = load_folder(path, expect=cls.__name__)
         try:
-            spec = ErasureSpec.from_dict(config["spec"])
-            return cls._restore(spec, config, tensors)
+            return cls._restore(ErasureSpec.each(config["specs"]), config, tensors)
         except (KeyError, TypeError, InputError) as error:
             raise FormatError(f"{path} is damaged: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from efface._errors import InputError
 
@@ -90,7 +90,35 @@ class ErasureSpec:
             return dataclasses.replace(concept, **_known(fields)) if fields else concept
         if isinstance(concept, Mapping):
             return cls.from_dict({**concept, **fields})
+        if isinstance(concept, list | tuple):
+            raise InputError(f"here is room for one concept, not {len(concept)}: give one, and fit an erasure for each")
         return cls(concept, **_known(fields))
+
+    @classmethod
+    def each(cls, concepts: Concepts) -> tuple[ErasureSpec, ...]:
+        """A spec a concept, of one concept or of a list of them.
+
+        Raises:
+            InputError: If there is none, one is given twice, or what one erases another preserves.
+
+        >>> [spec.target for spec in ErasureSpec.each(["circle", ErasureSpec("star")])]
+        ['circle', 'star']
+        """
+        single = isinstance(concepts, str | Mapping | ErasureSpec)
+        specs = (cls.of(concepts),) if single else tuple(cls.of(concept) for concept in concepts)
+        if not specs:
+            raise InputError("there is no concept: write a word, a spec, or a list of them")
+        erased: set[str] = set()
+        for spec in specs:
+            for word in map(_key, spec.concepts):
+                if word in erased:
+                    raise InputError(f"{word!r} is to be erased twice: leave one out")
+                erased.add(word)
+        for spec in specs:
+            for word in spec.preserve:
+                if _key(word) in erased:
+                    raise InputError(f"{word!r} is erased by one spec and preserved by that of {spec.target!r}")
+        return specs
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -170,3 +198,7 @@ def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := sorted(set(fields) - set(names)):
         raise InputError(f"a spec has no field {unknown[0]!r}: it has {', '.join(names)}")
     return dict(fields)
+
+
+Concepts: TypeAlias = str | Mapping[str, Any] | ErasureSpec | Sequence[str | Mapping[str, Any] | ErasureSpec]
+"""What methods for several concepts are fitted to: a word, a spec, plain data of one, or a list of these."""

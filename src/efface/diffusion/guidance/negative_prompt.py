@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from efface._registry import Method, register
 from efface.diffusion.embedding import PromptEmbedding
 from efface.diffusion.erasure import Erasure
 from efface.diffusion.pipeline import PipelineView
-from efface.diffusion.spec import ErasureSpec
+from efface.diffusion.spec import Concepts, ErasureSpec
 
 
 class NegativePromptErasure(Erasure):
@@ -33,28 +33,29 @@ class NegativePromptErasure(Erasure):
 
     method = "negative-prompt"
 
-    def __init__(self, spec: ErasureSpec, text: str) -> None:
-        super().__init__(spec)
+    def __init__(self, specs: ErasureSpec | Sequence[ErasureSpec], text: str) -> None:
+        super().__init__(specs)
         self.text = text
 
     @classmethod
-    def fit(cls, pipe: Any, spec: ErasureSpec | str, *, text: str | None = None) -> NegativePromptErasure:
+    def fit(cls, pipe: Any, spec: Concepts, *, text: str | None = None) -> NegativePromptErasure:
         """Nothing is learnt.
 
         Args:
             pipe: A pipeline with classifier-free guidance.
-            spec: The concept; its synonyms are guided away from too.
-            text: The negative prompt, if not the target and its synonyms with commas between them.
+            spec: The concept, or several; synonyms are guided away from too.
+            text: The negative prompt, if not all targets and synonyms with commas between them.
 
         Raises:
             InputError: If the pipeline has no negative prompt, or does not know the words.
         """
-        spec, view = ErasureSpec.of(spec), PipelineView.of(pipe)
+        specs, view = ErasureSpec.each(spec), PipelineView.of(pipe)
         _check(view)
-        spec.check(view)
-        text = ", ".join(spec.concepts) if text is None else text
+        for each in specs:
+            each.check(view)
+        text = ", ".join(word for each in specs for word in each.concepts) if text is None else text
         view.check_prompts([text], allow_unknown=True)  # the words are known; commas need not be
-        return cls(spec, text)
+        return cls(specs, text)
 
     def _install(self, view: PipelineView) -> Callable[[], None]:
         _check(view)
@@ -82,9 +83,9 @@ class NegativePromptErasure(Erasure):
 
     @classmethod
     def _restore(
-        cls, spec: ErasureSpec, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+        cls, specs: Sequence[ErasureSpec], config: Mapping[str, Any], tensors: Mapping[str, Tensor]
     ) -> NegativePromptErasure:
-        return cls(spec, str(config["text"]))
+        return cls(specs, str(config["text"]))
 
 
 def _check(view: PipelineView) -> None:

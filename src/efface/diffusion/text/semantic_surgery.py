@@ -13,7 +13,7 @@ from efface._registry import Method, register
 from efface.diffusion.embedding import PromptEmbedding
 from efface.diffusion.erasure import Erasure
 from efface.diffusion.pipeline import PipelineView
-from efface.diffusion.spec import ErasureSpec
+from efface.diffusion.spec import Concepts, ErasureSpec
 from efface.diffusion.text.biopsy import Calibration, Score, calibrate_gate, presence_score
 
 Detector = Callable[[Tensor, str], Any]
@@ -32,7 +32,7 @@ class SemanticSurgery(Erasure):
     directions are alike, are left alone; anything against who leaves this wrapper out.
 
     Attributes:
-        words: What is looked for: target and synonyms.
+        words: What is looked for: targets and synonyms.
         directions: E(word) - E(""), `(k, rows, width)`.
         thresholds: beta, one a word.
         sharpness: gamma, one a word.
@@ -46,7 +46,7 @@ class SemanticSurgery(Erasure):
 
     def __init__(
         self,
-        spec: ErasureSpec,
+        specs: ErasureSpec | Sequence[ErasureSpec],
         directions: Tensor,
         thresholds: Sequence[float],
         sharpness: Sequence[float],
@@ -55,8 +55,8 @@ class SemanticSurgery(Erasure):
         active_from: float = 0.5,
         calibrations: Mapping[str, Calibration] | None = None,
     ) -> None:
-        super().__init__(spec)
-        self.words = spec.concepts
+        super().__init__(specs)
+        self.words = tuple(word for spec in self.specs for word in spec.concepts)
         self.directions = directions
         self.thresholds, self.sharpness = tuple(thresholds), tuple(sharpness)
         self.score: Score = score
@@ -68,7 +68,7 @@ class SemanticSurgery(Erasure):
     def fit(
         cls,
         pipe: Any,
-        spec: ErasureSpec | str,
+        spec: Concepts,
         *,
         threshold: float | Literal["auto"] = "auto",
         sharpness: float = 0.02,
@@ -79,7 +79,8 @@ class SemanticSurgery(Erasure):
 
         Args:
             pipe: Any pipeline driven by text.
-            spec: The concept; with `threshold="auto"` its `preserve` must name what has to stay, siblings above all.
+            spec: The concept, or several, which are erased together; with `threshold="auto"` each one's `preserve` must
+                name what has to stay, siblings above all. The neutral prompt is that of the first.
             threshold: beta; `"auto"` calibrates on the spec's templates with the concept against those with `preserve`
                 (see `calibrate` for prompts of your own). The paper's are set by hand, 0.06 to 0.30 by task.
             sharpness: gamma, where the threshold is given.
@@ -90,57 +91,78 @@ class SemanticSurgery(Erasure):
             InputError: If the pipeline cannot read a word, there is nothing to calibrate on, or prompts with and
                 without the concept do not separate.
         """
-        spec, view = ErasureSpec.of(spec), PipelineView.of(pipe)
-        spec.check(view)
+        specs, view = ErasureSpec.each(spec), PipelineView.of(pipe)
+        for each in specs:
+            each.check(view)
         if not 0 < active_from < 1:
             raise InputError(f"active_from={active_from}: write a number between 0 and 1")
         if sharpness <= 0:
             raise InputError(f"sharpness={sharpness}: write a number above 0")
-        encoded = view.encode([spec.neutral, *spec.concepts]).sequence.float()
+        words = [word for each in specs for word in each.concepts]
+        encoded = view.encode([specs[0].neutral, *words]).sequence.float()
         if not bool(encoded.isfinite().all()):
-            raise InputError(f"the embedding of {spec.target!r} is not finite: convert the text encoder to float32")
+            raise InputError(f"the embedding of {words} is not finite: convert the text encoder to float32")
         directions = encoded[1:] - encoded[:1]
-        k = len(spec.concepts)
         start = 0.0 if threshold == "auto" else float(threshold)
-        made = cls(spec, directions, [start] * k, [sharpness] * k, score=score, active_from=active_from)
+        k = len(words)
+        made = cls(specs, directions, [start] * k, [sharpness] * k, score=score, active_from=active_from)
         if threshold != "auto":
             return made
-        if not spec.preserve:
+        if bare := [each.target for each in specs if not each.preserve]:
             raise InputError(
-                "there is nothing to calibrate on: name what has to stay, ErasureSpec(..., preserve=[siblings and "
-                "others]), call calibrate(), or give a threshold, e.g. threshold=0.12"
+                f"there is nothing to calibrate {', '.join(bare)} on: name what has to stay, ErasureSpec(..., "
+                "preserve=[siblings and others]), call calibrate(), or give a threshold, e.g. threshold=0.12"
             )
-        return made.calibrate(view, spec.prompts(), [p for word in spec.preserve for p in spec.prompts(word)])
+        for each in specs:
+            made = made.calibrate(view, each.prompts(), each.prompts(each.preserve), concept=each.target)
+        return made
 
     def calibrate(
-        self, pipe: Any, present: Sequence[str], absent: Sequence[str], *, synonyms: Sequence[str] = ()
+        self,
+        pipe: Any,
+        present: Sequence[str],
+        absent: Sequence[str],
+        *,
+        synonyms: Sequence[str] = (),
+        concept: str | None = None,
     ) -> SemanticSurgery:
-        """The same erasure with gates calibrated on prompts; a word's gate is to fire on all that have the concept.
+        """The same erasure with the gates of a concept's words calibrated; each is to fire on all that have it.
 
         Args:
             pipe: The pipeline.
             present: Prompts with the concept.
             absent: Prompts without it, with siblings.
             synonyms: Prompts that have the concept in other words.
+            concept: Which one, where several are erased.
 
         Raises:
             InputError: If prompts with and without do not separate; the text has the histogram.
         """
-        view = PipelineView.of(pipe)
+        view, of = PipelineView.of(pipe), self._spec_of(concept)
         here, gone = (view.encode(list(texts)).sequence for texts in ([*present, *synonyms], absent))
-        found: dict[str, Calibration] = {}
-        for word, direction in zip(self.words, self.directions, strict=True):
-            scores = (presence_score(x, direction.to(x.device), self.score).cpu() for x in (here, gone))
-            found[word] = calibrate_gate(*scores, name=repr(word))
+        thresholds, sharpness, found = list(self.thresholds), list(self.sharpness), dict(self.calibrations)
+        for i, word in enumerate(self.words):
+            if word in of.concepts:
+                scores = (presence_score(x, self.directions[i].to(x.device), self.score).cpu() for x in (here, gone))
+                found[word] = calibrate_gate(*scores, name=repr(word))
+                thresholds[i], sharpness[i] = found[word].threshold, found[word].sharpness
         return SemanticSurgery(
-            self.spec,
+            self.specs,
             self.directions,
-            [c.threshold for c in found.values()],
-            [c.sharpness for c in found.values()],
+            thresholds,
+            sharpness,
             score=self.score,
             active_from=self.active_from,
             calibrations=found,
         )
+
+    def _spec_of(self, concept: str | None) -> ErasureSpec:
+        if concept is None and len(self.specs) > 1:
+            raise InputError(f"several concepts are erased: write concept= one of {', '.join(self.targets)}")
+        for spec in self.specs:
+            if concept in (None, spec.target):
+                return spec
+        raise InputError(f"{concept!r} is not erased here: write one of {', '.join(self.targets)}")
 
     def presence(self, embedding: PromptEmbedding) -> tuple[Tensor, Tensor]:
         """Scores and presence `rho` of each word in each prompt, `(n, k)` both; a detector of what is asked for."""
@@ -243,15 +265,16 @@ class SemanticSurgery(Erasure):
 
     def _looked(self, detector: Detector, images: Tensor, seen_from: float, trust: float) -> list[dict[str, float]]:
         seen: list[dict[str, float]] = [{} for _ in images]
-        target = self.spec.target
-        found = torch.as_tensor(detector(images, target)).float().cpu()
-        if found.shape != (len(images),) or not bool(((found >= 0) & (found <= 1)).all()):
-            raise InputError(
-                f"the detector gave {tuple(found.shape)} for {len(images)} pictures: expected one value in 0 to 1 each"
-            )
-        for i, sure in enumerate(found.tolist()):
-            if sure >= seen_from:
-                seen[i][target] = trust * sure
+        for target in self.targets:
+            found = torch.as_tensor(detector(images, target)).float().cpu()
+            if found.shape != (len(images),) or not bool(((found >= 0) & (found <= 1)).all()):
+                raise InputError(
+                    f"the detector gave {tuple(found.shape)} for {len(images)} pictures: "
+                    "expected one value in 0 to 1 each"
+                )
+            for i, sure in enumerate(found.tolist()):
+                if sure >= seen_from:
+                    seen[i][target] = trust * sure
         return seen
 
     def _install(self, view: PipelineView) -> Callable[[], None]:
@@ -274,10 +297,10 @@ class SemanticSurgery(Erasure):
         return {"directions": self.directions.cpu().contiguous()}
 
     @classmethod
-    def _restore(cls, spec: ErasureSpec, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+    def _restore(cls, specs: Sequence[ErasureSpec], config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         calibrations = {word: Calibration(**{**c, "n": tuple(c["n"])}) for word, c in config["calibrations"].items()}
         return cls(
-            spec,
+            specs,
             tensors["directions"],
             config["thresholds"],
             config["sharpness"],
