@@ -24,6 +24,7 @@ def audit_pipeline(
     *,
     judge: Judge,
     erasure: Erasure | None = None,
+    paraphrases: Sequence[str] = (),
     others: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     seeds: int | Sequence[int] = 8,
     batch_size: int = 8,
@@ -40,6 +41,7 @@ def audit_pipeline(
         judge: Called with images `(n, 3, h, w)` in [0, 1] and the name of a concept; gives for each image whether it is
             there, as booleans or probabilities `(n,)`. For the world of shapes `efface.worlds.shapes.load_judge()`.
         erasure: Measured before and after, at equal seeds. It must not be on the pipeline yet.
+        paraphrases: Prompts that ask for the concept in words that the erasure was not fitted on.
         others: Concepts that should stay: names, which go into the spec's templates, or names with prompts of their
             own. None takes the spec's `preserve`.
         seeds: How many seeds a prompt, or which.
@@ -72,6 +74,7 @@ def audit_pipeline(
         judge,
         spec.target,
         prompts=spec.prompts(),
+        paraphrases=paraphrases,
         others=prompts,
         erased=None if erasure is None else sampler(erasure),
         seeds=seeds,

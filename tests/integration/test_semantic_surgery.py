@@ -145,3 +145,40 @@ def test_visual_feedback_erases_what_the_gate_missed() -> None:
     assert int(judge(second, "star").sum()) <= 1
     assert torch.equal(second[~seen], first[~seen])
     assert blind.report["fired"]["second passes"] == int(seen.sum())
+
+
+# ----------------------------------------------------------------------------------------------- several, and attacks
+
+
+def test_several_concepts_are_one_surgery_and_calibrate_apart() -> None:
+    words = ["circle", ErasureSpec("star", preserve=["square"])]
+    view = PipelineView.of(tiny("sd1"))
+    erasure = SemanticSurgery.fit(view, words, threshold=-1.0)
+    assert erasure.targets == ("circle", "star") and erasure.words == ("circle", "star")
+    both = erasure.operate(view, view.encode("a circle and a star"))
+    assert set(erasure.last[0]["erased"]) == {"circle", "star"} and both.edits == frozenset()
+    with pytest.raises(InputError, match="write concept= one of circle, star"):
+        erasure.calibrate(view, ["a star"] * 5, ["a square"] * 5)
+    with pytest.raises(InputError, match="nothing to calibrate circle on"):
+        SemanticSurgery.fit(view, words)
+    with pytest.raises(InputError, match="'square' is erased by one spec and preserved by that of 'star'"):
+        SemanticSurgery.fit(view, ["square", words[1]], threshold=0.1)
+
+
+def test_gradients_pass_the_relaxed_gate_where_the_true_one_hides_them() -> None:
+    view = PipelineView.of(tiny("sd1"))
+    plain = view.encode(["a red circle"])
+    score = float(erasing(view, 0.0).presence(plain)[0].max())
+    erasure = erasing(view, score + 0.3, sharpness=1e-3)  # far above: nothing fires
+    for options in ({"widen": 500.0}, {"widen": 500.0, "straight_through": True}):
+        x = plain.sequence.clone().requires_grad_()
+        after = erasure.relaxed(view, plain.replace(sequence=x), **options)
+        direction = (after.sequence - x).flatten()
+        direction.sum().backward()
+        assert x.grad is not None and float(x.grad.abs().max()) > 0
+        moved = not torch.equal(after.sequence, x)
+        assert moved == ("straight_through" not in options)
+    firing = erasing(view, score - 0.3, sharpness=1e-3)
+    hard = firing.operate(view, plain)
+    torch.testing.assert_close(firing.relaxed(view, plain, widen=9.0, straight_through=True).sequence, hard.sequence)
+    torch.testing.assert_close(firing.relaxed(view, plain).sequence, hard.sequence)

@@ -13,6 +13,7 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._progress import progress
 from efface._validate import check_finite, to_tensor
+from efface.audit.diffusion.balance import harmonic_interval
 from efface.audit.finding import AFTER, BEFORE, CHANGE, NO_CHANGE, Audit, Figure, Finding, Series
 from efface.audit.finding import format_value as number
 from efface.audit.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
@@ -22,7 +23,8 @@ Sampler = Callable[[Sequence[str], Sequence[int]], Tensor]
 Judge = Callable[[Tensor, str], Any]
 """Images and the name of a concept -> for each image whether the concept is in it, `(n,)` booleans or 0 to 1."""
 
-SEEN, DISTANCE = "seen by the judge", "images of other prompts"
+SEEN, DISTANCE, BALANCE = "seen by the judge", "images of other prompts", "balance"
+OTHER_WORDS = "in other words"
 _SEEN_FROM = 0.5
 _CAVEATS = (
     "The judge decides what counts as the concept. Where it has no class for a broken image it sees something anyway.",
@@ -37,6 +39,7 @@ def audit_presence(
     concept: str,
     *,
     prompts: Sequence[str],
+    paraphrases: Sequence[str] = (),
     others: Mapping[str, Sequence[str]] | None = None,
     erased: Sampler | None = None,
     seeds: int | Sequence[int] = 8,
@@ -49,13 +52,16 @@ def audit_presence(
     Findings: family `"seen by the judge"`, under the concept's name (at `prompts`) and each other concept's (at its
     own); conditions `"before"`, and with `erased` also `"after"` and `"change"`, each image paired with itself. With
     `erased` and `others`, family `"images of other prompts"` has the mean absolute difference of pixels, before and
-    after, at equal seeds: 0 where the erasure leaves the rest of the model alone.
+    after, at equal seeds: 0 where the erasure leaves the rest of the model alone; and family `"balance"` has `"H"`,
+    the harmonic mean of what is no longer seen at `prompts`, at `paraphrases` and of what is still seen of `others`
+    (`harmonic_interval`; without paraphrases of the two).
 
     Args:
         sample: The pipeline as it is.
         judge: Who decides; independent of the erasure, or the audit flatters it.
         concept: What was, or is to be, erased.
         prompts: Prompts that ask for it.
+        paraphrases: Prompts that ask for it in other words; found as `"<concept> in other words"`.
         others: Other concepts -> prompts that ask for them.
         erased: The pipeline with the erasure on.
         seeds: How many seeds a prompt, from 0, or which.
@@ -70,16 +76,22 @@ def audit_presence(
     Does not guarantee: that a concept that is not seen is not there to be found by better prompts, images or
     gradients.
     """
-    if isinstance(prompts, str):
-        raise InputError(f"prompts is one string: write a list, prompts=[{prompts!r}]")
+    for which, given in (("prompts", prompts), ("paraphrases", paraphrases)):
+        if isinstance(given, str):
+            raise InputError(f"{which} is one string: write a list, {which}=[{given!r}]")
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    asked = {concept: list(prompts), **{name: list(p) for name, p in (others or {}).items() if name != concept}}
+    asked = {concept: list(prompts)}
+    again = f"{concept} {OTHER_WORDS}"
+    if paraphrases:
+        asked[again] = list(paraphrases)
+    asked |= {name: list(p) for name, p in (others or {}).items() if name != concept}
     if not numbers or not all(asked.values()):
         lacking = next((name for name, found in asked.items() if not found), None)
         raise InputError("seeds is empty: write at least one" if lacking is None else f"no prompts ask for {lacking!r}")
     sides = {BEFORE: sample} if erased is None else {BEFORE: sample, AFTER: erased}
     findings: list[Finding] = []
     moved: list[Tensor] = []
+    left: dict[str, NDArray[np.float64]] = {}
     with progress("sampling", len(asked) * len(sides), unit="concepts") as bar:
         for name, wanted in asked.items():
             jobs = [(prompt, seed) for prompt in wanted for seed in numbers]
@@ -87,12 +99,15 @@ def audit_presence(
             for side, sampler in sides.items():
                 images[side] = _sampled(sampler, jobs, batch_size, side)
                 bar.update(1)
-            hits = {side: _judged(judge, x, name) for side, x in images.items()}
+            hits = {side: _judged(judge, x, concept if name == again else name) for side, x in images.items()}
             findings += _seen(name, hits, level)
-            if AFTER in images and name != concept:
-                moved.append((images[AFTER] - images[BEFORE]).abs().flatten(1).mean(dim=1))
+            if AFTER in images:
+                left[name] = hits[AFTER]
+                if name not in (concept, again):
+                    moved.append((images[AFTER] - images[BEFORE]).abs().flatten(1).mean(dim=1))
     if moved:
         findings.append(_distance(torch.cat(moved), level))
+        findings.append(_balance([1 - left.pop(name) for name in (concept, again) if name in left], left, level))
     return Audit(
         title or f"Is {concept} to be seen?",
         text=(_text(asked, numbers, erased is not None),),
@@ -157,6 +172,14 @@ def _distance(moved: Tensor, level: float) -> Finding:
     return Finding.of("pixels moved", interval, DISTANCE, CHANGE, n=len(moved), note=note)
 
 
+def _balance(gone: Sequence[NDArray[np.float64]], kept: Mapping[str, NDArray[np.float64]], level: float) -> Finding:
+    interval = harmonic_interval([*([found] for found in gone), list(kept.values())], level=level)
+    words = "at its prompts and at paraphrases" if len(gone) > 1 else "at its prompts"
+    note = f"harmonic mean of: the concept not seen {words}; other concepts seen at theirs, averaged evenly"
+    n = sum(map(len, gone)) + sum(map(len, kept.values()))
+    return Finding.of("H", interval, BALANCE, AFTER, n=n, unit="share", note=note)
+
+
 def _text(asked: Mapping[str, Sequence[str]], seeds: Sequence[int], erased: bool) -> str:
     images = sum(map(len, asked.values())) * len(seeds)
     twice = ", once as the pipeline is and once with the erasure on" if erased else ""
@@ -175,7 +198,11 @@ def _conclusions(findings: Sequence[Finding], concept: str) -> list[str]:
     else:
         lead = "NOT erased: where" if (after.low or 0.0) > 0.5 * before.value else "Where"
         said = [f"{lead} {concept} is asked for, the judge sees it in {_share(after)} of images, before in {shown}."]
-    changes = [f for (name, condition), f in by.items() if condition == CHANGE and name != concept]
+    again = by.get((f"{concept} {OTHER_WORDS}", AFTER))
+    if again is not None:
+        said.append(f"Where it is asked for in other words, the judge sees it in {_share(again)} of images.")
+    own = (concept, f"{concept} {OTHER_WORDS}")
+    changes = [f for (name, condition), f in by.items() if condition == CHANGE and name not in own]
     lower = [f for f in changes if f.side == -1]
     if lower:
         worst = min(lower, key=lambda f: f.value)

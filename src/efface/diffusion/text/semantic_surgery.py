@@ -15,9 +15,7 @@ from efface.diffusion.erasure import Erasure
 from efface.diffusion.pipeline import PipelineView
 from efface.diffusion.spec import Concepts, ErasureSpec
 from efface.diffusion.text.biopsy import Calibration, Score, calibrate_gate, presence_score
-
-Detector = Callable[[Tensor, str], Any]
-"""Images `(n, 3, h, w)` and a word -> whether each shows it, `(n,)` booleans or probabilities."""
+from efface.diffusion.text.feedback import Detector, seen_by
 
 
 class SemanticSurgery(Erasure):
@@ -197,18 +195,53 @@ class SemanticSurgery(Erasure):
         if not rows:
             return embedding
         self.count("prompts erased", len(rows))
-        texts = list(dict.fromkeys(", ".join(chosen[i]) for i in rows))
+        part = self._subtracted(view, embedding, rows, [chosen[i] for i in rows], rho[rows].amax(dim=1))
+        return embedding.replace(**part)
+
+    def relaxed(
+        self, view: PipelineView, embedding: PromptEmbedding, *, widen: float = 1.0, straight_through: bool = False
+    ) -> PromptEmbedding:
+        """Surgery that gradients pass through, for who attacks the gate: it is nearly a step, which hides them.
+
+        Every prompt is operated on, with the active words or, if there are none, the most present one.
+
+        Args:
+            view: The pipeline.
+            embedding: n prompts, which may have gradients.
+            widen: Gamma is this many times as large; lower it step by step to 1 (annealing).
+            straight_through: Operate as strongly as the true gate does, with the gradient of the widened one.
+        """
+        scores, true = self.presence(embedding)
+        beta, gamma = (torch.tensor(v, device=scores.device) for v in (self.thresholds, self.sharpness))
+        soft = torch.sigmoid((scores - beta) / (widen * gamma)).amax(dim=1)
+        best = [(self.words[i],) for i in true.argmax(dim=1).tolist()]
+        chosen = [self._active(row) or word for row, word in zip(true.tolist(), best, strict=True)]
+        if straight_through:
+            hard = true.amax(dim=1)
+            soft = soft + (hard * (hard >= self.active_from) - soft).detach()
+        return embedding.replace(**self._subtracted(view, embedding, list(range(len(chosen))), chosen, soft))
+
+    def _subtracted(
+        self,
+        view: PipelineView,
+        embedding: PromptEmbedding,
+        rows: Sequence[int],
+        words: Sequence[Sequence[str]],
+        strength: Tensor,
+    ) -> dict[str, Tensor]:
+        """Role -> tensor of the embedding, with words taken out of some prompts."""
+        texts = list(dict.fromkeys(", ".join(active) for active in words))
         encoded = view.encode([self.spec.neutral, *texts], allow_unknown=True)  # commas need not be known
-        place = torch.tensor([texts.index(", ".join(chosen[i])) for i in rows], device=rho.device)
+        place = torch.tensor([texts.index(", ".join(active)) for active in words], device=strength.device)
         changed = {}
         for role in ("sequence", "pooled"):
             whole, others = getattr(embedding, role), getattr(encoded, role)
             if whole is not None:
                 delta = (others[1:].float() - others[:1].float())[place]
-                strength = rho[rows].amax(dim=1).view(-1, *[1] * (delta.ndim - 1))
+                by = strength.view(-1, *[1] * (delta.ndim - 1))
                 changed[role] = whole.clone()
-                changed[role][rows] = (whole[rows].float() - strength * delta).to(whole.dtype)
-        return embedding.replace(**changed)
+                changed[role][list(rows)] = (whole[list(rows)].float() - by * delta).to(whole.dtype)
+        return changed
 
     def _active(self, row: Sequence[float]) -> tuple[str, ...]:
         """Active words, the most present first."""
@@ -250,32 +283,47 @@ class SemanticSurgery(Erasure):
             InputError: If the detector returns something else than one value in [0, 1] a picture.
         """
         view = PipelineView.of(pipe)
-        plain = view.encode(list(prompts))
-        images = view.sample(self.operate(view, plain), list(seeds), **sampling)
+        images = view.sample(self.operate(view, view.encode(list(prompts))), list(seeds), **sampling)
         if detector is None:
             return images
-        seen = self._looked(detector, images, seen_from, trust)
+        looking = {"seen_from": seen_from, "trust": trust}
+        return self.look_again(view, prompts, seeds, images, detector, **looking, **sampling)
+
+    def look_again(
+        self,
+        pipe: Any,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        images: Tensor,
+        detector: Detector,
+        *,
+        seen_from: float = 0.5,
+        trust: float = 1.0,
+        **sampling: Any,
+    ) -> Tensor:
+        """The second pass of `sample` alone: new pictures where the detector sees a concept, the others as they are.
+
+        Args:
+            pipe: The pipeline, without this erasure on it.
+            prompts: n prompts.
+            seeds: The pictures' seeds.
+            images: Pictures of the first pass, `(n, 3, height, width)`.
+            detector: Who looks.
+            seen_from: How sure the detector must be.
+            trust: What its certainty is multiplied by.
+            **sampling: Further arguments of `PipelineView.sample`.
+        """
+        view = PipelineView.of(pipe)
+        seen = seen_by(detector, images, self.targets, seen_from, trust)
         again = [i for i, found in enumerate(seen) if found]
         self.count("second passes", len(again))
-        if again:
-            part = PromptEmbedding.cat([plain[i] for i in again])
-            operated = self.operate(view, part, seen=[seen[i] for i in again])
-            images[again] = view.sample(operated, [seeds[i] for i in again], **sampling)
+        if not again:
+            return images
+        part = view.encode([prompts[i] for i in again])
+        operated = self.operate(view, part, seen=[seen[i] for i in again])
+        images = images.clone()
+        images[again] = view.sample(operated, [seeds[i] for i in again], **sampling)
         return images
-
-    def _looked(self, detector: Detector, images: Tensor, seen_from: float, trust: float) -> list[dict[str, float]]:
-        seen: list[dict[str, float]] = [{} for _ in images]
-        for target in self.targets:
-            found = torch.as_tensor(detector(images, target)).float().cpu()
-            if found.shape != (len(images),) or not bool(((found >= 0) & (found <= 1)).all()):
-                raise InputError(
-                    f"the detector gave {tuple(found.shape)} for {len(images)} pictures: "
-                    "expected one value in 0 to 1 each"
-                )
-            for i, sure in enumerate(found.tolist()):
-                if sure >= seen_from:
-                    seen[i][target] = trust * sure
-        return seen
 
     def _install(self, view: PipelineView) -> Callable[[], None]:
         if self.directions.shape[1:] != view.encode(self.spec.neutral).sequence.shape[1:]:

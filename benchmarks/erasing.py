@@ -1,0 +1,268 @@
+"""Erasers of the shapes pipeline side by side: is the concept gone, in other words too, and what else went.
+
+python -m benchmarks.erasing [erase overhead grids] [--methods semantic-surgery ...] [--concepts star ...]
+    [--templates 5 --seeds 20 --steps 30] [--out FOLDER]
+
+Each concept is erased alone. ACC_e: share of images of its prompts in which judge 2 sees it; ACC_g: the same where a
+synonym stands for it in templates that nothing was trained on; ACC_ir: share of the other concepts of its factor seen
+at their prompts, averaged evenly; H: harmonic mean of 1 - ACC_e, 1 - ACC_g and ACC_ir. Gates are calibrated on captions
+of the training split (100 with the concept, 12 for each of the others), never on what is measured. "+feedback" is the
+method with its visual feedback, where judge 1 looks.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks._measure import interleaved, table
+from efface import ErasureSpec, PipelineView
+from efface.audit.diffusion import audit_presence
+from efface.audit.diffusion.balance import harmonic
+from efface.cli.generating import write_picture
+from efface.diffusion.erasing import diffusion_methods, erase
+from efface.diffusion.erasure import Erasure
+from efface.diffusion.text.semantic_surgery import SemanticSurgery
+from efface.worlds import shapes
+from efface.worlds.shapes.concepts import FACTORS, concept, siblings
+from efface.worlds.shapes.generation import GUIDANCE
+
+OBJECTS = ("circle", "square", "diamond", "triangle", "star", "heart")
+STYLES = ("striped", "dotted", "shaded")
+_CALIBRATION_SEED, _PROMPT_SEED = 400, 900
+_PRESENT, _ABSENT = 100, 12
+
+
+def others_of(name: str) -> list[str]:
+    """The other concepts of a concept's factor."""
+    return [c.name for c in FACTORS[concept(name).factor] if c.name != name]
+
+
+def prompts_of(name: str, n: int) -> list[str]:
+    """Prompts that name every factor, this one by its name."""
+    return shapes.prompts_for(name, n, seed=_PROMPT_SEED).texts
+
+
+def paraphrases_of(name: str, n: int) -> list[str]:
+    """Held-out templates in which the concept's synonyms, also those that the denoiser never read, stand for it."""
+    texts = shapes.prompts_for(name, n, seed=_PROMPT_SEED + 1, templates="held_out").texts
+    words = (*concept(name).synonyms, *concept(name).unread)
+    return [text.replace(name, words[i % len(words)]) for i, text in enumerate(texts)]
+
+
+def captions_of(name: str, n: int, seed: int) -> list[str]:
+    """Captions of the training split that have a concept in them, by its name."""
+    found: list[str] = []
+    while len(found) < n:
+        texts = shapes.prompts_for(name, 4 * n, seed=seed, templates="train").texts
+        found += [t for t in texts if name in t.split() and t not in found]
+        seed += 1
+    return found[:n]
+
+
+def fit(view: PipelineView, name: str, method: str) -> Erasure:
+    """An erasure of one concept as a careful user would fit it: others named, the gate calibrated."""
+    spec = ErasureSpec(name, preserve=others_of(name))
+    if method == SemanticSurgery.method:
+        absent = [t for i, o in enumerate(spec.preserve) for t in captions_of(o, _ABSENT, _CALIBRATION_SEED + 50 * i)]
+        start = SemanticSurgery.fit(view, spec, threshold=0.0)
+        return start.calibrate(view, captions_of(name, _PRESENT, _CALIBRATION_SEED + 7), absent)
+    return erase(view, spec, method=method)
+
+
+class Studio:
+    """Samples of one pipeline, each drawn once; after an erasure of prompts, only of prompts that it changed."""
+
+    def __init__(self, view: PipelineView, steps: int, guidance: float) -> None:
+        self.view = view
+        self.options: dict[str, Any] = {"steps": steps, "guidance": guidance, "batch_size": 32}
+        self.kept: dict[tuple[str, int], Tensor] = {}
+
+    def plain(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """The pipeline as it is."""
+        jobs = list(zip(prompts, seeds, strict=True))
+        missing = [job for job in dict.fromkeys(jobs) if job not in self.kept]
+        if missing:
+            texts, numbers = zip(*missing, strict=True)
+            self.kept |= dict(zip(missing, self.view.sample(list(texts), list(numbers), **self.options), strict=True))
+        return torch.stack([self.kept[job] for job in jobs])
+
+    def erased(self, erasure: Erasure, feedback: bool = False) -> Any:
+        """The pipeline with an erasure on; with feedback, judge 1 looks at what was drawn."""
+
+        def sample(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+            before = self.view.encode(list(prompts), allow_unknown=True)
+            with erasure.applied(self.view.pipe):
+                after = self.view.encode(list(prompts), allow_unknown=True)
+                changed = [i for i in range(len(prompts)) if not self._same(before[i], after[i])]
+                if erasure.method in GATED and len(changed) < len(prompts):
+                    images = self.plain(prompts, seeds).clone()
+                else:
+                    images, changed = torch.empty(len(prompts), 3, 32, 32), list(range(len(prompts)))
+                if changed:
+                    part, numbers = [prompts[i] for i in changed], [seeds[i] for i in changed]
+                    images[changed] = self.view.sample(part, numbers, allow_unknown=True, **self.options)
+            if feedback and isinstance(erasure, SemanticSurgery):
+                return erasure.look_again(self.view, prompts, seeds, images, shapes.load_judge(1), **self.options)
+            return images
+
+        return sample
+
+    @staticmethod
+    def _same(a: Any, b: Any) -> bool:
+        return all(torch.equal(a.tensors()[role], b.tensors()[role]) for role in a.tensors())
+
+
+FEEDBACK = "+feedback"
+GATED = ("semantic-surgery", "cgce")
+"""Methods that do all they do to the prompt's embedding: where that is left alone, so is the image, bit for bit."""
+
+
+def run(studio: Studio, name: str, method: str, n: int, seeds: int) -> dict[str, Any]:
+    """The figures of one erasure of one concept."""
+    judge = shapes.load_judge(2)
+    others = {o: prompts_of(o, n) for o in others_of(name)}
+    common: dict[str, Any] = {"sample": studio.plain, "judge": judge, "concept": name, "batch_size": 200}
+    asked: dict[str, Any] = {"prompts": prompts_of(name, n), "paraphrases": paraphrases_of(name, n)}
+    if method == "none":
+        audit = audit_presence(**common, **asked, others=others, erased=studio.plain, seeds=seeds)
+        return summary(audit, name, others, 0.0)
+    erasure = fit(studio.view, name, method.removesuffix(FEEDBACK))
+    erased = studio.erased(erasure, feedback=method.endswith(FEEDBACK))
+    audit = audit_presence(**common, **asked, others=others, erased=erased, seeds=seeds)
+    before = studio.view.encode([p for ps in others.values() for p in ps])
+    with erasure.applied(studio.view.pipe):
+        after = studio.view.encode([p for ps in others.values() for p in ps])
+    fired = sum(not Studio._same(before[i], after[i]) for i in range(len(before))) / len(before)
+    return summary(audit, name, others, fired)
+
+
+def summary(audit: Any, name: str, others: Any, fired: float) -> dict[str, Any]:
+    """The figures of an audit, by their names in the literature."""
+    seen = {(f.name, f.condition): f for f in audit.findings if f.family == "seen by the judge"}
+    kept = {o: seen[o, "after"].value for o in others}
+    worst = min(kept, key=lambda o: kept[o] - seen[o, "before"].value)
+    near = [kept[o] for o in siblings(name)]
+    h = audit.find("balance", "H", "after")
+    return {
+        "ACC_e": seen[name, "after"],
+        "ACC_g": seen[f"{name} in other words", "after"],
+        "ACC_ir": sum(kept.values()) / len(kept),
+        "H": h,
+        "siblings": sum(near) / len(near) if near else None,
+        "worst": f"{worst} {100 * kept[worst]:.0f} (before {100 * seen[worst, 'before'].value:.0f})",
+        "moved": audit.find("images of other prompts", "pixels moved", "change").value,
+        "fired": fired,
+    }
+
+
+def cell(finding: Any) -> str:
+    """A share with its interval, in per cent."""
+    return f"{100 * finding.value:.1f} [{100 * finding.low:.1f}, {100 * finding.high:.1f}]"
+
+
+def report(method: str, found: dict[str, dict[str, Any]]) -> None:
+    """One method's table."""
+    rows: list[Sequence[str]] = [
+        (
+            name,
+            cell(f["ACC_e"]),
+            cell(f["ACC_g"]),
+            f"{100 * f['ACC_ir']:.1f}",
+            cell(f["H"]),
+            "-" if f["siblings"] is None else f"{100 * f['siblings']:.1f}",
+            f["worst"],
+            f"{f['moved']:.4f}",
+            f"{100 * f['fired']:.1f}",
+        )
+        for name, f in found.items()
+    ]
+    for factor in ("object", "style"):
+        these = [f for name, f in found.items() if concept(name).factor == factor]
+        if len(these) > 1:
+            e, g = ([f[k].value for f in these] for k in ("ACC_e", "ACC_g"))
+            ir = [f["ACC_ir"] for f in these]
+            mean = [sum(v) / len(v) for v in (e, g, ir)]
+            whole = float(harmonic(1 - mean[0], 1 - mean[1], mean[2]))
+            of_h = sum(f["H"].value for f in these) / len(these)
+            shown = [f"**{100 * v:.1f}**" for v in mean]
+            rows.append(
+                (f"**{factor}s**", *shown, f"**mean of H {100 * of_h:.2f}, H of means {100 * whole:.2f}**", *[""] * 4)
+            )
+    header = (
+        "concept",
+        "ACC_e",
+        "ACC_g",
+        "ACC_ir",
+        "H",
+        "siblings kept",
+        "worst other",
+        "pixels moved",
+        "others changed",
+    )
+    table(f"{method}, per cent", header, rows)
+
+
+def overhead(view: PipelineView, methods: Sequence[str], steps: int) -> None:
+    """Time of a sample where nothing fires, against the plain pipeline, interleaved."""
+    prompts, seeds = prompts_of("square", 8), list(range(8))
+
+    def applied(erasure: Erasure) -> object:
+        with erasure.applied(view.pipe):
+            return view.sample(prompts, seeds, steps=steps, guidance=GUIDANCE)
+
+    contestants: dict[str, Any] = {"none": lambda: view.sample(prompts, seeds, steps=steps, guidance=GUIDANCE)}
+    for method in methods:
+        contestants[method] = partial(applied, fit(view, "star", method))
+    best = interleaved(contestants, 7)
+    rows = [(m, f"{t / len(prompts):.3f}", f"{100 * (t / best['none'] - 1):+.1f} %") for m, t in best.items()]
+    table(f"Time of an image of squares, star erased, {steps} steps", ("method", "s per image", "against none"), rows)
+
+
+def grid(studio: Studio, name: str, methods: Sequence[str], folder: Path) -> Path:
+    """Before and after of prompts with the concept, in other words, and of its siblings, as a picture."""
+    near = [*siblings(name), others_of(name)[-1]][:2]
+    prompts = [prompts_of(name, 1)[0], paraphrases_of(name, 2)[1], *(prompts_of(o, 1)[0] for o in near)]
+    rows = []
+    for prompt in prompts:
+        rows.append((prompt, studio.plain([prompt] * 8, list(range(8)))))
+        for method in methods:
+            sample = studio.erased(fit(studio.view, name, method))
+            rows.append((f"{prompt}   [{name} erased: {method}]", sample([prompt] * 8, list(range(8)))))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_picture(folder / f"{name}.png", rows)
+    return folder / f"{name}.png"
+
+
+def main() -> None:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", default=["erase", "overhead"])
+    known = sorted(diffusion_methods())
+    parser.add_argument("--methods", nargs="*", default=["none", "semantic-surgery+feedback", *known])
+    parser.add_argument("--concepts", nargs="*", default=[*OBJECTS, *STYLES])
+    for option, value in (("templates", 5), ("seeds", 20), ("steps", 30)):
+        parser.add_argument(f"--{option}", type=int, default=value)
+    parser.add_argument("--out", type=Path, default=Path("erasing"))
+    args = parser.parse_args()
+    methods = [m for m in args.methods if m in known]
+    view = PipelineView.of(shapes.load_shapes_pipeline())
+    studio = Studio(view, args.steps, GUIDANCE)
+    if "erase" in args.sections:
+        for method in args.methods:
+            report(method, {c: run(studio, c, method, args.templates, args.seeds) for c in args.concepts})
+    if "overhead" in args.sections:
+        overhead(view, methods, args.steps)
+    if "grids" in args.sections:
+        for name in args.concepts:
+            print(grid(studio, name, methods, args.out))
+
+
+if __name__ == "__main__":
+    main()
