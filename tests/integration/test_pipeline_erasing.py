@@ -51,6 +51,14 @@ def test_a_negative_prompt_of_the_users_own_stays(name):
         assert torch.equal(mine, wanted)
 
 
+def test_a_negative_prompt_of_ones_own_stays_with_several_pictures_a_prompt():
+    own = ["a ring", "a square"]
+    seeds, more = [3, 4, 5, 6], {"num_images_per_prompt": 2}
+    wanted = direct("sd1", PROMPTS, seeds, negative_prompt=[f"{text}, circle" for text in own], **more)
+    with negative("sd1").applied(tiny("sd1")):
+        assert torch.equal(direct("sd1", PROMPTS, seeds, negative_prompt=own, **more), wanted)
+
+
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_distilled_guidance_is_refused(name):
     with pytest.raises(InputError, match="has embedded guidance and runs without a negative prompt"):
@@ -217,3 +225,55 @@ def test_denoise_gives_the_prediction_without_rules():
     with view.guided(lambda step: step.cond * 0):
         view.sample("a red circle", 3, steps=1, **small("sd1"))  # now the rule has seen a prompt
         assert torch.equal(view.denoise(call.latents, 500, embedding), plain)
+
+
+def test_edits_are_told_the_text_of_embeddings_that_the_view_samples():
+    view, told = PipelineView.of(tiny("sd1")), []
+    before = view.encode(PROMPTS)
+    view.check_embedding(before)  # encodes a prompt of its own, once
+    with view.edited(lambda e: told.append(e.prompts)):  # type: ignore[arg-type,return-value]
+        view.sample(before, SEEDS, steps=1, **small("sd1"))
+        direct("sd1", PROMPTS, SEEDS, steps=1)
+        view.denoise(view.prepare(before, **small("sd1")).latents, 500, before)
+    assert set(told) == {tuple(PROMPTS)}
+
+
+@pytest.mark.parametrize("name", ["sd1", "flux", "wan"])
+def test_a_swap_gives_the_denoiser_other_rows_at_its_step(name):
+    view, options = PipelineView.of(tiny(name)), {"steps": 3, **small(name)}
+    other, steps = view.encode(["the small star", "a big ring"]), []
+
+    def swap(index, embedding, rows):
+        steps.append(index)
+        return other.sequence
+
+    remove = view.install_swap(swap)
+    try:
+        swapped = view.sample(view.encode(PROMPTS), SEEDS, **options)
+    finally:
+        remove()
+    wanted = view.encode(PROMPTS).replace(sequence=other.sequence)
+    assert steps == [0, 1, 2]
+    assert torch.equal(swapped, view.sample(wanted, SEEDS, **options))
+    remove = view.install_swap(lambda index, embedding, rows: rows[:, :2])
+    try:
+        with pytest.raises(InputError, match="a swap must keep the shape"):
+            view.sample(PROMPTS, SEEDS, **options)
+    finally:
+        remove()
+    assert torch.equal(view.sample(PROMPTS, SEEDS, **options), view.sample(view.encode(PROMPTS), SEEDS, **options))
+
+
+def test_rules_go_together_and_see_the_steps_of_the_pipeline_alone():
+    view, seen = PipelineView.of(tiny("sd1")), ([], [])
+
+    def rule(which):
+        def apply(step):
+            seen[which].append(step.index)
+            return step.predict(step.embedding)
+
+        return apply
+
+    with view.guided(rule(0)), view.guided(rule(1)):
+        view.sample(PROMPTS, SEEDS, steps=3, **small("sd1"))
+    assert seen == ([0, 1, 2], [0, 1, 2])

@@ -18,7 +18,7 @@ from efface.diffusion.components import Components
 from efface.diffusion.editing import active_edits, listeners, skipping
 from efface.diffusion.embedding import PromptEmbedding
 from efface.diffusion.kinds import Guidance, Prediction, guidance_of, prediction_type
-from efface.diffusion.prediction import Rule, install_rule, unguided
+from efface.diffusion.prediction import Rule, Swap, install_rule, install_swap, unguided
 from efface.diffusion.prompts import PromptView
 
 PROBE = {"height": 64, "width": 64, "num_frames": 9, "use_resolution_binning": False, "strength": 1.0}
@@ -80,7 +80,8 @@ class DenoiserView(PromptView):
         scale = {self.guidance.argument: 1.0} if self.guidance.negative and self.guidance.argument else {}
         given = {**self.encoding.arguments(embedding, negative=False), "num_inference_steps": steps, **scale, **call}
         self.check_arguments(given)
-        with torch.no_grad(), skipping(self.pipe, embedding.edits & active_edits(self.pipe) | listeners(self.pipe)):
+        done = embedding.edits & active_edits(self.pipe) | listeners(self.pipe)
+        with torch.no_grad(), skipping(self.pipe, done, embedding.prompts):
             return catch(self.pipe, self.components, {**given, "generator": generators(seeds)})
 
     def check_arguments(self, given: Mapping[str, Any]) -> None:
@@ -206,3 +207,11 @@ class DenoiserView(PromptView):
     def install_rule(self, rule: Rule) -> Callable[[], None]:
         """The same until the function that is returned is called."""
         return install_rule(self, rule)
+
+    def install_swap(self, swap: Swap) -> Callable[[], None]:
+        """Give the denoiser other rows of text at some steps, until the function that is returned is called.
+
+        Args:
+            swap: Takes the index of a step, the prompts and their rows; gives what replaces the rows, or None.
+        """
+        return install_swap(self, swap)

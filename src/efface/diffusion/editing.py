@@ -30,6 +30,7 @@ class EditedEncoding:
         self.original, self.encoding, self.layout = original, encoding, layout
         self.edits: dict[int, TextEdit] = {}
         self.skip: frozenset[int] = frozenset()
+        self.prompts: tuple[str, ...] = ()  # of the embedding that the pipeline is handed
         self._options: dict[str, Any] | None = None  # of the call that is being edited
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -51,15 +52,17 @@ class EditedEncoding:
 
     def _read(self, out: Any, given: dict[str, Any]) -> PromptEmbedding:
         found = self.encoding.read(out, (), self.layout)
+        each = [n for name, n in given.items() if name.startswith("num_") and name.endswith("_per_prompt") and n]
         if found.negative is not None:
-            texts = _texts(given.get("negative_prompt"), len(found))
+            texts = _texts(given.get("negative_prompt"), len(found), *each)
             found = found.replace(negative=found.negative.replace(prompts=texts))
-        return found.replace(prompts=_texts(given.get("prompt"), len(found)))
+        prompt = given.get("prompt")
+        return found.replace(prompts=_texts(self.prompts if prompt is None else prompt, len(found), *each))
 
 
-def _texts(given: Any, n: int) -> tuple[str, ...]:
-    """The prompts of a batch, if they are known."""
-    found = (given,) * n if isinstance(given, str) else tuple(given or ())
+def _texts(given: Any, n: int, each: int = 1) -> tuple[str, ...]:
+    """The prompts of a batch of `each` pictures a prompt, if they are known."""
+    found = (given,) * n if isinstance(given, str) else tuple(text for text in given or () for _ in range(each))
     return found if len(found) == n else ()
 
 
@@ -119,17 +122,18 @@ def _edits(pipe: Any) -> dict[int, TextEdit]:
 
 
 @contextmanager
-def skipping(pipe: Any, edits: frozenset[int]) -> Iterator[None]:
-    """Do not repeat these edits for the length of a block."""
+def skipping(pipe: Any, edits: frozenset[int], prompts: tuple[str, ...] = ()) -> Iterator[None]:
+    """Do not repeat these edits for the length of a block; edits are told these prompts of embeddings handed in."""
     current = vars(pipe).get("encode_prompt")
     if not isinstance(current, EditedEncoding):
         yield
         return
-    before, current.skip = current.skip, edits
+    before = current.skip, current.prompts
+    current.skip, current.prompts = edits, prompts
     try:
         yield
     finally:
-        current.skip = before
+        current.skip, current.prompts = before
 
 
 def _is_method(function: Any, pipe: Any) -> bool:

@@ -69,7 +69,7 @@ def _call(
         "output_type": "latent" if latent else "pt",
         "return_dict": False,
     }
-    with preserved(pipe, view.scheduler), skipping(pipe, done), torch.no_grad():
+    with preserved(pipe, view.scheduler), skipping(pipe, done, embedding.prompts), torch.no_grad():
         pipe.set_progress_bar_config(disable=True)
         out = pipe(**arguments)[0]
     return out.detach().float().cpu()
