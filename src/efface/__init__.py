@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         NotFittedError,
         NothingErasedWarning,
     )
-    from efface.api import audit_pipeline
+    from efface.api import audit_gate, audit_pipeline
     from efface.audit.sites.losses import audit_losses
     from efface.audit.sites.probing import audit_sites
     from efface.diffusion.erasing import erase, load_erasure
@@ -60,7 +60,7 @@ _NAMES = {
         "NotFittedError",
         "NothingErasedWarning",
     ),
-    "efface.api": ("audit_pipeline",),
+    "efface.api": ("audit_gate", "audit_pipeline"),
     "efface.audit": ("audit",),
     "efface.audit.sites.losses": ("audit_losses",),
     "efface.audit.sites.probing": ("audit_sites",),
@@ -127,6 +127,7 @@ __all__ = [
     "Site",
     "audit",
     "audit_losses",
+    "audit_gate",
     "audit_pipeline",
     "audit_sites",
     "cdf",

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from efface._errors import InputError
-from efface.audit.diffusion import Judge, Sampler, audit_presence
+from efface.audit.diffusion import Judge, Readings, Sampler, audit_detection, audit_presence
 from efface.audit.finding import Audit
-from efface.diffusion.erasure import Erasure
+from efface.diffusion.erasure import Erasure, GatedErasure
 from efface.diffusion.pipeline import PipelineView
 from efface.diffusion.spec import ErasureSpec
 
@@ -81,3 +81,49 @@ def audit_pipeline(
         batch_size=batch_size,
         title=title,
     )
+
+
+def audit_gate(
+    pipe: Any,
+    erasure: GatedErasure,
+    *,
+    present: Sequence[str] | Mapping[str, Sequence[str]],
+    absent: Sequence[str] | Mapping[str, Sequence[str]],
+    title: str = "",
+) -> Audit:
+    """How well an erasure's gate tells prompts with its concepts from others, with ROC curves: a threat detector.
+
+    Args:
+        pipe: The pipeline.
+        erasure: One that acts on some prompts and leaves others alone, such as Semantic Surgery or CGCE.
+        present: Prompts that ask for the concept; of several concepts, concept -> prompts.
+        absent: Prompts that do not; for all concepts, or concept -> prompts.
+        title: Title of the audit.
+
+    Raises:
+        InputError: If the erasure has no gate, prompts of a concept are missing, or there are under 5 of a kind.
+    """
+    view = PipelineView.of(pipe)
+    if not isinstance(erasure, GatedErasure):
+        raise InputError(f"{erasure!r} acts on every prompt, and has no gate to audit: use audit_pipeline")
+    readings = {}
+    for i, name in enumerate(erasure.targets):
+        sides = {
+            which: _prompts_of(which, given, name, len(erasure.targets))
+            for which, given in (("present", present), ("absent", absent))
+        }
+        read = {which: erasure.reading(view.encode(texts, allow_unknown=True))[:, i] for which, texts in sides.items()}
+        readings[name] = Readings(**{which: values.double().cpu().numpy() for which, values in read.items()})
+    return audit_detection(readings, title=title or f"Where does the gate of {', '.join(erasure.targets)} fire?")
+
+
+def _prompts_of(which: str, given: Sequence[str] | Mapping[str, Sequence[str]], name: str, concepts: int) -> list[str]:
+    if isinstance(given, str):
+        raise InputError(f"{which} is one string: write a list, {which}=[{given!r}]")
+    if isinstance(given, Mapping):
+        if name not in given:
+            raise InputError(f"{which} has no prompts of {name!r}: it has {', '.join(given) or 'none'}")
+        return list(given[name])
+    if which == "present" and concepts > 1:
+        raise InputError(f"several concepts are erased: write present={{{name!r}: [...], ...}}")
+    return list(given)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from efface._errors import FormatError, InputError
 from efface._io import load_folder, save_folder
+from efface.diffusion.embedding import PromptEmbedding
 from efface.diffusion.pipeline import PipelineView
 from efface.diffusion.spec import Concepts, ErasureSpec
 
@@ -135,3 +136,11 @@ class Erasure(ABC):
             return cls._restore(ErasureSpec.each(config["specs"]), config, tensors)
         except (KeyError, TypeError, InputError) as error:
             raise FormatError(f"{path} is damaged: {error}") from error
+
+
+class GatedErasure(Erasure):
+    """An erasure that reads each prompt's embedding and acts on it, or leaves it alone bit for bit."""
+
+    @abstractmethod
+    def reading(self, embedding: PromptEmbedding) -> Tensor:
+        """What the gate reads of each concept in each prompt, `(n, concepts)`; above 0 it acts."""

@@ -64,5 +64,5 @@ def harmonic_interval(
         draws.append(np.mean([rng.binomial(len(h), h.mean(), size=resamples) / len(h) for h in hits], axis=0))
     tail = (1 - level) / 2
     low, high = np.quantile(harmonic(*draws), [tail, 1 - tail])
-    value, n = float(harmonic(*values)), sum(len(found) for sets in groups for found in sets)
+    value, n = float(harmonic(*values)), sum(np.size(found) for sets in groups for found in sets)
     return Interval(value, min(value, float(low)), max(value, float(high)), level, f"bootstrap over {n} images, by set")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 
@@ -11,14 +12,14 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._registry import Method, register
 from efface.diffusion.embedding import PromptEmbedding
-from efface.diffusion.erasure import Erasure
+from efface.diffusion.erasure import GatedErasure
 from efface.diffusion.pipeline import PipelineView
 from efface.diffusion.spec import Concepts, ErasureSpec
 from efface.diffusion.text.biopsy import Calibration, Score, calibrate_gate, presence_score
 from efface.diffusion.text.feedback import Detector, seen_by
 
 
-class SemanticSurgery(Erasure):
+class SemanticSurgery(GatedErasure):
     """Zero-shot erasure on the prompt's embedding (OpenReview 3FTVceZQrh), batched over prompts.
 
     Biopsy: `s_c = cos(E(prompt), E(c) - E(""))` for each word c. Presence: `rho_c = sigmoid((s_c - beta_c) / gamma_c)`.
@@ -173,6 +174,14 @@ class SemanticSurgery(Erasure):
         scores = torch.stack([presence_score(x, d, self.score) for d in self.directions.to(x.device)], dim=1)
         beta, gamma = (torch.tensor(v, device=x.device) for v in (self.thresholds, self.sharpness))
         return scores, torch.sigmoid((scores - beta) / gamma)
+
+    def reading(self, embedding: PromptEmbedding) -> Tensor:
+        """`(score - beta) / gamma - logit(tau)` of each concept, the highest of its words, `(n, concepts)`."""
+        scores, _ = self.presence(embedding)
+        beta, gamma = (torch.tensor(v, device=scores.device) for v in (self.thresholds, self.sharpness))
+        above = (scores - beta) / gamma - math.log(self.active_from / (1 - self.active_from))
+        counts = [len(spec.concepts) for spec in self.specs]
+        return torch.stack([part.amax(dim=1) for part in above.split(counts, dim=1)], dim=1)
 
     def operate(
         self, view: PipelineView, embedding: PromptEmbedding, *, seen: Sequence[Mapping[str, float]] | None = None

@@ -1,0 +1,145 @@
+"""How well a gate tells prompts with a concept from others: an eraser that acts on some prompts is a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from efface._errors import InputError
+from efface.audit.finding import Audit, Figure, Finding, Series
+from efface.audit.finding import format_value as number
+from efface.audit.intervals import Interval, wilson_interval
+
+Floats = NDArray[np.float64]
+
+DETECTION = "detection"
+AUROC, FIRED, ALARM = "AUROC", "fires where it is asked for", "fires where it is not"
+_FEWEST, _RESAMPLES, _POINTS = 5, 2000, 200
+_CAVEATS = (
+    "The figures are of these prompts. Who knows the gate writes others: an attack is measured by attacking.",
+    "A gate that fires is not an erasure that works: see what is drawn, with audit_pipeline.",
+)
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What a gate read.
+
+    Attributes:
+        present: One value for each prompt with the concept, `(n,)`; above 0 the gate fires.
+        absent: The same for prompts without it, `(m,)`.
+    """
+
+    present: ArrayLike
+    absent: ArrayLike
+
+
+def area(present: ArrayLike, absent: ArrayLike) -> float:
+    """Probability that a value with the concept is above one without, ties half: the area under the ROC curve.
+
+    >>> area([2.0, 3.0], [1.0, 2.0])
+    0.875
+    """
+    p: Floats = np.asarray(present, dtype=np.float64)
+    a: Floats = np.sort(np.asarray(absent, dtype=np.float64))
+    below, upto = (np.searchsorted(a, p, side=side) for side in ("left", "right"))
+    return float((below + upto).mean() / (2 * len(a)))
+
+
+def area_interval(present: ArrayLike, absent: ArrayLike, *, level: float = 0.95, seed: int = 0) -> Interval:
+    """The area with its interval, prompts of both kinds resampled; where nothing overlaps, Wilson's of the fewer kind.
+
+    Raises:
+        InputError: If there are under 5 of a kind, or a value is not finite.
+    """
+    p, a = (_checked(which, x) for which, x in (("present", present), ("absent", absent)))
+    value, rng = area(p, a), np.random.default_rng(seed)
+    if value in (0.0, 1.0):
+        n = min(len(p), len(a))
+        wide = wilson_interval(value * n, n, level=level)
+        return Interval(value, wide.low, wide.high, level, wide.method)
+    draws = [area(rng.choice(p, len(p)), rng.choice(a, len(a))) for _ in range(_RESAMPLES)]
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    method = f"bootstrap over {len(p)} and {len(a)} prompts"
+    return Interval(value, min(value, float(low)), max(value, float(high)), level, method)
+
+
+def audit_detection(
+    readings: Mapping[str, Readings], *, title: str = "Where does the gate fire?", level: float = 0.95
+) -> Audit:
+    """ROC of a gate, concept by concept, and how often it fires at the threshold that it has.
+
+    Findings: family `"detection"`, under each concept's name conditions `"AUROC"`, `"fires where it is asked for"` and
+    `"fires where it is not"`.
+
+    Args:
+        readings: Concept -> what the gate read; above 0 it fires.
+        title: Title of the audit.
+        level: Confidence level.
+
+    Raises:
+        InputError: If there is nothing to audit, under 5 prompts of a kind, or values are not finite.
+    """
+    if not readings:
+        raise InputError("there are no readings: give those of at least one concept")
+    findings: list[Finding] = []
+    for name, found in readings.items():
+        p, a = (_checked(f"{which} of {name!r}", x) for which, x in vars(found).items())
+        curve = area_interval(p, a, level=level)
+        findings.append(Finding.of(name, curve, DETECTION, AUROC, n=len(p) + len(a), chance=0.5))
+        for condition, x in ((FIRED, p), (ALARM, a)):
+            share = wilson_interval(float((x > 0).sum()), len(x), level=level)
+            findings.append(Finding.of(name, share, DETECTION, condition, n=len(x), unit="share"))
+    return Audit(
+        title,
+        text=("Prompts that ask for a concept and prompts that do not were shown to the gate of the erasure.",),
+        conclusions=tuple(_said(name, findings) for name in readings),
+        findings=tuple(findings),
+        figures=(_curves(readings),),
+        caveats=_CAVEATS,
+        settings={"concepts": list(readings), "level": level},
+    )
+
+
+def _checked(which: str, values: ArrayLike) -> Floats:
+    found = np.asarray(values, dtype=np.float64)
+    if found.ndim != 1 or len(found) < _FEWEST:
+        raise InputError(f"{which} has shape {found.shape}: give at least {_FEWEST} values, one for each prompt")
+    if not np.isfinite(found).all():
+        raise InputError(f"{which} has values that are not finite: the gate, or an embedding, is broken")
+    return found
+
+
+def _said(name: str, findings: Sequence[Finding]) -> str:
+    curve, fired, alarm = (
+        next(f for f in findings if f.name == name and f.condition == c) for c in (AUROC, FIRED, ALARM)
+    )
+    return (
+        f"{name}: the gate fires at {number(fired.value, 'share')} of {fired.n} prompts that ask for it and at "
+        f"{number(alarm.value, 'share')} of {alarm.n} others; AUROC {curve.value:.3f} "
+        f"({curve.low or 0:.3f} to {curve.high or 0:.3f})."
+    )
+
+
+def _curves(readings: Mapping[str, Readings]) -> Figure:
+    series = []
+    for name, found in readings.items():
+        p, a = np.asarray(found.present, dtype=np.float64), np.asarray(found.absent, dtype=np.float64)
+        places = np.unique(np.concatenate([p, a]))
+        places = places[np.linspace(0, len(places) - 1, min(len(places), _POINTS)).round().astype(int)]
+        alarm = [1.0, *((a > t).mean() for t in places)]
+        hit = [1.0, *((p > t).mean() for t in places)]
+        series.append(Series(name, tuple(map(float, alarm[::-1])), tuple(map(float, hit[::-1]))))
+    return Figure(
+        "ROC of the gate",
+        tuple(series),
+        kind="lines",
+        x_label="share of other prompts at which it fires",
+        y_label="share of prompts with the concept",
+        unit="share",
+        from_zero=True,
+        caption="Every threshold is a point; the gate's own is one of them.",
+    )
