@@ -83,13 +83,10 @@ def _textured(colour: Tensor, style: Tensor, x: Tensor, y: Tensor, radius: Tenso
     """Colour of each pixel of an object, `(n, 3, 32, 32)`."""
     dark = torch.zeros_like(x)
     u, v = x + phases[:, 0, None, None], y + phases[:, 1, None, None]
-    for label, texture in ((_STRIPED, _stripes), (_DOTTED, _dots)):
+    for label, texture in ((_STRIPED, _stripes), (_DOTTED, _dots), (_CHECKERED, _checks)):
         rows = (style == label).nonzero()[:, 0]
         if len(rows):
             dark[rows] = texture(u[rows], v[rows])
-    # Checks are two waves that cross. With free phases a small denoiser drew one of them only, which are stripes.
-    rows = (style == _CHECKERED).nonzero()[:, 0]
-    dark[rows] = _checks(x[rows], y[rows])
     tone = colour * (1 - (1 - _DARK) * dark[:, None])
     light = ((x + y) / (2.4 * radius)).clamp(-1, 1)[:, None]  # -1 where the light comes from
     shaded = torch.where(light < 0, colour - 0.75 * light * (1 - colour), colour * (1 - 0.75 * light))
