@@ -28,6 +28,7 @@ from efface.audit.diffusion.balance import harmonic
 from efface.cli.generating import write_picture
 from efface.diffusion.erasing import diffusion_methods, erase
 from efface.diffusion.erasure import Erasure
+from efface.diffusion.text.feedback import look_again
 from efface.diffusion.text.semantic_surgery import SemanticSurgery
 from efface.worlds import shapes
 from efface.worlds.shapes.concepts import FACTORS, concept, siblings
@@ -109,7 +110,7 @@ class Studio:
                     part, numbers = [prompts[i] for i in changed], [seeds[i] for i in changed]
                     images[changed] = self.view.sample(part, numbers, allow_unknown=True, **self.options)
             if feedback and isinstance(erasure, SemanticSurgery):
-                return erasure.look_again(self.view, prompts, seeds, images, shapes.load_judge(1), **self.options)
+                return look_again(erasure, self.view, prompts, seeds, images, shapes.load_judge(1), **self.options)
             return images
 
         return sample

@@ -1,14 +1,16 @@
-"""Visual feedback: what a detector sees in pictures of a first pass."""
+"""Visual feedback: what a detector sees in pictures of a first pass, and a second pass for these."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface.diffusion.embedding import PromptEmbedding
+from efface.diffusion.pipeline import PipelineView
 
 Detector = Callable[[Tensor, str], Any]
 """Images `(n, 3, h, w)` and a word -> whether each shows it, `(n,)` booleans or probabilities."""
@@ -46,3 +48,62 @@ def seen_by(
             if sure >= seen_from:
                 seen[i][target] = trust * sure
     return seen
+
+
+class Operating(Protocol):
+    """An erasure of prompts that can be told what was seen in their pictures."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The concepts."""
+        ...
+
+    def operate(
+        self, view: PipelineView, embedding: PromptEmbedding, *, seen: Sequence[Mapping[str, float]] | None = None
+    ) -> PromptEmbedding:
+        """Prompts after the erasure."""
+        ...
+
+    def count(self, event: str, n: int = 1) -> None:
+        """Note that something happened."""
+        ...
+
+
+def look_again(
+    erasure: Operating,
+    pipe: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    images: Tensor,
+    detector: Detector,
+    *,
+    seen_from: float = 0.5,
+    trust: float = 1.0,
+    **sampling: Any,
+) -> Tensor:
+    """New pictures where a detector sees a concept, from the original embedding and the same seed; the others stay.
+
+    Args:
+        erasure: What erased the concept.
+        pipe: The pipeline, without the erasure on it.
+        prompts: n prompts.
+        seeds: The pictures' seeds.
+        images: Pictures of the first pass, `(n, 3, height, width)`.
+        detector: Who looks.
+        seen_from: How sure the detector must be.
+        trust: What its certainty is multiplied by.
+        **sampling: Further arguments of `PipelineView.sample`.
+
+    Does not guarantee: that the second picture is free of it; nobody looks a third time.
+    """
+    view = PipelineView.of(pipe)
+    seen = seen_by(detector, images, erasure.targets, seen_from, trust)
+    again = [i for i, found in enumerate(seen) if found]
+    erasure.count("second passes", len(again))
+    if not again:
+        return images
+    part = view.encode([prompts[i] for i in again])
+    operated = erasure.operate(view, part, seen=[seen[i] for i in again])
+    images = images.clone()
+    images[again] = view.sample(operated, [seeds[i] for i in again], **sampling)
+    return images

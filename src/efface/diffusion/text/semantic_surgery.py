@@ -16,7 +16,7 @@ from efface.diffusion.erasure import GatedErasure
 from efface.diffusion.pipeline import PipelineView
 from efface.diffusion.spec import Concepts, ErasureSpec
 from efface.diffusion.text.biopsy import Calibration, Score, calibrate_gate, presence_score
-from efface.diffusion.text.feedback import Detector, seen_by
+from efface.diffusion.text.feedback import Detector, look_again
 
 
 class SemanticSurgery(GatedErasure):
@@ -197,40 +197,17 @@ class SemanticSurgery(GatedErasure):
         if seen is not None:
             extra = torch.tensor([[found.get(word, 0.0) for word in self.words] for found in seen], device=rho.device)
             rho = rho.maximum(extra)
-        chosen = [self._active(row) for row in rho.tolist()]
+        chosen = [self.active(row) for row in rho.tolist()]
         self.last = [self._note(i, scores[i].tolist(), rho[i].tolist(), c, embedding) for i, c in enumerate(chosen)]
         self.count("prompts", len(chosen))
         rows = [i for i, words in enumerate(chosen) if words]
         if not rows:
             return embedding
         self.count("prompts erased", len(rows))
-        part = self._subtracted(view, embedding, rows, [chosen[i] for i in rows], rho[rows].amax(dim=1))
+        part = self.subtract(view, embedding, rows, [chosen[i] for i in rows], rho[rows].amax(dim=1))
         return embedding.replace(**part)
 
-    def relaxed(
-        self, view: PipelineView, embedding: PromptEmbedding, *, widen: float = 1.0, straight_through: bool = False
-    ) -> PromptEmbedding:
-        """Surgery that gradients pass through, for who attacks the gate: it is nearly a step, which hides them.
-
-        Every prompt is operated on, with the active words or, if there are none, the most present one.
-
-        Args:
-            view: The pipeline.
-            embedding: n prompts, which may have gradients.
-            widen: Gamma is this many times as large; lower it step by step to 1 (annealing).
-            straight_through: Operate as strongly as the true gate does, with the gradient of the widened one.
-        """
-        scores, true = self.presence(embedding)
-        beta, gamma = (torch.tensor(v, device=scores.device) for v in (self.thresholds, self.sharpness))
-        soft = torch.sigmoid((scores - beta) / (widen * gamma)).amax(dim=1)
-        best = [(self.words[i],) for i in true.argmax(dim=1).tolist()]
-        chosen = [self._active(row) or word for row, word in zip(true.tolist(), best, strict=True)]
-        if straight_through:
-            hard = true.amax(dim=1)
-            soft = soft + (hard * (hard >= self.active_from) - soft).detach()
-        return embedding.replace(**self._subtracted(view, embedding, list(range(len(chosen))), chosen, soft))
-
-    def _subtracted(
+    def subtract(
         self,
         view: PipelineView,
         embedding: PromptEmbedding,
@@ -238,7 +215,15 @@ class SemanticSurgery(GatedErasure):
         words: Sequence[Sequence[str]],
         strength: Tensor,
     ) -> dict[str, Tensor]:
-        """Role -> tensor of the embedding, with words taken out of some prompts."""
+        """Role -> tensor of the embedding, with words taken out of some prompts.
+
+        Args:
+            view: The pipeline.
+            embedding: n prompts.
+            rows: Which of them.
+            words: For each of these, the active words, the most present first.
+            strength: How much of their joint direction, `(rows,)`.
+        """
         texts = list(dict.fromkeys(", ".join(active) for active in words))
         encoded = view.encode([self.spec.neutral, *texts], allow_unknown=True)  # commas need not be known
         place = torch.tensor([texts.index(", ".join(active)) for active in words], device=strength.device)
@@ -252,7 +237,7 @@ class SemanticSurgery(GatedErasure):
                 changed[role][list(rows)] = (whole[list(rows)].float() - by * delta).to(whole.dtype)
         return changed
 
-    def _active(self, row: Sequence[float]) -> tuple[str, ...]:
+    def active(self, row: Sequence[float]) -> tuple[str, ...]:
         """Active words, the most present first."""
         order = sorted(range(len(row)), key=lambda i: -row[i])
         return tuple(self.words[i] for i in order if row[i] >= self.active_from)
@@ -296,43 +281,7 @@ class SemanticSurgery(GatedErasure):
         if detector is None:
             return images
         looking = {"seen_from": seen_from, "trust": trust}
-        return self.look_again(view, prompts, seeds, images, detector, **looking, **sampling)
-
-    def look_again(
-        self,
-        pipe: Any,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        images: Tensor,
-        detector: Detector,
-        *,
-        seen_from: float = 0.5,
-        trust: float = 1.0,
-        **sampling: Any,
-    ) -> Tensor:
-        """The second pass of `sample` alone: new pictures where the detector sees a concept, the others as they are.
-
-        Args:
-            pipe: The pipeline, without this erasure on it.
-            prompts: n prompts.
-            seeds: The pictures' seeds.
-            images: Pictures of the first pass, `(n, 3, height, width)`.
-            detector: Who looks.
-            seen_from: How sure the detector must be.
-            trust: What its certainty is multiplied by.
-            **sampling: Further arguments of `PipelineView.sample`.
-        """
-        view = PipelineView.of(pipe)
-        seen = seen_by(detector, images, self.targets, seen_from, trust)
-        again = [i for i, found in enumerate(seen) if found]
-        self.count("second passes", len(again))
-        if not again:
-            return images
-        part = view.encode([prompts[i] for i in again])
-        operated = self.operate(view, part, seen=[seen[i] for i in again])
-        images = images.clone()
-        images[again] = view.sample(operated, [seeds[i] for i in again], **sampling)
-        return images
+        return look_again(self, view, prompts, seeds, images, detector, **looking, **sampling)
 
     def _install(self, view: PipelineView) -> Callable[[], None]:
         if self.directions.shape[1:] != view.encode(self.spec.neutral).sequence.shape[1:]:
