@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         MissingExtraError,
         NotFittedError,
         NothingErasedWarning,
+        StillUnsafeWarning,
     )
     from efface.api import audit_gate, audit_pipeline
     from efface.audit.sites.losses import audit_losses
@@ -59,6 +60,7 @@ _NAMES = {
         "MissingExtraError",
         "NotFittedError",
         "NothingErasedWarning",
+        "StillUnsafeWarning",
     ),
     "efface.api": ("audit_gate", "audit_pipeline"),
     "efface.audit": ("audit",),
@@ -125,6 +127,7 @@ __all__ = [
     "Report",
     "Scrubber",
     "Site",
+    "StillUnsafeWarning",
     "audit",
     "audit_losses",
     "audit_gate",

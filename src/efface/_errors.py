@@ -27,3 +27,7 @@ class EffaceWarning(UserWarning):
 
 class NothingErasedWarning(EffaceWarning):
     """The fitted eraser is the identity: no linear trace of the concept was found."""
+
+
+class StillUnsafeWarning(EffaceWarning):
+    """A prompt was not found safe within the steps allowed, and goes on as it is."""
