@@ -77,7 +77,7 @@ def test_the_pipeline_that_comes_with_efface(tmp_path: Path) -> None:
         (["nowhere", "-o", "a.png"], "no folder with a model_index.json"),
         (["nowhere", "-o", "a.gif"], ".png, .jpg"),
         (["nowhere", "-o", "a.png", "--seeds", "0"], "--seeds 0: write at least 1"),
-        (["nowhere", "-o", "a.png", "--erase", "circle"], "--erase needs --method: one of negative-prompt"),
+        (["nowhere", "-o", "a.png", "--erase", "circle"], "--erase needs --method: one of cgce, negative-prompt"),
         (["nowhere", "-o", "a.png", "--method", "uce"], "--method goes with --erase"),
         (["nowhere", "-o", "a.png", "--erase", "c", "--erasure", "d"], "give one of the two"),
     ],

@@ -66,7 +66,7 @@ STYLES = (
     Concept("flat", "style", ("plain",), ("solid",), noun="no pattern", family="smooth"),
     Concept("striped", "style", ("stripy",), ("lined",), noun="stripes", family="pattern"),
     Concept("dotted", "style", ("spotted",), ("speckled",), noun="dots", family="pattern"),
-    Concept("checkered", "style", ("chequered",), ("tiled",), noun="checks", family="pattern"),
+    Concept("quartered", "style", ("quarterly",), ("harlequin",), noun="quarters", family="pattern"),
     Concept("outlined", "style", ("contoured",), ("hollow",), noun="only an outline"),
     Concept("shaded", "style", ("glossy",), ("shiny",), noun="shading", family="smooth"),
 )

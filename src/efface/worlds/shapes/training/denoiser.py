@@ -1,11 +1,11 @@
-"""Stages `unet`, `polish` and `gold:NAME`: the denoiser, and the same denoiser that never saw one concept.
+"""Stages `unet`, `seed2` and `gold:NAME`: the denoiser, and the same denoiser that never saw one concept.
 
 It predicts v = alpha eps - sigma x0 (Salimans and Ho, arXiv:2202.00512, appendix D) in latents, conditioned by
 cross-attention on the frozen text encoder at 8 x 8 and 4 x 4. A gold model differs in one thing only: images that
 show the concept, and so their captions, are not in its training set.
 
-Textures are learned last: they are a small part of the loss. `polish` goes on from `unet` with striped, dotted and
-checkered images drawn more often; gold models draw them more often from the start.
+Textures are learned last: they are a small part of the loss. So striped, dotted and quartered images are drawn more
+often than others.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from efface.worlds.shapes.scenes import Scenes
 from efface.worlds.shapes.training.latents import LatentSet
 from efface.worlds.shapes.training.loop import Recipe, train
 
-RECIPE = Recipe("unet", steps=4600, batch=64, learning_rate=1.2e-3, flat_until=0.35, warmup=100, average=0.998, seed=7)
-POLISH = Recipe("polish", steps=3000, batch=64, learning_rate=8e-4, flat_until=0.3, warmup=50, average=0.998, seed=9)
-PATTERNED = 2.5
-"""How much more often images with a pattern are drawn in `polish`, and for gold models."""
+RECIPE = Recipe("unet", steps=6000, batch=64, learning_rate=1.2e-3, flat_until=0.35, warmup=100, average=0.998, seed=7)
+PATTERNED = 2.0
+"""How much more often images with a pattern are drawn."""
 
 CHANNELS = (24, 48, 96)
 _EMPTY = 0.1  # share of prompts that are dropped, for guidance
@@ -70,8 +69,7 @@ def train_denoiser(
     recipe: Recipe = RECIPE,
     *,
     device: str = "cpu",
-    patterned: float = 1.0,
-    start: Any = None,
+    patterned: float = PATTERNED,
     **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """Train it on `data`; returns it, with averaged weights, and the facts for `training.json`.
@@ -81,22 +79,18 @@ def train_denoiser(
         folder: Where checkpoints are written.
         recipe: How.
         device: Where.
-        patterned: How often striped, dotted and checkered images are drawn, relative to others.
-        start: A denoiser to go on from; `None` begins anew.
+        patterned: How often images with a pattern are drawn, relative to others.
         options: For the loop.
     """
     torch.manual_seed(recipe.seed)
-    unet = (build_denoiser() if start is None else start).to(device)
+    unet = build_denoiser().to(device)
     weights = torch.where(_patterned(data.scenes), patterned, 1.0)
     alphas = build_scheduler().alphas_cumprod
     n, captions = data.texts.shape
 
     def loss(step: int) -> Tensor:
         generator = recipe.generator(step)
-        if patterned == 1:
-            chosen = torch.randint(0, n, (recipe.batch,), generator=generator)
-        else:
-            chosen = torch.multinomial(weights, recipe.batch, replacement=True, generator=generator)
+        chosen = torch.multinomial(weights, recipe.batch, replacement=True, generator=generator)
         told = data.texts[chosen, torch.randint(0, captions, (recipe.batch,), generator=generator)]
         told = torch.where(torch.rand(recipe.batch, generator=generator) < _EMPTY, 0, told)
         times = torch.randint(0, len(alphas), (recipe.batch,), generator=generator)

@@ -18,15 +18,15 @@ from efface.worlds.shapes.concepts import concept
 from efface.worlds.shapes.contrast import ContrastivePair
 from efface.worlds.shapes.networks import NETWORKS, JudgeNetwork
 from efface.worlds.shapes.training.autoencoder import train_autoencoder
-from efface.worlds.shapes.training.denoiser import PATTERNED, POLISH, build_scheduler, train_denoiser
 from efface.worlds.shapes.training.denoiser import RECIPE as DENOISER
+from efface.worlds.shapes.training.denoiser import build_scheduler, train_denoiser
 from efface.worlds.shapes.training.judges import train_judge
 from efface.worlds.shapes.training.latents import LatentSet, make_latents
 from efface.worlds.shapes.training.text import build_text_encoder, train_text
 from efface.worlds.shapes.vocabulary import build_tokenizer
 
 GOLDS = ("circle", "striped", "heart")
-STAGES = ("vae", "judge", "judge2", "text", "latents", "unet", "polish", "seed2", *(f"gold:{name}" for name in GOLDS))
+STAGES = ("vae", "judge", "judge2", "text", "latents", "unet", "seed2", *(f"gold:{name}" for name in GOLDS))
 SHORT_STEPS = 3000
 """Of the gold models, and of the second seed that they are compared with."""
 
@@ -82,12 +82,10 @@ def _latents(work: Path, folder: Path, name: str, options: dict[str, Any]) -> di
 def _unet(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
     gold = name.startswith("gold:")
     short = replace(DENOISER, stage=name, steps=SHORT_STEPS, seed=DENOISER.seed if gold else DENOISER.seed + 1)
-    recipe = {"unet": DENOISER, "polish": POLISH}.get(name, short)
+    recipe = DENOISER if name == "unet" else short
     _before(work, "latents")
     data = _data(work).without(name.removeprefix("gold:") if gold else None)
-    start = _read_unet(_before(work, "unet")).float() if name == "polish" else None
-    often = 1.0 if name == "unet" else PATTERNED
-    unet, facts = train_denoiser(data, folder, recipe, patterned=often, start=start, **options)
+    unet, facts = train_denoiser(data, folder, recipe, **options)
     unet.half().save_pretrained(folder)
     return facts
 
@@ -99,7 +97,6 @@ _STAGES = {
     "text": _text,
     "latents": _latents,
     "unet": _unet,
-    "polish": _unet,
     "seed2": _unet,
     "gold": _unet,
 }
@@ -154,20 +151,28 @@ def _ship_pair_and_pipeline(work: Path, weights: Path, facts: dict[str, Any]) ->
     pair = read_pair(_before(work, "text"))
     small = {name: value for name, value in pair.state_dict().items() if not name.startswith("text.")}
     save_folder(weights / "contrast", {"type": "ShapesContrast"}, small)
-    last = "polish" if (work / "polish" / "training.json").is_file() else "unet"
     with quiet_transformers():
         pipeline = diffusers.StableDiffusionPipeline(
             vae=diffusers.AutoencoderKL.from_pretrained(_before(work, "vae")).half(),
             text_encoder=pair.text,
             tokenizer=build_tokenizer(),
-            unet=_read_unet(_before(work, last)).half(),
+            unet=_read_unet(_before(work, "unet")).half(),
             scheduler=build_scheduler(),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
         )
         pipeline.save_pretrained(weights / "pipeline")
-    facts |= {name: _facts(work / name) for name in dict.fromkeys(("vae", "text", "latents", "unet", last))}
+    for part in ("vae", "unet"):
+        _forget_origin(weights / "pipeline" / part / "config.json")
+    facts |= {name: _facts(work / name) for name in ("vae", "text", "latents", "unet")}
+
+
+def _forget_origin(path: Path) -> None:
+    """Take out where on this machine a part was read from."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    write_json(path, config)
 
 
 def _read_unet(folder: Path) -> Any:
