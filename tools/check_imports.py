@@ -58,6 +58,8 @@ TABLE: dict[str, Room] = {
     "report": Room((*GROUND, "audit.finding"), lazy=frozenset({"jinja2", "matplotlib"})),
     "worlds": Room(lazy=frozenset({"sklearn", "tokenizers", "transformers"})),
     "worlds.shapes": Room(lazy=frozenset({"diffusers", "tokenizers", "torchmetrics", "transformers"})),
+    "attribution": Room(),
+    "attribution.explainers": Room(lazy=frozenset({"captum"})),
     "diffusion": Room((*_VECTORS, "erasers"), lazy=frozenset({"diffusers", "transformers"})),
     "api": Room(_BELOW_CLI),
     "cli": Room((*_BELOW_CLI, "api"), lazy=_TOOLS),

@@ -1,0 +1,160 @@
+"""What mask optimisation stands on: inputs as the model wants them, a model held still, and draws by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from efface._errors import InputError
+from efface._validate import check_finite, to_tensor
+from efface.attribution.maskers import Masker, Model
+from efface.attribution.predictions import Outputs, check_model, to_probabilities
+from efface.attribution.removal import Removal
+
+ROUNDING = 1e-6
+"""Differences of probability below this are taken for rounding, and have no gradient."""
+
+_PROBED = 32
+
+
+def prepare(model: Any, x: Any, removal: Removal) -> Tensor:
+    """Samples as a tensor that the model can read; the model, samples and removal are checked.
+
+    Args:
+        model: A module in eval mode, or any callable.
+        x: Samples `(n, ...)`: floats, or token ids.
+        removal: Its `check`, if it has one, is asked.
+
+    Returns:
+        `x` on its own device; floats in the dtype of the model's parameters, ids as int64.
+
+    Raises:
+        InputError: If the model is in training mode or not callable, or the samples are empty or not finite, or
+            outside what the removal declares.
+    """
+    if isinstance(model, nn.Module):
+        check_model(model)
+    elif not callable(model):
+        raise InputError(f"the model is a {type(model).__name__}: give an nn.Module or a function of samples")
+    if isinstance(x, (tuple, list, dict)):
+        raise InputError(f"x is a {type(x).__name__}: give one tensor of samples (n, ...); labels are never used")
+    x = to_tensor(x, "x")
+    if x.ndim < 2 or not x.numel():
+        raise InputError(
+            f"x has shape {tuple(x.shape)}: expected samples (n, ...), at least one; for one write x[None]"
+        )
+    if isinstance(removal, type) or not isinstance(removal, Removal):
+        raise InputError(f"removal={removal!r}: write e.g. removal=ConstantColour.of(images)")
+    check = getattr(removal, "check", None)
+    if not x.is_floating_point():
+        if check is not None:
+            check(x)
+        return x.long()
+    check_finite(x.flatten(1), "x")
+    if check is not None:
+        check(x)
+    return x.to(parameter_dtype(model))
+
+
+def parameter_dtype(model: Any) -> torch.dtype:
+    """Of the model's first floating parameter; float32 if it has none."""
+    return next((p.dtype for p in _parameters(model) if p.is_floating_point()), torch.float32)
+
+
+def device_of(model: Any, x: Tensor) -> torch.device:
+    """Where the model is; where `x` is if it has no parameters."""
+    return next((p.device for p in _parameters(model)), x.device)
+
+
+def _parameters(model: Any) -> Iterator[nn.Parameter]:
+    return model.parameters() if isinstance(model, nn.Module) else iter(())
+
+
+@contextmanager
+def held_still(model: Any) -> Iterator[None]:
+    """No parameter requires a gradient within the block; the flags are put back however it ends."""
+    wanted = [p for p in _parameters(model) if p.requires_grad]
+    try:
+        for p in wanted:
+            p.requires_grad_(False)
+        with torch.enable_grad():
+            yield
+    finally:
+        for p in wanted:
+            p.requires_grad_(True)
+
+
+def generators(seed: int, samples: Sequence[int] | range, *stream: int) -> list[Generator]:
+    """One source of randomness a sample, from the seed, what it is for, and the sample's number alone."""
+    return [generator(seed, *stream, i) for i in samples]
+
+
+def generator(seed: int, *stream: int) -> Generator:
+    """A source of randomness on the CPU, from the seed and what it is for."""
+    state = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint32)
+    return Generator().manual_seed(int(state[0]))
+
+
+def draw(removal: Removal, x: Tensor, sources: Sequence[Generator]) -> Tensor:
+    """One draw of q for each sample from its own source, so that other samples of the batch do not matter.
+
+    Raises:
+        InputError: If the removal gives another shape or values that are not finite.
+    """
+    q = torch.cat([removal.sample(x[i : i + 1], source) for i, source in enumerate(sources)])
+    return checked_draw(q, x)
+
+
+def checked_draw(q: Tensor, x: Tensor) -> Tensor:
+    """`q` if it can stand in the place of `x`."""
+    if q.shape != x.shape or q.dtype != x.dtype:
+        raise InputError(
+            f"the removal gives {q.dtype} {tuple(q.shape)} for samples {x.dtype} {tuple(x.shape)}: return the same"
+        )
+    if q.is_floating_point():
+        check_finite(q.flatten(1), "what the removal gives")
+    return q
+
+
+def clean_outputs(model: Model, x: Tensor, outputs: Outputs) -> Tensor:
+    """Probabilities of unmasked samples, `(n, classes)`, once they are what `outputs` says."""
+    with torch.no_grad():
+        return to_probabilities(model(x), len(x), outputs).float()
+
+
+def as_probabilities(values: Tensor, outputs: Outputs) -> Tensor:
+    """Outputs of masked samples as probabilities in float32; what `outputs` says was checked on the clean ones."""
+    return values.float().softmax(1) if outputs == "logits" else values.float()
+
+
+def distance(p: Tensor, other: Tensor) -> Tensor:
+    """`|p - p'|_1` of each row, `(n,)`; differences below `ROUNDING` count as none.
+
+    Where two outputs agree but for rounding, the sign of the difference is noise, and so would be the gradient.
+    """
+    return F.softshrink(p - other, ROUNDING).abs().sum(1)
+
+
+def check_responds(model: Model, x: Tensor, masker: Masker, q: Tensor) -> None:
+    """Refuse a model that says the same of every sample, and of nothing at all in its place.
+
+    Raises:
+        InputError: If so: there is nothing to attribute.
+    """
+    x, q = x[:_PROBED], q[:_PROBED]
+    bound = masker.on(x)
+    with torch.no_grad():
+        nothing = torch.zeros(len(x), *bound.shape(x), device=x.device)
+        said = torch.cat([model(x), bound.outputs(model, x, nothing, q)]).float()
+    spread = float((said.amax(0) - said.amin(0)).max())
+    if spread <= ROUNDING * max(1.0, float(said.abs().max())):
+        raise InputError(
+            f"the model is constant: it gives the same output for {len(x)} samples and for what stands in their place; "
+            "give a trained model, or a removal that changes the samples"
+        )

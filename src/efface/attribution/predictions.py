@@ -1,0 +1,120 @@
+"""What a model says of inputs, as probabilities, and the checks on models, inputs, maps and masks of this room."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from efface._errors import InputError
+from efface._validate import check_finite, check_positive_int
+
+Outputs = Literal["logits", "probabilities"]
+"""What the last layer of a model gives."""
+
+_SUM = 1e-3
+
+
+@torch.no_grad()
+def predict(model: nn.Module, x: Tensor, *, outputs: Outputs = "logits", batch_size: int = 256) -> Tensor:
+    """Probabilities `(n, classes)` of a model that is in eval mode.
+
+    Args:
+        model: Takes `(n, ...)`, returns `(n, classes)`.
+        x: Inputs `(n, ...)`.
+        outputs: Whether the model returns `"logits"` or `"probabilities"`.
+        batch_size: Inputs a forward pass.
+
+    Raises:
+        InputError: If the model is in training mode, or returns something else than what `outputs` says.
+    """
+    check_model(model)
+    check_positive_int(batch_size, "batch_size")
+    return torch.cat([to_probabilities(model(chunk), len(chunk), outputs) for chunk in x.split(batch_size)])
+
+
+def to_probabilities(values: Tensor, n: int, outputs: Outputs) -> Tensor:
+    """Outputs of a model as probabilities, once they are what the caller says.
+
+    Raises:
+        InputError: If they are not; it says what to write instead.
+    """
+    if outputs not in ("logits", "probabilities"):
+        raise InputError(f"outputs={outputs!r}: write 'logits' or 'probabilities', whichever the model returns")
+    if not isinstance(values, Tensor) or values.ndim != 2 or len(values) != n or values.shape[1] < 2:
+        given = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(
+            f"the model returned {given} for {n} inputs: expected a tensor ({n}, classes) with two classes or more; "
+            "wrap it in a module that returns that"
+        )
+    check_finite(values, "the model's output")
+    plain = values.detach()
+    low, high = float(plain.min()), float(plain.max())
+    summed = bool(((plain.sum(1) - 1).abs() < _SUM).all())
+    if outputs == "logits":
+        if low >= 0 and high <= 1 and summed:
+            raise InputError("the model returns rows in [0, 1] that sum to 1: write outputs='probabilities'")
+        return values.softmax(1)
+    if low < -_SUM or high > 1 + _SUM or not summed:
+        raise InputError(
+            f"the model returns values between {low:.3g} and {high:.3g} whose rows do not all sum to 1: write "
+            "outputs='logits', or end the model in a softmax"
+        )
+    return values
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse a model in training mode, whose answers depend on the batch and on chance."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is {type(model).__name__}: expected a torch.nn.Module")
+    if any(module.training for module in model.modules()):
+        raise InputError("the model is in training mode, so its outputs depend on the batch: write model.eval() first")
+
+
+def check_inputs(x: Tensor, *, images: bool = False) -> None:
+    """Refuse what is no batch: float images `(n, channels, h, w)`, a table `(n, features)`, token ids `(n, tokens)`."""
+    tokens = isinstance(x, Tensor) and x.ndim == 2 and x.dtype in (torch.int32, torch.int64) and not images
+    if not isinstance(x, Tensor) or not (x.is_floating_point() or tokens):
+        given = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"x is {given}: expected a tensor of floats; for images of 0 to 255 write x.float() / 255")
+    if x.ndim != 4 and (images or x.ndim != 2):
+        wanted = "images (n, channels, h, w)" if images else "images (n, channels, h, w) or a table (n, features)"
+        raise InputError(f"x has shape {tuple(x.shape)}: expected {wanted}; for one image write x[None]")
+    if not x.numel():
+        raise InputError(f"x has shape {tuple(x.shape)}: expected at least one input")
+    check_finite(x.flatten(1), "x")
+
+
+def check_maps(maps: Tensor, x: Tensor, name: str = "maps") -> None:
+    """Refuse maps or masks that do not lie over the inputs cell by cell."""
+    expected = (len(x), *x.shape[2:]) if x.ndim == 4 else tuple(x.shape)
+    if tuple(maps.shape) != expected:
+        hint = f"; for maps with channels write {name}.sum(1)" if maps.ndim == 4 else ""
+        raise InputError(f"{name} have shape {tuple(maps.shape)} and x {tuple(x.shape)}: expected {expected}{hint}")
+
+
+def check_labels(labels: Tensor, n: int, name: str = "labels") -> None:
+    """Refuse labels that are not one class index an input."""
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != (n,):
+        given = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise InputError(f"{name} are {given}: expected a tensor of class indices ({n},), int64")
+
+
+def check_masks(masks: Tensor, n: int, *, proper: bool = False) -> None:
+    """Refuse ground truth that is not boolean, or empty, or (if `proper`) everywhere."""
+    if not isinstance(masks, Tensor) or masks.dtype != torch.bool:
+        given = f"a tensor of {masks.dtype}" if isinstance(masks, Tensor) else type(masks).__name__
+        raise InputError(f"truth is {given}: expected a boolean tensor (n, h, w); write truth > 0.5")
+    if len(masks) != n or masks.ndim < 2:
+        raise InputError(f"truth has shape {tuple(masks.shape)} for {n} maps: expected one mask a map")
+    inside = masks.flatten(1)
+    _refuse(~inside.any(1), "is empty", "leave those images out, e.g. keep = truth.flatten(1).any(1)")
+    if proper:
+        _refuse(inside.all(1), "covers the whole image", "leave those images out: nothing is outside to rank below it")
+
+
+def _refuse(bad: Tensor, what: str, advice: str) -> None:
+    if bool(bad.any()):
+        first = ", ".join(map(str, bad.nonzero().flatten()[:5].tolist()))
+        raise InputError(f"truth {what} in {int(bad.sum())} of {len(bad)} images (first: {first}): {advice}")

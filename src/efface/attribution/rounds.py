@@ -1,0 +1,188 @@
+"""The rounds of a DiET fit: masks, rounding, tuning; watched, and written down so that it can go on."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from efface._errors import EffaceWarning, InputError
+from efface._progress import progress
+from efface.attribution.checkpoint import DietCheckpoint, Position, checksum
+from efface.attribution.distillation import agreement, probabilities_of
+from efface.attribution.masking import as_probabilities, device_of, draw, generator, generators, held_still
+from efface.attribution.schedule import sparsity_at, threshold_at
+from efface.attribution.values import to_plain
+
+if TYPE_CHECKING:
+    from efface.attribution.diet import DiET
+
+Guard = Literal["stop", "warn"]
+_MASKS, _TUNING, _REPORT = 0, 1, 2  # what draws are for
+
+
+class AgreementWarning(EffaceWarning):
+    """The student no longer agrees with the original model as often as was asked for."""
+
+
+class Fit:
+    """One fit: the student, its optimiser, the masks, and how far it is."""
+
+    def __init__(self, diet: DiET, model: nn.Module, x: Tensor) -> None:
+        self.diet, self.model, self.x = diet, model, x
+        self.device, self.distillation = device_of(model, x), diet.distillation
+        self.distillation.batches(len(x))
+        self.student = copy.deepcopy(model)
+        self.optimizer = torch.optim.Adam([p for p in self.student.parameters() if p.requires_grad], lr=diet.rate)
+        self.masks = torch.ones(len(x), *diet.masker.shape(x[:1]), dtype=torch.bool)
+        self.target = self._probabilities(model)
+        self.at = Position()
+        with held_still(model):
+            first = x[: diet.batch_size].to(self.device)
+            diet.search(0).check_model(model, first, generators(diet.seed, range(len(first)), _MASKS, 0))
+
+    def _probabilities(self, model: nn.Module) -> Tensor:
+        return probabilities_of(model, self.x, self.diet.outputs, self.diet.batch_size, self.device)
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a fit to go on."""
+        values = {
+            f"{name}.{k}": v for name in ("removal", "masker") for k, v in to_plain(getattr(self.diet, name))[1].items()
+        }
+        return {
+            **self.diet.settings(),
+            "tensors of removal and masker": checksum(values.items()),
+            "model": checksum(self.model.state_dict().items()),
+            "samples": checksum([("x", self.x)]),
+        }
+
+    def run(self, saved: DietCheckpoint) -> None:
+        """All rounds that are left."""
+        found = {"rounded": self.masks}
+        if (position := saved.load(self.student, self.optimizer, found)) is not None:
+            self.at, self.masks = position, found["rounded"]
+        while self.at.round < self.diet.rounds and not self.at.stopped:
+            if len(self.at.rounds) == self.at.round:
+                self.at.rounds.append(self._entry(self.at.round))
+            if not self.at.tuning:
+                self._mask(saved)
+            self._tune(saved)
+
+    def _entry(self, k: int) -> dict[str, Any]:
+        horizon = self.diet.horizon
+        schedule = {"sparsity": sparsity_at(k, horizon), "threshold": threshold_at(k, horizon)}
+        return {"round": k, **schedule, "cells": 0, "kept": 0, "epochs": [], "ended": None}
+
+    def _write(self, saved: DietCheckpoint) -> None:
+        if saved.due():
+            saved.save(self.at, self.student, self.optimizer, {"rounded": self.masks})
+
+    def _mask(self, saved: DietCheckpoint) -> None:
+        """Masks of all samples against the student as it is, rounded at once."""
+        k, n, entry = self.at.round, len(self.x), self.at.rounds[-1]
+        search = self.diet.search(k)
+        label = f"DiET round {k + 1} of {self.diet.rounds}, masks"
+        with held_still(self.student), progress(label, n, done=self.at.masked, unit="samples") as bar:
+            while self.at.masked < n:
+                rows = range(self.at.masked, min(n, self.at.masked + self.diet.batch_size))
+                chunk = self.x[rows.start : rows.stop].to(self.device)
+                sources = generators(self.diet.seed, rows, _MASKS, k)
+                start = self.masks[rows.start : rows.stop] if k else None
+                soft = search.descend(self.student, chunk, sources, start)
+                kept, free = soft > entry["threshold"], self.diet.masker.free(chunk)
+                self.masks[rows.start : rows.stop] = kept.cpu()
+                entry["cells"] += int(free.sum())
+                entry["kept"] += int((kept & free).sum())
+                self.at.masked = rows.stop
+                bar.update(len(rows))
+                self._write(saved)
+        self.at.tuning = True
+
+    def _tune(self, saved: DietCheckpoint) -> None:
+        """Epochs of the model phase, until they are over or the guard ends the fit."""
+        entry = self.at.rounds[-1]
+        label = f"DiET round {self.at.round + 1} of {self.diet.rounds}, tuning"
+        with progress(label, self.diet.epochs, done=self.at.epoch, unit="epochs") as bar:
+            while entry["ended"] is None:
+                self._epoch(entry)
+                bar.update(1)
+                self._write(saved)
+        self.at.round, self.at.masked, self.at.epoch, self.at.tuning = self.at.round + 1, 0, 0, False
+        self.at.stopped = entry["ended"] == "agreement"
+
+    def _epoch(self, entry: dict[str, Any]) -> None:
+        diet, student = self.diet, self.student
+        before = copy.deepcopy(student.state_dict()) if diet.guard == "stop" else {}
+        source = generator(diet.seed, _TUNING, self.at.round, self.at.epoch)
+        losses = self.distillation.epoch(student, self.optimizer, self.x, self.masks, self.target, source, self.device)
+        agreed = agreement(self.target, self._probabilities(student))
+        entry["epochs"].append({**losses, "agreement": agreed})
+        self.at.epoch += 1
+        entry["ended"] = self._end(entry["epochs"])
+        if agreed < diet.least_agreement:
+            self._disagree(agreed, before, entry)
+
+    def _end(self, epochs: list[dict[str, float]]) -> str | None:
+        loss = [epoch["loss"] for epoch in epochs]
+        low, high = self.diet.band
+        if loss[-1] < self.diet.stop:
+            return "loss"
+        if len(loss) > 2 and low * loss[-3] <= loss[-1] <= high * loss[-3]:
+            return "no progress"
+        return "epochs" if len(loss) >= self.diet.epochs else None
+
+    def _disagree(self, agreed: float, before: dict[str, Tensor], entry: dict[str, Any]) -> None:
+        stop = self.diet.guard == "stop"
+        earlier = [e["agreement"] for r in self.at.rounds for e in r["epochs"]][:-1]
+        first = all(e >= self.diet.least_agreement for e in earlier)
+        if stop:
+            self.student.load_state_dict(before)
+            entry["ended"] = "agreement"
+        if stop or first:
+            what = "the epoch is taken back and the fit ends" if stop else "the fit goes on"
+            warnings.warn(
+                f"after epoch {self.at.epoch} of round {self.at.round + 1} the student agrees with the model on "
+                f"{agreed:.2%} of {len(self.x)} samples, and {self.diet.least_agreement:.2%} was asked for: {what}; "
+                "a smaller rate keeps it nearer",
+                AgreementWarning,
+                stacklevel=6,
+            )
+
+    def report(self) -> dict[str, Any]:
+        """What was done and what it did, as plain data."""
+        diet, said = self.diet, self._probabilities(self.student)
+        rounds = [{**r, "kept": r["kept"] / r["cells"]} for r in self.at.rounds]
+        draws = diet.search(0).draws_needed
+        epochs = sum(len(r["epochs"]) for r in rounds)
+        return {
+            "n": len(self.x),
+            "agreement": agreement(self.target, said),
+            "distance": float((self.target - said).abs().sum(1).mean()),
+            "change": {"model": self._change(self.model), "student": self._change(self.student)},
+            "kept": rounds[-1]["kept"],
+            "passes": len(self.x) * (len(rounds) * diet.steps * draws + epochs * (1 + draws)),
+            "stopped_by_guard": self.at.stopped,
+            "rounds": rounds,
+            "settings": diet.settings(),
+        }
+
+    def _change(self, model: nn.Module) -> float:
+        """Mean of `|p(x) - p(x_s(m, q))|_1` under the final masks, one draw of q for each sample."""
+        total = 0.0
+        with torch.no_grad():
+            for first in range(0, len(self.x), self.diet.batch_size):
+                chunk = self.x[first : first + self.diet.batch_size].to(self.device)
+                q = draw(
+                    self.diet.removal, chunk, generators(self.diet.seed, range(first, first + len(chunk)), _REPORT)
+                )
+                masker = self.diet.masker.on(chunk)
+                mask = self.masks[first : first + len(chunk)].to(self.device)
+                weight = mask.to(chunk.dtype if chunk.is_floating_point() else torch.float32)
+                part = as_probabilities(masker.outputs(model, chunk, weight, q), self.diet.outputs)
+                total += float((as_probabilities(model(chunk), self.diet.outputs) - part).abs().sum())
+        if not torch.tensor(total).isfinite():
+            raise InputError("the model's output for masked samples is not finite: give another removal")
+        return total / len(self.x)

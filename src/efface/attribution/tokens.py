@@ -1,0 +1,160 @@
+"""Masks over tokens: half a token id means nothing, so the mask mixes the embeddings of two tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from efface._errors import InputError
+from efface.attribution.maskers import Masker, Model
+
+
+@dataclass(frozen=True)
+class Tokens(Masker):
+    """One cell a token of ids `(n, tokens)`; masking is done behind the model's input embedding.
+
+    With E the embedding, the model reads `m E(x) + (1 - m) E(q)` at each place. At m = 0 that is the model on ids q,
+    to the bit; the attention mask, positions and everything else are those of x.
+
+    Attributes:
+        keep: Ids that are never removed: padding and special tokens, e.g. `tokenizer.all_special_ids`. Their places are
+            0 in maps.
+        embedding: Dotted path of the model's input embedding. None takes what `get_input_embeddings` of the model or of
+            its one part that has it gives, or else the only `nn.Embedding` there is.
+
+    >>> Tokens(keep=(0,)).free(torch.tensor([[7, 8, 0]]))
+    tensor([[ True,  True, False]])
+    """
+
+    keep: Sequence[int] = ()
+    embedding: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keep", tuple(int(i) for i in self.keep))
+
+    def shape(self, x: Tensor) -> tuple[int, ...]:
+        """Number of tokens."""
+        if x.ndim != 2 or x.is_floating_point():
+            raise InputError(f"x is {x.dtype} of shape {tuple(x.shape)}: Tokens expects token ids (n, tokens)")
+        return (x.shape[1],)
+
+    def free(self, x: Tensor) -> Tensor:
+        """Places of tokens that may be removed."""
+        return ~torch.isin(x, torch.tensor(self.keep, dtype=x.dtype, device=x.device))
+
+    def expand(self, mask: Tensor, x: Tensor) -> Tensor:
+        """The mask with ones at tokens that stay, `(n, tokens)`."""
+        self.shape(x)
+        return (
+            mask if mask.dtype == torch.bool and not self.keep else torch.where(self.free(x), mask, mask.new_ones(()))
+        )
+
+    def map(self, mask: Tensor, x: Tensor) -> Tensor:
+        """The mask with zeros at tokens that stay anyway, `(n, tokens)`."""
+        return torch.where(self.free(x), mask.float(), 0.0)
+
+    def outputs(self, model: Model, x: Tensor, mask: Tensor, q: Tensor) -> Tensor:
+        """What the model says of the mixture of tokens x and q.
+
+        Raises:
+            InputError: If the model is no module, its embedding is not found, or it does not read these ids once.
+        """
+        module = input_embedding(model, self.embedding)
+        kept = self.expand(mask, x)[..., None]
+        seen: list[torch.Size] = []
+
+        def mix(_: nn.Module, __: Any, given: Tensor) -> Tensor:
+            seen.append(given.shape[:-1])
+            if given.shape[:-1] != x.shape:
+                return given
+            # forward, not a call: hooks would mix the mixture.
+            share = kept.to(given.dtype)
+            return share * given + (1 - share) * module.forward(q)
+
+        with _hooked(module, mix):
+            out = model(x)
+        if seen != [x.shape]:
+            raise InputError(
+                f"the embedding read ids of shape {[tuple(s) for s in seen]} instead of {tuple(x.shape)} once: name "
+                "the input embedding, Tokens(embedding='path.to.it'), and let the model take the ids as they are"
+            )
+        return out
+
+
+def input_embedding(model: Any, path: str | None = None) -> nn.Module:
+    """The module that turns token ids into vectors.
+
+    Raises:
+        InputError: If it is not clear which one it is; the text lists the candidates.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model is a {type(model).__name__}: token masks need an nn.Module, to find its embedding")
+    if path is not None:
+        try:
+            return model.get_submodule(path)
+        except AttributeError as error:
+            raise InputError(f"the model has no {path!r}: write one of {_embeddings(model)}") from error
+    found = {id(m): m for part in model.modules() if (m := _own_embedding(part)) is not None}
+    if not found:
+        found = {id(m): m for m in model.modules() if isinstance(m, nn.Embedding)}
+    if len(found) != 1:
+        raise InputError(
+            f"{len(found)} modules may be the input embedding: write Tokens(embedding=...) with one of "
+            f"{_embeddings(model) or 'its modules'}"
+        )
+    return next(iter(found.values()))
+
+
+class TokenClassifier(nn.Module):
+    """Token ids `(n, tokens)` to class outputs `(n, classes)`, as this room wants it, of a transformers model.
+
+    Attributes:
+        model: Called as `model(input_ids=..., attention_mask=...)`; what it returns has `.logits`, or, with a `head`,
+            `.last_hidden_state`.
+        pad: Id of the padding, which attention leaves out.
+        head: Takes the mean of the last hidden states over the attention mask `(n, d)`; None if the model has its own.
+
+    Does not guarantee: a tokenizer's pairs of sentences: all tokens are of the first segment.
+    """
+
+    def __init__(self, model: nn.Module, pad: int, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.model, self.pad, self.head = model, pad, head
+        self.train(model.training)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Class outputs of token ids."""
+        attention = ids.ne(self.pad).long()
+        out = self.model(input_ids=ids, attention_mask=attention)
+        if self.head is None:
+            return out.logits
+        hidden = out.last_hidden_state
+        weight = attention.unsqueeze(-1).to(hidden.dtype)
+        return self.head((hidden * weight).sum(1) / weight.sum(1).clamp(min=1))
+
+
+def _own_embedding(part: nn.Module) -> nn.Module | None:
+    getter = getattr(part, "get_input_embeddings", None)
+    try:
+        found = getter() if callable(getter) else None
+    except NotImplementedError:
+        return None
+    return found if isinstance(found, nn.Module) else None
+
+
+def _embeddings(model: nn.Module) -> str:
+    return ", ".join(repr(name) for name, m in model.named_modules() if isinstance(m, nn.Embedding))
+
+
+@contextmanager
+def _hooked(module: nn.Module, hook: Callable[..., Any]) -> Any:
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
