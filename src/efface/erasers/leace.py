@@ -167,7 +167,11 @@ class LeaceFitter(Fitter):
         # A direction with a share s of the variance has entries of order 1 / sqrt(s) in R, and so amplifies the
         # rounding of the eraser's own dtype: beyond 1e-3 of a standard deviation it is no use.
         least = (1e3 * torch.finfo(self.dtype).eps) ** 2
-        x_factor = factor_(sigma, eps=self.moments.eps, least=least, max_rank=None if shrunk else int(freedom))
+        # Far from zero, a value carries rounding that is large beside a small spread: that is no direction of x.
+        spread = torch.where(variance > 0, variance, 1.0)
+        grain = (torch.finfo(self.dtype).eps * self.mean_x.abs()).to(variance).square() / spread
+        rank = None if shrunk else int(freedom)
+        x_factor = factor_(sigma, eps=self.moments.eps, least=least, max_rank=rank, noise=grain)
         projection = oblique_projection(x_factor, sigma_xz, sigma_zz, tol=tol)
         edit = float(projection.left.abs().square().sum()) / total if total else 0.0
         found = {"edit": edit, "x_rank": x_factor.rank, "route": x_factor.route, "shrinkage": shrunk}

@@ -18,6 +18,9 @@ Route = Literal["cholesky", "eigh"]
 _PIVOT_MARGIN = 100.0
 """A Cholesky pivot must exceed the rounding of the statistics by this factor to count as real."""
 
+_GRAIN_MARGIN = 4.0
+"""A direction's share of variance must exceed the rounding of the data in it by this factor to count as real."""
+
 
 @dataclass(frozen=True)
 class Factor:
@@ -54,13 +57,21 @@ class Factor:
         return rows / self.scale if self.basis is None else rows @ self.basis.mH
 
 
-def factor_(sigma: Tensor, *, eps: float, least: float = 0.0, max_rank: int | None = None) -> Factor:
+def factor_(
+    sigma: Tensor,
+    *,
+    eps: float,
+    least: float = 0.0,
+    max_rank: int | None = None,
+    noise: Tensor | None = None,
+) -> Factor:
     """Factor a covariance matrix: by Cholesky if it is safely positive definite, else by eigenvalues.
 
     Rank rules, both on the correlation matrix C: *pivot* (Cholesky is used if no squared pivot, the share of
     a feature's variance that the others before it leave unexplained, is under `100 eps`, `least`, or `d` times
     the epsilon of float64) and *eigenvalue* (those above `lambda_max` times `8 sqrt(d) eps` and `least` are
-    kept, at most `max_rank`).
+    kept, at most `max_rank`). With `noise`, a pivot must exceed `100 max(noise)`, and the eigenvalue of a direction v
+    `4 v^2 . noise`: what lies below is the rounding of the data themselves.
 
     Args:
         sigma: `(d, d)` Hermitian, float64 or complex128, of which only the upper triangle is read. It is
@@ -68,6 +79,7 @@ def factor_(sigma: Tensor, *, eps: float, least: float = 0.0, max_rank: int | No
         eps: Relative rounding error of its entries: that of the dtype in which products were summed.
         least: Shares of variance under this are taken for rounding whatever `eps` is.
         max_rank: Largest possible rank, if known (n - 1 for n samples).
+        noise: `(d,)` share of each feature's variance that is rounding of the data, if known.
 
     Returns:
         A `Factor`; constant features (zero variance) count as full rank with unit scale: nothing
@@ -81,11 +93,12 @@ def factor_(sigma: Tensor, *, eps: float, least: float = 0.0, max_rank: int | No
     correlation.diagonal().fill_(1.0)
     if max_rank is None or max_rank >= varying:
         triangle, info = _cholesky(correlation)
-        floor = max(_PIVOT_MARGIN * eps, least, d * torch.finfo(torch.float64).eps)
+        grain = 0.0 if noise is None else _PIVOT_MARGIN * float(noise.max())
+        floor = max(_PIVOT_MARGIN * eps, least, d * torch.finfo(torch.float64).eps, grain)
         if int(info) == 0 and float(triangle.diagonal().real.square().min()) > floor:
             return Factor(scale, None, triangle, d, "cholesky")
     correlation.diagonal().copy_(torch.where(variance > 0, 1.0, 0.0))
-    return _factor_singular(correlation, scale, max(8 * d**0.5 * eps, least), max_rank)
+    return _factor_singular(correlation, scale, max(8 * d**0.5 * eps, least), max_rank, noise)
 
 
 def _cholesky(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,10 +111,16 @@ def _cholesky(a: Tensor) -> tuple[Tensor, Tensor]:
     return R, info
 
 
-def _factor_singular(correlation: Tensor, scale: Tensor, tol: float, max_rank: int | None) -> Factor:
+def _factor_singular(
+    correlation: Tensor, scale: Tensor, tol: float, max_rank: int | None, noise: Tensor | None
+) -> Factor:
     d = len(scale)
     eigenvalues, vectors = torch.linalg.eigh(correlation, UPLO="U")
-    rank = int((eigenvalues > eigenvalues[-1] * tol).sum())
+    real = eigenvalues > eigenvalues[-1] * tol
+    if noise is not None:
+        real &= eigenvalues > _GRAIN_MARGIN * (vectors.abs().square() * noise[:, None]).sum(dim=0)
+    # All above the least that is taken for rounding: directions are kept by their size.
+    rank = d - int((~real).nonzero().amax()) - 1 if bool((~real).any()) else d
     rank = max(min(rank, d if max_rank is None else max_rank), 1)
     root = vectors[:, -rank:] * eigenvalues[-rank:].clamp_min(0).sqrt() * scale[:, None]
     # An orthonormal basis gives F^+ the meaning of a pseudo-inverse in the original units: it vanishes on the
