@@ -5,9 +5,10 @@ python -m benchmarks.erasing [erase overhead grids] [--methods semantic-surgery 
 
 Each concept is erased alone. ACC_e: share of images of its prompts in which judge 2 sees it; ACC_g: the same where a
 synonym stands for it in templates that nothing was trained on; ACC_ir: share of the other concepts of its factor seen
-at their prompts, averaged evenly; H: harmonic mean of 1 - ACC_e, 1 - ACC_g and ACC_ir. Gates are calibrated on captions
-of the training split (100 with the concept, 12 for each of the others), never on what is measured. "+feedback" is the
-method with its visual feedback, where judge 1 looks.
+at their prompts, averaged evenly; H: harmonic mean of 1 - ACC_e, 1 - ACC_g and ACC_ir. H_a, of styles: text-image score
+of the other styles' images with their prompts less that of the erased style's (the contrastive pair in CLIP's place).
+Gates are calibrated on captions of the training split (100 with the concept, 12 for each of the others), never on what
+is measured. "+feedback" is the method with its visual feedback, where judge 1 looks.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from efface.diffusion.text.semantic_surgery import SemanticSurgery
 from efface.worlds import shapes
 from efface.worlds.shapes.concepts import FACTORS, concept, siblings
 from efface.worlds.shapes.generation import GUIDANCE
+from efface.worlds.shapes.metrics import text_image_score
 
 OBJECTS = ("circle", "square", "diamond", "triangle", "star", "heart")
 STYLES = ("striped", "dotted", "shaded")
@@ -95,7 +97,14 @@ class Studio:
         return torch.stack([self.kept[job] for job in jobs])
 
     def erased(self, erasure: Erasure, feedback: bool = False) -> Any:
-        """The pipeline with an erasure on; with feedback, judge 1 looks at what was drawn."""
+        """The pipeline with an erasure on, each sample drawn once; with feedback, judge 1 looks at what was drawn."""
+        kept: dict[tuple[str, int], Tensor] = {}
+
+        def once(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+            jobs = list(zip(prompts, seeds, strict=True))
+            if not all(job in kept for job in jobs):
+                kept.update(zip(jobs, sample(prompts, seeds), strict=True))
+            return torch.stack([kept[job] for job in jobs])
 
         def sample(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
             before = self.view.encode(list(prompts), allow_unknown=True)
@@ -113,7 +122,7 @@ class Studio:
                 return look_again(erasure, self.view, prompts, seeds, images, shapes.load_judge(1), **self.options)
             return images
 
-        return sample
+        return once
 
     @staticmethod
     def _same(a: Any, b: Any) -> bool:
@@ -133,7 +142,7 @@ def run(studio: Studio, name: str, method: str, n: int, seeds: int) -> dict[str,
     asked: dict[str, Any] = {"prompts": prompts_of(name, n), "paraphrases": paraphrases_of(name, n)}
     if method == "none":
         audit = audit_presence(**common, **asked, others=others, erased=studio.plain, seeds=seeds)
-        return summary(audit, name, others, 0.0)
+        return summary(audit, name, others, 0.0) | style(studio.plain, asked["prompts"], others, name, seeds)
     erasure = fit(studio.view, name, method.removesuffix(FEEDBACK))
     erased = studio.erased(erasure, feedback=method.endswith(FEEDBACK))
     audit = audit_presence(**common, **asked, others=others, erased=erased, seeds=seeds)
@@ -141,7 +150,21 @@ def run(studio: Studio, name: str, method: str, n: int, seeds: int) -> dict[str,
     with erasure.applied(studio.view.pipe):
         after = studio.view.encode([p for ps in others.values() for p in ps])
     fired = sum(not Studio._same(before[i], after[i]) for i in range(len(before))) / len(before)
-    return summary(audit, name, others, fired)
+    return summary(audit, name, others, fired) | style(erased, asked["prompts"], others, name, seeds)
+
+
+def style(sample: Any, prompts: Sequence[str], others: Any, name: str, seeds: int) -> dict[str, Any]:
+    """CLIP_e, CLIP_s and H_a of a style; nothing for what is no style."""
+    if concept(name).factor != "style":
+        return {}
+    pair, judge = shapes.load_contrast(), shapes.load_judge(1)
+    sides = {"CLIP_e": list(prompts), "CLIP_s": [p for ps in others.values() for p in ps]}
+    found = {}
+    for side, asked in sides.items():
+        jobs = [(p, s) for p in asked for s in range(seeds)]
+        texts, numbers = zip(*jobs, strict=True)
+        found[side] = text_image_score(sample(texts, numbers), texts, contrast=pair, judge=judge)
+    return found | {"H_a": found["CLIP_s"].value - found["CLIP_e"].value}
 
 
 def summary(audit: Any, name: str, others: Any, fired: float) -> dict[str, Any]:
@@ -208,6 +231,16 @@ def report(method: str, found: dict[str, dict[str, Any]]) -> None:
         "others changed",
     )
     table(f"{method}, per cent", header, rows)
+    styles = {name: f for name, f in found.items() if "H_a" in f}
+    if styles:
+        scores = [
+            [f"{f[k].value:.2f} [{f[k].low:.2f}, {f[k].high:.2f}]" for k in ("CLIP_e", "CLIP_s")]
+            for f in styles.values()
+        ]
+        lines = [(name, *s, f"{styles[name]['H_a']:.2f}") for name, s in zip(styles, scores, strict=True)]
+        table(
+            f"{method}, styles: 100 x cosine of images with their prompts", ("style", "CLIP_e", "CLIP_s", "H_a"), lines
+        )
 
 
 def overhead(view: PipelineView, methods: Sequence[str], steps: int) -> None:

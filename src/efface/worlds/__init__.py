@@ -1,4 +1,7 @@
-"""Small worlds with known truth: a table, sentences, and tokens of Python source with language models that read them.
+"""Small worlds with known truth: a table, sentences, tokens of Python source, captioned shapes, pictures.
+
+Language models that read the tokens, and a pipeline that draws the shapes, come with them; `shapes` and `attribution`
+have more names of their own.
 
 Names are imported when they are first used.
 """
@@ -9,6 +12,7 @@ from efface._lazy import attach
 
 if TYPE_CHECKING:
     from efface.worlds.sentences import SentenceWorld, embed, load_minilm, make_sentences
+    from efface.worlds.shapes import load_contrast, load_judge, load_shapes_pipeline
     from efface.worlds.tables import TableWorld, load_diabetes
     from efface.worlds.tokens.bits import next_token_nats, unigram_bits_per_byte
     from efface.worlds.tokens.shipped import load_token_model, load_token_tokenizer
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "efface.worlds.sentences": ("SentenceWorld", "embed", "load_minilm", "make_sentences"),
+    "efface.worlds.shapes": ("load_contrast", "load_judge", "load_shapes_pipeline"),
     "efface.worlds.tables": ("TableWorld", "load_diabetes"),
     "efface.worlds.tokens.bits": ("next_token_nats", "unigram_bits_per_byte"),
     "efface.worlds.tokens.shipped": ("load_token_model", "load_token_tokenizer"),
@@ -27,8 +32,11 @@ __all__ = [
     "TableWorld",
     "TokenWorld",
     "embed",
+    "load_contrast",
     "load_diabetes",
+    "load_judge",
     "load_minilm",
+    "load_shapes_pipeline",
     "load_token_model",
     "load_token_tokenizer",
     "make_sentences",
