@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface._io import load_folder, save_folder, write_json
+from efface.attribution.values import below
 
 _FILE = "diet.json"
 _KIND = "diet-state"
@@ -84,9 +85,9 @@ class DietCheckpoint:
             _, tensors = load_folder(self._state(), expect=_KIND)
         except (OSError, ValueError) as error:
             raise InputError(f"{self._state()} cannot be read ({error}): delete {self._folder}") from error
-        student.load_state_dict(_below(tensors, "student."))
-        load_optimizer(optimizer, _below(tensors, "optimizer."))
-        masks.update(_below(tensors, "masks."))
+        student.load_state_dict(below(tensors, "student."))
+        load_optimizer(optimizer, below(tensors, "optimizer."))
+        masks.update(below(tensors, "masks."))
         return position
 
     def due(self) -> bool:
@@ -151,7 +152,3 @@ def checksum(tensors: Iterable[tuple[str, Tensor]]) -> str:
         total.update(f"{name} {tuple(flat.shape)} {flat.dtype}".encode())
         total.update(flat.reshape(-1).view(torch.uint8).numpy().data if flat.numel() else b"")
     return total.hexdigest()
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface._validate import check_finite, check_positive_int
+from efface._validate import check_positive_int
+from efface.attribution.masking import checked_draw
 from efface.attribution.predictions import Outputs, check_inputs, check_labels, check_maps, predict
 from efface.attribution.selection import cells_of, keep_cells, ranks
 
@@ -182,10 +183,6 @@ def fill(removal: Removal, x: Tensor, generator: torch.Generator) -> Tensor:
     Raises:
         InputError: If the removal does not fit x, or returns another shape, or values that are not finite.
     """
-    if hasattr(removal, "check"):
-        removal.check(x)  # type: ignore[attr-defined]
-    filling = removal.sample(x, generator)
-    if filling.shape != x.shape:
-        raise InputError(f"the removal returned shape {tuple(filling.shape)} for x {tuple(x.shape)}: expected x's")
-    check_finite(filling.flatten(1), "what the removal returned")
-    return filling.to(x.device, x.dtype)
+    if (check := getattr(removal, "check", None)) is not None:
+        check(x)
+    return checked_draw(removal.sample(x, generator), x)

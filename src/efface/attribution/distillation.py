@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from efface._errors import InputError
 from efface._validate import check_positive_int
 from efface.attribution.maskers import Masker
-from efface.attribution.masking import as_probabilities, checked_draw, clean_outputs, distance
+from efface.attribution.masking import as_probabilities, checked_draw, clean_outputs, distance, masked_outputs
 from efface.attribution.predictions import Outputs
 from efface.attribution.removal import Removal
 
@@ -114,12 +114,11 @@ class Distillation:
     ) -> tuple[Tensor, Tensor]:
         whole = as_probabilities(student(x), self.outputs)
         masker = self.masker.on(x)
-        weight = mask.to(x.device, x.dtype if x.is_floating_point() else torch.float32)
         data = whole.new_zeros(len(x))
         draws = self.draws if getattr(self.removal, "random", True) else 1
         for _ in range(draws):
             q = checked_draw(self.removal.sample(x, source), x)
-            part = as_probabilities(masker.outputs(student, x, weight, q), self.outputs)
+            part = as_probabilities(masked_outputs(student, masker, x, mask, q), self.outputs)
             data = data + distance(whole, part) / draws
         return data, distance(target.to(x.device), whole)
 
@@ -143,6 +142,6 @@ def probabilities_of(model: nn.Module, x: Tensor, outputs: Outputs, batch_size: 
     return torch.cat([clean_outputs(model, chunk.to(device), outputs).cpu() for chunk in x.split(batch_size)])
 
 
-def agreement(p: Tensor, other: Tensor) -> float:
+def share_alike(p: Tensor, other: Tensor) -> float:
     """Share of rows with the same likeliest class."""
     return float((p.argmax(1) == other.argmax(1)).double().mean())

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from efface._errors import FormatError, InputError
 from efface._io import load_folder, save_folder
-from efface.attribution.mask_search import MaskSearch, QfaResult, qfa
+from efface.attribution.mask_search import MaskSearch, QfaResult
 from efface.attribution.maskers import FeatureGroups, Grid, Masker, Segments
 from efface.attribution.removal import REMOVALS, Removal
 from efface.attribution.superpixels import Superpixels
 from efface.attribution.tokens import Tokens
-from efface.attribution.values import from_plain, to_plain
+from efface.attribution.values import below, from_plain, to_plain
 
 _KIND = "diet"
 MASKERS: dict[str, type] = {kind.__name__: kind for kind in (Grid, Segments, FeatureGroups, Superpixels, Tokens)}
@@ -57,23 +55,8 @@ class FittedDiET:
             x: Samples of the shape that was fitted on.
             seed: Seed of the draws, instead of the fit's.
         """
-        s = self.search
-        return qfa(
-            self.model,
-            x,
-            removal=s.removal,
-            masker=s.masker,
-            sparsity=s.sparsity,
-            step=s.step,
-            steps=s.steps,
-            draws=s.draws,
-            memory=s.memory,
-            bound=s.bound,
-            decay=s.decay,
-            outputs=s.outputs,
-            batch_size=self.batch_size,
-            seed=self.seed if seed is None else seed,
-        )
+        seed = self.seed if seed is None else seed
+        return self.search.explain(self.model, x, batch_size=self.batch_size, seed=seed)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Save weights, masks, settings and report as one folder: `config.json` and `model.safetensors`."""
@@ -110,21 +93,17 @@ class FittedDiET:
         """
         config, tensors = load_folder(path, expect=_KIND)
         try:
-            q = removal or from_plain(config["removal"], _below(tensors, "removal."), REMOVALS, "removal")
-            cells = masker or from_plain(config["masker"], _below(tensors, "masker."), MASKERS, "masker")
+            q = removal or from_plain(config["removal"], below(tensors, "removal."), REMOVALS, "removal")
+            cells = masker or from_plain(config["masker"], below(tensors, "masker."), MASKERS, "masker")
             search = MaskSearch(q, cells, **config["search"])
             masks, rest = tensors["masks"], {k: config[k] for k in ("report", "seed", "batch_size")}
         except KeyError as error:
             raise FormatError(f"{path} has no {error}: it was not written by save_pretrained") from error
         student = copy.deepcopy(model)
         try:
-            student.load_state_dict(_below(tensors, "student."))
+            student.load_state_dict(below(tensors, "student."))
         except RuntimeError as error:
             raise InputError(
                 f"the weights in {path} do not fit this model, give one like the original: {error}"
             ) from error
         return cls(student.eval(), masks, search, **rest)
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

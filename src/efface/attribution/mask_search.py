@@ -17,14 +17,14 @@ from efface.attribution.masking import (
     as_probabilities,
     check_responds,
     clean_outputs,
-    device_of,
     distance,
     draw,
     generators,
     held_still,
+    masked_outputs,
     prepare,
 )
-from efface.attribution.predictions import Outputs
+from efface.attribution.predictions import Outputs, device_of
 from efface.attribution.removal import Removal
 
 
@@ -117,20 +117,7 @@ def qfa(
     [[True, False, False]]
     """
     search = MaskSearch(removal, masker, sparsity, step, steps, draws, memory, bound, decay, outputs)
-    search.check_reach(1.0)
-    x = prepare(model, x, removal)
-    size, device = check_positive_int(batch_size, "batch_size"), device_of(model, x)
-    found: list[tuple[Tensor, ...]] = []
-    with held_still(model), progress("masks", len(x), unit="samples") as bar:
-        for first in range(0, len(x), size):
-            chunk = x[first : first + size].to(device)
-            sources = generators(seed, range(first, first + len(chunk)))
-            if not first:
-                search.check_model(model, chunk, sources)
-            found.append(tuple(part.cpu() for part in search.result(model, chunk, sources)))
-            bar.update(len(chunk))
-    masks, maps, kept, change = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return QfaResult(masks, maps, kept, change, steps * search.draws_needed)
+    return search.explain(model, x, batch_size=batch_size, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -178,6 +165,23 @@ class MaskSearch:
                 f"at most, and {fall:.3g} is needed to remove one: write steps={enough} or more"
             )
 
+    def explain(self, model: Model, x: Any, *, batch_size: int, seed: int) -> QfaResult:
+        """`qfa` with these settings."""
+        self.check_reach(1.0)
+        x = prepare(model, x, self.removal)
+        size, device = check_positive_int(batch_size, "batch_size"), device_of(model, x)
+        found: list[tuple[Tensor, ...]] = []
+        with held_still(model), progress("masks", len(x), unit="samples") as bar:
+            for first in range(0, len(x), size):
+                chunk = x[first : first + size].to(device)
+                sources = generators(seed, range(first, first + len(chunk)))
+                if not first:
+                    self.check_model(model, chunk, sources)
+                found.append(tuple(part.cpu() for part in self.result(model, chunk, sources)))
+                bar.update(len(chunk))
+        masks, maps, kept, change = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return QfaResult(masks, maps, kept, change, self.steps * self.draws_needed)
+
     def check_model(self, model: Model, x: Tensor, sources: list[Generator]) -> None:
         """Refuse a constant model; the sources are left as they were."""
         self.masker.shape(x)  # refuses samples that it does not fit, before the model does
@@ -186,7 +190,7 @@ class MaskSearch:
         for source, state in zip(sources, states, strict=True):
             source.set_state(state)
         clean_outputs(model, x, self.outputs)
-        check_responds(model, x, self.masker, q)
+        check_responds(model, x, self.masker, q, self.outputs)
 
     def result(self, model: Model, x: Tensor, sources: list[Generator]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Masks, maps, share kept and change of the output of one batch."""
@@ -195,7 +199,7 @@ class MaskSearch:
         free = masker.free(x)
         kept = (mask * free).flatten(1).sum(1) / free.flatten(1).sum(1)
         with torch.no_grad():
-            said = masker.outputs(model, x, mask, draw(self.removal, x, sources))
+            said = masked_outputs(model, masker, x, mask, draw(self.removal, x, sources))
             change = (clean_outputs(model, x, self.outputs) - as_probabilities(said, self.outputs)).abs().sum(1)
         return mask, masker.map(mask, x), kept, change
 
@@ -232,7 +236,7 @@ class MaskSearch:
     def _gradient(self, model: Model, x: Tensor, mask: Tensor, q: Tensor, target: Tensor, masker: Masker) -> Tensor:
         """Of `|p(x) - p(x_s)|_1`, for each sample by itself."""
         mask = mask.clone().requires_grad_()
-        said = masker.outputs(model, x, mask.to(x.dtype) if x.is_floating_point() else mask, q)
+        said = masked_outputs(model, masker, x, mask, q)
         if not said.requires_grad:
             raise InputError(
                 "the model's output has no gradient: give one that is differentiable, without no_grad, detach or argmax"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,15 @@ from torch import Generator, Tensor, nn
 from efface._errors import InputError
 from efface._validate import check_finite, to_tensor
 from efface.attribution.maskers import Masker, Model
-from efface.attribution.predictions import Outputs, check_model, to_probabilities
+from efface.attribution.predictions import (
+    Outputs,
+    OutputsWarning,
+    check_model,
+    exact,
+    parameter_dtype,
+    parameters_of,
+    to_probabilities,
+)
 from efface.attribution.removal import Removal
 
 ROUNDING = 1e-6
@@ -56,30 +65,18 @@ def prepare(model: Any, x: Any, removal: Removal) -> Tensor:
         if check is not None:
             check(x)
         return x.long()
-    check_finite(x.flatten(1), "x")
+    # By parts: of all at once, the test would take as much memory again as the data.
+    if not all(bool(torch.isfinite(part).all()) for part in x.split(_PROBED)):
+        check_finite(x.flatten(1), "x")
     if check is not None:
         check(x)
     return x.to(parameter_dtype(model))
 
 
-def parameter_dtype(model: Any) -> torch.dtype:
-    """Of the model's first floating parameter; float32 if it has none."""
-    return next((p.dtype for p in _parameters(model) if p.is_floating_point()), torch.float32)
-
-
-def device_of(model: Any, x: Tensor) -> torch.device:
-    """Where the model is; where `x` is if it has no parameters."""
-    return next((p.device for p in _parameters(model)), x.device)
-
-
-def _parameters(model: Any) -> Iterator[nn.Parameter]:
-    return model.parameters() if isinstance(model, nn.Module) else iter(())
-
-
 @contextmanager
 def held_still(model: Any) -> Iterator[None]:
     """No parameter requires a gradient within the block; the flags are put back however it ends."""
-    wanted = [p for p in _parameters(model) if p.requires_grad]
+    wanted = [p for p in parameters_of(model) if p.requires_grad]
     try:
         for p in wanted:
             p.requires_grad_(False)
@@ -96,7 +93,13 @@ def generators(seed: int, samples: Sequence[int] | range, *stream: int) -> list[
 
 
 def generator(seed: int, *stream: int) -> Generator:
-    """A source of randomness on the CPU, from the seed and what it is for."""
+    """A source of randomness on the CPU, from the seed and what it is for.
+
+    Raises:
+        InputError: If the seed is no integer of at least 0.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InputError(f"seed={seed!r}: write an integer of at least 0")
     state = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint32)
     return Generator().manual_seed(int(state[0]))
 
@@ -129,8 +132,22 @@ def clean_outputs(model: Model, x: Tensor, outputs: Outputs) -> Tensor:
 
 
 def as_probabilities(values: Tensor, outputs: Outputs) -> Tensor:
-    """Outputs of masked samples as probabilities in float32; what `outputs` says was checked on the clean ones."""
-    return values.float().softmax(1) if outputs == "logits" else values.float()
+    """Outputs as probabilities in float32, where what `outputs` says was checked before."""
+    return (exact(values).softmax(1) if outputs == "logits" else values).float()
+
+
+def masked_outputs(model: Model, masker: Masker, x: Tensor, mask: Tensor, q: Tensor) -> Tensor:
+    """What the model says of masked samples, `(n, classes)`.
+
+    Args:
+        model: The model.
+        masker: What cells are, bound to these samples.
+        x: Samples `(n, ...)`.
+        mask: Boolean or in [0, 1], `(n, *cells)`, on any device; it takes the dtype of the samples, so that the
+            masked ones keep theirs.
+        q: What stands elsewhere.
+    """
+    return masker.outputs(model, x, mask.to(x.device, x.dtype if x.is_floating_point() else torch.float32), q)
 
 
 def distance(p: Tensor, other: Tensor) -> Tensor:
@@ -141,8 +158,10 @@ def distance(p: Tensor, other: Tensor) -> Tensor:
     return F.softshrink(p - other, ROUNDING).abs().sum(1)
 
 
-def check_responds(model: Model, x: Tensor, masker: Masker, q: Tensor) -> None:
+def check_responds(model: Model, x: Tensor, masker: Masker, q: Tensor, outputs: Outputs) -> None:
     """Refuse a model that says the same of every sample, and of nothing at all in its place.
+
+    Warns with `OutputsWarning` of logits that look like scores of a sigmoid.
 
     Raises:
         InputError: If so: there is nothing to attribute.
@@ -151,10 +170,18 @@ def check_responds(model: Model, x: Tensor, masker: Masker, q: Tensor) -> None:
     bound = masker.on(x)
     with torch.no_grad():
         nothing = torch.zeros(len(x), *bound.shape(x), device=x.device)
-        said = torch.cat([model(x), bound.outputs(model, x, nothing, q)]).float()
+        said = torch.cat([model(x), masked_outputs(model, bound, x, nothing, q)]).float()
     spread = float((said.amax(0) - said.amin(0)).max())
     if spread <= ROUNDING * max(1.0, float(said.abs().max())):
         raise InputError(
             f"the model is constant: it gives the same output for {len(x)} samples and for what stands in their place; "
             "give a trained model, or a removal that changes the samples"
+        )
+    if outputs == "logits" and said.numel() >= _PROBED and float(said.min()) >= 0 and float(said.max()) <= 1:
+        warnings.warn(
+            f"all outputs of {len(x)} samples lie in [0, 1], as those of a sigmoid for each class do; as logits they "
+            f"give no class more than {float(said.softmax(1).max()):.2f}: give the values before the sigmoid, or write "
+            "outputs='probabilities' behind a softmax",
+            OutputsWarning,
+            stacklevel=5,
         )

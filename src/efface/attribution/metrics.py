@@ -40,7 +40,7 @@ def iou(maps: Tensor, truth: Tensor, *, seed: int = 0) -> Tensor:
     >>> iou(torch.tensor([[[0.9, 0.1, 0.8, 0.0]]]), truth)
     tensor([0.3333])
     """
-    _check_truth(maps, truth)
+    truth = _checked_truth(maps, truth)
     wanted = truth.flatten(1).sum(1)
     chosen = top_k(maps, wanted, seed=seed)
     return (chosen & truth).flatten(1).sum(1) / (chosen | truth).flatten(1).sum(1)
@@ -56,7 +56,7 @@ def mass(maps: Tensor, truth: Tensor) -> Tensor:
 
     Does not guarantee: invariance to a constant added to the map; ranks (`iou`, `rank_auc`) do not change by that.
     """
-    _check_truth(maps, truth)
+    truth = _checked_truth(maps, truth)
     weights = maps.detach().flatten(1).double().clamp_min(0)
     weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, 1.0)
     return ((weights * truth.flatten(1)).sum(1) / weights.sum(1)).float()
@@ -70,7 +70,7 @@ def rank_auc(maps: Tensor, truth: Tensor) -> Tensor:
     Raises:
         InputError: As `iou`, or if a mask covers the whole image.
     """
-    _check_truth(maps, truth, proper=True)
+    truth = _checked_truth(maps, truth, proper=True)
     values, inside = maps.detach().flatten(1).contiguous(), truth.flatten(1)
     ordered = values.sort(1).values
     below, upto = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
@@ -80,11 +80,13 @@ def rank_auc(maps: Tensor, truth: Tensor) -> Tensor:
     return (((middle * inside).sum(1) - positive * (positive + 1) / 2) / (positive * negative)).float()
 
 
-def _check_truth(maps: Tensor, truth: Tensor, *, proper: bool = False) -> None:
+def _checked_truth(maps: Tensor, truth: Tensor, *, proper: bool = False) -> Tensor:
+    """The truth where the maps are."""
     as_rows(maps)
     check_masks(truth, len(maps), proper=proper)
     if maps.shape != truth.shape:
         raise InputError(f"maps have shape {tuple(maps.shape)}, truth {tuple(truth.shape)}: expected the same")
+    return truth.to(maps.device)
 
 
 @dataclass(frozen=True)

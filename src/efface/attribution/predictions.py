@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from efface._errors import InputError
+from efface._errors import EffaceWarning, InputError
 from efface._validate import check_finite, check_positive_int
 
 Outputs = Literal["logits", "probabilities"]
@@ -16,22 +17,50 @@ Outputs = Literal["logits", "probabilities"]
 _SUM = 1e-3
 
 
+class OutputsWarning(EffaceWarning):
+    """What a model returns is taken for logits, and hardly can be logits."""
+
+
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor, *, outputs: Outputs = "logits", batch_size: int = 256) -> Tensor:
     """Probabilities `(n, classes)` of a model that is in eval mode.
 
     Args:
         model: Takes `(n, ...)`, returns `(n, classes)`.
-        x: Inputs `(n, ...)`.
+        x: Inputs `(n, ...)`, on any device.
         outputs: Whether the model returns `"logits"` or `"probabilities"`.
         batch_size: Inputs a forward pass.
+
+    Returns:
+        Probabilities on the model's device, in its dtype, in float32 at least.
 
     Raises:
         InputError: If the model is in training mode, or returns something else than what `outputs` says.
     """
     check_model(model)
     check_positive_int(batch_size, "batch_size")
-    return torch.cat([to_probabilities(model(chunk), len(chunk), outputs) for chunk in x.split(batch_size)])
+    batches = (as_read_by(model, chunk) for chunk in x.split(batch_size))
+    return torch.cat([to_probabilities(model(chunk), len(chunk), outputs) for chunk in batches])
+
+
+def as_read_by(model: Any, x: Tensor) -> Tensor:
+    """Inputs on the model's device, floats in its dtype."""
+    return x.to(device_of(model, x), parameter_dtype(model) if x.is_floating_point() else x.dtype)
+
+
+def parameter_dtype(model: Any) -> torch.dtype:
+    """Of the model's first floating parameter; float32 if it has none."""
+    return next((p.dtype for p in parameters_of(model) if p.is_floating_point()), torch.float32)
+
+
+def device_of(model: Any, x: Tensor) -> torch.device:
+    """Where the model is; where `x` is if it has no parameters."""
+    return next((p.device for p in parameters_of(model)), x.device)
+
+
+def parameters_of(model: Any) -> Iterator[nn.Parameter]:
+    """Parameters of a module; a function has none."""
+    return model.parameters() if isinstance(model, nn.Module) else iter(())
 
 
 def to_probabilities(values: Tensor, n: int, outputs: Outputs) -> Tensor:
@@ -49,19 +78,27 @@ def to_probabilities(values: Tensor, n: int, outputs: Outputs) -> Tensor:
             "wrap it in a module that returns that"
         )
     check_finite(values, "the model's output")
+    # Probabilities that were rounded to 8 or 11 bits do not sum to 1 any nearer.
+    room = max(_SUM, torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0)
+    values = exact(values)
     plain = values.detach()
     low, high = float(plain.min()), float(plain.max())
-    summed = bool(((plain.sum(1) - 1).abs() < _SUM).all())
+    summed = bool(((plain.sum(1) - 1).abs() < room).all())
     if outputs == "logits":
         if low >= 0 and high <= 1 and summed:
             raise InputError("the model returns rows in [0, 1] that sum to 1: write outputs='probabilities'")
         return values.softmax(1)
-    if low < -_SUM or high > 1 + _SUM or not summed:
+    if low < -room or high > 1 + room or not summed:
         raise InputError(
             f"the model returns values between {low:.3g} and {high:.3g} whose rows do not all sum to 1: write "
             "outputs='logits', or end the model in a softmax"
         )
     return values
+
+
+def exact(values: Tensor) -> Tensor:
+    """Outputs in float32 at least, so that no softmax is taken in half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def check_model(model: nn.Module) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from efface._errors import EffaceWarning, InputError
 from efface._progress import progress
 from efface.attribution.checkpoint import DietCheckpoint, Position, checksum
-from efface.attribution.distillation import agreement, probabilities_of
-from efface.attribution.masking import as_probabilities, device_of, draw, generator, generators, held_still
+from efface.attribution.distillation import probabilities_of, share_alike
+from efface.attribution.masking import as_probabilities, draw, generator, generators, held_still, masked_outputs
+from efface.attribution.predictions import device_of
 from efface.attribution.schedule import sparsity_at, threshold_at
 from efface.attribution.values import to_plain
 
@@ -118,7 +119,7 @@ class Fit:
         before = copy.deepcopy(student.state_dict()) if diet.guard == "stop" else {}
         source = generator(diet.seed, _TUNING, self.at.round, self.at.epoch)
         losses = self.distillation.epoch(student, self.optimizer, self.x, self.masks, self.target, source, self.device)
-        agreed = agreement(self.target, self._probabilities(student))
+        agreed = share_alike(self.target, self._probabilities(student))
         entry["epochs"].append({**losses, "agreement": agreed})
         self.at.epoch += 1
         entry["ended"] = self._end(entry["epochs"])
@@ -159,7 +160,7 @@ class Fit:
         epochs = sum(len(r["epochs"]) for r in rounds)
         return {
             "n": len(self.x),
-            "agreement": agreement(self.target, said),
+            "agreement": share_alike(self.target, said),
             "distance": float((self.target - said).abs().sum(1).mean()),
             "change": {"model": self._change(self.model), "student": self._change(self.student)},
             "kept": rounds[-1]["kept"],
@@ -179,9 +180,8 @@ class Fit:
                     self.diet.removal, chunk, generators(self.diet.seed, range(first, first + len(chunk)), _REPORT)
                 )
                 masker = self.diet.masker.on(chunk)
-                mask = self.masks[first : first + len(chunk)].to(self.device)
-                weight = mask.to(chunk.dtype if chunk.is_floating_point() else torch.float32)
-                part = as_probabilities(masker.outputs(model, chunk, weight, q), self.diet.outputs)
+                said = masked_outputs(model, masker, chunk, self.masks[first : first + len(chunk)], q)
+                part = as_probabilities(said, self.diet.outputs)
                 total += float((as_probabilities(model(chunk), self.diet.outputs) - part).abs().sum())
         if not torch.tensor(total).isfinite():
             raise InputError("the model's output for masked samples is not finite: give another removal")

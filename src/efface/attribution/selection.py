@@ -90,9 +90,10 @@ def keep_cells(x: Tensor, keep: Tensor, q: Tensor) -> Tensor:
 
     Args:
         x: Images `(n, channels, h, w)`, a table `(n, features)` or token ids `(n, tokens)`.
-        keep: Bool, `(n, h, w)`, `(n, features)` or `(n, tokens)`.
+        keep: Bool, `(n, h, w)`, `(n, features)` or `(n, tokens)`, on any device.
         q: Of the shape of `x`.
     """
+    keep = keep.to(x.device)
     return masked(x, keep[:, None] if x.ndim == 4 else keep, q)
 
 

@@ -51,6 +51,11 @@ def from_plain(plain: Mapping[str, Any], tensors: Mapping[str, Tensor], known: M
         raise FormatError(f"the saved {name} cannot be read: {error}") from error
 
 
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names start with a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 def _listed(item: Any) -> Any:
     """Tuples as lists, as JSON gives them back."""
     return [_listed(part) for part in item] if isinstance(item, (tuple, list)) else item

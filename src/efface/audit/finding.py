@@ -6,12 +6,13 @@ Everything here is plain data that survives JSON; how it looks on a page is the 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from efface._errors import EffaceWarning, FormatError, InputError
+from efface._errors import FormatError, InputError
+from efface.audit.picture import Picture
+from efface.audit.plain import Plain, to_tuple
 
 if TYPE_CHECKING:
     from efface.audit.intervals import Interval
@@ -30,54 +31,8 @@ _WORDS = {
 }
 
 
-class _Plain:
-    """Dataclass <-> plain dict; an unknown key of a newer efface is dropped with a warning."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data: dicts, lists, strings, numbers, booleans and None."""
-        return {f.name: _to_plain(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The value that `to_dict` wrote.
-
-        Raises:
-            FormatError: If a needed key is missing.
-        """
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        strange = sorted(set(data) - known - cls._derived())
-        if strange:
-            warnings.warn(f"{cls.__name__}: unknown keys {strange} ignored", EffaceWarning, stacklevel=2)
-        try:
-            return cls(**{key: cls._revive(key, value) for key, value in data.items() if key in known})
-        except TypeError as error:
-            raise FormatError(f"this is not a {cls.__name__}: {error}") from error
-
-    @classmethod
-    def _derived(cls) -> set[str]:
-        return set()
-
-    @classmethod
-    def _revive(cls, key: str, value: Any) -> Any:
-        return _to_tuple(value)
-
-
-def _to_plain(value: Any) -> Any:
-    if isinstance(value, _Plain):
-        return value.to_dict()
-    if isinstance(value, Mapping):
-        return {str(k): _to_plain(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [_to_plain(v) for v in value]
-    return value
-
-
-def _to_tuple(value: Any) -> Any:
-    return tuple(_to_tuple(v) for v in value) if isinstance(value, list | tuple) else value
-
-
 @dataclass(frozen=True)
-class Finding(_Plain):
+class Finding(Plain):
     """One measured number, and what it takes to judge it.
 
     Attributes:
@@ -190,7 +145,7 @@ class Finding(_Plain):
 
 
 @dataclass(frozen=True)
-class Series(_Plain):
+class Series(Plain):
     """Points of one colour: `y` at `x` (numbers or names), with intervals if there are any."""
 
     label: str
@@ -201,14 +156,15 @@ class Series(_Plain):
 
 
 @dataclass(frozen=True)
-class Figure(_Plain):
+class Figure(Plain):
     """A figure as data.
 
     Attributes:
         title: What is to be seen.
         series: The points.
-        kind: `"intervals"` (names against values with whiskers), `"histogram"` (shares of rows in bins) or `"lines"`
-            (values against names in their order, or against numbers, with bands).
+        kind: `"intervals"` (names against values with whiskers), `"histogram"` (shares of rows in bins), `"lines"`
+            (values against names in their order, or against numbers, with bands) or `"overlays"` (pictures side by
+            side, without series).
         x_label: Label of the axis of values (intervals) or of positions (histogram, lines).
         y_label: Label of the other axis.
         chance: Where to draw the chance line on the axis of values.
@@ -216,11 +172,12 @@ class Figure(_Plain):
         caption: One or two plain sentences under the figure.
         reference: What to call the line at `chance`.
         from_zero: Whether the axis of values of `"lines"` begins at zero.
+        pictures: Those of `"overlays"`; their pixels do not go into JSON.
     """
 
     title: str
-    series: tuple[Series, ...]
-    kind: Literal["intervals", "histogram", "lines"] = "intervals"
+    series: tuple[Series, ...] = ()
+    kind: Literal["intervals", "histogram", "lines", "overlays"] = "intervals"
     x_label: str = ""
     y_label: str = ""
     chance: float | None = None
@@ -228,14 +185,16 @@ class Figure(_Plain):
     caption: str = ""
     reference: str = CHANCE
     from_zero: bool = False
+    pictures: tuple[Picture, ...] = ()
 
     @classmethod
     def _revive(cls, key: str, value: Any) -> Any:
-        return tuple(map(Series.from_dict, value)) if key == "series" else _to_tuple(value)
+        kinds = {"series": Series, "pictures": Picture}
+        return tuple(map(kinds[key].from_dict, value)) if key in kinds else to_tuple(value)
 
 
 @dataclass(frozen=True)
-class Table(_Plain):
+class Table(Plain):
     """A small table of text and numbers."""
 
     title: str
@@ -245,7 +204,7 @@ class Table(_Plain):
 
 
 @dataclass(frozen=True)
-class Audit(_Plain):
+class Audit(Plain):
     """Findings in context: what was asked, what was measured, what follows, what does not.
 
     Attributes:
@@ -316,7 +275,7 @@ class Audit(_Plain):
         kinds = {"findings": Finding, "tables": Table, "figures": Figure, "parts": Audit}
         if key == "settings":
             return dict(value)
-        return tuple(map(kinds[key].from_dict, value)) if key in kinds else _to_tuple(value)
+        return tuple(map(kinds[key].from_dict, value)) if key in kinds else to_tuple(value)
 
 
 def format_value(value: float, unit: str = "") -> str:

@@ -173,7 +173,9 @@ class PromptView:
 
     @cached_property
     def _reference(self) -> PromptEmbedding:
-        return self.encode("a", allow_unknown=True, truncate=True)
+        # Edits that are on are not run: an erasure counts what it was shown.
+        with torch.no_grad(), skipping(self.pipe, active_edits(self.pipe) | listeners(self.pipe)):
+            return self.encoding(["a"], None, self.layout)
 
     @contextmanager
     def edited(self, edit: TextEdit) -> Iterator[None]:

@@ -21,9 +21,11 @@ def to_svg(figure: Figure) -> str:
     """The figure as an SVG document; the same data give the same text.
 
     Raises:
-        InputError: If the kind of figure is unknown.
+        InputError: If the kind of figure is unknown, or not drawn but made of pictures (see `efface.report.overlays`).
         MissingExtraError: If matplotlib is not installed.
     """
+    if figure.kind == "overlays":
+        raise InputError(f"{figure.title!r} is a row of pictures, not a drawing: call efface.report.overlays.panels")
     if figure.kind not in _DRAW:
         raise InputError(f"unknown kind of figure {figure.kind!r}: choose one of {', '.join(_DRAW)}")
     matplotlib = require("matplotlib", extra="report")

@@ -8,6 +8,7 @@ from typing import Any
 from efface._lazy import require
 from efface.audit.finding import Audit
 from efface.report.figures import to_data_uri
+from efface.report.overlays import legend, panels
 from efface.report.rendering import render
 
 _FOLDER = "templates"
@@ -16,7 +17,8 @@ _FOLDER = "templates"
 def to_html(audit: Audit) -> str:
     """The audit as one page.
 
-    Text from the audit is escaped; figures are `<img>` with the SVG inside and a text for those who do not see them.
+    Text from the audit is escaped; figures are `<img>` with the SVG inside and a text for those who do not see them;
+    overlays are pictures side by side, each with its words.
 
     Raises:
         MissingExtraError: If jinja2 or matplotlib is not installed.
@@ -35,7 +37,9 @@ def to_html(audit: Audit) -> str:
 
 def _with_images(page: dict[str, Any], audit: Audit) -> dict[str, Any]:
     for shown, figure in zip(page["figures"], audit.figures, strict=True):
-        shown["image"] = to_data_uri(figure)
+        drawn = figure.kind != "overlays"
+        shown |= {"image": to_data_uri(figure)} if drawn else {"panels": panels(figure)}
+    page["legend"] = legend() if any("panels" in shown for shown in page["figures"]) else None
     for shown, part in zip(page["parts"], audit.parts, strict=True):
         _with_images(shown, part)
     return page
