@@ -1,0 +1,79 @@
+"""The gates of Semantic Surgery and CGCE as detectors, on prompts of the shapes world that neither was fitted on.
+
+python -m benchmarks.gates [--methods semantic-surgery cgce] [--concepts star ...] [--prompts 60] [--out FOLDER]
+
+Three kinds of prompts have the concept: by its name in templates of the training split, by its name in templates that
+nothing was trained on, and by synonyms in such templates (half of them words that the denoiser never read). Prompts
+without it ask for the other concepts of its factor, in held-out templates. Fits and calibration are those of
+`benchmarks.erasing`. AUROC has a bootstrap over prompts, shares have Wilson's interval. `--out` writes a page with the
+ROC curves for each method.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks._measure import table
+from benchmarks.erasing import OBJECTS, STYLES, fit, others_of, paraphrases_of, prompts_of
+from efface import PipelineView, audit_gate
+from efface.audit.diffusion.detection import ALARM, AUROC, DETECTION, FIRED
+from efface.audit.finding import Audit, Finding
+from efface.report import save
+from efface.worlds import shapes
+
+METHODS = ("semantic-surgery", "cgce")
+_HELD_OUT_SEED = 940
+
+
+def held_out(name: str, n: int) -> list[str]:
+    """Prompts by the concept's name, in templates that nothing was trained on."""
+    return shapes.prompts_for(name, n, seed=_HELD_OUT_SEED, templates="held_out").texts
+
+
+def audits(view: PipelineView, method: str, name: str, n: int) -> dict[str, Audit]:
+    """Kind of prompts -> audit of the gate of one concept."""
+    erasure = fit(view, name, method)
+    others = others_of(name)
+    absent = [p for o in others for p in held_out(o, max(1, n // len(others)))]
+    kinds = {"named": prompts_of(name, n), "held-out templates": held_out(name, n), "synonyms": paraphrases_of(name, n)}
+    return {
+        kind: audit_gate(view.pipe, erasure, present=present, absent=absent, title=f"{method}: {name}, {kind}")  # type: ignore[arg-type]
+        for kind, present in kinds.items()
+    }
+
+
+def cell(finding: Finding, scale: float = 1.0, digits: int = 3) -> str:
+    """A figure with its interval."""
+    low, high = (f"{scale * (value or 0.0):.{digits}f}" for value in (finding.low, finding.high))
+    return f"{scale * finding.value:.{digits}f} [{low}, {high}]"
+
+
+def main() -> None:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
+    parser.add_argument("--concepts", nargs="*", default=[*OBJECTS, *STYLES])
+    parser.add_argument("--prompts", type=int, default=60)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    view = PipelineView.of(shapes.load_shapes_pipeline())
+    for method in args.methods:
+        rows: list[list[str]] = []
+        for name in args.concepts:
+            found = audits(view, method, name, args.prompts)
+            curves = [cell(audit.find(DETECTION, name, AUROC)) for audit in found.values()]
+            fired = [cell(audit.find(DETECTION, name, FIRED), 100, 0) for audit in found.values()]
+            alarm = next(iter(found.values())).find(DETECTION, name, ALARM)
+            rows.append([name, *curves, *fired, cell(alarm, 100, 1)])
+            if args.out:
+                args.out.mkdir(parents=True, exist_ok=True)
+                for kind, audit in found.items():
+                    save(audit, args.out / f"{method}-{name}-{kind.replace(' ', '-')}")
+        kinds = ("named", "held-out templates", "synonyms")
+        header = ("concept", *(f"AUROC, {k}" for k in kinds), *(f"fires %, {k}" for k in kinds), "false alarms %")
+        table(f"{method}, {args.prompts} prompts of a kind", header, rows)
+
+
+if __name__ == "__main__":
+    main()
