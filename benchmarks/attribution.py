@@ -178,6 +178,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "as set": {},
     "batch norm trains": {"batch_norm": "train"},
     "4 draws of q": {"draws": 4},
+    "every epoch of tuning": {"stop": 0.0, "band": (0.0, 0.0)},
     "cells of 1 pixel": {"masker": Grid(1)},
     "cells of 4 pixels": {"masker": Grid(4)},
 }

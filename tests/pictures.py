@@ -27,6 +27,22 @@ class Noise:
         return torch.rand(x.shape, generator=generator).to(x)
 
 
+class Net(nn.Module):
+    """A convolution, batch normalisation with statistics of its own, dropout, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with seeded(0):
+            self.body = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5))
+            self.head = nn.Linear(6 * 64, 4)
+            norm = self.body[1]
+            assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
+            norm.running_mean.uniform_(0, 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).flatten(1)) * 20
+
+
 def images(n: int = 4, size: int = 8, seed: int = 0) -> Tensor:
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
@@ -59,6 +75,12 @@ def convolutional(seed: int = 0, *, classes: int = 3, inplace: bool = False) -> 
                     module.bias.normal_()
             model.train()(images(32, seed=99))
         return model.eval()
+
+
+def hooks(model: nn.Module) -> int:
+    """How many hooks there are in a model."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
 
 
 @contextmanager

@@ -1,7 +1,9 @@
-"""DiET as a whole: what it does to a copy, what it leaves alone, and that it can be stopped, saved and watched."""
+"""DiET as a whole: what it does to a copy, what it leaves alone, and what it refuses."""
 
 from __future__ import annotations
 
+import copy
+import gc
 import inspect
 import json
 import warnings
@@ -11,84 +13,33 @@ import pytest
 import torch
 from torch import nn
 
-from efface import FormatError, InputError
+from efface import InputError
 from efface.attribution import (
     AgreementWarning,
     ConstantColour,
     DiET,
-    FeatureGroups,
     FittedDiET,
     Grid,
-    Marginal,
-    Segments,
-    TabularGaussian,
-    TokenClassifier,
-    TokenMask,
-    Tokens,
     qfa,
 )
 from efface.attribution.rounds import Fit
 from efface.attribution.schedule import sparsity_at, threshold_at
-from efface.worlds import load_minilm, make_sentences
+from tests.squares import colour_net, equal, quick_diet, source, squares, state_of
 
 
-def source(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def make_images(n, seed=0):
-    """A bright square of one of three colours, the class, on noise; `(n, 3, 12, 12)` and its place."""
-    generator = source(seed)
-    images = 0.5 * torch.rand(n, 3, 12, 12, generator=generator)
-    labels = torch.randint(3, (n,), generator=generator)
-    signal = torch.zeros(n, 12, 12, dtype=torch.bool)
-    for i, (top, left) in enumerate(torch.randint(0, 9, (n, 2), generator=generator).tolist()):
-        images[i, labels[i], top : top + 4, left : left + 4] = 0.95
-        signal[i, top : top + 4, left : left + 4] = True
-    return images, labels, signal
-
-
-def trained(model, x, labels, steps=60, rate=0.01):
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    model.train()
-    for _ in range(steps):
-        loss = nn.functional.cross_entropy(model(x), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    optimizer.zero_grad()
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def images():
-    return make_images(96)
+    return squares()
 
 
-@pytest.fixture(scope="module")
-def net(images):
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1), nn.MaxPool2d(4)]
-    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(72, 3))
-    x, labels, _ = images
-    model = trained(model, x, labels)
-    assert (model(x).argmax(1) == labels).float().mean() > 0.95
-    return model
+@pytest.fixture
+def net():
+    return colour_net()
 
 
 @pytest.fixture
 def diet():
-    # Near the colour of the noise, so that what stands in a removed place is no square of another class.
-    removal = ConstantColour((0.25,) * 3, (0.1,) * 3)
-    return DiET(removal, Grid(2), step=0.1, steps=15, epochs=3, rate=1e-3, stop=0.0, batch_size=32)
-
-
-def state_of(model):
-    return {k: v.clone() for k, v in model.state_dict().items()}
-
-
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    return quick_diet()
 
 
 def test_thresholds_and_sparsity_are_those_of_the_paper():
@@ -148,6 +99,51 @@ class TestFit:
         fit._mask(_Nowhere())  # type: ignore[arg-type]
         assert equal(state_of(fit.student), before) and not fit.masks.all()
 
+    def test_masks_do_not_depend_on_the_size_of_batches(self, diet, net, images):
+        found = []
+        for size in (7, 96):
+            fit = Fit(replace(diet, batch_size=size), net, images[0])
+            fit.at.rounds = [fit._entry(0)]
+            fit._mask(_Nowhere())  # type: ignore[arg-type]
+            found.append(fit.masks)
+        # Only a cell that stands at the threshold to the last bit may go either way.
+        assert float((found[0] != found[1]).float().mean()) < 1e-3
+
+    def test_progress_is_told_to_its_end(self, diet, net, images, monkeypatch):
+        told = []
+
+        class Bar:
+            def __init__(self, label, total, *, done=0, unit):
+                told.append([label, total, done, unit])
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                return None
+
+            def update(self, more):
+                told[-1][2] += more
+
+        monkeypatch.setattr("efface.attribution.rounds.progress", Bar)
+        replace(diet, epochs=2).fit(net, images[0])
+        assert [(total, done, unit) for _, total, done, unit in told] == [(96, 96, "samples"), (2, 2, "epochs")] * 2
+        assert told[2][0] == "DiET round 2 of 2, masks"
+
+    def test_memory_does_not_grow_with_the_data_but_by_masks_and_outputs(self, diet, net, images):
+        """What is alive while the model runs: apart from the samples, a byte a cell and four a class for each."""
+        peaks = {}
+        gc.collect()
+        gc.freeze()  # what is there already is not listed again at each forward pass
+        try:
+            for n in (32, 96):
+                seen, x = [0], images[0][:n].clone()
+                diet.fit(Weighing(net, seen).eval(), x)
+                peaks[n] = max(seen) - x.nbytes
+        finally:
+            gc.unfreeze()
+        assert 0 <= peaks[96] - peaks[32] <= 64 * (36 + 3 * 4 + 8) + 4096
+
     def test_labels_are_never_seen(self, diet, net, images):
         for call in (DiET.fit, FittedDiET.explain, qfa, DiET.__init__):
             assert not {"y", "labels", "targets", "classes"} & set(inspect.signature(call).parameters)
@@ -199,6 +195,22 @@ class TestFit:
         assert not torch.equal(fitted.explain(x, seed=5).masks, again.masks)
 
 
+class Weighing(nn.Module):
+    """Notes how many bytes of tensors are alive whenever it runs, in copies of itself too."""
+
+    def __init__(self, model, seen):
+        super().__init__()
+        self.model, self.seen = model, seen
+
+    def forward(self, x):
+        alive = [t.untyped_storage() for t in gc.get_objects() if issubclass(type(t), torch.Tensor)]
+        self.seen.append(sum({storage.data_ptr(): storage.nbytes() for storage in alive}.values()))
+        return self.model(x)
+
+    def __deepcopy__(self, memo):
+        return Weighing(copy.deepcopy(self.model, memo), self.seen)
+
+
 class TestGuard:
     HARD = {"rate": 0.3, "rounds": 2, "epochs": 4}
 
@@ -222,121 +234,19 @@ class TestGuard:
             diet.fit(net, images[0])
 
 
-class Interrupting(ConstantColour):
-    """Interrupts the work at its n-th draw."""
-
-    left = 0
-
-    def sample(self, x, generator):
-        type(self).left -= 1
-        if type(self).left == 0:
-            raise KeyboardInterrupt
-        return super().sample(x, generator)
-
-
-class TestResuming:
-    @pytest.fixture
-    def interrupting(self, diet):
-        return replace(diet, removal=Interrupting(diet.removal.mean, diet.removal.std), steps=15)
-
-    def total(self, interrupting, net, x):
-        Interrupting.left = 0
-        fitted = interrupting.fit(net, x)
-        return fitted, -Interrupting.left
-
-    def test_it_goes_on_to_the_same_bits_wherever_it_was_stopped(self, interrupting, net, images, tmp_path):
-        x = images[0]
-        expected, draws = self.total(interrupting, net, x)
-        # The check of the model takes 32 draws, masks of a round 96 * 15, three epochs of tuning 9.
-        for left, turn, tuning in ((600, 0, False), (1477, 0, True), (2000, 1, False), (2926, 1, True)):
-            Interrupting.left = left
-            with pytest.raises(KeyboardInterrupt):
-                interrupting.fit(net, x, checkpoint=tmp_path / "work", checkpoint_seconds=0)
-            position = json.loads((tmp_path / "work" / "diet.json").read_text())["position"]
-            assert (position["round"], position["tuning"]) == (turn, tuning)
-            Interrupting.left = 0
-            found = interrupting.fit(net, x, checkpoint=tmp_path / "work", checkpoint_seconds=0)
-            assert -Interrupting.left < draws, "nothing was taken from the checkpoint"
-            assert equal(state_of(found.model), state_of(expected.model)), left
-            assert torch.equal(found.masks, expected.masks) and found.report == expected.report
-            assert not (tmp_path / "work").exists()
-
-    def test_a_checkpoint_of_another_fit_is_refused(self, interrupting, net, images, tmp_path):
-        Interrupting.left = 3000
-        with pytest.raises(KeyboardInterrupt):
-            interrupting.fit(net, images[0], checkpoint=tmp_path, checkpoint_seconds=0)
-        Interrupting.left = 0
-        with pytest.raises(InputError, match="differs in rate"):
-            replace(interrupting, rate=1e-5).fit(net, images[0], checkpoint=tmp_path)
-        with pytest.raises(InputError, match="differs in samples"):
-            interrupting.fit(net, images[0] * 0.9, checkpoint=tmp_path)
-        (tmp_path / "diet.json").write_text("{")
-        with pytest.raises(InputError, match="damaged"):
-            interrupting.fit(net, images[0], checkpoint=tmp_path)
-
-    def test_a_state_that_is_gone_is_named(self, interrupting, net, images, tmp_path):
-        Interrupting.left = 3000
-        with pytest.raises(KeyboardInterrupt):
-            interrupting.fit(net, images[0], checkpoint=tmp_path, checkpoint_seconds=0)
-        Interrupting.left = 0
-        next(tmp_path.glob("state-*/model.safetensors")).write_bytes(b"torn")
-        with pytest.raises(InputError, match="cannot be read"):
-            interrupting.fit(net, images[0], checkpoint=tmp_path)
-
-    def test_other_files_in_the_folder_stay(self, diet, net, images, tmp_path):
-        (tmp_path / "notes.txt").write_text("mine")
-        replace(diet, rounds=1, epochs=1).fit(net, images[0], checkpoint=tmp_path, checkpoint_seconds=0)
-        assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
-
-
-class TestFiles:
-    @pytest.fixture
-    def fitted(self, diet, net, images):
-        return replace(diet, removal=Marginal(images[0][:10]), rounds=1, epochs=1).fit(net, images[0])
-
-    def test_it_comes_back_as_it_was(self, fitted, net, images, tmp_path):
-        before = state_of(net)
-        fitted.save_pretrained(tmp_path / "diet")
-        back = FittedDiET.from_pretrained(tmp_path / "diet", net)
-        assert equal(state_of(back.model), state_of(fitted.model)) and equal(state_of(net), before)
-        assert torch.equal(back.masks, fitted.masks) and back.report == fitted.report
-        assert torch.equal(back.explain(images[0][:3]).maps, fitted.explain(images[0][:3]).maps)
-        assert sorted(p.name for p in (tmp_path / "diet").iterdir()) == ["config.json", "model.safetensors"]
-
-    def test_tensors_of_a_masker_come_too(self, diet, net, images, tmp_path):
-        labels = (torch.arange(144).view(12, 12) // 12) // 3
-        fitted = replace(diet, masker=Segments(labels), rounds=1, epochs=1, least_agreement=0).fit(net, images[0])
-        fitted.save_pretrained(tmp_path)
-        back = FittedDiET.from_pretrained(tmp_path, net)
-        assert torch.equal(back.search.masker.labels, labels)  # type: ignore[attr-defined]
-
-    def test_what_is_wrong_is_said(self, fitted, net, tmp_path):
-        fitted.save_pretrained(tmp_path)
-        with pytest.raises(InputError, match="do not fit this model"):
-            FittedDiET.from_pretrained(tmp_path, nn.Linear(2, 2))
-        with pytest.raises(FileNotFoundError):
-            FittedDiET.from_pretrained(tmp_path / "nowhere", net)
-        (tmp_path / "config.json").write_text('{"format_version": 1, "type": "leace"}')
-        with pytest.raises(FormatError, match="expected a 'diet'"):
-            FittedDiET.from_pretrained(tmp_path, net)
-        (tmp_path / "config.json").write_text('{"format_version": 1, "type": "diet"}')
-        with pytest.raises(FormatError, match="removal"):
-            FittedDiET.from_pretrained(tmp_path, net)
-
-    def test_a_class_of_ones_own_is_given_again(self, diet, net, images, tmp_path):
-        own = Interrupting(diet.removal.mean, diet.removal.std)
-        Interrupting.left = 0
-        replace(diet, removal=own, rounds=1, epochs=1).fit(net, images[0]).save_pretrained(tmp_path)
-        with pytest.raises(InputError, match="removal=Interrupting"):
-            FittedDiET.from_pretrained(tmp_path, net)
-        assert FittedDiET.from_pretrained(tmp_path, net, removal=own).search.removal is own
-
-
 BAD = {
     "training mode": (lambda net, x: {"model": nn.Sequential(net, nn.Dropout())}, "model.eval()"),
     "a function": (lambda net, x: {"model": lambda x: net(x)}, "nn.Module"),
     "nothing to tune": (lambda net, x: {"model": nn.Sequential(nn.Flatten()).eval()}, "requires_grad_"),
     "out of range": (lambda net, x: {"x": x * 255}, "x / 255"),
+    "grid larger than the image": (lambda net, x: {"masker": Grid(13)}, "write upsample=12"),
+    "probabilities as logits": (lambda net, x: {"model": nn.Sequential(net, nn.Softmax(1)).eval()}, "'probabilities'"),
+    "logits as probabilities": (lambda net, x: {"outputs": "probabilities"}, "outputs='logits'"),
+    "nan gradients": (
+        lambda net, x: {"model": nn.Sequential(Root(), net).eval()},
+        "gradient of the mask is not finite",
+    ),
+    "seed": (lambda net, x: {"seed": -1}, "at least 0"),
     "constant": (lambda net, x: {"model": nn.Sequential(net, Nothing()).eval()}, "constant"),
     "rate": (lambda net, x: {"rate": 0.0}, "above 0"),
     "not finite": (lambda net, x: {"rate": 1e30, "epochs": 2, "least_agreement": 0.0}, "smaller rate"),
@@ -350,6 +260,13 @@ BAD = {
 }
 
 
+class Root(nn.Module):
+    """The identity, with a gradient that is not finite."""
+
+    def forward(self, x):
+        return x + (x * 0).sqrt()
+
+
 class Nothing(nn.Module):
     def forward(self, x):
         return x * 0
@@ -361,68 +278,3 @@ def test_bad_input_says_what_to_write(diet, net, images, change, message):
     model, x = changes.pop("model", net), changes.pop("x", images[0])
     with pytest.raises(InputError, match=message):
         replace(diet, **changes).fit(model, x)
-
-
-def test_a_tabular_network():
-    generator = source()
-    x = torch.randn(200, 8, generator=generator)
-    labels = (x[:, 1] + x[:, 4] > 0).long()
-    torch.manual_seed(0)
-    model = trained(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)), x, labels, steps=200)
-    diet = DiET(TabularGaussian.of(x), FeatureGroups(), draws=4, rate=1e-3, least_agreement=0.9)
-    fitted = diet.fit(model, x)
-    assert fitted.masks.shape == (200, 8)
-    maps = fitted.explain(x).maps
-    assert set(maps.mean(0).topk(2).indices.tolist()) == {1, 4}
-    assert fitted.report["change"]["student"] < fitted.report["change"]["model"]
-
-
-class TestMiniLM:
-    """The real MiniLM with a head that was trained to tell the field of work; the occupation is what tells it."""
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def text(cls):
-        world = make_sentences(jobs=8, templates=4)
-        tokenizer, encoder = load_minilm()
-        ids = tokenizer(list(world.text), padding=True, return_tensors="pt")["input_ids"]
-        model = TokenClassifier(encoder, tokenizer.pad_token_id, nn.Identity()).eval()
-        labels = torch.from_numpy(world.field)
-        with torch.no_grad():
-            vectors = model(ids)
-        torch.manual_seed(0)
-        model.head = trained(nn.Linear(encoder.config.hidden_size, 4), vectors, labels, steps=300, rate=0.05)
-        with torch.no_grad():
-            assert torch.equal(model(ids).argmax(1), labels)
-        words = tokenizer(" ".join(world.jobs), add_special_tokens=False)["input_ids"]
-        masks = TokenMask(tokenizer.mask_token_id), Tokens(keep=tuple(tokenizer.all_special_ids))
-        # One sentence of each pair, which differ in the pronoun alone.
-        return model, ids[::2], masks, torch.isin(ids[::2], torch.tensor(words))
-
-    def test_masks_find_the_occupation(self, text):
-        model, ids, (removal, masker), job = text
-        before, ids, job = state_of(model), ids[::3], job[::3]
-        found = qfa(model, ids, removal=removal, masker=masker, step=0.1, steps=20)
-        assert found.maps.shape == ids.shape
-        assert (found.maps[ids < 104] == 0).all()  # [PAD], [CLS], [SEP]
-        # A text without any word gets one of the answers, and where that is the answer anyway, nothing need be kept.
-        nothing = torch.where(masker.free(ids), removal.id, ids)
-        with torch.no_grad():
-            spoken = model(nothing).argmax(1) != model(ids).argmax(1)
-        assert len(ids) / 2 < spoken.sum() < len(ids)
-        others = masker.free(ids) & ~job
-        assert found.maps[spoken][job[spoken]].mean() > 1.5 * found.maps[spoken][others[spoken]].mean()
-        assert found.change.median() < 0.05
-        assert equal(state_of(model), before)
-        assert not any(m._forward_hooks for m in model.modules())
-
-    def test_a_student(self, text):
-        model, ids, (removal, masker), _ = text
-        model.requires_grad_(False)
-        model.head.requires_grad_(True)
-        diet = DiET(removal, masker, step=0.15, steps=8, rounds=1, epochs=2, stop=0.0, rate=1e-3, batch_size=16)
-        fitted = diet.fit(model, ids[:16])
-        assert fitted.report["agreement"] >= 0.97
-        assert fitted.report["change"]["student"] < fitted.report["change"]["model"]
-        assert not equal(state_of(fitted.model.get_submodule("head")), state_of(model.head))
-        assert equal(state_of(fitted.model.get_submodule("model")), state_of(model.model))

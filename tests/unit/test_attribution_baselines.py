@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from efface import InputError
 from efface._errors import MissingExtraError
 from efface.attribution.baselines import BASELINES, attribute
-from efface.attribution.fullgrad import full_gradient
-from tests.pictures import convolutional, images, linear
+from tests.pictures import convolutional, hooks, images, linear
 
 DRAWING = ("smoothgrad", "gradient-shap")
 COMPLETE = ("integrated-gradients", "deeplift", "gradient-shap")
@@ -87,45 +86,6 @@ class TestCompleteness:
         difference = score(model, x, target) - score(model, torch.zeros_like(x), target)
         torch.testing.assert_close(maps.sum((1, 2)), difference, atol=0.02 * float(difference.abs().max()), rtol=0.02)
 
-    @pytest.mark.parametrize("inplace", [False, True])
-    def test_the_full_gradient_of_a_relu_network_is_its_output(self, inplace: bool) -> None:
-        model, x = convolutional(inplace=inplace), images(5)
-        target = torch.tensor([0, 1, 2, 0, 1])
-        found = full_gradient(model, x, target)
-        torch.testing.assert_close(found.output, score(model, x, target))
-        torch.testing.assert_close(found.gap, torch.zeros(5), atol=1e-5, rtol=0)
-        assert float(found.bias_term.abs().min()) > 1e-3  # the biases matter here, the implicit ones among them
-
-    def test_the_gap_shows_where_it_does_not_hold(self) -> None:
-        model = nn.Sequential(convolutional(), nn.Softmax(1)).eval()
-        assert float(full_gradient(model, images(3), torch.tensor([0, 1, 2])).gap.abs().max()) > 1e-2
-
-
-class TestSimpleFullGrad:
-    def test_by_hand(self) -> None:
-        """One convolution with a bias: psi of input times gradient, and psi of the gradient by the bias."""
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 2)).eval()
-        x = images(2)
-        inner = model[0](x).detach().requires_grad_()
-        target = model(x).argmax(1)
-        by_bias = torch.autograd.grad(model[1:](inner).gather(1, target[:, None]).sum(), inner)[0]
-        leaf = x.clone().requires_grad_()
-        by_input = torch.autograd.grad(model(leaf).gather(1, target[:, None]).sum(), leaf)[0] * x
-
-        def psi(values: Tensor) -> Tensor:
-            scaled = []
-            for image in values.abs():
-                scaled.append((image - image.min()) / (image.max() - image.min()))
-            return torch.stack(scaled).sum(1)
-
-        torch.testing.assert_close(attribute("simple-fullgrad", model, x), psi(by_input) + psi(by_bias))
-
-    def test_it_needs_a_spatial_bias(self) -> None:
-        model = nn.Sequential(nn.Conv2d(3, 2, 8, bias=False), nn.Flatten()).eval()
-        with pytest.raises(InputError, match="runs none"):
-            attribute("simple-fullgrad", model, images())
-
 
 class TestGradCam:
     def test_by_hand_at_a_named_layer(self) -> None:
@@ -170,9 +130,13 @@ def numbers_state() -> list[int]:
     return state[1].tolist()
 
 
-def hooks(model: nn.Module) -> int:
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+@pytest.mark.parametrize("method", [m for m in BASELINES if m not in DRAWING])
+def test_the_model_reads_images_in_its_own_dtype(method: str) -> None:
+    expected, found = (
+        attribute(method, model, images(3), **options_of(method))
+        for model in (convolutional(), convolutional().double())
+    )
+    torch.testing.assert_close(found.float(), expected, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("method", [m for m in BASELINES if m not in DRAWING])
@@ -228,7 +192,7 @@ class TestEveryMethod:
             ({"x": torch.zeros(2, 8, 8)}, "x[None]"),
             ({"x": torch.zeros(2, 5)}, "images (n, channels, h, w)"),
             ({"x": torch.full((2, 3, 8, 8), float("inf"))}, "x has NaN or infinite"),
-            ({"target": 3}, "outside 0 to 2"),
+            ({"target": 3}, "expected 0 to 2"),
             ({"target": torch.tensor([0, 1])}, "class indices (4,)"),
             ({"reduce": "max"}, "'sum', 'absolute' or 'size'"),
             ({"colour": 1}, "has no option colour"),

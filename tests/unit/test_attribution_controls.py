@@ -207,6 +207,14 @@ def test_cells_that_may_not_be_removed_stay() -> None:
     assert max(tuned.losses) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["input dropout", "saliency guided"])
+def test_labels_must_be_classes_of_the_model(name: str) -> None:
+    for labels in (labels_of(8) + 1, labels_of(8) - 1, labels_of(7)):
+        call = {"input dropout": lambda m, x, y, **k: input_dropout(m, x, y, Noise(), **k)}.get(name, saliency_guided)
+        with pytest.raises(InputError, match="expected"):
+            call(convolutional(), images(8), labels, passes=60)
+
+
 def test_a_share_and_a_grid_must_fit() -> None:
     with pytest.raises(InputError, match="larger than the image"):
         random_mask_distillation(convolutional(), images(8), Constant(), Grid(9), passes=60)

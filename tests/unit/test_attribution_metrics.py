@@ -16,7 +16,7 @@ from efface import InputError
 from efface.attribution.controls import oracle_maps, random_maps
 from efface.attribution.curves import drop_curve, keep_curve
 from efface.attribution.metrics import agreement, iou, mass, q_robustness, rank_auc
-from efface.attribution.retraining import Explained, remove_and_retrain
+from efface.audit.intervals import paired_interval
 from tests.pictures import Constant, Noise, convolutional, images, linear
 
 NAN = float("nan")
@@ -120,6 +120,25 @@ class TestCurves:
         dropped = drop_curve(Reads().eval(), ids, chosen, Constant(0), fractions=(0.25,))
         assert dropped.hits.flatten().tolist() == [0.0, 1.0]
 
+    def test_images_of_one_channel_that_are_not_square(self) -> None:
+        x = torch.rand(3, 1, 5, 9, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            model = nn.Sequential(nn.Flatten(), nn.Linear(45, 2)).eval()
+        maps = torch.rand(3, 5, 9)
+        for fraction, k in ((0.0, 0), (0.5, 23), (1.0, 45)):
+            curve = drop_curve(model, x, maps, Constant(), fractions=(fraction,))
+            assert curve.cells == (k,) and (k > 0 or bool((curve.hits == 1).all()))
+        assert keep_curve(model, x[:1], maps[:1], Noise(), fractions=(0.2,)).hits.shape == (1, 1)
+
+    def test_a_model_reads_inputs_in_its_own_dtype(self) -> None:
+        model, x = convolutional(), images(5)
+        maps = random_maps(x)
+        one = keep_curve(model, x, maps, Constant(0.3)).probability
+        two = keep_curve(convolutional().double(), x, maps, Constant(0.3)).probability
+        torch.testing.assert_close(one, two)
+        half = keep_curve(convolutional().bfloat16(), x, maps, Constant(0.3)).probability
+        torch.testing.assert_close(one, half, atol=0.02, rtol=0)
+
     def test_outputs_are_taken_at_the_users_word(self) -> None:
         x, logits = images(5), convolutional()
         chances = nn.Sequential(logits, nn.Softmax(1)).eval()
@@ -165,6 +184,12 @@ class TestTruth:
         expected = [roc_auc_score(t.flatten(), m.flatten()) for t, m in zip(truth, maps, strict=True)]
         np.testing.assert_allclose(rank_auc(maps, truth), expected, atol=1e-6)
 
+    def test_values_of_each_image_are_what_intervals_take(self) -> None:
+        truth = corner(30, 8, 3)
+        oracle, chance = (iou(maps, truth) for maps in (oracle_maps(truth), random_maps(images(30))))
+        found = paired_interval(oracle.numpy(), chance.numpy())
+        assert 0.5 < found.low < found.value < found.high < 1
+
 
 class TestModels:
     def test_robustness_is_zero_where_the_rest_is_not_read_and_by_hand_elsewhere(self) -> None:
@@ -194,41 +219,6 @@ class TestModels:
         assert all(p.grad is None for p in model.parameters()) and not model.training
 
 
-class TestRetraining:
-    def world(self) -> tuple[Tensor, Tensor, Tensor]:
-        x = 0.2 * images(120, seed=3)
-        labels = torch.arange(120) % 2
-        x[labels == 1, :, 2:4, 2:4] += 0.8
-        truth = torch.zeros(120, 8, 8, dtype=torch.bool)
-        truth[:, 2:4, 2:4] = True
-        return x, labels, truth
-
-    def test_without_the_signal_nothing_is_left_to_learn(self) -> None:
-        x, labels, truth = self.world()
-
-        def fit(model: nn.Module, x: Tensor, labels: Tensor, seed: int) -> None:
-            optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
-            for _ in range(40):
-                optimiser.zero_grad()
-                nn.functional.cross_entropy(model(x), labels).backward()
-                optimiser.step()
-
-        def hits(maps: Tensor) -> Tensor:
-            train, test = Explained(x[:80], labels[:80], maps[:80]), Explained(x[80:], labels[80:], maps[80:])
-            return remove_and_retrain(
-                train, test, Constant(), lambda seed: linear(classes=2, seed=seed), fit, fractions=(4 / 64, 0.5)
-            )
-
-        oracle, chance = hits(truth.float()), hits(random_maps(x))
-        assert oracle.shape == (40, 2)
-        assert float(oracle[:, 0].mean()) < 0.8 and float(chance[:, 0].mean()) > 0.95
-
-    def test_it_refuses_maps_of_another_shape(self) -> None:
-        x, labels, _ = self.world()
-        with pytest.raises(InputError, match=r"expected \(120, 8, 8\)"):
-            Explained(x, labels, torch.zeros(120, 4, 4))
-
-
 GOOD: dict[str, Any] = {"model": linear(), "x": images(), "maps": torch.rand(4, 8, 8), "removal": Constant()}
 
 
@@ -252,7 +242,7 @@ GOOD: dict[str, Any] = {"model": linear(), "x": images(), "maps": torch.rand(4, 
         ({"labels": torch.tensor([0, 1, 2, 3])}, "expected 0 to 2"),
         ({"labels": torch.tensor([0.0, 1.0, 2.0, 0.0])}, "class indices (4,)"),
         ({"labels": torch.tensor([0, 1])}, "class indices (4,)"),
-        ({"removal": Constant(NAN)}, "what the removal returned has NaN"),
+        ({"removal": Constant(NAN)}, "what the removal gives has NaN"),
         ({"outputs": "logit"}, "write 'logits' or 'probabilities'"),
         ({"batch_size": 0}, "batch_size must be"),
     ],
@@ -297,5 +287,5 @@ def test_a_removal_of_another_shape_is_refused() -> None:
         def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:
             return x[:, :1]
 
-    with pytest.raises(InputError, match="the removal returned shape"):
+    with pytest.raises(InputError, match="return the same"):
         keep_curve(**{**GOOD, "removal": Wrong()})

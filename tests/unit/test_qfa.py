@@ -6,30 +6,22 @@ import pytest
 import torch
 from torch import nn
 
-from efface import InputError, attribution
-from efface.attribution import ConstantColour, FeatureGroups, Grid, Superpixels, TabularGaussian, TokenMask, Tokens, qfa
+from efface import attribution
+from efface.attribution import (
+    ConstantColour,
+    FeatureGroups,
+    Grid,
+    Superpixels,
+    TabularGaussian,
+    qfa,
+)
 from efface.attribution.mask_search import MaskSearch
 from efface.attribution.masking import draw, generators
+from tests.pictures import Net
 
 IMAGES = torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 Q = ConstantColour.of(IMAGES)
 QUICK = {"step": 0.1, "steps": 12}
-
-
-class Net(nn.Module):
-    """A convolution, batch normalisation with statistics of its own, dropout, and a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.body = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5))
-        self.head = nn.Linear(6 * 64, 4)
-        norm = self.body[1]
-        assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
-        norm.running_mean.uniform_(0, 0.3)
-
-    def forward(self, x):
-        return self.head(self.body(x).flatten(1)) * 20
 
 
 @pytest.fixture
@@ -202,87 +194,3 @@ def test_every_public_name_is_there_and_explained():
 def test_arrays_of_float64_are_taken(net):
     expected = qfa(net, IMAGES, removal=Q, masker=Grid(2), **QUICK).masks
     assert torch.equal(qfa(net, IMAGES.double().numpy(), removal=Q, masker=Grid(2), **QUICK).masks, expected)
-
-
-class RootOf(nn.Module):
-    """A finite output whose gradient is not."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x):
-        return self.net(x) + (x * 0).abs().sum((1, 2, 3)).sqrt()[:, None]
-
-
-def constant(x):
-    return torch.zeros(len(x), 3) + x.sum() * 0
-
-
-BAD = {
-    "training mode": (lambda net: {"model": net.train()}, "model.eval()"),
-    "one layer in training mode": (lambda net: {"model": (net, net.body[1].train())[0]}, "model.eval()"),
-    "probabilities as logits": (
-        lambda net: {"model": nn.Sequential(net, nn.Softmax(1)).eval()},
-        "outputs='probabilities'",
-    ),
-    "logits as probabilities": (lambda net: {"outputs": "probabilities"}, "outputs='logits'"),
-    "neither": (lambda net: {"outputs": "scores"}, "'logits' or 'probabilities'"),
-    "one column": (lambda net: {"model": lambda x: net(x)[:, :1]}, "two classes"),
-    "no tensor": (lambda net: {"model": lambda x: {"logits": net(x)}}, "expected a tensor"),
-    "nan outputs": (lambda net: {"model": lambda x: net(x) * float("nan")}, "NaN"),
-    "out of range": (lambda net: {"x": IMAGES * 255}, "x / 255"),
-    "bytes": (lambda net: {"x": (IMAGES * 255).to(torch.uint8)}, "float()"),
-    "nan images": (lambda net: {"x": IMAGES / 0 * 0}, "NaN or infinite"),
-    "with labels": (lambda net: {"x": (IMAGES, torch.zeros(7))}, "labels are never used"),
-    "none": (lambda net: {"x": IMAGES[:0]}, "at least one"),
-    "constant": (lambda net: {"model": constant}, "constant"),
-    "nan gradients": (lambda net: {"model": RootOf(net).eval()}, "gradient of the mask is not finite in 7 of 7"),
-    "no gradient": (lambda net: {"model": lambda x: net(x).detach()}, "has no gradient"),
-    "grid too large": (lambda net: {"masker": Grid(9)}, "upsample=8"),
-    "no masker": (lambda net: {"masker": Grid}, "masker=Grid\\(2\\)"),
-    "no removal": (lambda net: {"removal": ConstantColour}, "ConstantColour.of"),
-    "no model": (lambda net: {"model": 3}, "nn.Module"),
-    "step": (lambda net: {"step": 5.0}, "change a pass"),
-    "too few steps": (lambda net: {"steps": 3, "step": 0.1}, "steps=10"),
-    "sparsity": (lambda net: {"sparsity": 0.0}, "above 0"),
-    "bound": (lambda net: {"bound": 0.5}, "or None"),
-    "memory": (lambda net: {"memory": 1.0}, "below 1"),
-    "draws": (lambda net: {"draws": 0}, "at least 1"),
-    "batch size": (lambda net: {"batch_size": 0}, "at least 1"),
-    "ids": (lambda net: {"x": torch.ones(2, 3).long(), "removal": TokenMask(1)}, "height, width"),
-    "nothing free": (
-        lambda net: {
-            "model": nn.Sequential(nn.Embedding(3, 4), nn.Flatten(), nn.Linear(8, 2)).eval(),
-            "x": torch.tensor([[1, 2], [0, 0]]),
-            "removal": TokenMask(1),
-            "masker": Tokens(keep=(0,)),
-        },
-        "nothing may be removed from samples \\[1\\]",
-    ),
-}
-
-
-@pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
-def test_bad_input_says_what_to_write(net, change, message):
-    given = {"model": net, "x": IMAGES, "removal": Q, "masker": Grid(2)} | change(net)
-    with pytest.raises(InputError, match=message):
-        qfa(given.pop("model"), given.pop("x"), **given)
-
-
-class Odd:
-    """A removal that gives something else than asked for."""
-
-    def __init__(self, change):
-        self.change = change
-
-    def sample(self, x, generator):
-        return self.change(x)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"), [(lambda x: x[..., :4], "return the same"), (lambda x: x / 0, "NaN or infinite")]
-)
-def test_odd_removals_are_refused(net, change, message):
-    with pytest.raises(InputError, match=message):
-        qfa(net, IMAGES, removal=Odd(change), masker=Grid(2))

@@ -78,6 +78,13 @@ class TestConstantColour:
         assert found.mean == pytest.approx(pixels.mean(1).tolist())
         assert found.std == pytest.approx(pixels.std(1, correction=0).tolist())
 
+    def test_of_more_images_than_are_read_at_once(self):
+        many = torch.rand(700, 2, 3, 5, generator=source(4)) * torch.tensor([1.0, 0.1]).view(2, 1, 1)
+        found = ConstantColour.of(many)
+        std, mean = torch.std_mean(many.double(), dim=(0, 2, 3), correction=0)
+        assert found.mean == pytest.approx(mean.tolist(), rel=1e-12)
+        assert found.std == pytest.approx(std.tolist(), rel=1e-12)
+
 
 class TestMarginal:
     def test_a_pixel_keeps_its_channels_and_its_place(self):
@@ -121,6 +128,8 @@ BAD = {
     "uint8": (lambda: Blur(1.0).check((IMAGES * 255).to(torch.uint8)), "x.float\\(\\) / 255"),
     "no images": (lambda: Blur(1.0).check(TABLE), "height, width"),
     "channels": (lambda: ConstantColour((0.5,), (0.1,)).check(IMAGES), "3 channels"),
+    "nan images": (lambda: ConstantColour.of(IMAGES / 0 * 0), "values are NaN"),
+    "no image": (lambda: ConstantColour.of(IMAGES[:0]), "one sample at least"),
     "std below 0": (lambda: ConstantColour((0.5,), (-0.1,)), "at least 0"),
     "lengths": (lambda: ConstantColour((0.5, 0.5), (0.1,)), "2 means and 1 stds"),
     "range": (lambda: ConstantColour((0.5,), (0.1,), low=1, high=0), "least and the greatest"),

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from efface.attribution.mask_search import QfaResult, qfa
     from efface.attribution.maskers import FeatureGroups, Grid, Masker, Segments, masked
     from efface.attribution.metrics import Robustness, agreement, iou, mass, q_robustness, rank_auc
-    from efface.attribution.removal import Blur, ConstantColour, Marginal, Removal, TabularGaussian, TokenMask
+    from efface.attribution.predictions import OutputsWarning
+    from efface.attribution.removal import Marginal, Removal, TabularGaussian, TokenMask
+    from efface.attribution.removal_images import Blur, ConstantColour
     from efface.attribution.retraining import Explained, remove_and_retrain
     from efface.attribution.rounds import AgreementWarning
     from efface.attribution.selection import ranks, top_k
@@ -62,13 +64,16 @@ _NAMES = {
         "q_robustness",
         "rank_auc",
     ),
+    "efface.attribution.predictions": ("OutputsWarning",),
     "efface.attribution.removal": (
-        "Blur",
-        "ConstantColour",
         "Marginal",
         "Removal",
         "TabularGaussian",
         "TokenMask",
+    ),
+    "efface.attribution.removal_images": (
+        "Blur",
+        "ConstantColour",
     ),
     "efface.attribution.retraining": (
         "Explained",
@@ -106,6 +111,7 @@ __all__ = [
     "Grid",
     "Marginal",
     "Masker",
+    "OutputsWarning",
     "QfaResult",
     "Removal",
     "Robustness",

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from efface._progress import progress
 from efface._validate import check_positive_int
 from efface.attribution import explainers as by
 from efface.attribution.fullgrad import simple_fullgrad
-from efface.attribution.predictions import Outputs, check_inputs, check_labels, check_model, predict
+from efface.attribution.predictions import Outputs, as_read_by, check_classes, check_inputs, check_model, predict
 
 Reduce = Literal["sum", "absolute", "size"]
 Explain = Callable[..., Tensor]
@@ -92,6 +92,8 @@ def attribute(
         maps = attribute("integrated-gradients", model, images, steps=64)
     """
     chosen = _method(method, options)
+    if reduce not in (None, *get_args(Reduce)):
+        raise InputError(f"reduce={reduce!r}: write 'sum', 'absolute' or 'size'")
     check_inputs(x, images=True)
     check_model(model)
     check_positive_int(batch_size, "batch_size")
@@ -99,9 +101,10 @@ def attribute(
     parts = []
     with _left_alone(model, seed), progress(method, len(x), unit="images") as bar:
         for images, classes in zip(x.detach().split(batch_size), wanted.split(batch_size), strict=True):
-            parts.append(chosen.explain(model, images, classes, **options).detach())
+            found = chosen.explain(model, as_read_by(model, images), classes, **options).detach()
+            parts.append(_reduced(found, reduce or chosen.reduce).to(x.device))
             bar.update(len(images))
-    maps = _reduced(torch.cat(parts), reduce or chosen.reduce)
+    maps = torch.cat(parts)
     if not bool(torch.isfinite(maps).all()):
         raise InputError(f"{method} gave maps that are not finite: the model's gradients are NaN or infinite")
     return maps
@@ -123,27 +126,22 @@ def _targets(target: Tensor | int | None, said: Tensor) -> Tensor:
         return said.argmax(1)
     if isinstance(target, int):
         target = torch.full((len(said),), target)
-    check_labels(target, len(said), "target")
-    if int(target.min()) < 0 or int(target.max()) >= said.shape[1]:
-        raise InputError(f"target lies outside 0 to {said.shape[1] - 1}, the classes of the model")
+    check_classes(target, len(said), said.shape[1], "target")
     return target.long().to(said.device)
 
 
 def _reduced(maps: Tensor, reduce: Reduce) -> Tensor:
     if reduce == "sum":
         return maps.sum(1)
-    if reduce == "absolute":
-        return maps.abs().sum(1)
-    if reduce == "size":
-        return maps.sum(1).abs()
-    raise InputError(f"reduce={reduce!r}: write 'sum', 'absolute' or 'size'")
+    return maps.abs().sum(1) if reduce == "absolute" else maps.sum(1).abs()
 
 
 @contextmanager
 def _left_alone(model: nn.Module, seed: int) -> Iterator[None]:
     """Chance by seed, then put back; gradients of parameters and their flags put back; captum's notices silenced."""
     kept = [(p, p.grad, p.requires_grad) for p in model.parameters()]
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.enable_grad():
+    devices = sorted({p.device.index for p, *_ in kept if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), torch.enable_grad():
         warnings.filterwarnings("ignore", message="Setting forward, backward hooks and attributes on non-linear")
         warnings.filterwarnings("ignore", message="Input Tensor .* did not already require gradients")
         warnings.filterwarnings("ignore", message="Required gradients has not been set")

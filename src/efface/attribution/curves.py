@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from efface._errors import InputError
 from efface._validate import check_positive_int
 from efface.attribution.masking import checked_draw
-from efface.attribution.predictions import Outputs, check_inputs, check_labels, check_maps, predict
+from efface.attribution.predictions import Outputs, check_classes, check_inputs, check_maps, predict
 from efface.attribution.selection import cells_of, keep_cells, ranks
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def keep_curve(
         InputError: If shapes differ, values are not finite, a fraction is no share, or the model is in training mode.
 
     Does not guarantee: that the masked images look like any the model was trained on. A model may fail on them for
-    that alone, so compare with the controls `random` and `oracle` of `efface.attribution.controls`.
+    that alone, so compare with the controls `random` and `oracle` of `efface.attribution.controls`. That special
+    tokens stay: of token ids, every place counts and may be replaced, padding too; cut it off before.
 
     Source: pixel perturbation as in arXiv:2307.15007, section 5, with exactly k cells.
     """
@@ -168,12 +169,7 @@ def reference(
     said = predict(model, x, outputs=outputs, batch_size=batch_size)
     if labels is None:
         return said.argmax(1).cpu()
-    check_labels(labels, len(x))
-    if int(labels.min()) < 0 or int(labels.max()) >= said.shape[1]:
-        raise InputError(
-            f"labels lie between {int(labels.min())} and {int(labels.max())}: expected 0 to {said.shape[1] - 1}, "
-            f"the {said.shape[1]} classes of the model"
-        )
+    check_classes(labels, len(x), said.shape[1])
     return labels.long().cpu()
 
 

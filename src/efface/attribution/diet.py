@@ -56,7 +56,8 @@ class DiET:
         rate: Learning rate of Adam, one optimiser for all rounds. Ten times the default cost a prototype three points.
         weight: Of the distance to f_b in the tuning (lambda_2).
         batch_norm: `"frozen"`: statistics of f_b are kept; `"train"`: of each batch, x and x_s apart, as in the code.
-        stop: Loss of an epoch that is low enough.
+        stop: Loss of an epoch that is low enough, as in the code: distances summed over classes, mean over samples, so
+            from 0 to 2 + 2 weight. Masks that hold the output already are below it after one epoch; 0 tunes on.
         band: Ratio to the loss two epochs before that counts as no progress.
         least_agreement: Share of training samples on which f_s and f_b must agree about the likeliest class.
         guard: If they agree less after an epoch: `"stop"` takes the epoch back and ends the fit, with an
@@ -156,7 +157,8 @@ class DiET:
         Args:
             model: f_b, in eval mode. Parameters that do not require a gradient are not tuned.
             x: Samples: images `(n, c, h, w)`, rows `(n, d)` or token ids `(n, tokens)`; they may stay on the CPU.
-            checkpoint: Folder for the state; a fit that was interrupted goes on from there, with the same result.
+            checkpoint: Folder for the state; a fit that was interrupted goes on from there, with the same result. That
+                it is the same fit is checked but for what a removal or masker of your own holds outside its fields.
             checkpoint_seconds: Least time between two writings.
 
         Returns:

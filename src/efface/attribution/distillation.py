@@ -14,12 +14,21 @@ from torch import Generator, Tensor, nn
 from efface._errors import InputError
 from efface._validate import check_positive_int
 from efface.attribution.maskers import Masker
-from efface.attribution.masking import as_probabilities, checked_draw, clean_outputs, distance, masked_outputs
+from efface.attribution.masking import (
+    as_probabilities,
+    checked_draw,
+    clean_outputs,
+    distance,
+    is_random,
+    masked_outputs,
+)
 from efface.attribution.predictions import Outputs
 from efface.attribution.removal import Removal
 
 BatchNorm = Literal["frozen", "train"]
 """Whether batch normalisation keeps its statistics, or takes those of each batch and learns on."""
+
+_SMALLER = "write a smaller rate, e.g. rate=1e-5, and tune float16 models in float32 (Adam divides by their rounding)"
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,11 @@ class Distillation:
         if self.batch_norm not in get_args(BatchNorm):
             raise InputError(f'batch_norm={self.batch_norm!r}: write "frozen" or "train"')
 
+    @property
+    def draws_needed(self) -> int:
+        """One where all draws are the same."""
+        return self.draws if is_random(self.removal) else 1
+
     def batches(self, n: int) -> int:
         """Number of steps an epoch; batches are as equal as can be, so that none is left with a single sample."""
         count = -(-n // self.batch_size)
@@ -99,13 +113,15 @@ class Distillation:
                 data, model = self._distances(student, x[rows].to(device), masks[rows], target[rows], source)
                 loss = data.mean() + self.weight * model.mean()
                 if not math.isfinite(loss.item()):
-                    raise InputError("the loss of the tuning is not finite: write a smaller rate, e.g. rate=1e-5")
+                    raise InputError(f"the loss of the tuning is not finite: {_SMALLER}")
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
                 sums["data"] += float(data.detach().sum())
                 sums["model"] += float(model.detach().sum())
             optimizer.zero_grad(set_to_none=True)
+        if not all(bool(p.isfinite().all()) for p in student.parameters()):
+            raise InputError(f"the last step of the tuning made weights that are not finite: {_SMALLER}")
         data, model = sums["data"] / len(x), sums["model"] / len(x)
         return {"loss": data + self.weight * model, "data": data, "model": model}
 
@@ -115,11 +131,10 @@ class Distillation:
         whole = as_probabilities(student(x), self.outputs)
         masker = self.masker.on(x)
         data = whole.new_zeros(len(x))
-        draws = self.draws if getattr(self.removal, "random", True) else 1
-        for _ in range(draws):
+        for _ in range(self.draws_needed):
             q = checked_draw(self.removal.sample(x, source), x)
             part = as_probabilities(masked_outputs(student, masker, x, mask, q), self.outputs)
-            data = data + distance(whole, part) / draws
+            data = data + distance(whole, part) / self.draws_needed
         return data, distance(target.to(x.device), whole)
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.attribution.predictions import check_labels, check_model
 
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _CONVOLUTION = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -49,11 +50,16 @@ def full_gradient(model: nn.Module, x: Tensor, target: Tensor) -> FullGradient:
         x: Inputs `(n, ...)`.
         target: Class whose output is explained, `(n,)`.
 
+    Raises:
+        InputError: If the model is in training mode, or the target is not one class an input.
+
     Does not guarantee: a gap of zero unless all else in the model is positively homogeneous (ReLU, leaky ReLU, pooling,
     sums); a softmax at the end, GELU or layer normalisation break it. Read `gap`.
 
     Source: "Full-Gradient Representation for Neural Network Visualization", arXiv:1905.00780, equation 4.
     """
+    check_model(model)
+    check_labels(target, len(x), "target")
     layers = [m for m in model.modules() if isinstance(m, (*_CONVOLUTION, *_BATCH_NORM, nn.Linear))]
     output, slopes, inputs, calls = _slopes(model, layers, x, target)
     terms = [(slope * _bias(layer, slope)).flatten(1).sum(1) for (layer, _), slope in zip(calls, slopes, strict=True)]

@@ -21,6 +21,7 @@ from efface.attribution.masking import (
     draw,
     generators,
     held_still,
+    is_random,
     masked_outputs,
     prepare,
 )
@@ -153,7 +154,7 @@ class MaskSearch:
     @property
     def draws_needed(self) -> int:
         """One where all draws are the same."""
-        return self.draws if getattr(self.removal, "random", True) else 1
+        return self.draws if is_random(self.removal) else 1
 
     def check_reach(self, fall: float) -> None:
         """Refuse settings under which no cell could fall this far."""
@@ -218,7 +219,7 @@ class MaskSearch:
         cells = cells.view(-1, *[1] * (free.ndim - 1))
         mask = torch.ones(free.shape, device=x.device) if start is None else start.to(x.device, torch.float32)
         mean = torch.zeros_like(mask)
-        fixed = None if getattr(self.removal, "random", True) else draw(self.removal, x, sources)
+        fixed = None if is_random(self.removal) else draw(self.removal, x, sources)
         for t in range(self.steps):
             gradient = torch.zeros_like(mask)
             for _ in range(self.draws_needed):

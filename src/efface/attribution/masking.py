@@ -104,6 +104,11 @@ def generator(seed: int, *stream: int) -> Generator:
     return Generator().manual_seed(int(state[0]))
 
 
+def is_random(removal: Removal) -> bool:
+    """Whether draws differ; where they do not, one is enough."""
+    return bool(getattr(removal, "random", True))
+
+
 def draw(removal: Removal, x: Tensor, sources: Sequence[Generator]) -> Tensor:
     """One draw of q for each sample from its own source, so that other samples of the batch do not matter.
 

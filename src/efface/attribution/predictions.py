@@ -138,6 +138,16 @@ def check_labels(labels: Tensor, n: int, name: str = "labels") -> None:
         raise InputError(f"{name} are {given}: expected a tensor of class indices ({n},), int64")
 
 
+def check_classes(labels: Tensor, n: int, classes: int, name: str = "labels") -> None:
+    """Refuse labels that are not one class of the model an input."""
+    check_labels(labels, n, name)
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise InputError(
+            f"{name} lie between {int(labels.min())} and {int(labels.max())}: expected 0 to {classes - 1}, "
+            f"the {classes} classes of the model"
+        )
+
+
 def check_masks(masks: Tensor, n: int, *, proper: bool = False) -> None:
     """Refuse ground truth that is not boolean, or empty, or (if `proper`) everywhere."""
     if not isinstance(masks, Tensor) or masks.dtype != torch.bool:

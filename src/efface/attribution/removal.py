@@ -1,6 +1,7 @@
 """What stands where something is removed: the distribution Q of the explanation, as one object.
 
-The same object serves the masks, the tuning, the explanation and the audit, so that they speak of one Q.
+The same object serves the masks, the tuning, the explanation and the audit, so that they speak of one Q. Those that
+only images have are in `removal_images`, and can be imported from here too.
 """
 
 from __future__ import annotations

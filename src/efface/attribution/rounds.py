@@ -57,6 +57,7 @@ class Fit:
             **self.diet.settings(),
             "tensors of removal and masker": checksum(values.items()),
             "model": checksum(self.model.state_dict().items()),
+            "parameters that are tuned": [name for name, p in self.model.named_parameters() if p.requires_grad],
             "samples": checksum([("x", self.x)]),
         }
 
@@ -156,7 +157,7 @@ class Fit:
         """What was done and what it did, as plain data."""
         diet, said = self.diet, self._probabilities(self.student)
         rounds = [{**r, "kept": r["kept"] / r["cells"]} for r in self.at.rounds]
-        draws = diet.search(0).draws_needed
+        draws = self.distillation.draws_needed
         epochs = sum(len(r["epochs"]) for r in rounds)
         return {
             "n": len(self.x),

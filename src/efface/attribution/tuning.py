@@ -21,8 +21,18 @@ from efface._validate import check_positive_int
 from efface.attribution.curves import fill
 from efface.attribution.distillation import BatchNorm, Distillation, learning, probabilities_of
 from efface.attribution.maskers import Masker
-from efface.attribution.masking import device_of, generator, prepare
-from efface.attribution.predictions import Outputs, check_inputs, check_labels, check_model, to_probabilities
+from efface.attribution.masking import generator, prepare
+from efface.attribution.predictions import (
+    Outputs,
+    as_read_by,
+    check_classes,
+    check_inputs,
+    check_model,
+    device_of,
+    exact,
+    predict,
+    to_probabilities,
+)
 from efface.attribution.removal import Removal
 from efface.attribution.selection import cells_of, keep_cells, top_k
 
@@ -100,8 +110,7 @@ def random_mask_distillation(
         masks = (torch.rand(len(rows), *fixed.shape[1:], generator=source) < keep) | fixed[rows]
         return phase.epoch(student, optimiser, x[rows], masks, target[rows], source, device)["loss"]
 
-    cost = 1 + (draws if getattr(removal, "random", True) else 1)
-    return _tune(model, len(x), epoch, cost, passes, rate, seed)
+    return _tune(model, len(x), epoch, 1 + phase.draws_needed, passes, rate, seed)
 
 
 def input_dropout(
@@ -127,13 +136,14 @@ def input_dropout(
     Raises:
         InputError: As `random_mask_distillation`, or if the labels are not one class an input.
     """
-    _check(model, x, labels)
+    _check(model, x, labels, outputs)
     _check_share(drop, "drop")
 
     def loss(student: nn.Module, rows: Tensor, source: Generator) -> Tensor:
+        chosen = as_read_by(student, x[rows])
         keep = torch.rand(len(rows), *_sides(x), generator=source) >= drop
-        shown = keep_cells(x[rows], keep.to(x.device), fill(removal, x[rows], source))
-        return _cross_entropy(_logarithms(student, shown, outputs), labels[rows])
+        shown = keep_cells(chosen, keep, fill(removal, chosen, source))
+        return _cross_entropy(_logarithms(student, shown, outputs), labels[rows].to(shown.device))
 
     return _tune(model, len(x), _epoch_of(loss, batch_size, batch_norm), 1, passes, rate, seed)
 
@@ -165,11 +175,12 @@ def saliency_guided(
     Raises:
         InputError: As `random_mask_distillation`, or if the labels are not one class an input.
     """
-    _check(model, x, labels)
+    _check(model, x, labels, outputs)
     _check_share(fraction, "fraction")
 
     def loss(student: nn.Module, rows: Tensor, source: Generator) -> Tensor:
-        chosen, wanted = x[rows], labels[rows]
+        chosen = as_read_by(student, x[rows])
+        wanted = labels[rows].to(chosen.device)
         slope = _gradient(student, chosen, wanted)
         slope = slope.mean(1) if x.ndim == 4 else slope
         low = top_k(-(slope if signed else slope.abs()), cells_of(fraction, slope[0].numel()))
@@ -232,27 +243,28 @@ def _epoch_of(loss: Loss, batch_size: int, batch_norm: BatchNorm) -> Epoch:
     return epoch
 
 
-def _check(model: nn.Module, x: Tensor, labels: Tensor) -> None:
-    check_model(model)
+def _check(model: nn.Module, x: Tensor, labels: Tensor, outputs: Outputs) -> None:
     check_inputs(x)
-    check_labels(labels, len(x))
+    check_classes(labels, len(x), predict(model, x[:1], outputs=outputs).shape[1])
 
 
 def _gradient(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
     """Of the label's output with respect to the input, in eval mode; modes are put back."""
     modes = {module: module.training for module in model.modules()}
     x = x.detach().requires_grad_()
-    score = model.eval()(x).gather(1, labels[:, None]).sum()
-    slope = torch.autograd.grad(score, x)[0]
-    for module, mode in modes.items():
-        module.training = mode
+    try:
+        score = model.eval()(x).gather(1, labels[:, None]).sum()
+        slope = torch.autograd.grad(score, x)[0]
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
     return _finite(slope, "gradients")
 
 
 def _logarithms(model: nn.Module, x: Tensor, outputs: Outputs) -> Tensor:
     values = _finite(model(x), "outputs")
     said = to_probabilities(values, len(values), outputs)
-    return values.log_softmax(1) if outputs == "logits" else said.clamp_min(_FLOOR).log()
+    return exact(values).log_softmax(1) if outputs == "logits" else said.clamp_min(_FLOOR).log()
 
 
 def _finite(values: Tensor, what: str) -> Tensor:
