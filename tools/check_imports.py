@@ -39,7 +39,10 @@ class Room:
 
 _VECTORS = (*GROUND, "linalg", "moments")
 _TOOLS = frozenset({"sklearn", "transformers", "diffusers", "pyarrow", "tqdm", "jinja2", "matplotlib", "PIL"})
-_BELOW_CLI = (*_VECTORS, "erasers", "estimators", "scrubbing", "diffusion", "streams", "audit", "report", "worlds")
+_BELOW_CLI = (
+    *(*_VECTORS, "erasers", "estimators", "scrubbing", "diffusion", "attribution", "streams", "audit", "explanation"),
+    *("report", "worlds"),
+)
 # The longest entry that matches a module decides: `audit.vectors` overrides `audit`.
 TABLE: dict[str, Room] = {
     **{name: Room() for name in GROUND},
@@ -55,11 +58,12 @@ TABLE: dict[str, Room] = {
     "audit": Room(_VECTORS),
     # threadpoolctl comes with scikit-learn.
     "audit.vectors": Room(_VECTORS, lazy=frozenset({"sklearn", "threadpoolctl"})),
-    "report": Room((*GROUND, "audit.finding"), lazy=frozenset({"jinja2", "matplotlib"})),
+    "report": Room((*GROUND, "audit.finding", "audit.picture"), lazy=frozenset({"jinja2", "matplotlib"})),
     "worlds": Room(lazy=frozenset({"sklearn", "tokenizers", "transformers"})),
     "worlds.shapes": Room(lazy=frozenset({"diffusers", "tokenizers", "torchmetrics", "transformers"})),
     "attribution": Room(),
     "attribution.explainers": Room(lazy=frozenset({"captum"})),
+    "explanation": Room((*GROUND, "attribution", "audit")),
     "diffusion": Room((*_VECTORS, "erasers"), lazy=frozenset({"diffusers", "transformers"})),
     "api": Room(_BELOW_CLI),
     "cli": Room((*_BELOW_CLI, "api"), lazy=_TOOLS),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from efface.erasers.oracle import OracleEraser, OracleFitter
     from efface.erasers.orthogonal import OrthogonalFitter
     from efface.erasers.quadratic import QuadraticEditor, QuadraticEraser, QuadraticFitter
+    from efface.explanation.explaining import Explanation, explain
     from efface.linalg.shrinkage import optimal_linear_shrinkage
     from efface.moments.classwise import ClassMoments
     from efface.moments.grouping import GroupedTensor, groupby
@@ -79,6 +80,7 @@ _NAMES = {
     "efface.erasers.oracle": ("OracleEraser", "OracleFitter"),
     "efface.erasers.orthogonal": ("OrthogonalFitter",),
     "efface.erasers.quadratic": ("QuadraticEditor", "QuadraticEraser", "QuadraticFitter"),
+    "efface.explanation.explaining": ("Explanation", "explain"),
     "efface.linalg.shrinkage": ("optimal_linear_shrinkage",),
     "efface.moments.classwise": ("ClassMoments",),
     "efface.moments.grouping": ("GroupedTensor", "groupby"),
@@ -104,6 +106,7 @@ __all__ = [
     "Erasure",
     "ErasureMethod",
     "ErasureSpec",
+    "Explanation",
     "Fitter",
     "FormatError",
     "GroupedTensor",
@@ -137,6 +140,7 @@ __all__ = [
     "collect",
     "compose",
     "erase",
+    "explain",
     "find_sites",
     "foldable",
     "get_method",

@@ -1,4 +1,4 @@
-"""The command line: `efface demo | fit | apply | audit | generate`.
+"""The command line: `efface demo | fit | apply | audit | generate | explain`.
 
 A command is a module with `add_parser(subparsers)` and `run(args)`; what it needs is imported when it runs,
 so that `efface --help` is quick and imports no torch.
@@ -17,7 +17,7 @@ from typing import Any
 
 from efface._errors import EffaceError
 
-COMMANDS = ("demo", "fit", "apply", "audit", "generate")
+COMMANDS = ("demo", "fit", "apply", "audit", "generate", "explain")
 FAILED, INTERRUPTED = 2, 130
 
 Say = Callable[[str], None]
@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
-        prog="efface", description="Erase a concept from embeddings or pipelines, and show whether it is gone."
+        prog="efface",
+        description="Erase a concept from embeddings or pipelines, show whether it is gone, and explain classifiers.",
     )
     parser.add_argument("--version", action="version", version=f"efface {importlib.metadata.version('efface')}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

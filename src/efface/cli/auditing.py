@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 import efface.erasers  # noqa: F401  registers the methods
 from efface._errors import InputError
-from efface._lazy import require
 from efface._registry import get_method
 from efface._validate import check_finite
 from efface.audit.finding import Audit
 from efface.audit.vectors import Task, audit_vectors
 from efface.cli.applying import Saved, find_features, load_saved
 from efface.cli.inputs import Inputs, Labels, choose_features, find_labels
+from efface.cli.outputs import check_output
 from efface.cli.sample import Sample
 from efface.report import save, to_text
 from efface.streams import Source, column_names, open_source, progress
@@ -51,7 +50,7 @@ def audit_files(args: argparse.Namespace) -> None:
     Args:
         args: What `efface audit` was given.
     """
-    _check_output(args.output)
+    check_output(args.output)
     saved = load_saved(args.eraser) if args.eraser else None
     inputs = _find_inputs(args, saved)
     rows = _read(inputs, args)
@@ -65,16 +64,6 @@ def audit_files(args: argparse.Namespace) -> None:
     print(to_text(audit))
     for path in save(audit, args.output) if args.output else ():
         print(f"report written to {path}")
-
-
-def _check_output(output: str | None) -> None:
-    """Refuse before the work is done what could not be written after it."""
-    suffix = ".json" if output is None else Path(output).suffix.lower()
-    if suffix not in ("", ".html", ".json", ".md"):
-        raise InputError(f"-o {output}: expected a suffix of .html .json .md, or a folder for .html and .json")
-    if suffix in ("", ".html"):
-        for module in ("jinja2", "matplotlib"):
-            require(module, extra="report")
 
 
 def _find_inputs(args: argparse.Namespace, saved: Saved | None) -> Inputs:

@@ -53,8 +53,9 @@ def _text(page: dict[str, Any]) -> Iterator[str]:
     for line in page["conclusions"]:
         yield textwrap.fill(line["text"], _TERMINAL, initial_indent="* ", subsequent_indent="  ")
     for part in page["parts"]:
-        yield ""
-        yield from _text(part)
+        if any(part[key] for key in ("rows", "conclusions", "parts")):
+            yield ""
+            yield from _text(part)
 
 
 def _cells(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:

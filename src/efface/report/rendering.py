@@ -48,7 +48,7 @@ def render(audit: Audit) -> dict[str, Any]:
 def alt_text(figure: Figure) -> str:
     """The figure in words, for those who do not see it."""
     if figure.kind == "overlays":
-        return f"{figure.title}. {' '.join(f'{p.title}: {", ".join(p.text) or DASH}.' for p in figure.pictures)}"
+        return " ".join([f"{figure.title}.", *(f"{p.title}: {', '.join(p.text) or DASH}." for p in figure.pictures)])
     if figure.kind == "histogram":
         names = " and ".join(s.label for s in figure.series)
         return f"{figure.title}. Histograms of {names}. {figure.caption}"

@@ -1,0 +1,56 @@
+"""What follows from how maps did next to controls, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from efface.audit.explanations.measured import Subject
+from efface.audit.finding import Finding, format_value
+
+CAVEATS = (
+    "A map says what this model needs in order to keep its answer when the rest is replaced, and in the way in which "
+    "it was replaced. Another replacement gives another map.",
+    "There is no ground truth here: nothing says that what the model needs is what the class is about.",
+    "A masked picture is like none that the model was trained on, and may fail it for that alone. The controls are "
+    "masked in the same way; read every number next to theirs.",
+)
+_FEW, _NOTHING = 30, 0.01
+
+
+def conclude(
+    subjects: Sequence[Subject], findings: Sequence[Finding], bests: Mapping[str, str], *, n: int, at: float
+) -> tuple[str, ...]:
+    """A sentence or two of each map, and one if there are few images."""
+    lines = [line for subject in subjects for line in _of_subject(subject, findings, bests[subject.name], n, at)]
+    if n < _FEW:
+        lines.append(f"{n} image{'s are' if n > 1 else ' is'} few: the intervals are wide, and rankings may turn.")
+    return tuple(lines)
+
+
+def _of_subject(subject: Subject, findings: Sequence[Finding], best: str, n: int, at: float) -> Iterator[str]:
+    on = f" on {subject.name}" if subject.name else ""
+    there = {(f.family, f.name, f.condition): f for f in findings}
+    control = there[f"control{on}", best, f"{100 * at:g}% kept"]
+    for name in subject.methods:
+        kept = there[f"map{on}", name, f"{100 * at:g}% kept"]
+        gone = there[f"map{on}", name, f"{100 * at:g}% removed"]
+        over = there.get((f"map{on}", name, "over the best control"))
+        said = (
+            f"{name}{on}: the {100 * at:g}% of pixels that it ranks highest keep the model's answer in "
+            f"{_number(kept)} of {n} images; the best control, {best}, in {format_value(control.value, 'share')}. "
+            f"Without them the answer stays in {format_value(gone.value, 'share')}."
+        )
+        beaten = over is not None and over.side is not None and over.side <= 0
+        yield f"NOT clearly better than a control. {said}" if beaten else said
+        size = there.get((f"map{on}", name, "mask keeps"))
+        if size is not None and size.value < _NOTHING:
+            yield (
+                f"NOT much to explain: the masks of {name}{on} keep {format_value(size.value, 'share')} of the images. "
+                "Of what stands where something is removed the model says nearly what it says of the images; another "
+                "removal may tell them apart."
+            )
+
+
+def _number(finding: Finding) -> str:
+    low, high = (format_value(v or 0.0, "share") for v in (finding.low, finding.high))
+    return f"{format_value(finding.value, 'share')} ({low} to {high})"

@@ -1,0 +1,201 @@
+"""What `efface explain` does: load a classifier and images, explain, measure, write."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from efface._errors import InputError
+from efface.attribution.fitted import FittedDiET
+from efface.attribution.maskers import Grid, Masker
+from efface.attribution.removal import Blur, ConstantColour, Marginal, Removal
+from efface.cli.classifiers import WORLDS, Classifier, load_classifier
+from efface.cli.image_files import ImageFile, find_images, read_images
+from efface.cli.map_files import check_maps_folder, write_maps
+from efface.cli.outputs import check_output
+from efface.cli.tuning import student_of
+from efface.explanation.explaining import explain
+from efface.explanation.mapping import METHODS
+from efface.report import save, to_text
+
+_BLUR = 8
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is explained: pixels `(n, channels, h, w)`, names, folders (or none), and labels of a world."""
+
+    pixels: Tensor
+    names: list[str]
+    folders: list[str] | None = None
+    labels: Tensor | None = None
+
+
+def explain_images(args: argparse.Namespace) -> None:
+    """Explain images, print what follows, write the report and the maps.
+
+    Args:
+        args: What `efface explain` was given.
+
+    Raises:
+        InputError: If the model, an image or an option cannot be used.
+    """
+    check_output(args.output)
+    check_maps_folder(args.maps)
+    methods = _methods(args)
+    files = None if args.images is None else find_images(args.images, args.limit, args.seed, _say)
+    classifier = load_classifier(args, _say)
+    images = _images(args, classifier, files)
+    train = _train(args, classifier, images.pixels)
+    labels = _labels(images, classifier) if args.labels else None
+    model = classifier.model.to("cuda") if torch.cuda.is_available() else classifier.model
+    _check_reads(classifier, images.pixels)
+    fitted = _saved_student(args, classifier)
+    removal, masker = _removal(args, train, images.pixels), _masker(args, images.pixels)
+    if "diet" in methods and fitted is None:
+        fitted = student_of(args, model, train, removal, masker, _say)
+    found = explain(
+        model,
+        images.pixels,
+        methods=methods,
+        removal=removal if fitted is None else None,
+        masker=masker if fitted is None else None,
+        fitted=fitted,
+        classes=classifier.classes,
+        labels=labels,
+        names=images.names,
+        outputs=args.outputs,
+        steps=args.steps,
+        show=args.show,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        title=f"What does {Path(args.model).name or args.model} need to see?",
+    )
+    print(to_text(found.audit))
+    for path in save(found.audit, args.output) if args.output else ():
+        print(f"report written to {path}")
+    if args.maps is not None:
+        write_maps(args.maps, found, images.pixels, images.names, classifier.classes)
+        print(f"maps written to {args.maps}")
+
+
+def _say(text: str) -> None:
+    print(f"efface explain: {text}", file=sys.stderr, flush=True)
+
+
+def _methods(args: argparse.Namespace) -> list[str]:
+    methods = list(dict.fromkeys(args.method or ["qfa"]))
+    strange = [name for name in methods if name not in METHODS]
+    if strange:
+        raise InputError(f"--method {strange[0]}: there is no such method, write one of {', '.join(METHODS)}")
+    own = args.model in WORLDS and not Path(args.model).is_dir()
+    ready = args.student is not None and args.student.exists()
+    if "diet" in methods and args.train is None and not ready and not own:
+        raise InputError(
+            "--method diet tunes a copy of the model: write --train FOLDER, images like those that the model was "
+            "trained on (no labels needed), or --student FOLDER, a copy that was tuned before"
+        )
+    if args.student is not None and "diet" not in methods:
+        raise InputError("--student goes with --method diet")
+    return methods
+
+
+def _images(args: argparse.Namespace, classifier: Classifier, files: Sequence[ImageFile] | None) -> Images:
+    if files is None:
+        if classifier.own is None:
+            raise InputError(f"{args.model} has no images of its own: write a file or a folder of images after it")
+        own, n = classifier.own, min(args.limit, len(classifier.own.test))
+        return Images(own.test[:n], [f"image {i}" for i in range(n)], None, own.labels[:n])
+    pixels = _read(files, classifier)
+    return Images(pixels, [file.name for file in files], [file.folder for file in files])
+
+
+def _read(files: Sequence[ImageFile], classifier: Classifier) -> Tensor:
+    return read_images(files, channels=classifier.channels, size=classifier.size, prepare=classifier.prepare, say=_say)
+
+
+def _train(args: argparse.Namespace, classifier: Classifier, pixels: Tensor) -> Tensor | None:
+    if args.train is None:
+        return None if classifier.own is None else classifier.own.train[: args.train_limit]
+    found = _read(find_images(args.train, args.train_limit, args.seed, _say), classifier)
+    if found.shape[1:] != pixels.shape[1:]:
+        raise InputError(
+            f"images of --train are {tuple(found.shape[2:])} and those to explain {tuple(pixels.shape[2:])} pixels: "
+            "write the size that the model wants, e.g. --size 224"
+        )
+    return found
+
+
+def _labels(images: Images, classifier: Classifier) -> Tensor:
+    """True classes by the folder of each image."""
+    if images.folders is None:
+        assert images.labels is not None
+        return images.labels
+    known: dict[str, int] = {}
+    for k, names in enumerate(classifier.classes or ()):
+        for name in (names, *names.split(",")):
+            known.setdefault(name.strip().lower(), k)
+    numbers = classifier.classes is None
+    found = [int(f) if numbers and f.isdecimal() else known.get(f.strip().lower(), -1) for f in images.folders]
+    strange = sorted({folder for folder, k in zip(images.folders, found, strict=True) if k < 0})
+    if strange:
+        listed = ", ".join(repr(name) for name in (classifier.classes or ())[:8])
+        wanted = "numbers of classes, since this model has no names" if numbers else f"one of {listed}"
+        raise InputError(f"--labels: folder {strange[0]!r} is no class of the model; expected {wanted}")
+    return torch.tensor(found)
+
+
+@torch.no_grad()
+def _check_reads(classifier: Classifier, pixels: Tensor) -> None:
+    """Refuse images that the model cannot read, before anything long starts."""
+    one = pixels[:1].to(next((p.device for p in classifier.model.parameters()), pixels.device))
+    try:
+        classifier.model(one)
+    except (RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the model cannot read images of shape {tuple(one.shape)}: {said}; if it wants another size, write e.g. "
+            "--size 224"
+        ) from error
+
+
+def _saved_student(args: argparse.Namespace, classifier: Classifier) -> FittedDiET | None:
+    if args.student is None or not args.student.exists():
+        return None
+    if args.removal is not None or args.cells is not None or args.upsampling is not None:
+        raise InputError(
+            f"{args.student} was tuned with its own removal and cells, which serve all methods: leave --removal, "
+            "--cells and --upsampling out"
+        )
+    return FittedDiET.from_pretrained(args.student, classifier.model)
+
+
+def _removal(args: argparse.Namespace, train: Tensor | None, pixels: Tensor) -> Removal:
+    reference = pixels if train is None else train
+    if args.removal == "blur":
+        return Blur(max(1.0, min(pixels.shape[2:]) / _BLUR))
+    if args.removal == "marginal":
+        if len(reference) < 2:
+            raise InputError(
+                "--removal marginal draws pixels of other images: write --train FOLDER, or explain several"
+            )
+        return Marginal(reference, low=0.0, high=1.0)
+    return ConstantColour.of(reference)
+
+
+def _masker(args: argparse.Namespace, pixels: Tensor) -> Masker | None:
+    height, width = pixels.shape[2:]
+    most = min(height, width)
+    for name in ("cells", "upsampling"):
+        value = getattr(args, name)
+        if value is not None and value > most:
+            raise InputError(f"--{name} {value} on images of {height} x {width} pixels: write {most} or less")
+    if args.cells is not None:
+        return Grid(cells=(args.cells, args.cells))
+    return None if args.upsampling is None else Grid(args.upsampling)

@@ -1,0 +1,92 @@
+"""Pictures with maps of importance over them, as PNG: what counts is lit, what does not is a dark grey picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efface._errors import InputError
+from efface._lazy import require
+from efface.audit.finding import Figure
+from efface.audit.picture import Picture
+
+COLOURS = "viridis"
+"""Lighter is more important, to every eye and in print."""
+
+_DARK, _COVER = 0.42, 0.85
+_LUMA = np.array([0.299, 0.587, 0.114])
+_SIDE = 256
+_LEGEND = (14, 160)
+
+
+def panels(figure: Figure) -> list[dict[str, Any]]:
+    """What a page shows of a figure of kind `"overlays"`: `title`, `text` and `image`, a `data:` address or None.
+
+    Raises:
+        InputError: If the figure is of another kind.
+        MissingExtraError: If matplotlib is not installed.
+    """
+    if figure.kind != "overlays":
+        raise InputError(f"{figure.title!r} is a figure of kind {figure.kind!r}: only overlays have pictures")
+    return [{"title": p.title, "text": list(p.text), "image": _address(p)} for p in figure.pictures]
+
+
+def to_png(picture: Picture) -> bytes:
+    """One picture as PNG; small ones are enlarged by a whole factor, pixel by pixel.
+
+    Raises:
+        InputError: If the picture has no pixels, as one that was read from JSON.
+        MissingExtraError: If matplotlib is not installed.
+    """
+    if picture.pixels is None:
+        raise InputError(f"{picture.title!r} has no pixels: they are not kept in JSON, so draw it where it was made")
+    return _encode(_enlarged(picture.pixels if picture.heat is None else overlay(picture.pixels, picture.heat)))
+
+
+def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Importance over a picture.
+
+    The picture loses its colour and most of its light; over it lies the colour of `COLOURS` for each value, the more
+    opaque the higher the value. So 0 shows the dark picture alone, 1 nearly the colour alone.
+
+    Args:
+        pixels: `(h, w, 3)` of uint8.
+        heat: `(h, w)` in [0, 1].
+    """
+    colours = require("matplotlib", extra="report").colormaps[COLOURS]
+    ground = _DARK * (pixels / 255.0) @ _LUMA
+    cover = _COVER * np.asarray(heat, dtype=np.float64)[..., None]
+    mixed = (1 - cover) * ground[..., None] + cover * colours(heat)[..., :3]
+    return (255 * mixed).round().clip(0, 255).astype(np.uint8)
+
+
+def legend() -> str:
+    """The scale from 0 to 1 over a middle grey, as a `data:` address."""
+    height, width = _LEGEND
+    grey = np.full((height, width, 3), 128, np.uint8)
+    return _to_address(_encode(overlay(grey, np.linspace(0, 1, width)[None].repeat(height, 0))))
+
+
+def _address(picture: Picture) -> str | None:
+    return None if picture.pixels is None else _to_address(to_png(picture))
+
+
+def _enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    factor = max(1, -(-_SIDE // max(pixels.shape[:2])))
+    return pixels.repeat(factor, 0).repeat(factor, 1)
+
+
+def _encode(pixels: NDArray[np.uint8]) -> bytes:
+    image = require("matplotlib.image", extra="report")
+    with io.BytesIO() as out:
+        # Without the name and version of the software: the same picture gives the same bytes.
+        image.imsave(out, np.ascontiguousarray(pixels), format="png", metadata={"Software": None})
+        return out.getvalue()
+
+
+def _to_address(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

@@ -1,0 +1,114 @@
+"""Overlays: pictures with maps over them, in pages and out of JSON."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from efface import InputError
+from efface.audit import Audit, Figure
+from efface.audit.picture import Picture
+from efface.report import to_html, to_json, to_markdown
+from efface.report.figures import to_svg
+from efface.report.overlays import legend, overlay, panels, to_png
+
+
+def grey(value: int = 200, height: int = 4, width: int = 6) -> Any:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def ramp(height: int = 4, width: int = 6) -> Any:
+    return np.linspace(0, 1, width)[None].repeat(height, 0)
+
+
+def some_audit(**more: Any) -> Audit:
+    pictures = (Picture("picture", ("says cat, 90%",), grey()), Picture("qfa", ("keeps 12% of it",), grey(), ramp()))
+    return Audit("Cats", figures=(Figure("a/cat <1>.png", kind="overlays", pictures=pictures, **more),))
+
+
+def read(png: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_nothing_important_is_the_dark_grey_picture_and_all_important_is_the_colour() -> None:
+    colourful = grey()
+    colourful[..., 0] = 40
+    none = overlay(colourful, np.zeros((4, 6)))
+    assert (none.max(-1) == none.min(-1)).all() and none.max() < 0.5 * colourful.max()
+    whole = overlay(colourful, np.ones((4, 6))).reshape(-1, 3).astype(int)
+    # The last colour of viridis is (253, 231, 37).
+    assert (np.abs(whole - np.array([253, 231, 37])).max(-1) < 45).all()
+
+
+def test_more_important_is_lighter_over_every_ground() -> None:
+    for value in (0, 128, 255):
+        light = overlay(grey(value, 1, 32), np.linspace(0.25, 1, 32)[None]) @ np.array([0.299, 0.587, 0.114])
+        assert (np.diff(light[0]) > -1).all() and light[0, -1] > light[0, 0] + 40
+
+
+def test_small_pictures_are_enlarged_pixel_by_pixel() -> None:
+    pixels = grey()
+    pixels[1, 2] = (10, 20, 30)
+    drawn = read(to_png(Picture("a", (), pixels)))
+    factor = drawn.shape[0] // 4
+    assert drawn.shape == (4 * factor, 6 * factor, 3) and max(drawn.shape) >= 256
+    assert (drawn[::factor, ::factor] == pixels).all() and (drawn[factor - 1 :: factor, ::factor] == pixels).all()
+
+
+def test_the_same_picture_gives_the_same_bytes() -> None:
+    assert to_png(Picture("a", (), grey(), ramp())) == to_png(Picture("b", (), grey(), ramp()))
+    assert to_png(Picture("a", (), grey(), ramp())) != to_png(Picture("a", (), grey(), 1 - ramp()))
+
+
+def test_a_page_has_each_picture_with_its_words_and_one_legend() -> None:
+    page = to_html(some_audit())
+    images = [part.partition('"')[0] for part in page.split('<img src="')[1:]]
+    assert len(images) == 3 and images[0] == legend() and images[1] != images[2]
+    assert all(base64.b64decode(address.partition(",")[2]).startswith(b"\x89PNG") for address in images)
+    for words in ("says cat, 90%", "keeps 12% of it", "a/cat &lt;1&gt;.png"):
+        assert words in page
+    assert "legend" not in to_html(Audit("no pictures")).partition("<body>")[2]
+
+
+def test_json_has_the_words_and_no_pixels() -> None:
+    text = to_json(some_audit())
+    assert len(text) < 2000 and Audit.from_dict(json.loads(text)) == some_audit()
+    again = Audit.from_dict(json.loads(text))
+    page = to_html(again)
+    assert "keeps 12% of it" in page and page.count("<img") == 1
+    with pytest.raises(InputError, match="no pixels"):
+        to_png(again.figures[0].pictures[1])
+
+
+def test_markdown_says_what_is_seen() -> None:
+    assert "picture: says cat, 90%. qfa: keeps 12% of it." in to_markdown(some_audit())
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"pixels": grey().astype(float)}, "expected uint8"),
+        ({"pixels": grey()[..., 0]}, "expected uint8"),
+        ({"pixels": grey(), "heat": ramp(3)}, "expected that of the pixels"),
+        ({"heat": ramp()}, "expected that of the pixels"),
+        ({"pixels": grey(), "heat": 2 * ramp()}, "outside"),
+        ({"pixels": grey(), "heat": ramp() * np.nan}, "outside"),
+    ],
+)
+def test_what_is_no_picture(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        Picture("qfa", (), **given)
+
+
+def test_pictures_are_no_drawing_and_drawings_no_pictures() -> None:
+    with pytest.raises(InputError, match="row of pictures"):
+        to_svg(some_audit().figures[0])
+    with pytest.raises(InputError, match="only overlays"):
+        panels(Figure("a"))
