@@ -180,12 +180,16 @@ def test_a_factory_with_weights_finds_its_corner() -> None:
 def test_diet_is_tuned_kept_and_read_again(capsys: pytest.CaptureFixture[str]) -> None:
     save_file({"scale": torch.tensor(12.0)}, "corner.safetensors")
     given = ["own_nets:make", photos(6, ((12, 12),)), "--weights", "corner.safetensors", "--method", "diet"]
-    assert explain(*given, "--train", "photos", "--student", "student", "--upsampling", 2, "-o", "a.json") == 0
+    tuning = ["--train", "photos", "--student", "student", "--upsampling", 2, "--rate", 2e-4, "--least-agreement", 0.5]
+    assert explain(*given, *tuning, "-o", "a.json") == 0
+    settings = json.loads(Path("student/config.json").read_text())["report"]["settings"]
+    assert (settings["rate"], settings["least_agreement"]) == (2e-4, 0.5)
     assert Path("student/model.safetensors").is_file() and not Path("student.unfinished").exists()
     assert explain(*given, "--student", "student", "-o", "b.json") == 0
     assert Path("a.json").read_text() == Path("b.json").read_text()
     assert "tuning a copy" not in capsys.readouterr().err.partition("the tuned copy is in student")[2]
     assert "leave --removal" in fails(capsys, *given, "--student", "student", "--removal", "blur")
+    assert "is tuned already" in fails(capsys, *given, "--student", "student", "--rate", 1e-3)
 
 
 def test_a_world_needs_no_files(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,6 +227,11 @@ def test_pixels_are_those_of_the_file() -> None:
     files = find_images(Path("a.png"), 1, 0, print)
     read = read_images(files, channels=3, size=None, prepare=None, say=print)
     assert (read[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8).tolist() == pixels.tolist()
+    held = Image.Exif()
+    held[0x0112] = 6  # the camera was turned: rows of the file are columns of the picture, from the right
+    Image.fromarray(pixels).save("held.png", exif=held)
+    turned = read_images(find_images(Path("held.png"), 1, 0, print), channels=3, size=None, prepare=None, say=print)
+    assert torch.equal(turned[0], read[0].rot90(-1, (1, 2)))
     heard: list[str] = []
     assert read_images(files, channels=1, size=(8, 6), prepare=None, say=heard.append).shape == (1, 1, 8, 6)
     assert "8 x 6" in heard[0]
@@ -262,6 +271,7 @@ def test_pixels_are_those_of_the_file() -> None:
         (["own_nets:make", "photos", "--method", "grad"], "write one of qfa, diet, gradient"),
         (["own_nets:make", "photos", "--method", "diet"], "write --train FOLDER"),
         (["own_nets:make", "photos", "--student", "s"], "--student goes with --method diet"),
+        (["own_nets:make", "photos", "--rate", "0.1"], "--rate goes with --method diet"),
         (["own_nets:make", "photos", "--size", "12", "--cells", "13"], "--cells 13 on images of 12 x 12 pixels"),
         (["own_nets:make", "photos", "--size", "12", "--upsampling", "13"], "write 12 or less"),
         (["own_nets:make", "photos", "--size", "12", "--labels"], "'dog' is no class of the model"),

@@ -73,6 +73,13 @@ def _add_masks(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--train-limit", type=at_least_one, default=800, metavar="N", help="so many of them at most (default: 800)"
     )
+    group.add_argument("--rate", type=float, metavar="R", help="diet's learning rate (default: 0.0001)")
+    group.add_argument(
+        "--least-agreement",
+        type=float,
+        metavar="S",
+        help="share of the images tuned on of which diet's copy must say the same as the model (default: 0.97)",
+    )
     group.add_argument(
         "--student", type=Path, metavar="DIR", help="diet's tuned copy: read from here, or tuned and written here"
     )

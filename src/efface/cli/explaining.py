@@ -101,8 +101,9 @@ def _methods(args: argparse.Namespace) -> list[str]:
             "--method diet tunes a copy of the model: write --train FOLDER, images like those that the model was "
             "trained on (no labels needed), or --student FOLDER, a copy that was tuned before"
         )
-    if args.student is not None and "diet" not in methods:
-        raise InputError("--student goes with --method diet")
+    for name in ("student", "rate", "least_agreement"):
+        if getattr(args, name) is not None and "diet" not in methods:
+            raise InputError(f"--{name.replace('_', '-')} goes with --method diet")
     return methods
 
 
@@ -172,6 +173,10 @@ def _saved_student(args: argparse.Namespace, classifier: Classifier) -> FittedDi
         raise InputError(
             f"{args.student} was tuned with its own removal and cells, which serve all methods: leave --removal, "
             "--cells and --upsampling out"
+        )
+    if args.rate is not None or args.least_agreement is not None:
+        raise InputError(
+            f"{args.student} is tuned already: leave --rate and --least-agreement out, or name a new folder"
         )
     return FittedDiET.from_pretrained(args.student, classifier.model)
 

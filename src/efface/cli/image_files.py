@@ -106,10 +106,10 @@ def _differ(sizes: dict[tuple[int, int], str], pixels: Tensor, first: Tensor) ->
 
 
 def _open(path: Path, mode: str) -> Any:
-    pil = require("PIL.Image", extra="report")
+    pil, turned = require("PIL.Image", extra="report"), require("PIL.ImageOps", extra="report").exif_transpose
     try:
         with pil.open(path) as image:
-            return image.convert(mode)
+            return turned(image).convert(mode)  # cameras write how the picture was held, not how it stands
     except (OSError, ValueError, SyntaxError, pil.DecompressionBombError) as error:
         raise InputError(
             f"{path} cannot be read as an image ({error}): mend it or move it away; nothing was written"

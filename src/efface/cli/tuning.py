@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -35,7 +36,9 @@ def student_of(
     )
     say(f"tuning a copy of the model on {len(train)} images")
     unfinished = None if args.student is None else Path(f"{args.student}.unfinished")
-    fitted = setting.diet().fit(model, train, checkpoint=unfinished)
+    asked = {"rate": args.rate, "least_agreement": args.least_agreement}
+    diet = replace(setting.diet(), **{name: value for name, value in asked.items() if value is not None})
+    fitted = diet.fit(model, train, checkpoint=unfinished)
     if args.student is not None:
         fitted.save_pretrained(args.student)
         say(f"the tuned copy is in {args.student}")
