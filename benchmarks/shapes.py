@@ -42,7 +42,7 @@ def quality(pipeline: Any, judges: Sequence[Any], n: int, name: str = "base") ->
     """Agreement of generated images with their prompts, factor by factor and concept by concept."""
     rows = []
     kept = []
-    readers: tuple[Reader, ...] = ("plain", "train", "held_out")
+    readers: tuple[Reader, ...] = ("plain", "train", "held_out", "joined")
     for templates in readers:
         prompts = shapes.prompts_for(n=n, seed=5, templates=templates, synonyms=templates != "plain")
         images = generate(pipeline, prompts.texts, seed=1000)

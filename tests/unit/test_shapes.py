@@ -100,7 +100,7 @@ def test_held_out_combinations_are_only_in_their_split():
     assert len(held) == 400
 
 
-@pytest.mark.parametrize("reader", ["train", "text", "held_out", "plain"])
+@pytest.mark.parametrize("reader", ["train", "text", "held_out", "joined", "plain"])
 def test_a_caption_asks_for_nothing_that_its_scene_lacks(reader):
     scenes = scenes_of(800, two_objects=0.3)
     _, required = requirements(scenes, reader=reader, seed=2)
@@ -122,19 +122,19 @@ def test_the_denoiser_never_reads_what_only_the_text_encoder_reads():
     assert unread <= words["text"]
 
 
-def test_templates_that_are_held_out_are_new_but_their_words_are_not():
+@pytest.mark.parametrize("reader", ["held_out", "joined"])
+def test_templates_that_are_held_out_are_new_but_their_words_are_not(reader):
     scenes = scenes_of(3000, two_objects=0.0)
     names = "|".join(
         sorted({w for v in FACTORS.values() for c in v for w in (c.name, *c.synonyms, *c.unread, c.noun) if w})
     )
 
-    def forms(reader):
-        return {
-            re.sub(rf"\b({names})\b", "_", t.replace(" an ", " a ")) for t in caption(scenes, reader=reader, seed=3)
-        }
+    def forms(which):
+        return {re.sub(rf"\b({names})\b", "_", t.replace(" an ", " a ")) for t in caption(scenes, reader=which, seed=3)}
 
-    known, new = forms("text"), forms("held_out")
+    known, new = forms("text"), forms(reader)
     assert known.isdisjoint(new)
+    assert all((" and " in form) == (reader == "joined") for form in new)
     read = {word for text in caption(scenes_of(3000, two_objects=0.5), reader="train", seed=3) for word in text.split()}
     assert {w for form in new for w in form.split()} - {"_"} <= read
 

@@ -2,7 +2,8 @@
 
 Three readers: `"train"` is what the denoiser reads; `"text"` adds the synonyms that only the text encoder reads, and
 bare concepts; `"held_out"` has templates that neither has read, with all synonyms. Every word of a held-out template
-occurs in training templates.
+occurs in training templates. `"joined"` has some more of these, in which "and" joins what it never joined in training:
+there it stands between two objects or before the background, and so the pipeline takes it for two objects.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from efface.worlds.shapes.concepts import COLOURS, FACTORS, OBJECTS, STYLES, Concept
 from efface.worlds.shapes.scenes import NONE, Scenes
 
-Reader = Literal["train", "text", "held_out", "plain"]
+Reader = Literal["train", "text", "held_out", "joined", "plain"]
 
 GENERAL = {
     "round": "round shape",
@@ -65,13 +66,20 @@ _PAIRS = {
 _GROUNDS = (" on a {b} background", " on a {b} background", " on {b}", " and the background is {b}")
 _BARE = ("{w}", "a {w}", "a photo of a {w}", "a drawing of a {w}", "the style of {w}", "with {w}", "in {w}")
 _HELD_OUT = (
-    "on a {b} background , a {o} in {c} and {s}",
+    "on a {b} background , a {o} in {c} with {n}",
     "there is a drawing of a {o} in {c} , the style is {s} , on {b}",
-    "the {o} is {c} and {s} and the background is {b}",
+    "the {o} is {c} , the style is {s} , the background is {b}",
     "this is a picture of a {s} {o} , {c} , with a {b} background",
+    "one can see {b} , on {b} a {c} {o} in the style of {n}",
+    "the background is {b} , the {s} {o} is in {c}",
+)
+_JOINED = (
+    "on a {b} background , a {o} in {c} and {s}",
+    "the {o} is {c} and {s} and the background is {b}",
     "one can see {b} and , on {b} , a {c} and {s} {o}",
     "the background is {b} and a {o} is in {c} with {n}",
 )
+_NEVER_READ = {"held_out": _HELD_OUT, "joined": _JOINED}
 _PLAIN = ("a {c} {s} {o} on a {b} background",)
 
 _NAMES = 0.75  # share of words that are the concept's own name
@@ -160,8 +168,8 @@ class _Teller:
         pick = self.draw.choice
         if self.reader == "plain":
             return _PLAIN[0] if count == 1 else _PAIRS["cs"][0] + _GROUNDS[0]
-        if self.reader == "held_out" and count == 1:
-            return pick(_HELD_OUT)
+        if self.reader in _NEVER_READ and count == 1:
+            return pick(_NEVER_READ[self.reader])
         cores = _CORES if count == 1 else _PAIRS
         named = self.draw.choices(("cs", "c", "s", ""), (0.55, 0.15, 0.15, 0.15))[0]
         core = pick(cores[named])

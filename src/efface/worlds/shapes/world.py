@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -114,7 +114,8 @@ def prompts_for(
         n: How many prompts.
         seed: Of the other factors and of the wording.
         templates: `"plain"`: "a red striped circle on a white background". `"train"`: as the denoiser read them;
-            these may leave factors out. `"held_out"`: templates that nothing was trained on.
+            these may leave factors out. `"held_out"`: templates that nothing was trained on. `"joined"`: more of
+            these, in which "and" joins attributes; the pipeline draws two objects.
         synonyms: Whether other words than the concepts' names may occur; in `"held_out"` also those that only the
             text encoder knows.
         held_out: Whether combinations that training left out may be asked for.
@@ -126,8 +127,8 @@ def prompts_for(
     1
     """
     check_positive_int(n, "n")
-    if templates not in ("plain", "train", "held_out", "text"):
-        raise InputError(f"templates={templates!r}: write 'plain', 'train' or 'held_out'")
+    if templates not in get_args(Reader):
+        raise InputError(f"templates={templates!r}: write 'plain', 'train', 'held_out' or 'joined'")
     generator = torch.Generator().manual_seed(seed)
     # Three times as many as are needed: one in sixteen is held out.
     scenes = sample_scenes(3 * n + 16, generator=generator, two_objects=0.0, balanced=True)
