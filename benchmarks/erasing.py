@@ -8,7 +8,8 @@ synonym stands for it in templates that nothing was trained on; ACC_ir: share of
 at their prompts, averaged evenly; H: harmonic mean of 1 - ACC_e, 1 - ACC_g and ACC_ir. H_a, of styles: text-image score
 of the other styles' images with their prompts less that of the erased style's (the contrastive pair in CLIP's place).
 Gates are calibrated on captions of the training split (100 with the concept, 12 for each of the others), never on what
-is measured. "+feedback" is the method with its visual feedback, where judge 1 looks.
+is measured. "+feedback" is the method with its visual feedback, where judge 1 looks; "semantic-surgery@last" has the
+score of that name.
 """
 
 from __future__ import annotations
@@ -72,9 +73,10 @@ def captions_of(name: str, n: int, seed: int) -> list[str]:
 def fit(view: PipelineView, name: str, method: str) -> Erasure:
     """An erasure of one concept as a careful user would fit it: others named, the gate calibrated."""
     spec = ErasureSpec(name, preserve=others_of(name))
+    method, _, score = method.partition("@")
     if method == SemanticSurgery.method:
         absent = [t for i, o in enumerate(spec.preserve) for t in captions_of(o, _ABSENT, _CALIBRATION_SEED + 50 * i)]
-        start = SemanticSurgery.fit(view, spec, threshold=0.0)
+        start = SemanticSurgery.fit(view, spec, threshold=0.0, score=score or "per-token")  # type: ignore[arg-type]
         return start.calibrate(view, captions_of(name, _PRESENT, _CALIBRATION_SEED + 7), absent)
     return erase(view, spec, method=method)
 
@@ -130,6 +132,7 @@ class Studio:
 
 
 FEEDBACK = "+feedback"
+VARIANTS = ("semantic-surgery+feedback", "semantic-surgery@last")
 GATED = ("semantic-surgery", "cgce")
 """Methods that do all they do to the prompt's embedding: where that is left alone, so is the image, bit for bit."""
 
@@ -279,13 +282,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", default=["erase", "overhead"])
     known = sorted(diffusion_methods())
-    parser.add_argument("--methods", nargs="*", default=["none", "semantic-surgery+feedback", *known])
+    parser.add_argument("--methods", nargs="*", default=["none", *VARIANTS, *known])
     parser.add_argument("--concepts", nargs="*", default=[*OBJECTS, *STYLES])
     for option, value in (("templates", 5), ("seeds", 20), ("steps", 30)):
         parser.add_argument(f"--{option}", type=int, default=value)
     parser.add_argument("--out", type=Path, default=Path("erasing"))
     args = parser.parse_args()
-    methods = [m for m in args.methods if m in known]
+    methods = [m for m in args.methods if m.partition("@")[0] in known]
     view = PipelineView.of(shapes.load_shapes_pipeline())
     studio = Studio(view, args.steps, GUIDANCE)
     if "erase" in args.sections:

@@ -22,7 +22,7 @@ from efface.audit.finding import Audit, Finding
 from efface.report import save
 from efface.worlds import shapes
 
-METHODS = ("semantic-surgery", "cgce")
+METHODS = ("semantic-surgery", "semantic-surgery@last", "cgce")
 _HELD_OUT_SEED = 940
 
 

@@ -16,7 +16,7 @@ from efface.diffusion.erasing import load_erasure
 from efface.diffusion.text.biopsy import presence_score
 from efface.diffusion.text.relaxed_gate import relaxed
 from efface.diffusion.text.semantic_surgery import SemanticSurgery
-from efface.worlds.shapes import load_judge, load_shapes_pipeline, siblings
+from efface.worlds.shapes import load_judge, load_shapes_pipeline, prompts_for, siblings
 from tests.pipelines import small, tiny
 
 PROMPTS = ["a red circle", "the small blue star"]
@@ -133,6 +133,20 @@ def test_a_calibrated_gate_erases_the_star_and_leaves_the_rest_bit_for_bit() -> 
     assert audit.find("seen by the judge", "star", "before").value > 0.8
     assert audit.find("seen by the judge", "star", "after").value < 0.3
     assert audit.find("images of other prompts", "pixels moved", "change").value == 0
+
+
+def test_the_last_row_reads_a_concept_wherever_it_stands_in_the_prompt() -> None:
+    absent = prompts_for("circle", 20, seed=3, templates="train").texts
+    present = [t for t in prompts_for("star", 60, seed=4, templates="train").texts if "star" in t.split()]
+    found = {}
+    for score in ("per-token", "last"):
+        gate = SemanticSurgery.fit(shapes(), "star", threshold=0.0, score=score).calibrate(shapes(), present, absent)
+        view = efface.PipelineView.of(shapes())
+        early, late = ("a star in red with stripes on a white background", "on a white background , one can see a star")
+        found[score] = gate.reading(view.encode([early, late]))[:, 0] * gate.sharpness[0] + gate.thresholds[0]
+    (early, late), (soon, at_the_end) = (found[score].tolist() for score in ("per-token", "last"))
+    assert late < 0.7 * early
+    assert at_the_end > 0.9 * soon
 
 
 def test_visual_feedback_erases_what_the_gate_missed() -> None:

@@ -24,7 +24,9 @@ def test_scores_are_cosines() -> None:
         assert float(presence_score(x, d)[i]) == pytest.approx(sum(rows) / 4, abs=1e-6)
         flat = float((x[i] * d).sum() / x[i].norm() / d.norm())
         assert float(presence_score(x, d, "flat")[i]) == pytest.approx(flat, abs=1e-6)
-    with pytest.raises(InputError, match="'per-token', 'flat'"):
+        last = float(x[i, -1] @ d[-1] / x[i, -1].norm() / d[-1].norm())
+        assert float(presence_score(x, d, "last")[i]) == pytest.approx(last, abs=1e-6)
+    with pytest.raises(InputError, match="'per-token', 'flat', 'last'"):
         presence_score(x, d, "max")  # type: ignore[arg-type]
 
 

@@ -13,8 +13,15 @@ from torch import Tensor
 
 from efface._errors import InputError
 
-Score = Literal["per-token", "flat"]
-"""`"per-token"`: cosine row by row, averaged over rows (released code); `"flat"`: of all rows as one vector (paper)."""
+Score = Literal["per-token", "flat", "last"]
+"""Which cosine of a prompt with a concept's direction.
+
+`"per-token"`: row by row, averaged over rows (released code); `"flat"`: of all rows as one vector (paper). Both fall
+the later the concept stands in the prompt, since in a causal text encoder the rows before it know nothing of it.
+`"last"` (ours): of the last row alone, which has read the whole prompt, wherever the concept stands in it. It needs
+prompts that are padded to one length by an encoder that does not mask the padding (CLIP, T5 of SD3 and FLUX); where
+the last row says nothing, calibration refuses.
+"""
 
 _FEWEST = 5
 _LEAST_AUROC = 0.75
@@ -28,7 +35,7 @@ def presence_score(sequence: Tensor, direction: Tensor, score: Score = "per-toke
         direction: E(concept) - E(""), `(rows, width)`; rows of zeros (the first of CLIP) count 0.
         score: Which cosine.
 
-    Source: Semantic Surgery (OpenReview 3FTVceZQrh), section 3 (flat); its released code (per token).
+    Source: Semantic Surgery (OpenReview 3FTVceZQrh), section 3 (flat); its released code (per token); ours (last).
 
     >>> x = torch.eye(2)[None]
     >>> presence_score(x, torch.eye(2)).item(), presence_score(x, torch.eye(2).flip(0)).item()
@@ -39,6 +46,8 @@ def presence_score(sequence: Tensor, direction: Tensor, score: Score = "per-toke
     x, d = sequence.float(), direction.float()
     if score == "flat":
         return F.cosine_similarity(x.flatten(1), d.flatten()[None], dim=1)
+    if score == "last":
+        return F.cosine_similarity(x[:, -1], d[None, -1], dim=1)
     return F.cosine_similarity(x, d[None], dim=-1).mean(dim=1)
 
 
