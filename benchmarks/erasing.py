@@ -5,11 +5,12 @@ python -m benchmarks.erasing [erase overhead grids] [--methods semantic-surgery 
 
 Each concept is erased alone. ACC_e: share of images of its prompts in which judge 2 sees it; ACC_g: the same where a
 synonym stands for it in templates that nothing was trained on; ACC_ir: share of the other concepts of its factor seen
-at their prompts, averaged evenly; H: harmonic mean of 1 - ACC_e, 1 - ACC_g and ACC_ir. H_a, of styles: text-image score
-of the other styles' images with their prompts less that of the erased style's (the contrastive pair in CLIP's place).
-Gates are calibrated on captions of the training split (100 with the concept, 12 for each of the others), never on what
-is measured. "+feedback" is the method with its visual feedback, where judge 1 looks; "semantic-surgery@last" has the
-score of that name.
+at their prompts, averaged evenly; H: harmonic mean of 1 - ACC_e, 1 - ACC_g and ACC_ir. Rest kept: how often images of
+the concept's own prompts still show the other factors that these name, of which H knows nothing. H_a, of styles:
+text-image score of the other styles' images with their prompts less that of the erased style's (the contrastive pair
+in CLIP's place). Gates are calibrated on captions of the training split (100 with the concept, 12 for each of the
+others), never on what is measured. "+feedback" is the method with its visual feedback, where judge 1 looks;
+"semantic-surgery@last" has the score of that name.
 """
 
 from __future__ import annotations
@@ -145,7 +146,8 @@ def run(studio: Studio, name: str, method: str, n: int, seeds: int) -> dict[str,
     asked: dict[str, Any] = {"prompts": prompts_of(name, n), "paraphrases": paraphrases_of(name, n)}
     if method == "none":
         audit = audit_presence(**common, **asked, others=others, erased=studio.plain, seeds=seeds)
-        return summary(audit, name, others, 0.0) | style(studio.plain, asked["prompts"], others, name, seeds)
+        rest = {"rest": rest_kept(studio.plain, name, n, seeds)}
+        return summary(audit, name, others, 0.0) | style(studio.plain, asked["prompts"], others, name, seeds) | rest
     erasure = fit(studio.view, name, method.removesuffix(FEEDBACK))
     erased = studio.erased(erasure, feedback=method.endswith(FEEDBACK))
     audit = audit_presence(**common, **asked, others=others, erased=erased, seeds=seeds)
@@ -153,7 +155,19 @@ def run(studio: Studio, name: str, method: str, n: int, seeds: int) -> dict[str,
     with erasure.applied(studio.view.pipe):
         after = studio.view.encode([p for ps in others.values() for p in ps])
     fired = sum(not Studio._same(before[i], after[i]) for i in range(len(before))) / len(before)
-    return summary(audit, name, others, fired) | style(erased, asked["prompts"], others, name, seeds)
+    rest = {"rest": rest_kept(erased, name, n, seeds)}
+    return summary(audit, name, others, fired) | style(erased, asked["prompts"], others, name, seeds) | rest
+
+
+def rest_kept(sample: Any, name: str, n: int, seeds: int) -> float:
+    """Share of images of the concept's own prompts that still show the prompt's other factors, mean over these."""
+    asked = shapes.prompts_for(name, n, seed=_PROMPT_SEED)
+    jobs = [(i, seed) for i in range(n) for seed in range(seeds)]
+    rows, numbers = zip(*jobs, strict=True)
+    agrees = (
+        shapes.load_judge(2).judge(sample([asked.texts[i] for i in rows], numbers)).agrees(asked.scenes[list(rows)])
+    )
+    return sum(float(hits.float().mean()) for f, hits in agrees.items() if f != concept(name).factor) / 3
 
 
 def style(sample: Any, prompts: Sequence[str], others: Any, name: str, seeds: int) -> dict[str, Any]:
@@ -203,6 +217,7 @@ def report(method: str, found: dict[str, dict[str, Any]]) -> None:
             cell(f["ACC_g"]),
             f"{100 * f['ACC_ir']:.1f}",
             cell(f["H"]),
+            f"{100 * f['rest']:.0f}",
             "-" if f["siblings"] is None else f"{100 * f['siblings']:.1f}",
             f["worst"],
             f"{f['moved']:.4f}",
@@ -219,15 +234,16 @@ def report(method: str, found: dict[str, dict[str, Any]]) -> None:
             whole = float(harmonic(1 - mean[0], 1 - mean[1], mean[2]))
             of_h = sum(f["H"].value for f in these) / len(these)
             shown = [f"**{100 * v:.1f}**" for v in mean]
-            rows.append(
-                (f"**{factor}s**", *shown, f"**mean of H {100 * of_h:.2f}, H of means {100 * whole:.2f}**", *[""] * 4)
-            )
+            rest = f"**{100 * sum(f['rest'] for f in these) / len(these):.0f}**"
+            balanced = f"**mean of H {100 * of_h:.2f}, H of means {100 * whole:.2f}**"
+            rows.append((f"**{factor}s**", *shown, balanced, rest, *[""] * 4))
     header = (
         "concept",
         "ACC_e",
         "ACC_g",
         "ACC_ir",
         "H",
+        "rest kept",
         "siblings kept",
         "worst other",
         "pixels moved",

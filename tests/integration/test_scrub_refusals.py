@@ -106,7 +106,7 @@ def test_nan_in_the_padding_does_no_harm():
         ({"batch_size": 0}, "batch_size"),
         ({"ranks": 3}, "ranks"),
     ],
-    ids=lambda x: str(x)[:40],
+    ids=lambda x: str(x).partition(" at 0x")[0][:40],  # addresses differ between processes
 )
 def test_bad_input_is_refused_and_the_model_left_as_it_was(route, change, text):
     before = state(model("llama"))
