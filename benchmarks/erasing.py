@@ -1,6 +1,6 @@
 """Erasers of the shapes pipeline side by side: is the concept gone, in other words too, and what else went.
 
-python -m benchmarks.erasing [erase overhead grids] [--methods semantic-surgery ...] [--concepts star ...]
+python -m benchmarks.erasing [erase rest overhead grids] [--methods semantic-surgery ...] [--concepts star ...]
     [--templates 5 --seeds 20 --steps 30] [--out FOLDER]
 
 Each concept is erased alone. ACC_e: share of images of its prompts in which judge 2 sees it; ACC_g: the same where a
@@ -184,6 +184,23 @@ def style(sample: Any, prompts: Sequence[str], others: Any, name: str, seeds: in
     return found | {"H_a": found["CLIP_s"].value - found["CLIP_e"].value}
 
 
+def rest_table(studio: Studio, methods: Sequence[str], concepts: Sequence[str], n: int, seeds: int) -> None:
+    """The column "rest kept" of several methods, without the rest."""
+    rows = []
+    for name in concepts:
+        samples: dict[str, Any] = {}
+        for method in methods:
+            plain = method == "none"
+            on = None if plain else fit(studio.view, name, method.removesuffix(FEEDBACK))
+            samples[method] = studio.plain if on is None else studio.erased(on, method.endswith(FEEDBACK))
+        rows.append((name, *(f"{100 * rest_kept(s, name, n, seeds):.1f}" for s in samples.values())))
+    table(
+        "Images of the concept's prompts that keep a factor, mean over the others, per cent",
+        ("concept", *methods),
+        rows,
+    )
+
+
 def summary(audit: Any, name: str, others: Any, fired: float) -> dict[str, Any]:
     """The figures of an audit, by their names in the literature."""
     seen = {(f.name, f.condition): f for f in audit.findings if f.family == "seen by the judge"}
@@ -310,6 +327,8 @@ def main() -> None:
     if "erase" in args.sections:
         for method in args.methods:
             report(method, {c: run(studio, c, method, args.templates, args.seeds) for c in args.concepts})
+    if "rest" in args.sections:
+        rest_table(studio, args.methods, args.concepts, args.templates, args.seeds)
     if "overhead" in args.sections:
         overhead(view, methods, args.steps)
     if "grids" in args.sections:
