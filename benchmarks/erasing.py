@@ -165,7 +165,9 @@ def rest_kept(sample: Any, name: str, n: int, seeds: int) -> float:
     jobs = [(i, seed) for i in range(n) for seed in range(seeds)]
     rows, numbers = zip(*jobs, strict=True)
     agrees = (
-        shapes.load_judge(2).judge(sample([asked.texts[i] for i in rows], numbers)).agrees(asked.scenes[list(rows)])
+        shapes.load_judge(2)
+        .judge(sample([asked.texts[i] for i in rows], numbers))
+        .agrees(asked.scenes[torch.tensor(rows)])
     )
     return sum(float(hits.float().mean()) for f, hits in agrees.items() if f != concept(name).factor) / 3
 
