@@ -144,19 +144,24 @@ def run(studio: Studio, name: str, method: str, n: int, seeds: int) -> dict[str,
     others = {o: prompts_of(o, n) for o in others_of(name)}
     common: dict[str, Any] = {"sample": studio.plain, "judge": judge, "concept": name, "batch_size": 200}
     asked: dict[str, Any] = {"prompts": prompts_of(name, n), "paraphrases": paraphrases_of(name, n)}
-    if method == "none":
-        audit = audit_presence(**common, **asked, others=others, erased=studio.plain, seeds=seeds)
-        rest = {"rest": rest_kept(studio.plain, name, n, seeds)}
-        return summary(audit, name, others, 0.0) | style(studio.plain, asked["prompts"], others, name, seeds) | rest
-    erasure = fit(studio.view, name, method.removesuffix(FEEDBACK))
-    erased = studio.erased(erasure, feedback=method.endswith(FEEDBACK))
+    erasure, erased = sampler(studio, name, method)
     audit = audit_presence(**common, **asked, others=others, erased=erased, seeds=seeds)
-    before = studio.view.encode([p for ps in others.values() for p in ps])
-    with erasure.applied(studio.view.pipe):
-        after = studio.view.encode([p for ps in others.values() for p in ps])
-    fired = sum(not Studio._same(before[i], after[i]) for i in range(len(before))) / len(before)
+    fired = 0.0
+    if erasure is not None:
+        before = studio.view.encode([p for ps in others.values() for p in ps])
+        with erasure.applied(studio.view.pipe):
+            after = studio.view.encode([p for ps in others.values() for p in ps])
+        fired = sum(not Studio._same(before[i], after[i]) for i in range(len(before))) / len(before)
     rest = {"rest": rest_kept(erased, name, n, seeds)}
     return summary(audit, name, others, fired) | style(erased, asked["prompts"], others, name, seeds) | rest
+
+
+def sampler(studio: Studio, name: str, method: str) -> tuple[Erasure | None, Any]:
+    """An erasure of a concept, and the pipeline with it on; of the method "none" the pipeline as it is."""
+    if method == "none":
+        return None, studio.plain
+    erasure = fit(studio.view, name, method.removesuffix(FEEDBACK))
+    return erasure, studio.erased(erasure, feedback=method.endswith(FEEDBACK))
 
 
 def rest_kept(sample: Any, name: str, n: int, seeds: int) -> float:
@@ -190,12 +195,8 @@ def rest_table(studio: Studio, methods: Sequence[str], concepts: Sequence[str], 
     """The column "rest kept" of several methods, without the rest."""
     rows = []
     for name in concepts:
-        samples: dict[str, Any] = {}
-        for method in methods:
-            plain = method == "none"
-            on = None if plain else fit(studio.view, name, method.removesuffix(FEEDBACK))
-            samples[method] = studio.plain if on is None else studio.erased(on, method.endswith(FEEDBACK))
-        rows.append((name, *(f"{100 * rest_kept(s, name, n, seeds):.1f}" for s in samples.values())))
+        samples = [sampler(studio, name, method)[1] for method in methods]
+        rows.append((name, *(f"{100 * rest_kept(s, name, n, seeds):.1f}" for s in samples)))
     table(
         "Images of the concept's prompts that keep a factor, mean over the others, per cent",
         ("concept", *methods),
@@ -222,9 +223,10 @@ def summary(audit: Any, name: str, others: Any, fired: float) -> dict[str, Any]:
     }
 
 
-def cell(finding: Any) -> str:
-    """A share with its interval, in per cent."""
-    return f"{100 * finding.value:.1f} [{100 * finding.low:.1f}, {100 * finding.high:.1f}]"
+def cell(finding: Any, scale: float = 100.0, digits: int = 1) -> str:
+    """A finding with its interval, shares in per cent by default."""
+    value, low, high = (f"{scale * x:.{digits}f}" for x in (finding.value, finding.low, finding.high))
+    return f"{value} [{low}, {high}]"
 
 
 def report(method: str, found: dict[str, dict[str, Any]]) -> None:

@@ -15,10 +15,10 @@ import argparse
 from pathlib import Path
 
 from benchmarks._measure import table
-from benchmarks.erasing import OBJECTS, STYLES, fit, others_of, paraphrases_of, prompts_of
+from benchmarks.erasing import OBJECTS, STYLES, cell, fit, others_of, paraphrases_of, prompts_of
 from efface import PipelineView, audit_gate
 from efface.audit.diffusion.detection import ALARM, AUROC, DETECTION, FIRED
-from efface.audit.finding import Audit, Finding
+from efface.audit.finding import Audit
 from efface.report import save
 from efface.worlds import shapes
 
@@ -43,12 +43,6 @@ def audits(view: PipelineView, method: str, name: str, n: int) -> dict[str, Audi
     }
 
 
-def cell(finding: Finding, scale: float = 1.0, digits: int = 3) -> str:
-    """A figure with its interval."""
-    low, high = (f"{scale * (value or 0.0):.{digits}f}" for value in (finding.low, finding.high))
-    return f"{scale * finding.value:.{digits}f} [{low}, {high}]"
-
-
 def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,7 +56,7 @@ def main() -> None:
         rows: list[list[str]] = []
         for name in args.concepts:
             found = audits(view, method, name, args.prompts)
-            curves = [cell(audit.find(DETECTION, name, AUROC)) for audit in found.values()]
+            curves = [cell(audit.find(DETECTION, name, AUROC), 1, 3) for audit in found.values()]
             fired = [cell(audit.find(DETECTION, name, FIRED), 100, 0) for audit in found.values()]
             alarm = next(iter(found.values())).find(DETECTION, name, ALARM)
             rows.append([name, *curves, *fired, cell(alarm, 100, 1)])

@@ -67,8 +67,7 @@ class Distillation:
         for name in ("weight", "rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name}={getattr(self, name)!r}: write a number above 0")
-        if self.batch_norm not in get_args(BatchNorm):
-            raise InputError(f'batch_norm={self.batch_norm!r}: write "frozen" or "train"')
+        check_batch_norm(self.batch_norm)
 
     @property
     def draws_needed(self) -> int:
@@ -136,6 +135,12 @@ class Distillation:
             part = as_probabilities(masked_outputs(student, masker, x, mask, q), self.outputs)
             data = data + distance(whole, part) / self.draws_needed
         return data, distance(target.to(x.device), whole)
+
+
+def check_batch_norm(given: str) -> None:
+    """Refuse what is no way to treat batch normalisation."""
+    if given not in get_args(BatchNorm):
+        raise InputError(f'batch_norm={given!r}: write "frozen" or "train"')
 
 
 @contextmanager

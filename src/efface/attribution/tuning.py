@@ -19,7 +19,7 @@ from efface._errors import InputError
 from efface._progress import progress
 from efface._validate import check_positive_int
 from efface.attribution.curves import fill
-from efface.attribution.distillation import BatchNorm, Distillation, learning, probabilities_of
+from efface.attribution.distillation import BatchNorm, Distillation, check_batch_norm, learning, probabilities_of
 from efface.attribution.maskers import Masker
 from efface.attribution.masking import generator, prepare
 from efface.attribution.predictions import (
@@ -226,8 +226,7 @@ def _epochs(n: int, count: int) -> Iterator[int]:
 
 def _epoch_of(loss: Loss, batch_size: int, batch_norm: BatchNorm) -> Epoch:
     check_positive_int(batch_size, "batch_size")
-    if batch_norm not in ("frozen", "train"):
-        raise InputError(f"batch_norm={batch_norm!r}: write 'frozen' or 'train'")
+    check_batch_norm(batch_norm)
 
     def epoch(student: nn.Module, optimiser: torch.optim.Optimizer, rows: Tensor, source: Generator) -> float:
         total = 0.0

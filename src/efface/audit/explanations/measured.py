@@ -12,6 +12,24 @@ from efface._errors import InputError
 
 Floats = NDArray[np.float64]
 
+MAP, CONTROL = "map", "control"
+SIZE, OVER = "mask keeps", "over the best control"
+_PARTS = ("keep", "drop")
+
+
+def kept_at(fraction: float) -> str:
+    """Name of the condition in which only the top pixels stay.
+
+    >>> kept_at(0.05), removed_at(0.05)
+    ('5% kept', '5% removed')
+    """
+    return f"{100 * fraction:g}% kept"
+
+
+def removed_at(fraction: float) -> str:
+    """Name of the condition in which the top pixels are gone."""
+    return f"{100 * fraction:g}% removed"
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -41,6 +59,11 @@ class Subject:
     name: str
     methods: Mapping[str, Measured]
     controls: Mapping[str, Measured] = field(default_factory=dict)
+
+
+def family(kind: str, subject: Subject) -> str:
+    """Family of the findings of a kind of map on a model."""
+    return f"{kind} on {subject.name}" if subject.name else kind
 
 
 def hits(which: str, values: ArrayLike, fractions: Sequence[float]) -> Floats:
@@ -77,6 +100,3 @@ def check_together(subjects: Sequence[Subject], fractions: Sequence[float], at: 
     if len(counts) > 1:
         raise InputError(f"maps are of {sorted(counts)} images: measure all of them on the same ones")
     return counts.pop()
-
-
-_PARTS = ("keep", "drop")

@@ -9,29 +9,25 @@ from typing import Any
 import numpy as np
 
 from efface._errors import InputError
-from efface.audit.explanations.measured import Measured, Subject, check_together, hits
+from efface.audit.explanations.measured import (
+    CONTROL,
+    MAP,
+    OVER,
+    SIZE,
+    Measured,
+    Subject,
+    check_together,
+    family,
+    hits,
+    kept_at,
+    removed_at,
+)
 from efface.audit.explanations.words import CAVEATS, conclude
 from efface.audit.finding import NO_DIFFERENCE, Audit, Figure, Finding, Series, Table
 from efface.audit.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
 
-MAP, CONTROL = "map", "control"
-SIZE, OVER = "mask keeps", "over the best control"
 FEWEST = 10
 """Images from which differences are given an interval."""
-
-
-def kept_at(fraction: float) -> str:
-    """Name of the condition in which only the top pixels stay.
-
-    >>> kept_at(0.05), removed_at(0.05)
-    ('5% kept', '5% removed')
-    """
-    return f"{100 * fraction:g}% kept"
-
-
-def removed_at(fraction: float) -> str:
-    """Name of the condition in which the top pixels are gone."""
-    return f"{100 * fraction:g}% removed"
 
 
 def audit_maps(
@@ -68,18 +64,18 @@ def audit_maps(
     """
     n = check_together(subjects, fractions, at)
     place = list(fractions).index(at)
+    bests = {subject.name: strongest(subject, place) for subject in subjects}
     findings: list[Finding] = []
     for subject in subjects:
-        best = strongest(subject, place)
+        best = bests[subject.name]
         for name, measured in subject.methods.items():
-            findings += _findings(_family(MAP, subject), name, measured, place, at, level, seed)
+            findings += _findings(family(MAP, subject), name, measured, place, at, level, seed)
             if n >= FEWEST:
                 findings.append(_over(subject, name, best, place, level, seed))
         for name, measured in subject.controls.items():
-            found = _findings(_family(CONTROL, subject), name, measured, place, at, level, seed)
+            found = _findings(family(CONTROL, subject), name, measured, place, at, level, seed)
             small = bool(subject.name) and len(subjects) > 1 and name != best
             findings += [replace(f, detail=True) for f in found] if small else found
-    bests = {s.name: strongest(s, place) for s in subjects}
     return Audit(
         title,
         conclusions=conclude(subjects, findings, bests, n=n, at=at),
@@ -96,17 +92,13 @@ def strongest(subject: Subject, place: int) -> str:
     return max(subject.controls, key=lambda name: float(np.asarray(subject.controls[name].keep)[:, place].mean()))
 
 
-def _family(kind: str, subject: Subject) -> str:
-    return f"{kind} on {subject.name}" if subject.name else kind
-
-
 def _share(values: Any, level: float) -> Interval:
     """Wilson's interval; of shares of several draws an image it is a little too wide."""
     return wilson_interval(float(values.sum()), len(values), level=level)
 
 
 def _findings(
-    family: str, name: str, measured: Measured, place: int, at: float, level: float, seed: int
+    kind: str, name: str, measured: Measured, place: int, at: float, level: float, seed: int
 ) -> list[Finding]:
     found = []
     if measured.size is not None:
@@ -116,13 +108,13 @@ def _findings(
         whole = bootstrap_interval(size, level=level, seed=seed) if len(size) > 1 else None
         more = {"n": len(size), "unit": "share", "seed": seed}
         found.append(
-            Finding(name, float(size.mean()), family, SIZE, **more)
+            Finding(name, float(size.mean()), kind, SIZE, **more)
             if whole is None
-            else Finding.of(name, whole, family, SIZE, **more)
+            else Finding.of(name, whole, kind, SIZE, **more)
         )
     for condition, values in ((kept_at(at), measured.keep), (removed_at(at), measured.drop)):
         column = np.asarray(values, dtype=np.float64)[:, place]
-        found.append(Finding.of(name, _share(column, level), family, condition, n=len(column), unit="share"))
+        found.append(Finding.of(name, _share(column, level), kind, condition, n=len(column), unit="share"))
     return found
 
 
@@ -133,7 +125,7 @@ def _over(subject: Subject, name: str, best: str, place: int, level: float, seed
     gain = paired_interval(ours, theirs, level=level, seed=seed)
     more = {"n": len(ours), "seed": seed, "unit": "share", "chance": 0.0, "reference": NO_DIFFERENCE}
     note = f"the best control here is {best}, chosen on the same images"
-    return Finding.of(name, gain, _family(MAP, subject), OVER, note=note, **more)
+    return Finding.of(name, gain, family(MAP, subject), OVER, note=note, **more)
 
 
 def _rows(subject: Subject) -> list[tuple[str, Measured]]:

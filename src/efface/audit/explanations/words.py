@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from efface.audit.explanations.measured import Subject
+from efface.audit.explanations.measured import CONTROL, MAP, OVER, SIZE, Subject, family, kept_at, removed_at
 from efface.audit.finding import Finding, format_value
 
 CAVEATS = (
@@ -30,11 +30,11 @@ def conclude(
 def _of_subject(subject: Subject, findings: Sequence[Finding], best: str, n: int, at: float) -> Iterator[str]:
     on = f" on {subject.name}" if subject.name else ""
     there = {(f.family, f.name, f.condition): f for f in findings}
-    control = there[f"control{on}", best, f"{100 * at:g}% kept"]
+    control, ours = there[family(CONTROL, subject), best, kept_at(at)], family(MAP, subject)
     for name in subject.methods:
-        kept = there[f"map{on}", name, f"{100 * at:g}% kept"]
-        gone = there[f"map{on}", name, f"{100 * at:g}% removed"]
-        over = there.get((f"map{on}", name, "over the best control"))
+        kept = there[ours, name, kept_at(at)]
+        gone = there[ours, name, removed_at(at)]
+        over = there.get((ours, name, OVER))
         said = (
             f"{name}{on}: the {100 * at:g}% of pixels that it ranks highest keep the model's answer in "
             f"{_number(kept)} of {n} images; the best control, {best}, in {format_value(control.value, 'share')}. "
@@ -42,7 +42,7 @@ def _of_subject(subject: Subject, findings: Sequence[Finding], best: str, n: int
         )
         beaten = over is not None and over.side is not None and over.side <= 0
         yield f"NOT clearly better than a control. {said}" if beaten else said
-        size = there.get((f"map{on}", name, "mask keeps"))
+        size = there.get((ours, name, SIZE))
         if size is not None and size.value < _NOTHING:
             yield (
                 f"NOT much to explain: the masks of {name}{on} keep {format_value(size.value, 'share')} of the images. "
