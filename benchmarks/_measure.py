@@ -1,4 +1,4 @@
-"""Timing and tables: interleaved repeats, so that a noisy machine disturbs all contestants alike."""
+"""Timing, in interleaved repeats, so that a noisy machine disturbs all contestants alike; memory; tables."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from efface.audit.finding import Finding
 
 
 def interleaved(contestants: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -50,3 +54,11 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -
     print("|" + "---|" * len(header))
     for row in rows:
         print("| " + " | ".join(str(cell) for cell in row) + " |", flush=True)
+
+
+def cell(finding: Finding, scale: float = 100.0, digits: int = 1) -> str:
+    """A finding with its interval, if it has one; shares in per cent by default."""
+    value = f"{scale * finding.value:.{digits}f}"
+    if finding.low is None or finding.high is None:
+        return value
+    return f"{value} [{scale * finding.low:.{digits}f}, {scale * finding.high:.{digits}f}]"

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._measure import interleaved, table
-from benchmarks.erasing import Studio, captions_of, others_of, prompts_of
+from benchmarks._studio import Studio, captions_of, others_of, prompts_of
 from efface import ErasureSpec, PipelineView, StillUnsafeWarning
 from efface.diffusion.text.cgce import Cgce
 from efface.diffusion.text.prompt_pairs import PromptPair, pairs_of_spec

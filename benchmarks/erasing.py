@@ -22,120 +22,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from benchmarks._measure import interleaved, table
-from efface import ErasureSpec, PipelineView
+from benchmarks._measure import cell, interleaved, table
+from benchmarks._studio import (
+    OBJECTS,
+    PROMPT_SEED,
+    STYLES,
+    VARIANTS,
+    Studio,
+    fit,
+    others_of,
+    paraphrases_of,
+    prompts_of,
+    same_embedding,
+    sampler,
+)
+from efface import PipelineView
 from efface.audit.diffusion import audit_presence
 from efface.audit.diffusion.balance import harmonic
 from efface.cli.generating import write_picture
-from efface.diffusion.erasing import diffusion_methods, erase
+from efface.diffusion.erasing import diffusion_methods
 from efface.diffusion.erasure import Erasure
-from efface.diffusion.text.feedback import look_again
-from efface.diffusion.text.semantic_surgery import SemanticSurgery
 from efface.worlds import shapes
-from efface.worlds.shapes.concepts import FACTORS, concept, siblings
+from efface.worlds.shapes.concepts import concept, siblings
 from efface.worlds.shapes.generation import GUIDANCE
 from efface.worlds.shapes.metrics import text_image_score
-
-OBJECTS = ("circle", "square", "diamond", "triangle", "star", "heart")
-STYLES = ("striped", "dotted", "shaded")
-_CALIBRATION_SEED, _PROMPT_SEED = 400, 900
-_PRESENT, _ABSENT = 100, 12
-
-
-def others_of(name: str) -> list[str]:
-    """The other concepts of a concept's factor."""
-    return [c.name for c in FACTORS[concept(name).factor] if c.name != name]
-
-
-def prompts_of(name: str, n: int) -> list[str]:
-    """Prompts that name every factor, this one by its name."""
-    return shapes.prompts_for(name, n, seed=_PROMPT_SEED).texts
-
-
-def paraphrases_of(name: str, n: int) -> list[str]:
-    """Held-out templates in which the concept's synonyms, also those that the denoiser never read, stand for it."""
-    texts = shapes.prompts_for(name, n, seed=_PROMPT_SEED + 1, templates="held_out").texts
-    words = (*concept(name).synonyms, *concept(name).unread)
-    return [text.replace(name, words[i % len(words)]) for i, text in enumerate(texts)]
-
-
-def captions_of(name: str, n: int, seed: int) -> list[str]:
-    """Captions of the training split that have a concept in them, by its name."""
-    found: list[str] = []
-    while len(found) < n:
-        texts = shapes.prompts_for(name, 4 * n, seed=seed, templates="train").texts
-        found += [t for t in texts if name in t.split() and t not in found]
-        seed += 1
-    return found[:n]
-
-
-def fit(view: PipelineView, name: str, method: str) -> Erasure:
-    """An erasure of one concept as a careful user would fit it: others named, the gate calibrated."""
-    spec = ErasureSpec(name, preserve=others_of(name))
-    method, _, score = method.partition("@")
-    if method == SemanticSurgery.method:
-        absent = [t for i, o in enumerate(spec.preserve) for t in captions_of(o, _ABSENT, _CALIBRATION_SEED + 50 * i)]
-        start = SemanticSurgery.fit(view, spec, threshold=0.0, score=score or "per-token")  # type: ignore[arg-type]
-        return start.calibrate(view, captions_of(name, _PRESENT, _CALIBRATION_SEED + 7), absent)
-    return erase(view, spec, method=method)
-
-
-class Studio:
-    """Samples of one pipeline, each drawn once; after an erasure of prompts, only of prompts that it changed."""
-
-    def __init__(self, view: PipelineView, steps: int, guidance: float) -> None:
-        self.view = view
-        self.options: dict[str, Any] = {"steps": steps, "guidance": guidance, "batch_size": 32}
-        self.kept: dict[tuple[str, int], Tensor] = {}
-
-    def plain(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """The pipeline as it is."""
-        jobs = list(zip(prompts, seeds, strict=True))
-        missing = [job for job in dict.fromkeys(jobs) if job not in self.kept]
-        if missing:
-            texts, numbers = zip(*missing, strict=True)
-            self.kept |= dict(zip(missing, self.view.sample(list(texts), list(numbers), **self.options), strict=True))
-        return torch.stack([self.kept[job] for job in jobs])
-
-    def erased(self, erasure: Erasure, feedback: bool = False) -> Any:
-        """The pipeline with an erasure on, each sample drawn once; with feedback, judge 1 looks at what was drawn."""
-        kept: dict[tuple[str, int], Tensor] = {}
-
-        def once(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-            jobs = list(zip(prompts, seeds, strict=True))
-            if not all(job in kept for job in jobs):
-                kept.update(zip(jobs, sample(prompts, seeds), strict=True))
-            return torch.stack([kept[job] for job in jobs])
-
-        def sample(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-            before = self.view.encode(list(prompts), allow_unknown=True)
-            with erasure.applied(self.view.pipe):
-                after = self.view.encode(list(prompts), allow_unknown=True)
-                changed = [i for i in range(len(prompts)) if not self._same(before[i], after[i])]
-                if erasure.method in GATED and len(changed) < len(prompts):
-                    images = self.plain(prompts, seeds).clone()
-                else:
-                    images, changed = torch.empty(len(prompts), 3, 32, 32), list(range(len(prompts)))
-                if changed:
-                    part, numbers = [prompts[i] for i in changed], [seeds[i] for i in changed]
-                    images[changed] = self.view.sample(part, numbers, allow_unknown=True, **self.options)
-            if feedback and isinstance(erasure, SemanticSurgery):
-                return look_again(erasure, self.view, prompts, seeds, images, shapes.load_judge(1), **self.options)
-            return images
-
-        return once
-
-    @staticmethod
-    def _same(a: Any, b: Any) -> bool:
-        return all(torch.equal(a.tensors()[role], b.tensors()[role]) for role in a.tensors())
-
-
-FEEDBACK = "+feedback"
-VARIANTS = ("semantic-surgery+feedback", "semantic-surgery@last")
-GATED = ("semantic-surgery", "cgce")
-"""Methods that do all they do to the prompt's embedding: where that is left alone, so is the image, bit for bit."""
 
 
 def run(studio: Studio, name: str, method: str, n: int, seeds: int) -> dict[str, Any]:
@@ -151,22 +62,14 @@ def run(studio: Studio, name: str, method: str, n: int, seeds: int) -> dict[str,
         before = studio.view.encode([p for ps in others.values() for p in ps])
         with erasure.applied(studio.view.pipe):
             after = studio.view.encode([p for ps in others.values() for p in ps])
-        fired = sum(not Studio._same(before[i], after[i]) for i in range(len(before))) / len(before)
+        fired = sum(not same_embedding(before[i], after[i]) for i in range(len(before))) / len(before)
     rest = {"rest": rest_kept(erased, name, n, seeds)}
     return summary(audit, name, others, fired) | style(erased, asked["prompts"], others, name, seeds) | rest
 
 
-def sampler(studio: Studio, name: str, method: str) -> tuple[Erasure | None, Any]:
-    """An erasure of a concept, and the pipeline with it on; of the method "none" the pipeline as it is."""
-    if method == "none":
-        return None, studio.plain
-    erasure = fit(studio.view, name, method.removesuffix(FEEDBACK))
-    return erasure, studio.erased(erasure, feedback=method.endswith(FEEDBACK))
-
-
 def rest_kept(sample: Any, name: str, n: int, seeds: int) -> float:
     """Share of images of the concept's own prompts that still show the prompt's other factors, mean over these."""
-    asked = shapes.prompts_for(name, n, seed=_PROMPT_SEED)
+    asked = shapes.prompts_for(name, n, seed=PROMPT_SEED)
     jobs = [(i, seed) for i in range(n) for seed in range(seeds)]
     rows, numbers = zip(*jobs, strict=True)
     agrees = (
@@ -221,12 +124,6 @@ def summary(audit: Any, name: str, others: Any, fired: float) -> dict[str, Any]:
         "moved": audit.find("images of other prompts", "pixels moved", "change").value,
         "fired": fired,
     }
-
-
-def cell(finding: Any, scale: float = 100.0, digits: int = 1) -> str:
-    """A finding with its interval, shares in per cent by default."""
-    value, low, high = (f"{scale * x:.{digits}f}" for x in (finding.value, finding.low, finding.high))
-    return f"{value} [{low}, {high}]"
 
 
 def report(method: str, found: dict[str, dict[str, Any]]) -> None:

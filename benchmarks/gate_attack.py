@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks._measure import table
-from benchmarks.erasing import fit, prompts_of
+from benchmarks._studio import fit, prompts_of
 from efface import PipelineView
 from efface.audit.intervals import wilson_interval
 from efface.diffusion.embedding import PromptEmbedding

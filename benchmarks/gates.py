@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks._measure import table
-from benchmarks.erasing import OBJECTS, STYLES, cell, fit, others_of, paraphrases_of, prompts_of
+from benchmarks._measure import cell, table
+from benchmarks._studio import OBJECTS, STYLES, fit, others_of, paraphrases_of, prompts_of
 from efface import PipelineView, audit_gate
 from efface.audit.diffusion.detection import ALARM, AUROC, DETECTION, FIRED
 from efface.audit.finding import Audit
