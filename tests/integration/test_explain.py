@@ -46,7 +46,10 @@ def make():
     return Corner()
 
 def grey():
-    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    conv = nn.Conv2d(1, 2, 3)
+    nn.init.dirac_(conv.weight)  # not by chance: two random numbers may sum to 1, which is refused
+    nn.init.constant_(conv.bias, -0.3)
+    return nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 def fixed():
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 2))
@@ -168,13 +171,16 @@ def test_an_image_processor_that_crops(vit: Path, folder: Path) -> None:
 
 def test_a_factory_with_weights_finds_its_corner() -> None:
     save_file({"scale": torch.tensor(12.0)}, "corner.safetensors")
-    given = ["own_nets:make", photos(12, ((18, 18),)), "--weights", "corner.safetensors", "--cells", "6"]
+    Path("names.txt").write_text("tabby\ndog\n\n")
+    named = ["--classes", "names.txt", "--labels"]
+    given = ["own_nets:make", photos(12, ((18, 18),)), "--weights", "corner.safetensors", "--cells", "6", *named]
     assert explain(*given, "--maps", "maps", "-o", "report.json") == 0
     values = load_file("maps/maps.safetensors")["qfa"]
     assert values.shape == (12, 18, 18) and values[:, :6, :6].mean() > 5 * values[:, 9:, 9:].mean()
     audit = Audit.from_dict(json.loads(Path("report.json").read_text()))
     assert audit.find("map", "qfa", "over the best control").verdict == "higher than the control"
     assert {row["class"] for row in json.loads(Path("maps/maps.json").read_text())["images"]} == {0, 1}
+    assert audit.text[-1].startswith("The model says the label of 100.0%")
 
 
 def test_diet_is_tuned_kept_and_read_again(capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,8 +208,8 @@ def test_a_world_needs_no_files(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 def test_one_image_grey_models_and_every_removal(capsys: pytest.CaptureFixture[str]) -> None:
     photos(3, ((14, 14),))
-    for removal in ("constant", "blur"):
-        assert explain("own_nets:grey", "photos/dog/img 1.png", "--removal", removal, "--steps", 4) == 0
+    for removal in (["constant"], ["blur"], ["blur", "--blur", 2.5]):
+        assert explain("own_nets:grey", "photos/dog/img 1.png", "--removal", *removal, "--steps", 4) == 0
     assert explain("own_nets:grey", "photos", "--removal", "marginal", "--steps", 4) == 0
     assert "1 image is few" in capsys.readouterr().out
 
@@ -263,6 +269,12 @@ def test_pixels_are_those_of_the_file() -> None:
         (["own_nets:make", "photos", "--mean", "0.5"], "--mean and --std go together"),
         (["own_nets:make", "photos", "--mean", "0.5", "--std", "0"], "--std 0: write 3 numbers"),
         (["digits", "--size", "32"], "goes with a model of package.module:factory"),
+        (["digits", "--classes", "names.txt"], "goes with a model of package.module:factory"),
+        (["own_nets:make", "photos", "--size", "12", "--classes", "gap.txt"], "line 2 is empty"),
+        (["own_nets:make", "photos", "--size", "12", "--classes", "nowhere.txt"], "cannot be read as text"),
+        (["own_nets:make", "photos", "--size", "12", "--classes", "one.txt"], "1 names of classes"),
+        (["own_nets:make", "photos", "--size", "12", "--blur", "3"], "write that too"),
+        (["own_nets:make", "photos", "--size", "12", "--removal", "blur", "--blur", "0"], "sigma=0.0"),
         (["own_nets:make"], "has no images of its own"),
         (["own_nets:make", "nowhere"], "no such file or folder"),
         (["own_nets:make", "empty"], "has no images"),
@@ -286,6 +298,8 @@ def test_what_cannot_be_explained(arguments: list[str], says: str, capsys: pytes
     Path("empty").mkdir()
     photos(2, folder="broken")
     Path("broken/dog/bad.png").write_bytes(Path("photos/dog/img 1.png").read_bytes()[:200])
+    Path("gap.txt").write_text("dog\n\ncat\n")
+    Path("one.txt").write_text("dog\n")
     Path("broken.safetensors").write_bytes(b"nothing of the kind")
     save_file({"other": torch.zeros(2)}, "wrong.safetensors")
     more = [] if "-o" in arguments else ["-o", "report.html", "--maps", "out"]

@@ -124,6 +124,7 @@ def test_one_image_is_enough() -> None:
         ({"methods": []}, "no method given"),
         ({"methods": "diet"}, "give train="),
         ({"names": ["a"]}, "1 names for 12 images"),
+        ({"classes": ["a", "b", "c"]}, "3 names of classes, and the model has 2"),
         ({"labels": torch.zeros(3, dtype=torch.long)}, "expected a tensor of class indices"),
         ({"masker": Grid(cells=(9, 9))}, "larger than the image"),
         ({"removal": None, "images": 255 * corners()}, "x / 255"),

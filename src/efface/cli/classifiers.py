@@ -94,7 +94,7 @@ def load_classifier(args: argparse.Namespace, say: Say) -> Classifier:
 
 
 def _check_options(args: argparse.Namespace, factory: bool) -> None:
-    given = [f"--{name}" for name in ("weights", "size", "mean", "std") if getattr(args, name) is not None]
+    given = [f"--{name}" for name in ("weights", "size", "mean", "std", "classes") if getattr(args, name) is not None]
     if given and not factory:
         raise InputError(f"{', '.join(given)} goes with a model of package.module:factory; {args.model} knows its own")
     if (args.mean is None) != (args.std is None):
@@ -116,7 +116,8 @@ def _made(args: argparse.Namespace) -> Classifier:
     channels = _channels(model)
     mean, std = (_numbers(args, name, channels) for name in ("mean", "std"))
     pixels = PixelModel(model) if mean is None or std is None else PixelModel(model, mean, std)
-    return Classifier(pixels, channels, None if args.size is None else _size(args.size))
+    classes = None if args.classes is None else _class_names(args.classes)
+    return Classifier(pixels, channels, None if args.size is None else _size(args.size), classes)
 
 
 def _called(spec: str) -> nn.Module:
@@ -193,6 +194,19 @@ def _numbers(args: argparse.Namespace, name: str, channels: int) -> list[float] 
     if len(found) not in (1, channels) or (name == "std" and not all(v > 0 for v in found)):
         raise InputError(f"--{name} {text}: write {channels} numbers, one a channel, e.g. --{name} 0.5,0.5,0.5")
     return found * (channels if len(found) == 1 else 1)
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    try:
+        names = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--classes {path} cannot be read as text: {error}") from error
+    while names and not names[-1].strip():
+        names.pop()
+    empty = next((i for i, name in enumerate(names) if not name.strip()), None)
+    if empty is not None or not names:
+        raise InputError(f"--classes {path}: line {(empty or 0) + 1} is empty; write one name a line, all classes")
+    return tuple(name.strip() for name in names)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -55,6 +55,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size", metavar="HxW", help="size of its images, e.g. 224 or 224x320 (default: theirs)")
     group.add_argument("--mean", metavar="M,M,M", help="what it subtracts from pixels in [0, 1] (default: nothing)")
     group.add_argument("--std", metavar="S,S,S", help="what it divides by")
+    group.add_argument(
+        "--classes", type=Path, metavar="FILE", help="names of its classes, one a line, in the order of its outputs"
+    )
     group.add_argument("--outputs", choices=("logits", "probabilities"), default="logits", help="default: logits")
 
 
@@ -62,6 +65,9 @@ def _add_masks(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("masks")
     group.add_argument(
         "--removal", choices=("constant", "blur", "marginal"), help="what stands where something is removed"
+    )
+    group.add_argument(
+        "--blur", type=float, metavar="PIXELS", help="spread of --removal blur (default: an eighth of the shorter side)"
     )
     cells = group.add_mutually_exclusive_group()
     cells.add_argument("--cells", type=at_least_one, metavar="N", help="N x N cells (default: about 16 x 16)")

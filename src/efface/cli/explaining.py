@@ -169,10 +169,10 @@ def _check_reads(classifier: Classifier, pixels: Tensor) -> None:
 def _saved_student(args: argparse.Namespace, classifier: Classifier) -> FittedDiET | None:
     if args.student is None or not args.student.exists():
         return None
-    if args.removal is not None or args.cells is not None or args.upsampling is not None:
+    if any(getattr(args, name) is not None for name in ("removal", "blur", "cells", "upsampling")):
         raise InputError(
             f"{args.student} was tuned with its own removal and cells, which serve all methods: leave --removal, "
-            "--cells and --upsampling out"
+            "--blur, --cells and --upsampling out"
         )
     if args.rate is not None or args.least_agreement is not None:
         raise InputError(
@@ -184,7 +184,9 @@ def _saved_student(args: argparse.Namespace, classifier: Classifier) -> FittedDi
 def _removal(args: argparse.Namespace, train: Tensor | None, pixels: Tensor) -> Removal:
     reference = pixels if train is None else train
     if args.removal == "blur":
-        return Blur(max(1.0, min(pixels.shape[2:]) / _BLUR))
+        return Blur(max(1.0, min(pixels.shape[2:]) / _BLUR) if args.blur is None else args.blur)
+    if args.blur is not None:
+        raise InputError("--blur is the spread of --removal blur: write that too")
     if args.removal == "marginal":
         if len(reference) < 2:
             raise InputError(

@@ -126,6 +126,8 @@ def explain(
     )
     x = images.detach().to(device_of(model, images), parameter_dtype(model))
     said = predict(model, x, outputs=outputs, batch_size=batch_size).float().cpu()
+    if classes is not None and len(classes) != said.shape[1]:
+        raise InputError(f"{len(classes)} names of classes, and the model has {said.shape[1]}: name each, in its order")
     wanted = said.argmax(1)
     if "diet" in chosen and fitted is None:
         fitted = setting.diet().fit(model, train)

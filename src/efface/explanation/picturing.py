@@ -49,7 +49,7 @@ class Shown:
 
     def of_class(self, k: int) -> str:
         """What a class is called: the first of its names, not too long."""
-        name = f"class {k}" if self.classes is None or k >= len(self.classes) else str(self.classes[k])
+        name = f"class {k}" if self.classes is None else str(self.classes[k])
         name = name.split(",")[0]
         return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
 
