@@ -125,6 +125,16 @@ def options_of(method: str) -> dict[str, Any]:
     )
 
 
+@pytest.mark.parametrize("method", BASELINES)
+def test_no_method_puts_many_images_to_the_model_at_once(method: str) -> None:
+    """Memory is that of a batch, not of a batch times steps, samples or windows."""
+    read: list[int] = []
+    model = convolutional()
+    model.register_forward_hook(lambda _, inputs, __: read.append(len(inputs[0])))
+    attribute(method, model, images(11), batch_size=4, **options_of(method))
+    assert max(read) <= (8 if method == "deeplift" else 4)
+
+
 def numbers_state() -> list[int]:
     state: Any = np.random.get_state()  # noqa: NPY002
     return state[1].tolist()

@@ -73,7 +73,8 @@ def attribute(
         target: Class to explain, one for all or `(n,)`; if not given, the class predicted.
         reduce: How channels become one value (see the module); by default as `BASELINES[method].reduce`.
         outputs: Whether the model returns `"logits"` or `"probabilities"`; that is what is explained.
-        batch_size: Images at a time.
+        batch_size: Images at a time; deeplift puts each to the model with its baseline, gradient-shap puts all samples
+            of an image at once.
         seed: Seed of the methods that draw: `smoothgrad` and `gradient-shap`. Their draws also depend on `batch_size`.
         options: Of the method: `samples` and `noise` (smoothgrad, gradient-shap; noise in units of x), `steps`
             (integrated-gradients), `baseline` (a number, or a tensor of the shape of one image; integrated-gradients,

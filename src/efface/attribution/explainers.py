@@ -1,7 +1,8 @@
 """The methods of captum, each as a function of model, images and classes; `efface.attribution.baselines` calls them.
 
-Every function returns what the method gives, `(n, channels, h, w)` or `(n, 1, h, w)`. Nothing here puts back what
-captum changes: that is the caller's business.
+Every function returns what the method gives, `(n, channels, h, w)` or `(n, 1, h, w)`, and puts about n images to the
+model at once, whatever the number of steps, samples or windows. Nothing here puts back what captum changes: that is the
+caller's business.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def integrated_gradients(
     return (
         _captum()
         .IntegratedGradients(model)
-        .attribute(x, start, target=target, n_steps=steps, internal_batch_size=max(256, len(x)))
+        .attribute(x, start, target=target, n_steps=steps, internal_batch_size=len(x))
     )
 
 
@@ -83,7 +84,7 @@ def occlusion(
     shape, step = (channels, window, window), (channels, stride, stride)
     start = _start(baseline, x)
     # One row of baselines for each image: captum takes a number, or as many rows as there are inputs.
-    moves = {"sliding_window_shapes": shape, "strides": step, "perturbations_per_eval": 8}
+    moves = {"sliding_window_shapes": shape, "strides": step}
     found = _captum().Occlusion(model).attribute(x, target=target, baselines=start.expand_as(x).contiguous(), **moves)
     return found[:, :1]  # all channels are covered at once, so each holds the same value
 
@@ -104,8 +105,9 @@ def gradient_shap(
 ) -> Tensor:
     """Mean over `samples` of (x - x') grad f at a random place between x' and x (arXiv:1705.07874)."""
     check_positive_int(samples, "samples")
-    shap = _captum().GradientShap(model)
-    return shap.attribute(x, _start(baseline, x), target=target, n_samples=samples, stdevs=noise)
+    shap, start, size = _captum().GradientShap(model), _start(baseline, x), max(1, len(x) // samples)
+    parts = zip(x.split(size), target.split(size), strict=True)
+    return torch.cat([shap.attribute(p, start, target=t, n_samples=samples, stdevs=noise) for p, t in parts])
 
 
 def _start(baseline: Tensor | float, x: Tensor) -> Tensor:

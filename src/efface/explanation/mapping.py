@@ -68,6 +68,16 @@ def default_masker(images: Tensor) -> Grid:
     return Grid(max(1, round(min(images.shape[2:]) / _CELLS)))
 
 
+def occlusion_windows(images: Tensor) -> dict[str, int]:
+    """Windows of an eighth of the shorter side, half a window apart: about 225 an image of any size.
+
+    >>> occlusion_windows(torch.zeros(1, 3, 224, 224))
+    {'window': 28, 'stride': 14}
+    """
+    window = max(1, round(min(images.shape[2:]) / (_CELLS // 2)))
+    return {"window": window, "stride": max(1, window // 2)}
+
+
 @dataclass(frozen=True)
 class Setting:
     """How images are masked, and how the masked ones are put to a model.
@@ -114,7 +124,8 @@ class Setting:
             found = qfa(model, x, **shared, outputs=self.outputs, batch_size=self.batch_size, seed=self.seed)
             return Maps(method, found.maps, self._told(model, x, wanted, found.maps), found.kept)
         shared = {"outputs": self.outputs, "batch_size": self.batch_size, "seed": self.seed}
-        values = attribute(method, model, x, wanted.to(x.device), **shared).detach().cpu()
+        own = occlusion_windows(x) if method == "occlusion" else {}
+        values = attribute(method, model, x, wanted.to(x.device), **shared, **own).detach().cpu()
         top = top_k(values, cells_of(AT, values[0].numel()), seed=self.seed).to(values.dtype)
         return Maps(method, values, self._told(model, x, wanted, top))
 
