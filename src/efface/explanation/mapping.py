@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,9 +124,9 @@ class Setting:
             shared = {"removal": self.removal, "masker": self.masker, "step": self.step, "steps": self.steps}
             found = qfa(model, x, **shared, outputs=self.outputs, batch_size=self.batch_size, seed=self.seed)
             return Maps(method, found.maps, self._told(model, x, wanted, found.maps), found.kept)
-        shared = {"outputs": self.outputs, "batch_size": self.batch_size, "seed": self.seed}
-        own = occlusion_windows(x) if method == "occlusion" else {}
-        values = attribute(method, model, x, wanted.to(x.device), **shared, **own).detach().cpu()
+        shared: dict[str, Any] = {"outputs": self.outputs, "batch_size": self.batch_size, "seed": self.seed}
+        shared |= occlusion_windows(x) if method == "occlusion" else {}
+        values = attribute(method, model, x, wanted.to(x.device), **shared).detach().cpu()
         top = top_k(values, cells_of(AT, values[0].numel()), seed=self.seed).to(values.dtype)
         return Maps(method, values, self._told(model, x, wanted, top))
 
