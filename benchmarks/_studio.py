@@ -23,7 +23,7 @@ from efface.worlds.shapes.concepts import FACTORS, concept
 
 OBJECTS = ("circle", "square", "diamond", "triangle", "star", "heart")
 STYLES = ("striped", "dotted", "shaded")
-_CALIBRATION_SEED, PROMPT_SEED = 400, 900
+_CALIBRATION_SEED, _PROMPT_SEED = 400, 900
 _PRESENT, _ABSENT = 100, 12
 
 
@@ -34,12 +34,12 @@ def others_of(name: str) -> list[str]:
 
 def prompts_of(name: str, n: int) -> list[str]:
     """Prompts that name every factor, this one by its name."""
-    return shapes.prompts_for(name, n, seed=PROMPT_SEED).texts
+    return shapes.prompts_for(name, n, seed=_PROMPT_SEED).texts
 
 
 def paraphrases_of(name: str, n: int) -> list[str]:
     """Held-out templates in which the concept's synonyms, also those that the denoiser never read, stand for it."""
-    texts = shapes.prompts_for(name, n, seed=PROMPT_SEED + 1, templates="held_out").texts
+    texts = shapes.prompts_for(name, n, seed=_PROMPT_SEED + 1, templates="held_out").texts
     words = (*concept(name).synonyms, *concept(name).unread)
     return [text.replace(name, words[i % len(words)]) for i, text in enumerate(texts)]
 
@@ -128,3 +128,12 @@ def sampler(studio: Studio, name: str, method: str) -> tuple[Erasure | None, Any
         return None, studio.plain
     erasure = fit(studio.view, name, method.removesuffix(FEEDBACK))
     return erasure, studio.erased(erasure, feedback=method.endswith(FEEDBACK))
+
+
+def rest_kept(sample: Any, name: str, n: int, seeds: Sequence[int]) -> float:
+    """Share of images of a concept's n prompts that still show the prompt's other factors, mean over these."""
+    asked = shapes.prompts_for(name, n, seed=_PROMPT_SEED)
+    rows, numbers = zip(*((i, seed) for i in range(n) for seed in seeds), strict=True)
+    said = shapes.load_judge(2).judge(sample([asked.texts[i] for i in rows], numbers))
+    agrees = said.agrees(asked.scenes[torch.tensor(rows)])
+    return sum(float(hits.float().mean()) for f, hits in agrees.items() if f != concept(name).factor) / 3

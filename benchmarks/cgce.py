@@ -6,7 +6,8 @@ python -m benchmarks.cgce [pairs classifier refinement identity cost] [--quick] 
 The source leaves open what pairs, classifier, threshold, step and stopping rule are; each is an option with a default
 of ours, and each row changes one of them. Classifiers never see a held-out template, nor an "unread" synonym, which
 only the text encoder was trained on. AUROC and ACC are averages over concepts; ACC is what judge 2 sees (ACC_e: named;
-ACC_g: by the unread synonym in held-out templates; ACC_ir: the other concepts at their own prompts).
+ACC_g: by the unread synonym in held-out templates; ACC_ir: the other concepts at their own prompts). Rest kept: images
+of the concept's prompts that still show the other factors that these name.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._measure import interleaved, table
-from benchmarks._studio import Studio, captions_of, others_of, prompts_of
+from benchmarks._studio import Studio, captions_of, others_of, prompts_of, rest_kept
 from efface import ErasureSpec, PipelineView, StillUnsafeWarning
 from efface.diffusion.text.cgce import Cgce
 from efface.diffusion.text.prompt_pairs import PromptPair, pairs_of_spec
@@ -80,6 +81,7 @@ HEADER = (
     "ACC_e",
     "ACC_g",
     "ACC_ir",
+    "rest kept",
     "others changed",
     "steps",
     "moved",
@@ -133,10 +135,14 @@ class Trial:
         return float(self.judge(sample(prompts, list(range(len(prompts)))), name).float().mean())
 
     def plain(self) -> list[float]:
-        """ACC_e, ACC_g and ACC_ir of the pipeline as it is."""
+        """ACC_e, ACC_g, ACC_ir and the rest kept of the pipeline as it is."""
         kept = [self.seen(self.studio.plain, texts, o) for o, texts in self.others.items()]
         both = [self.seen(self.studio.plain, texts, self.name) for texts in (self.asked, self.words)]
-        return [*both, sum(kept) / len(kept)]
+        return [*both, sum(kept) / len(kept), self.kept_rest(self.studio.plain)]
+
+    def kept_rest(self, sample: Any) -> float:
+        """Share of the other factors of the concept's prompts that are still drawn."""
+        return rest_kept(sample, self.name, len(self.asked), range(1))
 
     def figures(self, erasure: Cgce) -> list[float]:
         """The columns of `HEADER`."""
@@ -158,6 +164,7 @@ class Trial:
             self.seen(sample, self.asked, self.name),
             self.seen(sample, self.words, self.name),
             sum(kept) / len(kept),
+            self.kept_rest(sample),
             changed,
             sum(note["steps"] for note in fired) / len(fired),
             sum(note["moved"] for note in fired) / len(fired),
@@ -185,7 +192,7 @@ def ablate(title: str, options: Mapping[str, Mapping[str, Any]], trials: Sequenc
         mean = torch.tensor(found).nanmean(0).tolist()  # where nothing fired, there are no steps
         each = " ".join(f"{100 * f[4]:.0f}" for f in found)
         shown = [f"{v:.3f}" for v in mean[:4]] + [f"{100 * mean[4]:.1f} ({each})"]
-        shown += [f"{100 * v:.1f}" for v in mean[5:8]] + [f"{mean[8]:.1f}", f"{mean[9]:.2f}", f"{mean[10]:.2f}"]
+        shown += [f"{100 * v:.1f}" for v in mean[5:9]] + [f"{mean[9]:.1f}", f"{mean[10]:.2f}", f"{mean[11]:.2f}"]
         rows.append((label, *shown))
     plain = [sum(column) / len(column) for column in zip(*(t.plain() for t in trials), strict=True)]
     rows.append(("no erasure", *["-"] * 4, *(f"{100 * v:.1f}" for v in plain), *["-"] * 4))

@@ -21,12 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks._measure import cell, interleaved, table
 from benchmarks._studio import (
     OBJECTS,
-    PROMPT_SEED,
     STYLES,
     VARIANTS,
     Studio,
@@ -34,6 +31,7 @@ from benchmarks._studio import (
     others_of,
     paraphrases_of,
     prompts_of,
+    rest_kept,
     same_embedding,
     sampler,
 )
@@ -63,21 +61,8 @@ def run(studio: Studio, name: str, method: str, n: int, seeds: int) -> dict[str,
         with erasure.applied(studio.view.pipe):
             after = studio.view.encode([p for ps in others.values() for p in ps])
         fired = sum(not same_embedding(before[i], after[i]) for i in range(len(before))) / len(before)
-    rest = {"rest": rest_kept(erased, name, n, seeds)}
+    rest = {"rest": rest_kept(erased, name, n, range(seeds))}
     return summary(audit, name, others, fired) | style(erased, asked["prompts"], others, name, seeds) | rest
-
-
-def rest_kept(sample: Any, name: str, n: int, seeds: int) -> float:
-    """Share of images of the concept's own prompts that still show the prompt's other factors, mean over these."""
-    asked = shapes.prompts_for(name, n, seed=PROMPT_SEED)
-    jobs = [(i, seed) for i in range(n) for seed in range(seeds)]
-    rows, numbers = zip(*jobs, strict=True)
-    agrees = (
-        shapes.load_judge(2)
-        .judge(sample([asked.texts[i] for i in rows], numbers))
-        .agrees(asked.scenes[torch.tensor(rows)])
-    )
-    return sum(float(hits.float().mean()) for f, hits in agrees.items() if f != concept(name).factor) / 3
 
 
 def style(sample: Any, prompts: Sequence[str], others: Any, name: str, seeds: int) -> dict[str, Any]:
@@ -99,7 +84,7 @@ def rest_table(studio: Studio, methods: Sequence[str], concepts: Sequence[str], 
     rows = []
     for name in concepts:
         samples = [sampler(studio, name, method)[1] for method in methods]
-        rows.append((name, *(f"{100 * rest_kept(s, name, n, seeds):.1f}" for s in samples)))
+        rows.append((name, *(f"{100 * rest_kept(s, name, n, range(seeds)):.1f}" for s in samples)))
     table(
         "Images of the concept's prompts that keep a factor, mean over the others, per cent",
         ("concept", *methods),
