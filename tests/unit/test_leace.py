@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
@@ -82,6 +82,7 @@ def test_the_theorems_of_the_paper(num_classes):
 
 
 @settings(max_examples=60)
+@example(seed=15, d=15, rank=14, k=1, ratio=10.0, whiten=True, dtype=torch.float32)  # moderate pivots, yet singular
 @example(seed=9, d=14, rank=1, k=1, ratio=0.4, whiten=True, dtype=torch.float32)  # a feature 20,000 sd from zero
 @given(
     seed=st.integers(0, 2**16),
@@ -100,6 +101,8 @@ def test_agrees_with_the_naive_reference_at_any_rank(seed, d, rank, k, ratio, wh
     latent = rng.normal(size=(n, rank)) * rng.uniform(0.2, 1, rank)
     x = torch.from_numpy(latent @ np.linalg.qr(rng.normal(size=(d, d)))[0][:rank] + 3).to(dtype)
     z = torch.from_numpy(rng.normal(size=(n, k)) + latent[:, :1])
+    size = np.linalg.svd(((x - x.mean(0)).T.double() @ (z - z.mean(0))).numpy())[1]
+    assume(not np.any((size > 1e-12 * size[0]) & (size < 1e-4 * size[0])))  # such a one is small by chance
     eraser = LeaceEraser.fit(x, z, method="leace" if whiten else "orth", shrinkage=False)
     wide, mean = x.double(), x.double().mean(0)
     P = torch.from_numpy(leace_projection(wide.numpy(), z.numpy(), whiten, rank=min(rank, n - 1)))
@@ -141,7 +144,8 @@ def test_the_trace_constraint_of_the_reference_is_inactive(seed, d, cond):
         sigma, P = fitter.sigma_xx, fitter.eraser.P
         assert torch.trace(P @ sigma @ P.T) <= torch.trace(sigma) * (1 + 1e-6)
         left = torch.linalg.eigvalsh(sigma - P @ sigma @ P.T)
-        assert left.min() >= -1e-6 * left.abs().max()  # Rounding: P has a condition number too.
+        rounding = torch.finfo(P.dtype).eps * torch.linalg.matrix_norm(P, 2) ** 2  # P is oblique, and may be long.
+        assert left.min() >= -(1e-6 + 10 * rounding) * left.abs().max()
     free = LeaceEraser.fit(x, z, constrain_cov_trace=False)
     assert torch.equal(free.P, LeaceEraser.fit(x, z, constrain_cov_trace=True).P)
 

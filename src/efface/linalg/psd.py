@@ -69,9 +69,10 @@ def factor_(
 
     Rank rules, both on the correlation matrix C: *pivot* (Cholesky is used if no squared pivot, the share of
     a feature's variance that the others before it leave unexplained, is under `100 eps`, `least`, or `d` times
-    the epsilon of float64) and *eigenvalue* (those above `lambda_max` times `8 sqrt(d) eps` and `least` are
-    kept, at most `max_rank`). With `noise`, a pivot must exceed `100 max(noise)`, and the eigenvalue of a direction v
-    `4 v^2 . noise`: what lies below is the rounding of the data themselves.
+    the epsilon of float64, and the smallest eigenvalue, estimated, is under neither of `eps` and the last two)
+    and *eigenvalue* (those above `lambda_max` times `8 sqrt(d) eps` and `least` are kept, at most `max_rank`).
+    With `noise`, a pivot must exceed `100 max(noise)`, and the eigenvalue of a direction v `4 v^2 . noise`: what
+    lies below is the rounding of the data themselves.
 
     Args:
         sigma: `(d, d)` Hermitian, float64 or complex128, of which only the upper triangle is read. It is
@@ -93,12 +94,29 @@ def factor_(
     correlation.diagonal().fill_(1.0)
     if max_rank is None or max_rank >= varying:
         triangle, info = _cholesky(correlation)
-        grain = 0.0 if noise is None else _PIVOT_MARGIN * float(noise.max())
-        floor = max(_PIVOT_MARGIN * eps, least, d * torch.finfo(torch.float64).eps, grain)
-        if int(info) == 0 and float(triangle.diagonal().real.square().min()) > floor:
+        grain = 0.0 if noise is None else float(noise.max())
+        rounding = max(least, d * torch.finfo(torch.float64).eps)
+        pivots = max(rounding, _PIVOT_MARGIN * eps, _PIVOT_MARGIN * grain)
+        # All pivots may be moderate and C singular: where its null vector hardly touches the last of the features.
+        bottom = max(rounding, eps, _GRAIN_MARGIN * grain)
+        positive = int(info) == 0 and float(triangle.diagonal().real.square().min()) > pivots
+        if positive and _smallest_eigenvalue(triangle) > bottom:
             return Factor(scale, None, triangle, d, "cholesky")
     correlation.diagonal().copy_(torch.where(variance > 0, 1.0, 0.0))
     return _factor_singular(correlation, scale, max(8 * d**0.5 * eps, least), max_rank, noise)
+
+
+def _smallest_eigenvalue(triangle: Tensor) -> float:
+    """Estimate of the smallest eigenvalue of `R^H R`, from above: one step of inverse iteration from 4 starts.
+
+    It is sharp where one eigenvalue is far below the others, which is what it is for.
+    """
+    start = torch.randn(len(triangle), 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start = start.to(triangle)
+    half = torch.linalg.solve_triangular(triangle.mH, start, upper=False)
+    vector = torch.linalg.solve_triangular(triangle, half, upper=True)
+    again = torch.linalg.solve_triangular(triangle.mH, vector / torch.linalg.vector_norm(vector, dim=0), upper=False)
+    return 1 / float(torch.linalg.vector_norm(again, dim=0).max()) ** 2
 
 
 def _cholesky(a: Tensor) -> tuple[Tensor, Tensor]:
