@@ -135,16 +135,16 @@ def _train(args: argparse.Namespace, classifier: Classifier, pixels: Tensor) -> 
 
 def _labels(images: Images, classifier: Classifier) -> Tensor:
     """True classes by the folder of each image."""
-    if images.folders is None:
-        assert images.labels is not None
+    if images.labels is not None:
         return images.labels
+    folders = images.folders or []
     known: dict[str, int] = {}
     for k, names in enumerate(classifier.classes or ()):
         for name in (names, *names.split(",")):
             known.setdefault(name.strip().lower(), k)
     numbers = classifier.classes is None
-    found = [int(f) if numbers and f.isdecimal() else known.get(f.strip().lower(), -1) for f in images.folders]
-    strange = sorted({folder for folder, k in zip(images.folders, found, strict=True) if k < 0})
+    found = [int(f) if numbers and f.isdecimal() else known.get(f.strip().lower(), -1) for f in folders]
+    strange = sorted({folder for folder, k in zip(folders, found, strict=True) if k < 0})
     if strange:
         listed = ", ".join(repr(name) for name in (classifier.classes or ())[:8])
         wanted = "numbers of classes, since this model has no names" if numbers else f"one of {listed}"
