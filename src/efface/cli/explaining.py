@@ -20,7 +20,7 @@ from efface.cli.image_files import ImageFile, find_images, read_images
 from efface.cli.map_files import check_maps_folder, write_maps
 from efface.cli.outputs import check_output
 from efface.cli.tuning import student_of
-from efface.explanation.explaining import explain
+from efface.explanation.explaining import check_class_names, explain
 from efface.explanation.mapping import METHODS
 from efface.report import save, to_text
 
@@ -154,16 +154,18 @@ def _labels(images: Images, classifier: Classifier) -> Tensor:
 
 @torch.no_grad()
 def _check_reads(classifier: Classifier, pixels: Tensor) -> None:
-    """Refuse images that the model cannot read, before anything long starts."""
+    """Refuse images that the model cannot read, and names that are not its classes', before anything long starts."""
     one = pixels[:1].to(next((p.device for p in classifier.model.parameters()), pixels.device))
     try:
-        classifier.model(one)
+        said = classifier.model(one)
     except (RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise InputError(
             f"the model cannot read images of shape {tuple(one.shape)}: {said}; if it wants another size, write e.g. "
             "--size 224"
         ) from error
+    if isinstance(said, Tensor) and said.ndim == 2:  # else `explain` says what is wrong
+        check_class_names(classifier.classes, said)
 
 
 def _saved_student(args: argparse.Namespace, classifier: Classifier) -> FittedDiET | None:

@@ -126,8 +126,7 @@ def explain(
     )
     x = images.detach().to(device_of(model, images), parameter_dtype(model))
     said = predict(model, x, outputs=outputs, batch_size=batch_size).float().cpu()
-    if classes is not None and len(classes) != said.shape[1]:
-        raise InputError(f"{len(classes)} names of classes, and the model has {said.shape[1]}: name each, in its order")
+    check_class_names(classes, said)
     wanted = said.argmax(1)
     if "diet" in chosen and fitted is None:
         fitted = setting.diet().fit(model, train)
@@ -140,6 +139,12 @@ def explain(
     if labels is not None:
         audit = replace(audit, text=(*audit.text, _score(said, labels)))
     return Explanation(maps, said, replace(audit, parts=(picturing, *audit.parts, *copy)), fitted)
+
+
+def check_class_names(classes: Sequence[str] | None, said: Tensor) -> None:
+    """Refuse names of classes that are not one for each column of what the model says, `(n, classes)`."""
+    if classes is not None and len(classes) != said.shape[1]:
+        raise InputError(f"{len(classes)} names of classes, and the model has {said.shape[1]}: name each, in its order")
 
 
 def _audit(
