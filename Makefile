@@ -29,10 +29,10 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.leace
 
 # torch first and through the constraints: alone, pip would take a newer build with gigabytes of CUDA.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml packages/efface-worlds/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' --editable packages/efface-worlds
 	touch $(READY)
 
 clean:

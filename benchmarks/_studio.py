@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from efface import ErasureSpec, PipelineView
-from efface.diffusion.embedding import PromptEmbedding
 from efface.diffusion.erasing import erase
 from efface.diffusion.erasure import Erasure
 from efface.diffusion.text.feedback import look_again
 from efface.diffusion.text.semantic_surgery import SemanticSurgery
-from efface.worlds import shapes
-from efface.worlds.shapes.concepts import FACTORS, concept
+from efface.pipelines.embedding import PromptEmbedding
+from efface_worlds import shapes
+from efface_worlds.shapes.concepts import FACTORS, concept
 
 OBJECTS = ("circle", "square", "diamond", "triangle", "star", "heart")
 STYLES = ("striped", "dotted", "shaded")

@@ -37,7 +37,7 @@ from efface.attribution.metrics import agreement, iou, mass, q_robustness, rank_
 from efface.attribution.removal import ConstantColour
 from efface.attribution.tuning import input_dropout, random_mask_distillation, saliency_guided
 from efface.audit.intervals import Interval, bootstrap_interval, paired_interval
-from efface.worlds.attribution import WORLDS, Pictures, PictureWorld, make_world, train_classifier
+from efface_worlds.attribution import WORLDS, Pictures, PictureWorld, make_world, train_classifier
 
 Scores = dict[str, np.ndarray]
 """Name of a figure -> one value for each test image."""

@@ -27,9 +27,9 @@ from benchmarks._studio import Studio, captions_of, others_of, prompts_of, rest_
 from efface import ErasureSpec, PipelineView, StillUnsafeWarning
 from efface.diffusion.text.cgce import Cgce
 from efface.diffusion.text.prompt_pairs import PromptPair, pairs_of_spec
-from efface.worlds import shapes
-from efface.worlds.shapes.concepts import concept
-from efface.worlds.shapes.generation import GUIDANCE
+from efface_worlds import shapes
+from efface_worlds.shapes.concepts import concept
+from efface_worlds.shapes.generation import GUIDANCE
 
 CONCEPTS = ("star", "circle", "heart", "triangle", "striped", "dotted")
 QUICK = ("star", "dotted")

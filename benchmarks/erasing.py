@@ -41,10 +41,10 @@ from efface.audit.diffusion.balance import harmonic
 from efface.cli.generating import write_picture
 from efface.diffusion.erasing import diffusion_methods
 from efface.diffusion.erasure import Erasure
-from efface.worlds import shapes
-from efface.worlds.shapes.concepts import concept, siblings
-from efface.worlds.shapes.generation import GUIDANCE
-from efface.worlds.shapes.metrics import text_image_score
+from efface_worlds import shapes
+from efface_worlds.shapes.concepts import concept, siblings
+from efface_worlds.shapes.generation import GUIDANCE
+from efface_worlds.shapes.metrics import text_image_score
 
 
 def run(studio: Studio, name: str, method: str, n: int, seeds: int) -> dict[str, Any]:

@@ -27,15 +27,15 @@ from benchmarks._measure import table
 from benchmarks._studio import fit, prompts_of
 from efface import PipelineView
 from efface.audit.intervals import wilson_interval
-from efface.diffusion.embedding import PromptEmbedding
 from efface.diffusion.erasure import Erasure
-from efface.diffusion.noising import noised
-from efface.diffusion.soft_tokens import SoftTokens
 from efface.diffusion.text.relaxed_gate import relaxed
 from efface.diffusion.text.semantic_surgery import SemanticSurgery
-from efface.worlds import shapes
-from efface.worlds.shapes.concepts import concept
-from efface.worlds.shapes.generation import GUIDANCE, STEPS
+from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.noising import noised
+from efface.pipelines.soft_tokens import SoftTokens
+from efface_worlds import shapes
+from efface_worlds.shapes.concepts import concept
+from efface_worlds.shapes.generation import GUIDANCE, STEPS
 
 PROMPT, PLACEHOLDER = "a picture of shape shape shape shape", "shape"
 WAYS = ("plain", "through", "straight-through", "annealed", "evade")

@@ -20,7 +20,7 @@ from efface import PipelineView, audit_gate
 from efface.audit.diffusion.detection import ALARM, AUROC, DETECTION, FIRED
 from efface.audit.finding import Audit
 from efface.report import save
-from efface.worlds import shapes
+from efface_worlds import shapes
 
 METHODS = ("semantic-surgery", "semantic-surgery@last", "cgce")
 _HELD_OUT_SEED = 940

@@ -20,7 +20,8 @@ from tests.pipelines import BUILDERS, EMBEDDED, build, clip_tokenizer, df, direc
 
 from benchmarks._measure import table
 from efface import InputError
-from efface.diffusion import KeyValueLayer, PipelineView, erase
+from efface.diffusion import erase
+from efface.pipelines import KeyValueLayer, PipelineView
 
 PROMPTS, SEEDS = ["a red circle", "the small blue star"], [3, 4]
 

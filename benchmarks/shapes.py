@@ -20,14 +20,14 @@ from torch import Tensor
 
 from benchmarks._measure import table
 from efface.audit.intervals import wilson_interval
-from efface.worlds import shapes
-from efface.worlds.shapes.acceptance import presence_auroc, subtraction
-from efface.worlds.shapes.captions import Reader, caption
-from efface.worlds.shapes.concepts import FACTORS, concept
-from efface.worlds.shapes.corruption import TRAINED, UNSEEN
-from efface.worlds.shapes.generation import GUIDANCE, STEPS, generate
-from efface.worlds.shapes.judge import NOTHING
-from efface.worlds.shapes.shipped import GOLD, WEIGHTS
+from efface_worlds import shapes
+from efface_worlds.shapes.acceptance import presence_auroc, subtraction
+from efface_worlds.shapes.captions import Reader, caption
+from efface_worlds.shapes.concepts import FACTORS, concept
+from efface_worlds.shapes.corruption import TRAINED, UNSEEN
+from efface_worlds.shapes.generation import GUIDANCE, STEPS, generate
+from efface_worlds.shapes.judge import NOTHING
+from efface_worlds.shapes.shipped import GOLD, WEIGHTS
 
 MEGABYTE = 1e6
 

@@ -38,10 +38,10 @@ class Room:
 
 
 _VECTORS = (*GROUND, "linalg", "moments")
-_TOOLS = frozenset({"sklearn", "transformers", "diffusers", "pyarrow", "tqdm", "jinja2", "matplotlib", "PIL"})
+_TOOLS = frozenset({"efface_worlds", "sklearn", "transformers", "diffusers", "pyarrow", "tqdm", "jinja2", "matplotlib", "PIL"})
 _BELOW_CLI = (
     *(*_VECTORS, "erasers", "estimators", "scrubbing", "diffusion", "attribution", "streams", "audit", "explanation"),
-    *("report", "worlds"),
+    *("pipelines", "report"),
 )
 # The longest entry that matches a module decides: `audit.vectors` overrides `audit`.
 TABLE: dict[str, Room] = {
@@ -59,12 +59,11 @@ TABLE: dict[str, Room] = {
     # threadpoolctl comes with scikit-learn.
     "audit.vectors": Room(_VECTORS, lazy=frozenset({"sklearn", "threadpoolctl"})),
     "report": Room((*GROUND, "audit.finding", "audit.picture"), lazy=frozenset({"jinja2", "matplotlib"})),
-    "worlds": Room(lazy=frozenset({"sklearn", "tokenizers", "transformers"})),
-    "worlds.shapes": Room(lazy=frozenset({"diffusers", "tokenizers", "torchmetrics", "transformers"})),
     "attribution": Room(),
     "attribution.explainers": Room(lazy=frozenset({"captum"})),
     "explanation": Room((*GROUND, "attribution", "audit")),
-    "diffusion": Room((*_VECTORS, "erasers"), lazy=frozenset({"diffusers", "transformers"})),
+    "pipelines": Room(),
+    "diffusion": Room((*_VECTORS, "erasers", "pipelines")),
     "api": Room(_BELOW_CLI),
     "cli": Room((*_BELOW_CLI, "api"), lazy=_TOOLS),
 }

@@ -14,7 +14,7 @@ import torch
 
 import efface
 from efface.audit import audit_similarity
-from efface.worlds.sentences import embed_with, load_minilm, make_sentences
+from efface_worlds.sentences import embed_with, load_minilm, make_sentences
 
 GENDERS = {"he": 1, "him": 1, "his": 1, "himself": 1, "she": 2, "her": 2, "herself": 2}
 PRONOUN = re.compile(rf"\b({'|'.join(GENDERS)})\b", re.IGNORECASE)

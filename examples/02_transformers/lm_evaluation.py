@@ -22,7 +22,7 @@ from lm_eval.models import huggingface
 from lm_eval.tasks import TaskManager
 
 import efface
-from efface.worlds.tokens import load_token_model, load_token_tokenizer, make_tokens
+from efface_worlds.tokens import load_token_model, load_token_tokenizer, make_tokens
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it remarks on every model that is not given by its name
 model, tokenizer = load_token_model("llama"), load_token_tokenizer("llama")

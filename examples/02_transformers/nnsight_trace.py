@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 import efface
 from efface.scrubbing.adapters import nnsight_edited
-from efface.worlds.tokens import load_token_model, make_tokens
+from efface_worlds.tokens import load_token_model, make_tokens
 
 model = load_token_model("llama").requires_grad_(False)
 train = make_tokens("train", length=128, sequences=32, max_files=40)

@@ -17,7 +17,7 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 
 import efface
 from efface.scrubbing.adapters import transformer_lens_hooks
-from efface.worlds.tokens import load_token_model, make_tokens
+from efface_worlds.tokens import load_token_model, make_tokens
 
 model = load_token_model("llama")
 train = make_tokens("train", length=128, sequences=32, max_files=40)

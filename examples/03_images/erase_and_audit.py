@@ -10,7 +10,7 @@ same world. With your own pipeline only the first lines change, and the judge: a
 # %% The pipeline, by role.
 import efface
 from efface.report import save, to_text
-from efface.worlds.shapes import load_judge, load_shapes_pipeline, siblings
+from efface_worlds.shapes import load_judge, load_shapes_pipeline, siblings
 
 pipe = load_shapes_pipeline()
 view = efface.PipelineView.of(pipe)

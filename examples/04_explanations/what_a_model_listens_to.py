@@ -12,7 +12,7 @@ worth. With your own model only the first lines change: a torch module in eval m
 import efface
 from efface.attribution import ConstantColour, DiET, Grid
 from efface.report import save, to_text
-from efface.worlds.attribution import accuracy, make_world, train_classifier
+from efface_worlds.attribution import accuracy, make_world, train_classifier
 
 world = make_world("spurious digits", 0, train=1000, test=200)
 model = train_classifier(world, 0, epochs=5)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from efface.audit.sites.probing import audit_sites
     from efface.diffusion.erasing import erase, load_erasure
     from efface.diffusion.erasure import Erasure
-    from efface.diffusion.pipeline import PipelineView
     from efface.diffusion.spec import ErasureSpec
     from efface.erasers import get_method, methods
     from efface.erasers.base import Eraser, EraserModule, Report, load_eraser
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from efface.moments.grouping import GroupedTensor, groupby
     from efface.moments.quantile import QuantileNormalizer, cdf, icdf
     from efface.moments.streaming import Moments
+    from efface.pipelines.pipeline import PipelineView
     from efface.scrubbing.concept_scrubber import ConceptScrubber
     from efface.scrubbing.controls import RandomSubspace
     from efface.scrubbing.features import collect
@@ -69,7 +69,7 @@ _NAMES = {
     "efface.audit.sites.probing": ("audit_sites",),
     "efface.diffusion.erasing": ("erase", "load_erasure"),
     "efface.diffusion.erasure": ("Erasure",),
-    "efface.diffusion.pipeline": ("PipelineView",),
+    "efface.pipelines.pipeline": ("PipelineView",),
     "efface.diffusion.spec": ("ErasureSpec",),
     "efface.erasers": ("get_method", "methods"),
     "efface.erasers.base": ("Eraser", "EraserModule", "Report", "load_eraser"),

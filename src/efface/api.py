@@ -12,8 +12,8 @@ from efface._errors import InputError
 from efface.audit.diffusion import Judge, Readings, Sampler, audit_detection, audit_presence
 from efface.audit.finding import Audit
 from efface.diffusion.erasure import Erasure, GatedErasure
-from efface.diffusion.pipeline import PipelineView
 from efface.diffusion.spec import ErasureSpec
+from efface.pipelines.pipeline import PipelineView
 
 _FILM = 5
 
@@ -39,7 +39,7 @@ def audit_pipeline(
         pipe: A diffusers pipeline, with or without erasures on it.
         concept: A word, or a spec.
         judge: Called with images `(n, 3, h, w)` in [0, 1] and the name of a concept; gives for each image whether it is
-            there, as booleans or probabilities `(n,)`. For the world of shapes `efface.worlds.shapes.load_judge()`.
+            there, as booleans or probabilities `(n,)`. For the world of shapes `efface_worlds.shapes.load_judge()`.
         erasure: Measured before and after, at equal seeds. It must not be on the pipeline yet.
         paraphrases: Prompts that ask for the concept in words that the erasure was not fitted on.
         others: Concepts that should stay: names, which go into the spec's templates, or names with prompts of their

@@ -15,10 +15,10 @@ from torch import Tensor
 
 import efface
 from efface import ErasureSpec, InputError, PipelineView, StillUnsafeWarning
-from efface.diffusion.embedding import PromptEmbedding
 from efface.diffusion.erasing import load_erasure
 from efface.diffusion.text.cgce import Cgce
-from efface.worlds.shapes import FACTORS, concept, load_judge, load_shapes_pipeline, prompts_for
+from efface.pipelines.embedding import PromptEmbedding
+from efface_worlds.shapes import FACTORS, concept, load_judge, load_shapes_pipeline, prompts_for
 from tests.pipelines import build, direct, small, state, tiny
 
 NAMES = ["sd1", "sdxl", "sd3", "flux", "pixart-alpha", "cogvideox", "ltx", "wan"]

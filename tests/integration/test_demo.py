@@ -12,7 +12,7 @@ from efface.audit import Audit, Finding
 from efface.audit.finding import format_value
 from efface.cli import demo
 from efface.cli.demonstration import demo_audit
-from efface.worlds import sentences
+from efface_worlds import sentences
 from tests.unit.test_report import Page
 
 

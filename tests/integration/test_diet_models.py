@@ -31,7 +31,7 @@ from efface.attribution import (
     random_mask_distillation,
     saliency_guided,
 )
-from efface.worlds import load_minilm, make_sentences
+from efface_worlds import load_minilm, make_sentences
 from tests.squares import colour_net, equal, quick_diet, source, squares, state_of, trained
 
 

@@ -16,8 +16,8 @@ import efface
 from efface import ErasureSpec, InputError, PipelineView
 from efface.cli import main
 from efface.cli.generating import write_picture
-from efface.worlds.shapes import generate as draw
-from efface.worlds.shapes import load_shapes_pipeline
+from efface_worlds.shapes import generate as draw
+from efface_worlds.shapes import load_shapes_pipeline
 from tests.pipelines import build, small, tiny
 
 

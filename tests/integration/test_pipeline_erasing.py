@@ -7,8 +7,9 @@ import torch
 
 from efface import FormatError, InputError, NothingErasedWarning
 from efface._registry import methods
-from efface.diffusion import Erasure, ErasureSpec, PipelineView, erase, load_erasure
+from efface.diffusion import Erasure, ErasureSpec, erase, load_erasure
 from efface.diffusion.erasing import diffusion_methods
+from efface.pipelines import PipelineView
 from tests.pipelines import BUILDERS, EMBEDDED, build, direct, small, state, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from efface.diffusion import PipelineView, erase
+from efface.diffusion import erase
+from efface.pipelines import PipelineView
 from tests.pipelines import build, df, direct, small, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

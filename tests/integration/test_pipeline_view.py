@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from efface.diffusion import PipelineView
+from efface.pipelines import PipelineView
 from tests.pipelines import BUILDERS, EMBEDDED, VIDEO, build, direct, small, state, tiny
 
 # diffusers' Euler scheduler takes the square root of a tensor by numpy

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from efface import ErasureSpec, InputError, PipelineView
-from efface.diffusion.embedding import PromptEmbedding
 from efface.diffusion.erasing import erase, load_erasure
 from efface.diffusion.text.projection import PromptProjection
-from efface.worlds.shapes import FACTORS, load_judge, load_shapes_pipeline
+from efface.pipelines.embedding import PromptEmbedding
+from efface_worlds.shapes import FACTORS, load_judge, load_shapes_pipeline
 from tests.pipelines import build, direct, small, state, tiny
 
 PROMPTS, SEEDS = ["a red circle", "the small blue star"], [0, 1]

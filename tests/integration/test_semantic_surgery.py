@@ -16,7 +16,7 @@ from efface.diffusion.erasing import load_erasure
 from efface.diffusion.text.biopsy import presence_score
 from efface.diffusion.text.relaxed_gate import relaxed
 from efface.diffusion.text.semantic_surgery import SemanticSurgery
-from efface.worlds.shapes import load_judge, load_shapes_pipeline, prompts_for, siblings
+from efface_worlds.shapes import load_judge, load_shapes_pipeline, prompts_for, siblings
 from tests.pipelines import small, tiny
 
 PROMPTS = ["a red circle", "the small blue star"]

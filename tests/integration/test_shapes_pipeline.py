@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from efface._errors import FormatError, InputError
-from efface.worlds import shapes
-from efface.worlds.shapes.acceptance import auroc, presence_auroc, subtraction
-from efface.worlds.shapes.concepts import FACTORS
-from efface.worlds.shapes.shipped import GOLD, WEIGHTS
-from efface.worlds.shapes.vocabulary import LENGTH, build_tokenizer
+from efface_worlds import shapes
+from efface_worlds.shapes.acceptance import auroc, presence_auroc, subtraction
+from efface_worlds.shapes.concepts import FACTORS
+from efface_worlds.shapes.shipped import GOLD, WEIGHTS
+from efface_worlds.shapes.vocabulary import LENGTH, build_tokenizer
 
 PROMPTS = ("a red circle on a white background", "a blue striped star", "")
 
@@ -47,7 +47,7 @@ def test_plain_diffusers_reads_the_folder_and_draws_the_same_bits(pipeline):
 
 @pytest.mark.slow  # a new process imports everything again
 def test_loading_says_nothing():
-    code = "from efface.worlds import shapes; shapes.load_shapes_pipeline()"
+    code = "from efface_worlds import shapes; shapes.load_shapes_pipeline()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
 

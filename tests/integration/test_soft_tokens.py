@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from efface import InputError, PipelineView
-from efface.diffusion.noising import noised
-from efface.diffusion.soft_tokens import SoftTokens
+from efface.pipelines.noising import noised
+from efface.pipelines.soft_tokens import SoftTokens
 from tests.pipelines import build, tiny
 
 PROMPT = "a red circle"

@@ -16,7 +16,7 @@ from efface.attribution.controls import control_maps, oracle_maps
 from efface.attribution.curves import keep_curve
 from efface.attribution.metrics import iou
 from efface.attribution.removal import ConstantColour
-from efface.worlds.attribution import (
+from efface_worlds.attribution import (
     WORLDS,
     Pictures,
     PictureWorld,
@@ -26,9 +26,9 @@ from efface.worlds.attribution import (
     make_world,
     train_classifier,
 )
-from efface.worlds.attribution.digits import digit_sources
-from efface.worlds.attribution.objects import shape_pairs
-from efface.worlds.attribution.spurious import spurious_digits
+from efface_worlds.attribution.digits import digit_sources
+from efface_worlds.attribution.objects import shape_pairs
+from efface_worlds.attribution.spurious import spurious_digits
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_bad_names_and_seeds() -> None:
 
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from efface.worlds.attribution import digits
+    from efface_worlds.attribution import digits
 
     digits._load.cache_clear()
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)

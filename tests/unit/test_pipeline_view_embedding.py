@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from efface import InputError
-from efface.diffusion import PipelineView, PromptEmbedding
+from efface.pipelines import PipelineView, PromptEmbedding
 from tests.pipelines import tiny
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from efface import InputError
-from efface.diffusion import PipelineView, PromptEmbedding
+from efface.pipelines import PipelineView, PromptEmbedding
 from tests.pipelines import build, df, direct, small, tiny
 
 SIZE = small("sd1")

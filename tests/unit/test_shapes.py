@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efface._errors import InputError
-from efface.worlds import shapes
-from efface.worlds.shapes.captions import attributes, caption, requirements
-from efface.worlds.shapes.concepts import FACTORS, OBJECTS
-from efface.worlds.shapes.corruption import TRAINED, UNSEEN
-from efface.worlds.shapes.distances import DISTANCES
-from efface.worlds.shapes.scenes import NONE, Scene, sample_scenes
+from efface_worlds import shapes
+from efface_worlds.shapes.captions import attributes, caption, requirements
+from efface_worlds.shapes.concepts import FACTORS, OBJECTS
+from efface_worlds.shapes.corruption import TRAINED, UNSEEN
+from efface_worlds.shapes.distances import DISTANCES
+from efface_worlds.shapes.scenes import NONE, Scene, sample_scenes
 
 
 def scenes_of(n: int, seed: int = 0, **options):

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from efface._errors import FormatError, InputError
-from efface.worlds import shapes
-from efface.worlds.shapes.corruption import TRAINED
-from efface.worlds.shapes.judge import NOTHING
-from efface.worlds.shapes.metrics import frechet_distance, kernel_distance, mean_metric
-from efface.worlds.shapes.shipped import WEIGHTS
-from efface.worlds.shapes.training.measuring import confusion
+from efface_worlds import shapes
+from efface_worlds.shapes.corruption import TRAINED
+from efface_worlds.shapes.judge import NOTHING
+from efface_worlds.shapes.metrics import frechet_distance, kernel_distance, mean_metric
+from efface_worlds.shapes.shipped import WEIGHTS
+from efface_worlds.shapes.training.measuring import confusion
 
 
 @pytest.fixture(scope="module")

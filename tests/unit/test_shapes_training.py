@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from efface._errors import FormatError, InputError
-from efface.worlds.shapes.scenes import sample_scenes
-from efface.worlds.shapes.training.autoencoder import RECIPE as VAE
-from efface.worlds.shapes.training.autoencoder import train_autoencoder
-from efface.worlds.shapes.training.denoiser import RECIPE as UNET
-from efface.worlds.shapes.training.denoiser import train_denoiser
-from efface.worlds.shapes.training.judges import RECIPES, train_judge
-from efface.worlds.shapes.training.latents import LatentSet
-from efface.worlds.shapes.training.loop import Recipe, train
-from efface.worlds.shapes.training.stages import run_stage
+from efface_worlds.shapes.scenes import sample_scenes
+from efface_worlds.shapes.training.autoencoder import RECIPE as VAE
+from efface_worlds.shapes.training.autoencoder import train_autoencoder
+from efface_worlds.shapes.training.denoiser import RECIPE as UNET
+from efface_worlds.shapes.training.denoiser import train_denoiser
+from efface_worlds.shapes.training.judges import RECIPES, train_judge
+from efface_worlds.shapes.training.latents import LatentSet
+from efface_worlds.shapes.training.loop import Recipe, train
+from efface_worlds.shapes.training.stages import run_stage
 
 
 def latents(n: int = 8) -> LatentSet:

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from efface import InputError
-from efface.diffusion import ErasureSpec, PipelineView
+from efface.diffusion import ErasureSpec
+from efface.pipelines import PipelineView
 from tests.pipelines import tiny
 
 FULL = ErasureSpec(

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from efface import InputError
 from efface.audit import bootstrap_interval
-from efface.worlds.tokens import (
+from efface_worlds.tokens import (
     IGNORE,
     LEXICAL_TYPES,
     SourceFile,
@@ -41,8 +41,8 @@ from efface.worlds.tokens import (
     unigram_bits_per_byte,
     unigram_nats,
 )
-from efface.worlds.tokens.shipped import WEIGHTS
-from efface.worlds.tokens.vocabulary import END, encode, load_vocabulary, train_vocabulary
+from efface_worlds.tokens.shipped import WEIGHTS
+from efface_worlds.tokens.vocabulary import END, encode, load_vocabulary, train_vocabulary
 
 LOOKS_INTO_F_STRINGS = sys.version_info >= (3, 12)
 _WORDS = ["a", "self", "if", "else", "in", "12", "3.5e-7", "0b1", "'it'", 'b"x  y"', '"""a\n  b"""', "#"]

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from efface import InputError
-from efface.worlds.sentences import FIELDS, PRONOUNS, TEMPLATES, embed, fill, find_model, make_sentences
-from efface.worlds.tables import load_diabetes
+from efface_worlds.sentences import FIELDS, PRONOUNS, TEMPLATES, embed, fill, find_model, make_sentences
+from efface_worlds.tables import load_diabetes
 
 GENDERED = {word for words in PRONOUNS.values() for word in words.values()}
 

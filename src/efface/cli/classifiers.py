@@ -19,7 +19,7 @@ from efface._errors import FormatError, InputError
 from efface.cli import Say
 from efface.cli.pretrained import load_pretrained
 from efface.explanation.pixels import PixelModel
-from efface.worlds.attribution import make_world, train_classifier
+from efface_worlds.attribution import make_world, train_classifier
 
 WORLDS = {
     "digits": "spurious digits",

@@ -13,8 +13,8 @@ from efface.cli import Say
 from efface.cli.minilm_layers import layers
 from efface.cli.token_world import tokens
 from efface.erasers.leace import LeaceEraser
-from efface.worlds.sentences import embed, make_sentences
-from efface.worlds.tables import load_diabetes
+from efface_worlds.sentences import embed, make_sentences
+from efface_worlds.tables import load_diabetes
 
 _CLAIMS = (
     "What is promised: LEACE makes the class means equal on the rows it was fitted on. There, no linear model can "

@@ -15,9 +15,9 @@ from efface._errors import InputError
 from efface._io import atomic_path
 from efface._lazy import require
 from efface.diffusion.erasing import diffusion_methods, erase, load_erasure
-from efface.diffusion.pipeline import PipelineView
-from efface.worlds.shapes import load_shapes_pipeline
-from efface.worlds.shapes.generation import GUIDANCE, STEPS
+from efface.pipelines.pipeline import PipelineView
+from efface_worlds.shapes import load_shapes_pipeline
+from efface_worlds.shapes.generation import GUIDANCE, STEPS
 
 SHAPES = "shapes"
 SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -18,7 +18,7 @@ from efface.cli import Say
 from efface.scrubbing.features import SiteFeatures, collect
 from efface.scrubbing.fitting import scrub
 from efface.scrubbing.scrubber import Scrubber
-from efface.worlds.sentences import SentenceWorld, embed_with, load_minilm, make_sentences
+from efface_worlds.sentences import SentenceWorld, embed_with, load_minilm, make_sentences
 
 _EVERY_ROW = 2**40
 _SITES = ("norms", "mlp_out", "attn_out")

@@ -18,7 +18,7 @@ from efface.cli import Say
 from efface.scrubbing.features import collect
 from efface.scrubbing.fitting import scrub
 from efface.scrubbing.scrubber import Scrubber
-from efface.worlds.tokens import TokenWorld, load_token_model, make_tokens, next_token_nats, unigram_bits_per_byte
+from efface_worlds.tokens import TokenWorld, load_token_model, make_tokens, next_token_nats, unigram_bits_per_byte
 
 METHODS = {"leace": "LEACE", "orth": "SAL / orthogonal"}
 """Method -> what it is called on the page. With one-hot labels SAL takes out the span of the class means, as `orth`."""

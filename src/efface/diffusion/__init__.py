@@ -1,4 +1,4 @@
-"""Erasers inside text-to-image and text-to-video pipelines, and the view of a pipeline that they stand on."""
+"""Erasers inside text-to-image and text-to-video pipelines."""
 
 from efface._lazy import attach
 
@@ -7,10 +7,6 @@ __getattr__, __dir__ = attach(
     {
         "Erasure": "efface.diffusion.erasure",
         "ErasureSpec": "efface.diffusion.spec",
-        "Guidance": "efface.diffusion.kinds",
-        "KeyValueLayer": "efface.diffusion.attention",
-        "PipelineView": "efface.diffusion.pipeline",
-        "PromptEmbedding": "efface.diffusion.embedding",
         "erase": "efface.diffusion.erasing",
         "load_erasure": "efface.diffusion.erasing",
     },

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from efface._errors import FormatError, InputError
 from efface._io import load_folder, save_folder
-from efface.diffusion.embedding import PromptEmbedding
-from efface.diffusion.pipeline import PipelineView
 from efface.diffusion.spec import Concepts, ErasureSpec
+from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.pipeline import PipelineView
 
 
 class Erasure(ABC):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from efface._errors import InputError
 
 if TYPE_CHECKING:
-    from efface.diffusion.pipeline import PipelineView
+    from efface.pipelines.pipeline import PipelineView
 
 KeySpan = Literal["last", "last_to_end", "all"]
 _LISTS = ("synonyms", "preserve", "templates")

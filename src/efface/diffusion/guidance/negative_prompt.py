@@ -10,10 +10,10 @@ from torch import Tensor
 
 from efface._errors import InputError, NothingErasedWarning
 from efface._registry import Method, register
-from efface.diffusion.embedding import PromptEmbedding
 from efface.diffusion.erasure import Erasure
-from efface.diffusion.pipeline import PipelineView
 from efface.diffusion.spec import Concepts, ErasureSpec
+from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.pipeline import PipelineView
 
 
 class NegativePromptErasure(Erasure):

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from efface._errors import InputError, NothingErasedWarning
 from efface._registry import Method, register
-from efface.diffusion.embedding import PromptEmbedding
 from efface.diffusion.erasure import Erasure
-from efface.diffusion.pipeline import PipelineView
-from efface.diffusion.prediction import Step
 from efface.diffusion.spec import Concepts, ErasureSpec
+from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.pipeline import PipelineView
+from efface.pipelines.prediction import Step
 
 Preset = Literal["weak", "medium", "strong", "max"]
 

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from efface._errors import InputError, StillUnsafeWarning
 from efface._registry import Method, register
-from efface.diffusion.embedding import PromptEmbedding
 from efface.diffusion.erasure import GatedErasure
-from efface.diffusion.pipeline import PipelineView
 from efface.diffusion.spec import Concepts, ErasureSpec
 from efface.diffusion.text.classifier_training import Training
 from efface.diffusion.text.concept_readers import Reader, fit_readers, starting
-from efface.diffusion.text.parts import Part, Reads, check_parts, written
 from efface.diffusion.text.prompt_pairs import Ask, Pairs, choose_pairs
 from efface.diffusion.text.refinement import Normalise, Steps, refine
+from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.parts import Part, Reads, check_parts, written
+from efface.pipelines.pipeline import PipelineView
 
 Pooled = Literal["refine", "keep"]
 """`"refine"`: pooled vectors have classifiers of their own and are refined; `"keep"`: they stay, concept and all."""

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efface.diffusion.embedding import PromptEmbedding
-from efface.diffusion.prompts import PromptView
 from efface.diffusion.text.classifier_training import Encoded, Fit, Training, train
 from efface.diffusion.text.concept_classifier import ConceptClassifier
-from efface.diffusion.text.parts import Part, Reads, concept_rows, first_row, parts_of
 from efface.diffusion.text.prompt_pairs import PromptPair, split
+from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.parts import Part, Reads, concept_rows, first_row, parts_of
+from efface.pipelines.prompts import PromptView
 
 _ENCODED_AT_ONCE = 32
 

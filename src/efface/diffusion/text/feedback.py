@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface.diffusion.embedding import PromptEmbedding
-from efface.diffusion.pipeline import PipelineView
+from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.pipeline import PipelineView
 
 Detector = Callable[[Tensor, str], Any]
 """Images `(n, 3, h, w)` and a word -> whether each shows it, `(n,)` booleans or probabilities."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface.diffusion.embedding import PromptEmbedding
-from efface.diffusion.prompts import PromptView
-from efface.diffusion.tokens import Tokens
+from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.prompts import PromptView
+from efface.pipelines.tokens import Tokens
 
 MASK = 0
 """Id of the token that masks, as in the released code of SAFREE; CLIP's is "!", T5's is padding."""

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._registry import Method, register
-from efface.diffusion.embedding import PromptEmbedding
 from efface.diffusion.erasure import Erasure
-from efface.diffusion.pipeline import PipelineView
 from efface.diffusion.spec import Concepts, ErasureSpec
 from efface.diffusion.text.masking import check_length
 from efface.erasers.leace import LeaceEraser, LeaceFitter
+from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.pipeline import PipelineView
 
 Kind = Literal["leace", "orthogonal"]
 """`"leace"`: the least edit that takes the linear trace of labels away; `"orthogonal"`: off the span of differences."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from efface.diffusion.embedding import PromptEmbedding
-from efface.diffusion.pipeline import PipelineView
 from efface.diffusion.text.semantic_surgery import SemanticSurgery
+from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.pipeline import PipelineView
 
 
 def relaxed(

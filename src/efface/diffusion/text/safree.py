@@ -15,10 +15,8 @@ from torch import Tensor
 
 from efface._errors import InputError, NothingErasedWarning
 from efface._registry import Method, register
-from efface.diffusion.embedding import PromptEmbedding
 from efface.diffusion.erasure import Erasure
 from efface.diffusion.guidance.negative_prompt import NegativePromptErasure
-from efface.diffusion.pipeline import PipelineView
 from efface.diffusion.spec import Concepts, ErasureSpec
 from efface.diffusion.text.masking import (
     MaskedPrompt,
@@ -30,6 +28,8 @@ from efface.diffusion.text.masking import (
     span_basis,
     triggers,
 )
+from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.pipeline import PipelineView
 
 Order = Literal["released", "paper"]
 """`"released"`: `(I - P_C) P_I e`, as the released code multiplies; `"paper"`: `P_I (I - P_C) e` (equation 5)."""

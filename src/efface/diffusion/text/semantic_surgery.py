@@ -11,12 +11,12 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._registry import Method, register
-from efface.diffusion.embedding import PromptEmbedding
 from efface.diffusion.erasure import GatedErasure
-from efface.diffusion.pipeline import PipelineView
 from efface.diffusion.spec import Concepts, ErasureSpec
 from efface.diffusion.text.biopsy import Calibration, Score, calibrate_gate, presence_score
 from efface.diffusion.text.feedback import Detector, look_again
+from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.pipeline import PipelineView
 
 
 class SemanticSurgery(GatedErasure):

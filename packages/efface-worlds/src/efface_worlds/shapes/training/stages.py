@@ -1,0 +1,189 @@
+"""The stages in order; each reads what those before it left in the work folder, and leaves its own there.
+
+A stage that is finished has a `training.json` and is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from efface._errors import InputError
+from efface._io import load_folder, save_folder, write_json
+from efface._lazy import require
+from efface_worlds.loading import quiet_transformers
+from efface_worlds.shapes.concepts import concept
+from efface_worlds.shapes.contrast import ContrastivePair
+from efface_worlds.shapes.networks import NETWORKS, JudgeNetwork
+from efface_worlds.shapes.training.autoencoder import train_autoencoder
+from efface_worlds.shapes.training.denoiser import RECIPE as DENOISER
+from efface_worlds.shapes.training.denoiser import build_scheduler, train_denoiser
+from efface_worlds.shapes.training.judges import train_judge
+from efface_worlds.shapes.training.latents import LatentSet, make_latents
+from efface_worlds.shapes.training.text import build_text_encoder, train_text
+from efface_worlds.shapes.vocabulary import build_tokenizer
+
+GOLDS = ("circle", "striped", "heart")
+STAGES = ("vae", "judge", "judge2", "text", "latents", "unet", "seed2", *(f"gold:{name}" for name in GOLDS))
+SHORT_STEPS = 3000
+"""Of the gold models, and of the second seed that they are compared with."""
+
+
+def run_stage(name: str, work: Path, **options: Any) -> None:
+    """Run one stage, or go on with it.
+
+    Args:
+        name: One of `STAGES`, or `gold:` and any concept.
+        work: The folder that all stages share.
+        options: For the training loop.
+
+    Raises:
+        InputError: If there is no such stage, or an earlier one has not been run.
+    """
+    if name.startswith("gold:"):
+        name = f"gold:{concept(name.removeprefix('gold:')).name}"
+    elif name not in STAGES:
+        raise InputError(f"{name!r} is no stage: write one of {', '.join(STAGES)}")
+    folder = work / name.replace("gold:", "without-")
+    if (folder / "training.json").is_file():
+        print(f"{name}: finished, see {folder / 'training.json'}")
+        return
+    with quiet_transformers():
+        facts = _STAGES[name.partition(":")[0]](work, folder, name, options)
+    write_json(folder / "training.json", facts)
+
+
+def _judge(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    which = 2 if name.endswith("2") else 1
+    net, facts = train_judge(which, folder, **options)
+    save_folder(folder, {"type": "ShapesJudge", "which": which}, net.state_dict())
+    return facts
+
+
+def _vae(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    vae, facts = train_autoencoder(folder, **options)
+    vae.save_pretrained(folder)
+    return facts
+
+
+def _text(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    pair, _, facts = train_text(folder, read_judge(_before(work, "judge")), **options)
+    save_folder(folder, {"type": "ShapesContrast"}, pair.state_dict())
+    return facts
+
+
+def _latents(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    data = _data(work)
+    return {"images": len(data.latents), "captions": data.texts.shape[1], "distinct": len(data.embeddings)}
+
+
+def _unet(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    gold = name.startswith("gold:")
+    short = replace(DENOISER, stage=name, steps=SHORT_STEPS, seed=DENOISER.seed if gold else DENOISER.seed + 1)
+    recipe = DENOISER if name == "unet" else short
+    _before(work, "latents")
+    data = _data(work).without(name.removeprefix("gold:") if gold else None)
+    unet, facts = train_denoiser(data, folder, recipe, **options)
+    unet.half().save_pretrained(folder)
+    return facts
+
+
+_STAGES = {
+    "judge": _judge,
+    "judge2": _judge,
+    "vae": _vae,
+    "text": _text,
+    "latents": _latents,
+    "unet": _unet,
+    "seed2": _unet,
+    "gold": _unet,
+}
+
+
+def _before(work: Path, name: str) -> Path:
+    if not (work / name / "training.json").is_file():
+        raise InputError(f"{work / name} is not finished: run  python -m efface_worlds.shapes.training {name}  first")
+    return work / name
+
+
+def _data(work: Path) -> LatentSet:
+    vae = require("diffusers", extra="diffusion").AutoencoderKL.from_pretrained(_before(work, "vae"))
+    pair = read_pair(_before(work, "text"))
+    return make_latents(vae.eval(), pair.text, build_tokenizer(), work / "latents")
+
+
+def read_judge(folder: Path) -> JudgeNetwork:
+    """A judge from its folder."""
+    config, tensors = load_folder(folder, expect="ShapesJudge")
+    net = NETWORKS[config["which"]]()
+    net.load_state_dict(tensors)
+    return net.eval()
+
+
+def read_pair(folder: Path) -> ContrastivePair:
+    """The contrastive pair from its folder."""
+    pair = ContrastivePair(build_text_encoder(build_tokenizer()))
+    pair.load_state_dict(load_folder(folder, expect="ShapesContrast")[1])
+    return pair.eval()
+
+
+def ship(work: Path, weights: Path, gold: Path) -> None:
+    """Copy what is finished: the pipeline, the judges and the contrastive pair, and beside them the gold models."""
+    facts: dict[str, Any] = {}
+    for name, folder in (("judge", "judge1"), ("judge2", "judge2")):
+        config, tensors = load_folder(_before(work, name), expect="ShapesJudge")
+        save_folder(weights / folder, {"type": config["type"], "which": config["which"]}, tensors)
+        facts[name] = _facts(work / name)
+    _ship_pair_and_pipeline(work, weights, facts)
+    measured = _facts(weights).get("measured") if (weights / "training.json").is_file() else None
+    if measured and {**facts, "measured": measured} == _facts(weights):
+        facts["measured"] = measured  # the same models: what was measured still holds
+    write_json(weights / "training.json", facts)
+    for folder in sorted(work.iterdir()):
+        if folder.name.startswith(("without-", "seed2")) and (folder / "training.json").is_file():
+            _ship_gold(folder, gold / folder.name)
+
+
+def _ship_pair_and_pipeline(work: Path, weights: Path, facts: dict[str, Any]) -> None:
+    diffusers = require("diffusers", extra="diffusion")
+    pair = read_pair(_before(work, "text"))
+    small = {name: value for name, value in pair.state_dict().items() if not name.startswith("text.")}
+    save_folder(weights / "contrast", {"type": "ShapesContrast"}, small)
+    with quiet_transformers():
+        pipeline = diffusers.StableDiffusionPipeline(
+            vae=diffusers.AutoencoderKL.from_pretrained(_before(work, "vae")).half(),
+            text_encoder=pair.text,
+            tokenizer=build_tokenizer(),
+            unet=_read_unet(_before(work, "unet")).half(),
+            scheduler=build_scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.save_pretrained(weights / "pipeline")
+    for part in ("vae", "unet"):
+        _forget_origin(weights / "pipeline" / part / "config.json")
+    facts |= {name: _facts(work / name) for name in ("vae", "text", "latents", "unet")}
+
+
+def _forget_origin(path: Path) -> None:
+    """Take out where on this machine a part was read from."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    write_json(path, config)
+
+
+def _read_unet(folder: Path) -> Any:
+    return require("diffusers", extra="diffusion").UNet2DConditionModel.from_pretrained(folder)
+
+
+def _ship_gold(folder: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "diffusion_pytorch_model.safetensors", "training.json"):
+        (target / name).write_bytes((folder / name).read_bytes())
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "training.json").read_text(encoding="utf-8"))

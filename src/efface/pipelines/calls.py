@@ -1,0 +1,129 @@
+"""What a pipeline passes to its denoiser: caught at the first call, so that no pipeline's preparations are repeated."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from efface._errors import InputError
+from efface.pipelines.components import Components, forward_parameters
+from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.state import preserved, replaced
+
+_TEXT = {"encoder_hidden_states": "sequence", "pooled_projections": "pooled"}
+_ADDED = {"text_embeds": "pooled"}
+_MASK = "encoder_attention_mask"
+
+
+class _Caught(Exception):
+    """Ends a pipeline's call at its first denoising step."""
+
+
+@dataclass(frozen=True)
+class DenoiserCall:
+    """The first call of a pipeline's denoiser.
+
+    Attributes:
+        denoiser: The model that is called.
+        arguments: All its arguments by name.
+        latents: The latents as the pipeline's loop holds them, before any scaling for the model; packed as in FLUX.
+        timesteps: All timesteps of the scheduler.
+    """
+
+    denoiser: nn.Module
+    arguments: Mapping[str, Any]
+    latents: Tensor
+    timesteps: Tensor
+
+    def with_inputs(self, latents: Tensor, t: Any, embedding: PromptEmbedding) -> dict[str, Any]:
+        """The arguments with other latents, time and prompts, and with gradients through all of them."""
+        arguments = substitute(self.arguments, latents, embedding, len(latents))
+        return arguments | {"timestep": self._timestep(arguments["timestep"], t)}
+
+    def _timestep(self, passed: Any, t: Any) -> Tensor:
+        """`t` in the shape and unit in which the pipeline passes its own (FLUX passes thousandths)."""
+        start, passed = float(self.timesteps[0]), torch.as_tensor(passed)
+        ratio = start / float(passed.flatten()[0]) if float(passed.flatten()[0]) else 1.0
+        unit = round(ratio) if abs(ratio - round(ratio)) < 1e-3 * ratio else ratio
+        value = torch.as_tensor(t, device=passed.device)
+        value = value if unit == 1 else value / unit
+        if value.ndim == 1 and passed.ndim == 0:
+            passed = passed.expand(len(value))
+        value = value.reshape(-1, *[1] * (passed.ndim - 1)) if value.ndim else value
+        return value.to(passed.dtype).expand(passed.shape)
+
+
+def catch(pipe: Any, components: Components, arguments: Mapping[str, Any]) -> DenoiserCall:
+    """Call a pipeline up to its first denoising step and tell what its denoiser was going to be given.
+
+    Nothing is computed by the denoiser, and nothing stays in the pipeline.
+
+    Raises:
+        InputError: If the pipeline never calls a denoiser.
+    """
+    caught: list[DenoiserCall] = []
+    unscaled: list[Tensor] = []
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        bound = inspect.Signature(list(forward_parameters(module).values())).bind(*args, **kwargs).arguments
+        bound = {**{k: v for k, v in bound.items() if k != "kwargs"}, **bound.get("kwargs", {})}
+        latents = unscaled[0] if unscaled else next(iter(bound.values()))
+        caught.append(DenoiserCall(module, bound, latents, components.scheduler.timesteps.clone()))
+        raise _Caught
+
+    def scale(sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        unscaled.append(sample)
+        return type(components.scheduler).scale_model_input(components.scheduler, sample, *args, **kwargs)
+
+    with ExitStack() as stack:
+        stack.enter_context(preserved(pipe, components.scheduler))
+        if hasattr(components.scheduler, "scale_model_input"):
+            stack.enter_context(replaced(components.scheduler, "scale_model_input", scale))
+        for denoiser in components.denoisers.values():
+            stack.callback(denoiser.register_forward_pre_hook(before, with_kwargs=True, prepend=True).remove)
+        pipe.set_progress_bar_config(disable=True)
+        try:
+            pipe(**arguments)
+        except _Caught:
+            return caught[0]
+    raise InputError(f"{type(pipe).__name__} never called its denoiser, {', '.join(components.denoisers)}")
+
+
+def substitute(arguments: Mapping[str, Any], latents: Tensor, embedding: PromptEmbedding, batch: int) -> dict[str, Any]:
+    """Arguments of a denoiser with other latents and prompts.
+
+    Args:
+        arguments: Its arguments by name, for a batch.
+        latents: (n, ...) latents.
+        embedding: n prompts.
+        batch: Size of the batch; of 2 n, the second half is taken.
+    """
+    n = len(latents)
+
+    def half(value: Any) -> Any:
+        return value[batch - n :] if isinstance(value, Tensor) and value.ndim and len(value) == batch > n else value
+
+    found = {name: half(value) for name, value in arguments.items()}
+    first = next(iter(found))
+    found[first] = latents.to(found[first].dtype)
+    for name, role in _TEXT.items():
+        if isinstance(found.get(name), Tensor) and (value := getattr(embedding, role)) is not None:
+            found[name] = value.to(found[name].dtype)
+    if isinstance(found.get(_MASK), Tensor) and embedding.mask is not None:
+        found[_MASK] = embedding.mask.to(found[_MASK].dtype)
+    if isinstance(added := found.get("added_cond_kwargs"), Mapping):
+        added = {name: half(value) for name, value in added.items()}
+        texts = {name: getattr(embedding, role) for name, role in _ADDED.items() if name in added}
+        found["added_cond_kwargs"] = added | {name: value.to(added[name].dtype) for name, value in texts.items()}
+    return found
+
+
+def generators(seeds: Iterable[int]) -> list[torch.Generator]:
+    """One generator a sample, so that a sample does not depend on its batch; on the CPU, nor on the device."""
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]

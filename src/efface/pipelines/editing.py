@@ -1,0 +1,140 @@
+"""Editing prompts where a pipeline encodes them, so that `pipe(...)` itself is edited as well as the view."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from efface._errors import InputError
+from efface.pipelines.embedding import PromptEmbedding, Slot
+from efface.pipelines.encoding import Encoding
+
+TextEdit: TypeAlias = Callable[[PromptEmbedding], "PromptEmbedding | None"]
+"""Takes prompts as encoded; what it returns replaces them, unless that is None. `negative` is None without guidance."""
+
+_NUMBERS = itertools.count(1)
+
+
+class EditedEncoding:
+    """Stands for a pipeline's `encode_prompt` and edits what it returns.
+
+    Embeddings that are handed to the pipeline are edited too. Those made by `PipelineView.encode` carry the edits that
+    they have been through, and `PipelineView.sample` does not repeat these; a bare tensor carries nothing, so one made
+    by `pipe.encode_prompt` inside the block and handed back to `pipe(...)` is edited twice. Where a distilled pipeline
+    encodes its negative prompt by a second call (`true_cfg_scale`), that prompt is edited as the first one is.
+    """
+
+    def __init__(self, original: Callable[..., Any], encoding: Encoding, layout: tuple[Slot, ...]) -> None:
+        self.original, self.encoding, self.layout = original, encoding, layout
+        self.edits: dict[int, TextEdit] = {}
+        self.skip: frozenset[int] = frozenset()
+        self.prompts: tuple[str, ...] = ()  # of the embedding that the pipeline is handed
+        self._options: dict[str, Any] | None = None  # of the call that is being edited
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the pipeline's `encode_prompt` returns, edited."""
+        given = dict(zip(self.encoding.parameters, args, strict=False)) | kwargs
+        if self._options is not None:
+            # An edit encodes something itself: not edited, and with the options of the call that it edits.
+            return self.original(**(given | self._options))
+        out = self.original(*args, **kwargs)
+        before = after = self._read(out, given)
+        self._options = {name: given[name] for name in self.encoding.options if name in given}
+        try:
+            for number, edit in list(self.edits.items()):
+                if number not in self.skip:
+                    after = _checked(edit(after), after)
+        finally:
+            self._options = None
+        return out if after is before else self.encoding.write(out, after)
+
+    def _read(self, out: Any, given: dict[str, Any]) -> PromptEmbedding:
+        found = self.encoding.read(out, (), self.layout)
+        each = [n for name, n in given.items() if name.startswith("num_") and name.endswith("_per_prompt") and n]
+        if found.negative is not None:
+            texts = _texts(given.get("negative_prompt"), len(found), *each)
+            found = found.replace(negative=found.negative.replace(prompts=texts))
+        prompt = given.get("prompt")
+        return found.replace(prompts=_texts(self.prompts if prompt is None else prompt, len(found), *each))
+
+
+def _texts(given: Any, n: int, each: int = 1) -> tuple[str, ...]:
+    """The prompts of a batch of `each` pictures a prompt, if they are known."""
+    found = (given,) * n if isinstance(given, str) else tuple(text for text in given or () for _ in range(each))
+    return found if len(found) == n else ()
+
+
+def _checked(edited: Any, before: PromptEmbedding) -> PromptEmbedding:
+    if edited is None:
+        return before
+    if not isinstance(edited, PromptEmbedding):
+        raise InputError(
+            f"an edit of text must return a PromptEmbedding or None, not {type(edited).__name__}: "
+            "write  return embedding.replace(sequence=...)"
+        )
+    return before.replace(**edited.tensors(), negative=edited.negative)
+
+
+def install_edit(
+    pipe: Any, encoding: Encoding, layout: tuple[Slot, ...], edit: TextEdit, once: bool = True
+) -> Callable[[], None]:
+    """Edit what a pipeline encodes, until the function that is returned is called. Edits go on and off in any order.
+
+    Args:
+        pipe: The pipeline.
+        encoding: Its encoding.
+        layout: Goes into what the edit is given.
+        edit: The edit.
+        once: Not again for embeddings that carry its number (see `EditedEncoding`).
+    """
+    current = vars(pipe).get("encode_prompt")
+    if not isinstance(current, EditedEncoding):
+        current = vars(pipe)["encode_prompt"] = EditedEncoding(pipe.encode_prompt, encoding, layout)
+    number = next(_NUMBERS) * (1 if once else -1)  # negative numbers are always repeated
+    current.edits[number] = edit
+
+    def remove() -> None:
+        current.edits.pop(number, None)
+        if not current.edits and vars(pipe).get("encode_prompt") is current:
+            if current.original is getattr(type(pipe), "encode_prompt", None) or _is_method(current.original, pipe):
+                del vars(pipe)["encode_prompt"]
+            else:
+                vars(pipe)["encode_prompt"] = current.original
+
+    return remove
+
+
+def active_edits(pipe: Any) -> frozenset[int]:
+    """Numbers of the edits that are on a pipeline now."""
+    return frozenset(number for number in _edits(pipe) if number > 0)
+
+
+def listeners(pipe: Any) -> frozenset[int]:
+    """Numbers of those that only listen to what a pipeline's call encodes (`once=False`)."""
+    return frozenset(number for number in _edits(pipe) if number < 0)
+
+
+def _edits(pipe: Any) -> dict[int, TextEdit]:
+    current = vars(pipe).get("encode_prompt")
+    return current.edits if isinstance(current, EditedEncoding) else {}
+
+
+@contextmanager
+def skipping(pipe: Any, edits: frozenset[int], prompts: tuple[str, ...] = ()) -> Iterator[None]:
+    """Do not repeat these edits for the length of a block; edits are told these prompts of embeddings handed in."""
+    current = vars(pipe).get("encode_prompt")
+    if not isinstance(current, EditedEncoding):
+        yield
+        return
+    before = current.skip, current.prompts
+    current.skip, current.prompts = edits, prompts
+    try:
+        yield
+    finally:
+        current.skip, current.prompts = before
+
+
+def _is_method(function: Any, pipe: Any) -> bool:
+    return getattr(function, "__self__", None) is pipe

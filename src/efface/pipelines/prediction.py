@@ -1,0 +1,192 @@
+"""Changing what the denoiser predicts, step by step, while a pipeline samples: what erasers by guidance stand on.
+
+What it is given can be changed too, step by step.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from efface._errors import InputError
+from efface.pipelines.calls import substitute
+from efface.pipelines.components import forward_parameters
+from efface.pipelines.embedding import PromptEmbedding
+
+if TYPE_CHECKING:
+    from efface.pipelines.denoising import DenoiserView
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step of n samples.
+
+    Attributes:
+        index: Which step of the sampling it is, from 0.
+        timestep: The timestep as the denoiser is given it.
+        latents: (n, ...) as the denoiser is given them.
+        embedding: The prompts, with their negative branch.
+        cond: (n, ...) prediction for the prompts.
+        uncond: The prediction for the negative prompts; None where the pipeline has not made it (no guidance; Wan
+            makes it afterwards): `step.predict(step.embedding.negative)` makes it.
+    """
+
+    index: int
+    timestep: Any
+    latents: Tensor
+    embedding: PromptEmbedding
+    cond: Tensor
+    uncond: Tensor | None
+    predict: Callable[[PromptEmbedding], Tensor] = field(repr=False)
+    """One more pass of the denoiser, at the same latents and time, for other prompts."""
+
+
+Rule: TypeAlias = Callable[[Step], "Tensor | None"]
+"""Takes a step; what it returns replaces `cond`, unless that is None."""
+
+Swap: TypeAlias = Callable[[int, PromptEmbedding, Tensor], "Tensor | None"]
+"""Takes the index of a step, the prompts and their rows of text as the denoiser is about to be given them, `(n, rows,
+width)`; what it returns replaces these, unless that is None."""
+
+_ROWS = "encoder_hidden_states"
+
+_PAUSED: ContextVar[bool] = ContextVar("paused", default=False)
+
+
+@contextmanager
+def unguided() -> Iterator[None]:
+    """No rule is applied within the block: predictions are the denoiser's own."""
+    token = _PAUSED.set(True)
+    try:
+        yield
+    finally:
+        _PAUSED.reset(token)
+
+
+class _Watch:
+    """Follows one pipeline's sampling: what it encoded, and which step it is at."""
+
+    def __init__(self, both: bool) -> None:
+        self.both = both  # whether both branches are encoded at once
+        self.embedding: PromptEmbedding | None = None
+        self.index = 0
+        self.fresh = False  # encoded, and not a step made since
+
+    def encoded(self, embedding: PromptEmbedding) -> None:
+        # With two passes in a distilled pipeline, the second text before the first step is the negative prompt.
+        if self.fresh and not self.both and self.embedding is not None and self.embedding.negative is None:
+            self.embedding = self.embedding.replace(negative=embedding)
+        else:
+            self.embedding, self.index, self.fresh = embedding, 0, True
+
+    def looked(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[PromptEmbedding, dict[str, Any], int] | None:
+        """Prompts, the denoiser's arguments and its batch, if it is called for the prompts."""
+        if _PAUSED.get() or self.embedding is None:
+            return None
+        self.fresh = False
+        arguments = inspect.Signature(list(forward_parameters(module).values())).bind(*args, **kwargs).arguments
+        n, batch = len(self.embedding), len(next(iter(arguments.values())))
+        if batch not in (n, 2 * n):
+            raise InputError(f"the denoiser was given {batch} samples for {n} prompts: expected {n} or {2 * n}")
+        if batch == n and self._is_negative(self.embedding, arguments["encoder_hidden_states"]):
+            return None
+        return self.embedding, arguments, batch
+
+    @staticmethod
+    def _is_negative(embedding: PromptEmbedding, given: Tensor) -> bool:
+        negative = embedding.negative
+        if negative is None or negative.sequence.shape != given.shape:
+            return False
+        is_prompt = torch.equal(given, embedding.sequence.to(given.dtype))
+        return not is_prompt and torch.equal(given, negative.sequence.to(given.dtype))
+
+
+class _Ruled(_Watch):
+    """Applies a rule to the prediction for the prompts."""
+
+    def __init__(self, rule: Rule, both: bool) -> None:
+        super().__init__(both)
+        self.rule = rule
+
+    def predicted(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Any:
+        found = self.looked(module, args, kwargs)
+        if found is None:
+            return None
+        embedding, arguments, batch = found
+        value = out[0] if isinstance(out, tuple) else out.sample
+        parts = value.chunk(batch // len(embedding))
+        latents = arguments[next(iter(arguments))].chunk(len(parts))[-1]
+        uncond = parts[0] if len(parts) == 2 else None
+
+        def predict(embedding: PromptEmbedding) -> Tensor:
+            with unguided():  # no rule is applied to another rule's pass
+                again = module(**substitute(arguments, latents, embedding, batch))
+            return again[0] if isinstance(again, tuple) else again.sample
+
+        changed = self.rule(Step(self.index, arguments["timestep"], latents, embedding, parts[-1], uncond, predict))
+        self.index += 1
+        if changed is None:
+            return None
+        if changed.shape != parts[-1].shape:
+            raise InputError(f"a rule must keep the shape {tuple(parts[-1].shape)}, it returned {tuple(changed.shape)}")
+        value = torch.cat([*parts[:-1], changed.to(value.dtype)])
+        return (value, *out[1:]) if isinstance(out, tuple) else type(out)(sample=value)
+
+
+class _Swapped(_Watch):
+    """Gives the denoiser other rows of text for the prompts."""
+
+    def __init__(self, swap: Swap, both: bool) -> None:
+        super().__init__(both)
+        self.swap = swap
+
+    def entering(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        found = self.looked(module, args, kwargs)
+        if found is None:
+            return None
+        embedding, arguments, _ = found
+        rows: Tensor = arguments[_ROWS]
+        negative, own = rows[: -len(embedding)], rows[-len(embedding) :]
+        changed = self.swap(self.index, embedding, own)
+        self.index += 1
+        if changed is None:
+            return None
+        if changed.shape != own.shape:
+            raise InputError(f"a swap must keep the shape {tuple(own.shape)}, it returned {tuple(changed.shape)}")
+        changed = torch.cat([negative, changed.to(rows.dtype)])
+        if _ROWS in kwargs:
+            return args, {**kwargs, _ROWS: changed}
+        place = list(forward_parameters(module)).index(_ROWS)
+        return (*args[:place], changed, *args[place + 1 :]), kwargs
+
+
+def install_rule(view: DenoiserView, rule: Rule) -> Callable[[], None]:
+    """Apply a rule to every prediction for prompts, until the function that is returned is called."""
+    watch = _Ruled(rule, view.encoding.both_branches)
+    with ExitStack() as stack:
+        for denoiser in view.components.denoisers.values():
+            stack.callback(denoiser.register_forward_hook(watch.predicted, with_kwargs=True).remove)
+        stack.callback(view.install_edit(watch.encoded, once=False))
+        return stack.pop_all().close
+
+
+def install_swap(view: DenoiserView, swap: Swap) -> Callable[[], None]:
+    """Give the denoiser other rows of text at some steps, until the function that is returned is called.
+
+    It costs no pass, where a rule that returns `step.predict(other)` costs one. The pooled vector stays.
+    """
+    watch = _Swapped(swap, view.encoding.both_branches)
+    with ExitStack() as stack:
+        for denoiser in view.components.denoisers.values():
+            stack.callback(denoiser.register_forward_pre_hook(watch.entering, with_kwargs=True).remove)
+        stack.callback(view.install_edit(watch.encoded, once=False))
+        return stack.pop_all().close
