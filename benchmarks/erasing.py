@@ -36,8 +36,8 @@ from benchmarks._studio import (
     sampler,
 )
 from efface import PipelineView
-from efface.audit.diffusion import audit_presence
-from efface.audit.diffusion.balance import harmonic
+from efface.audit.pipelines import audit_presence
+from efface.audit.pipelines.balance import harmonic
 from efface.cli.generating import write_picture
 from efface.diffusion.erasing import diffusion_methods
 from efface.diffusion.erasure import Erasure

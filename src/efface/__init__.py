@@ -22,8 +22,8 @@ if TYPE_CHECKING:
         StillUnsafeWarning,
     )
     from efface.api import audit_gate, audit_pipeline
-    from efface.audit.sites.losses import audit_losses
-    from efface.audit.sites.probing import audit_sites
+    from efface.audit.states.losses import audit_losses
+    from efface.audit.states.probing import audit_sites
     from efface.diffusion.erasing import erase, load_erasure
     from efface.diffusion.erasure import Erasure
     from efface.diffusion.spec import ErasureSpec
@@ -65,8 +65,8 @@ _NAMES = {
     ),
     "efface.api": ("audit_gate", "audit_pipeline"),
     "efface.audit": ("audit",),
-    "efface.audit.sites.losses": ("audit_losses",),
-    "efface.audit.sites.probing": ("audit_sites",),
+    "efface.audit.states.losses": ("audit_losses",),
+    "efface.audit.states.probing": ("audit_sites",),
     "efface.diffusion.erasing": ("erase", "load_erasure"),
     "efface.diffusion.erasure": ("Erasure",),
     "efface.pipelines.pipeline": ("PipelineView",),

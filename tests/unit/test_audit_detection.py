@@ -8,8 +8,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 import efface
 from efface import ErasureSpec, InputError
-from efface.audit.diffusion import Readings, audit_detection
-from efface.audit.diffusion.detection import ALARM, AUROC, DETECTION, FIRED, area, area_interval
+from efface.audit.pipelines import Readings, audit_detection
+from efface.audit.pipelines.detection import ALARM, AUROC, DETECTION, FIRED, area, area_interval
 from efface.diffusion.text.semantic_surgery import SemanticSurgery
 from tests.pipelines import tiny
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from efface import InputError
-from efface.audit.diffusion import audit_presence
+from efface.audit.pipelines import audit_presence
 
 FAMILY = "seen by the judge"
 

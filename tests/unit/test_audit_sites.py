@@ -12,8 +12,8 @@ import torch
 
 from efface import InputError
 from efface.audit import Audit, audit_losses, audit_sites
-from efface.audit.sites import control_labels
-from efface.audit.sites.measures import CONTROL, GAP, PROBE, SELECTIVITY, class_mean_gap
+from efface.audit.states import control_labels
+from efface.audit.states.measures import CONTROL, GAP, PROBE, SELECTIVITY, class_mean_gap
 from efface.audit.vectors import Labels, ProbeScores
 from efface.audit.vectors.folds import View
 from efface.audit.vectors.probes import PROBES, QUICK_LINEAR

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from efface import InputError
-from efface.audit.diffusion.balance import harmonic, harmonic_interval
+from efface.audit.pipelines.balance import harmonic, harmonic_interval
 
 
 def test_the_published_numbers() -> None:

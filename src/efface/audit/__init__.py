@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 from efface._lazy import attach, make_callable
 
 if TYPE_CHECKING:
-    from efface.audit.diffusion.presence import audit_presence
     from efface.audit.finding import Audit, Figure, Finding, Series, Table
     from efface.audit.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
-    from efface.audit.sites.losses import audit_losses
-    from efface.audit.sites.probing import audit_sites
+    from efface.audit.pipelines.presence import audit_presence
+    from efface.audit.states.losses import audit_losses
+    from efface.audit.states.probing import audit_sites
     from efface.audit.vectors.audit import audit_vectors
     from efface.audit.vectors.similarity import audit_similarity
 
 _NAMES = {
-    "efface.audit.diffusion.presence": ("audit_presence",),
+    "efface.audit.pipelines.presence": ("audit_presence",),
     "efface.audit.finding": ("Audit", "Figure", "Finding", "Series", "Table"),
     "efface.audit.intervals": ("Interval", "bootstrap_interval", "paired_interval", "wilson_interval"),
-    "efface.audit.sites.losses": ("audit_losses",),
-    "efface.audit.sites.probing": ("audit_sites",),
+    "efface.audit.states.losses": ("audit_losses",),
+    "efface.audit.states.probing": ("audit_sites",),
     "efface.audit.vectors.audit": ("audit_vectors",),
     "efface.audit.vectors.similarity": ("audit_similarity",),
 }

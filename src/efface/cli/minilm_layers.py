@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from efface.audit.finding import AFTER, BEFORE, Audit, Finding, Table
-from efface.audit.sites.measures import class_mean_gap
-from efface.audit.sites.probing import audit_sites
+from efface.audit.states.measures import class_mean_gap
+from efface.audit.states.probing import audit_sites
 from efface.audit.vectors.similarity import audit_similarity
 from efface.cli import Say
 from efface.scrubbing.features import SiteFeatures, collect

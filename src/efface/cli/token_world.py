@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from efface.audit.finding import Audit
-from efface.audit.sites.losses import audit_losses
-from efface.audit.sites.probing import audit_sites
+from efface.audit.states.losses import audit_losses
+from efface.audit.states.probing import audit_sites
 from efface.cli import Say
 from efface.scrubbing.features import collect
 from efface.scrubbing.fitting import scrub

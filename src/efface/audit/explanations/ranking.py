@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from efface._errors import InputError
+from efface.audit.explanations.map_text import CAVEATS, conclude
 from efface.audit.explanations.measured import (
     CONTROL,
     MAP,
@@ -22,7 +23,6 @@ from efface.audit.explanations.measured import (
     kept_at,
     removed_at,
 )
-from efface.audit.explanations.words import CAVEATS, conclude
 from efface.audit.finding import NO_DIFFERENCE, Audit, Figure, Finding, Series, Table
 from efface.audit.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
 

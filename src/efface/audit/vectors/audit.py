@@ -12,7 +12,7 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._validate import check_finite, to_tensor
 from efface.audit.finding import Audit, Figure, Finding
-from efface.audit.vectors import words
+from efface.audit.vectors import probe_text
 from efface.audit.vectors.folds import Erase, Fit, make_folds, views
 from efface.audit.vectors.guardedness import EditSize, Guardedness
 from efface.audit.vectors.labels import Kind, Labels
@@ -97,11 +97,13 @@ def audit_vectors(
     findings = (*concept_findings, *task_findings)
     return Audit(
         title or f"Erasing {name}",
-        text=words.method(concept, n=len(rows), d=rows.shape[1], folds=folds, groups=groups, inside=fit is not None),
-        conclusions=tuple(words.conclusions(findings, name)),
+        text=probe_text.method(
+            concept, n=len(rows), d=rows.shape[1], folds=folds, groups=groups, inside=fit is not None
+        ),
+        conclusions=tuple(probe_text.conclusions(findings, name)),
         findings=findings,
         figures=(figures[0], *task_figures, *figures[1:]),
-        caveats=words.caveats(concept, fitted_inside=fit is not None),
+        caveats=probe_text.caveats(concept, fitted_inside=fit is not None),
         settings=_settings(rows, concept, folds, seed, level, probes),
     )
 

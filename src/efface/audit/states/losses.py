@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from efface._errors import InputError
 from efface.audit.finding import CHANGE, NO_CHANGE, NO_DIFFERENCE, Audit, Finding
 from efface.audit.intervals import Interval, bootstrap_interval, paired_interval
-from efface.audit.sites import loss_words as words
-from efface.audit.sites.loss_words import CONTROLLED, DIFFERENCE, ERASED, LOSS, NONE, WHOLE
-from efface.audit.sites.pictures import change_by_site, loss_by_condition
-from efface.audit.sites.reading import Floats, check_mapping, check_same_sites, read_column, read_losses, read_values
+from efface.audit.states import cost_text
+from efface.audit.states.cost_text import CONTROLLED, DIFFERENCE, ERASED, LOSS, NONE, WHOLE
+from efface.audit.states.pictures import change_by_site, loss_by_condition
+from efface.audit.states.reading import Floats, check_mapping, check_same_sites, read_column, read_losses, read_values
 
 
 def audit_losses(
@@ -90,9 +90,9 @@ def audit_losses(
     findings = [f for part in parts for f in part.findings]
     return Audit(
         title or f"What erasing {name} costs",
-        text=words.method(n, groups=measure.groups, control=control, unit=unit),
-        conclusions=tuple(words.conclusions(findings, name, control)),
-        caveats=words.CAVEATS,
+        text=cost_text.method(n, groups=measure.groups, control=control, unit=unit),
+        conclusions=tuple(cost_text.conclusions(findings, name, control)),
+        caveats=cost_text.CAVEATS,
         settings={"sequences": n, "control": control, "unit": unit, "seed": seed, "level": level},
         parts=tuple(parts),
     )
@@ -125,12 +125,14 @@ class _Measure:
     def changed(self, family: str, name: str, condition: str, loss: Floats) -> Finding:
         """Change against the unscrubbed model."""
         more = {"chance": 0.0, "reference": NO_CHANGE, "baseline": self.loss(self.plain).value}
-        return self.finding(family, name, condition, self.change(loss), **more, note=words.CHANGE_NOTE)
+        return self.finding(family, name, condition, self.change(loss), **more, note=cost_text.CHANGE_NOTE)
 
     def differs(self, family: str, name: str, loss: Floats, control: Floats) -> Finding:
         """Difference from the control."""
         more = {"chance": 0.0, "reference": NO_DIFFERENCE, "baseline": self.change(control).value}
-        return self.finding(family, name, DIFFERENCE, self.change(loss, control), **more, note=words.DIFFERENCE_NOTE)
+        return self.finding(
+            family, name, DIFFERENCE, self.change(loss, control), **more, note=cost_text.DIFFERENCE_NOTE
+        )
 
 
 def _whole(ways: Mapping[str, Floats], lines: Mapping[str, float], control: str, measure: _Measure) -> Audit:
@@ -164,7 +166,7 @@ def _by_site(losses: Mapping[str, Mapping[str, Floats]], control: str, measure: 
                 findings.append(measure.differs(way, site, loss, random[site]))
     return Audit(
         "One site at a time",
-        text=(words.SITES_TEXT,),
+        text=(cost_text.SITES_TEXT,),
         findings=tuple(findings),
         figures=(change_by_site("What does each site cost?", _series(findings, control), unit=measure.unit),),
     )

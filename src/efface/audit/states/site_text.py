@@ -8,9 +8,9 @@ from typing import Any
 
 from efface.audit.finding import AFTER, BEFORE, Finding, by_measure
 from efface.audit.finding import format_value as number
-from efface.audit.sites.measures import BITS, PROBE, SELECTIVITY
+from efface.audit.states.measures import BITS, PROBE, SELECTIVITY
 from efface.audit.vectors.labels import Labels
-from efface.audit.vectors.words import caveats, measured
+from efface.audit.vectors.probe_text import caveats, measured
 
 Row = dict[str, Finding]
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._progress import progress
 from efface.audit.finding import AFTER, BEFORE, Audit, Finding
-from efface.audit.sites import words
-from efface.audit.sites.control import control_labels
-from efface.audit.sites.measures import FAMILIES, Setting, measure_site
-from efface.audit.sites.pictures import accuracy_by_site
-from efface.audit.sites.reading import check_same_sites, read_column, read_vectors
+from efface.audit.states import site_text
+from efface.audit.states.control import control_labels
+from efface.audit.states.measures import FAMILIES, Setting, measure_site
+from efface.audit.states.pictures import accuracy_by_site
+from efface.audit.states.reading import check_same_sites, read_column, read_vectors
 from efface.audit.vectors.folds import make_folds
 from efface.audit.vectors.labels import Labels
 from efface.audit.vectors.probes import threads_for
@@ -106,11 +106,11 @@ def _audit(title: str, findings: list[Finding], sites: list[str], setting: Setti
     figure = accuracy_by_site(f"How well can {name} be read at each site?", findings, sites)
     return Audit(
         title or (f"Erasing {name}, site by site" if erased else f"Where {name} can be read"),
-        text=words.probed(labels, sites=len(sites), folds=folds, groups=setting.groups, control=setting.control),
-        conclusions=tuple(words.conclusions(findings, name)),
+        text=site_text.probed(labels, sites=len(sites), folds=folds, groups=setting.groups, control=setting.control),
+        conclusions=tuple(site_text.conclusions(findings, name)),
         findings=_ordered(findings, len(sites)),
         figures=(figure,),
-        caveats=words.probing_caveats(labels, sites=len(sites), grouped=setting.groups is not None, erased=erased),
+        caveats=site_text.probing_caveats(labels, sites=len(sites), grouped=setting.groups is not None, erased=erased),
         settings={
             "rows": len(labels),
             "sites": sites,

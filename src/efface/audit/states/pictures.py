@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from efface.audit.finding import AFTER, BEFORE, Figure, Finding, Series
-from efface.audit.sites.measures import CONTROL, PROBE
+from efface.audit.states.measures import CONTROL, PROBE
 
 _CONTROL_LABELS = {BEFORE: "control task", AFTER: "control task, after"}
 _ORDER = "site, in the order given"
