@@ -25,10 +25,10 @@ from torch import Tensor
 
 from benchmarks._measure import once, peak_memory, table
 from efface.audit import Audit, Figure, Series
-from efface.cli.minilm_layers import layers
-from efface.cli.token_world import FULL, TokenSizes, tokens
 from efface.report import save, to_text
 from efface.scrubbing import Scrubber, scrub
+from efface_worlds.demo.minilm_layers import layers
+from efface_worlds.demo.token_world import FULL, TokenSizes, tokens
 
 WAYS = ("parallel", "recompute", "disk", "memory")
 """How `scrub` gets from site to site; only the last is meant to keep all activations in memory."""

@@ -38,7 +38,9 @@ class Room:
 
 
 _VECTORS = (*GROUND, "linalg", "moments")
-_TOOLS = frozenset({"efface_worlds", "sklearn", "transformers", "diffusers", "pyarrow", "tqdm", "jinja2", "matplotlib", "PIL"})
+_TOOLS = frozenset(
+    {"efface_worlds", "sklearn", "transformers", "diffusers", "pyarrow", "tqdm", "jinja2", "matplotlib", "PIL"}
+)
 _BELOW_CLI = (
     *(*_VECTORS, "erasers", "estimators", "scrubbing", "diffusion", "attribution", "streams", "audit", "explanation"),
     *("pipelines", "report"),

@@ -4,7 +4,7 @@ A small Llama of Python source has to know what sort of token comes next: a name
 at every norm. The questions: which of two tokens comes next in a file that the model has not seen? The wrong one is of
 another lexical type, which alone would tell, or of the same, where knowing the type is no help.
 
-    pip install 'efface[adapters]'
+    pip install 'efface[adapters,worlds]'
     python examples/02_transformers/lm_evaluation.py
 """
 

@@ -4,7 +4,7 @@ A small Llama of Python source has to know what sort of token comes next: a name
 at every norm. Inside a trace of the scrubbed model, one norm at a time gets back what it gives in the plain model, and
 the loss tells how much of the damage was done there.
 
-    pip install 'efface[adapters]'
+    pip install 'efface[adapters,worlds]'
     python examples/02_transformers/nnsight_trace.py
 """
 

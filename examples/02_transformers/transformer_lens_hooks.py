@@ -3,7 +3,7 @@
 A small Llama of Python source has to know what sort of token it stands on: a name, an operator, a newline. That is
 erased at every norm, and the erasers go into TransformerLens as hooks.
 
-    pip install 'efface[adapters]'
+    pip install 'efface[adapters,worlds]'
     python examples/02_transformers/transformer_lens_hooks.py
 """
 

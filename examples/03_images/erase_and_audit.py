@@ -1,9 +1,9 @@
 """Erase a concept from a text-to-image pipeline, and count what a judge still sees.
 
-The pipeline is a small Stable Diffusion of captioned shapes that comes with efface; the judge is a classifier of the
+The pipeline is a small Stable Diffusion of captioned shapes, of efface-worlds; the judge is a classifier of the
 same world. With your own pipeline only the first lines change, and the judge: any function of images and a name.
 
-    pip install 'efface[diffusion,report]'
+    pip install 'efface[diffusion,report,worlds]'
     python examples/03_images/erase_and_audit.py
 """
 

@@ -4,7 +4,7 @@ In the training images a white patch in the top left corner goes with the digits
 of it. Maps of QFA, DiET and the gradient show whether it listens to the patch, and controls show what the maps are
 worth. With your own model only the first lines change: a torch module in eval mode, and images in [0, 1].
 
-    pip install 'efface[attribution,report,sklearn]'
+    pip install 'efface[attribution,report,sklearn,worlds]'
     python examples/04_explanations/what_a_model_listens_to.py
 """
 

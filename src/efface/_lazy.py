@@ -27,7 +27,7 @@ def require(module: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise MissingExtraError(
             f"this needs the package {error.name!r}: install it with  pip install 'efface[{extra}]'"

@@ -11,8 +11,8 @@ import pytest
 from efface.audit import Audit, Finding
 from efface.audit.finding import format_value
 from efface.cli import demo
-from efface.cli.demonstration import demo_audit
 from efface_worlds import sentences
+from efface_worlds.demo.demonstration import demo_audit
 from tests.unit.test_report import Page
 
 
@@ -73,7 +73,7 @@ def test_every_scored_number_can_be_judged(tables: Audit) -> None:
 
 def test_sentences_small(monkeypatch: pytest.MonkeyPatch) -> None:
     make = sentences.make_sentences
-    monkeypatch.setattr("efface.cli.demonstration.make_sentences", lambda: make(jobs=12, templates=10))
+    monkeypatch.setattr("efface_worlds.demo.demonstration.make_sentences", lambda: make(jobs=12, templates=10))
     audit = demo_audit(["sentences"])
     assert audit.find("linear probe", "accuracy", "before").value > 0.9
     assert audit.find("linear probe", "information", "after").side != 1

@@ -20,7 +20,7 @@ def test_there_are_examples() -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: str(p.relative_to(ROOT / "examples")))
 def test_the_example_runs(path: Path, tmp_path: Path) -> None:
     # In an empty folder, so that nothing is written into the repository; from this checkout, installed or not.
-    places = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    places = [str(ROOT / "src"), str(ROOT / "packages/efface-worlds/src"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places)), "MPLBACKEND": "agg"}
     command = [sys.executable, "-W", "default", str(path)]
     done = subprocess.run(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from efface.audit import Audit
-from efface.cli.minilm_layers import layers
-from efface.cli.token_world import TokenSizes, tokens
+from efface_worlds.demo.minilm_layers import layers
+from efface_worlds.demo.token_world import TokenSizes, tokens
 
 SIDES = ("before", "after")
 

@@ -508,7 +508,7 @@ class TestWorld:
 
 
 class TestShipped:
-    """The models that come with efface."""
+    """The models that come with efface-worlds."""
 
     def test_they_share_one_tokenizer(self) -> None:
         first, second = (WEIGHTS.joinpath(name, "tokenizer.json").read_bytes() for name in training.ARCHITECTURES)

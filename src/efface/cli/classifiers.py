@@ -1,4 +1,4 @@
-"""The model of `efface explain`: a folder of transformers, a factory with weights, or a world that efface brings."""
+"""The model of `efface explain`: a folder of transformers, a factory with weights, or a world of efface-worlds."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from efface._errors import FormatError, InputError
+from efface._lazy import require
 from efface.cli import Say
 from efface.cli.pretrained import load_pretrained
 from efface.explanation.pixels import PixelModel
-from efface_worlds.attribution import make_world, train_classifier
 
 WORLDS = {
     "digits": "spurious digits",
@@ -27,7 +27,7 @@ WORLDS = {
     "block-digits": "block digits",
     "shape-pairs": "shape pairs",
 }
-"""What a user writes -> the world."""
+"""What a user writes -> the world of efface-worlds."""
 
 _TRAIN, _TEST, _EPOCHS = 2000, 500, 5
 _PICKLED = (".pt", ".pth", ".pt2", ".bin", ".pkl", ".ckpt", ".onnx")
@@ -102,9 +102,10 @@ def _check_options(args: argparse.Namespace, factory: bool) -> None:
 
 
 def _world(name: str, seed: int, say: Say) -> Classifier:
+    worlds = require("efface_worlds.attribution", extra="worlds")
     say(f"training a small classifier on {_TRAIN} images of {WORLDS[name]}, a few seconds")
-    world = make_world(WORLDS[name], seed, train=_TRAIN, test=_TEST)
-    model = PixelModel(train_classifier(world, seed, epochs=_EPOCHS))
+    world = worlds.make_world(WORLDS[name], seed, train=_TRAIN, test=_TEST)
+    model = PixelModel(worlds.train_classifier(world, seed, epochs=_EPOCHS))
     own = Own(world.test.images, world.test.labels, world.train.images)
     return Classifier(model, 3, (world.train.images.shape[2], world.train.images.shape[3]), world.classes, own=own)
 

@@ -8,10 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from efface._lazy import require
 from efface.cli import add_command
 
+WORLDS = ("tables", "sentences", "tokens", "layers")
+
 _HELP = "erase concepts from a table, sentences and two transformers; write a page that shows what is gone"
-_DESCRIPTION = """Four worlds that come with efface or its dependencies, no network:
+_DESCRIPTION = """Four worlds of efface-worlds (pip install 'efface[demo]'), no network:
 
   tables     442 diabetes patients: erase sex from nine medical features
   sentences  1,536 sentences through the MiniLM model: erase the gender of the pronoun
@@ -27,17 +30,17 @@ def add_parser(subparsers: Any) -> None:
     parser = add_command(subparsers, run, help=_HELP, description=_DESCRIPTION)
     parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="default: demo-out")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice (default: 0)")
-    parser.add_argument("--only", choices=("tables", "sentences", "tokens", "layers"), help="one of the worlds")
+    parser.add_argument("--only", choices=WORLDS, help="one of the worlds")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; prints the tables and the paths written."""
-    from efface.cli.demonstration import WORLDS, demo_audit
     from efface.report import save, to_text
 
+    demonstration: Any = require("efface_worlds.demo.demonstration", extra="demo")
     start = time.perf_counter()
-    names = [args.only] if args.only else list(WORLDS)
-    audit = demo_audit(names, seed=args.seed, say=_say)
+    names = [args.only] if args.only else WORLDS
+    audit = demonstration.demo_audit(names, seed=args.seed, say=_say)
     _say("drawing the page")
     paths = save(audit, args.out)
     print(to_text(audit))

@@ -18,7 +18,7 @@ _DESCRIPTION = """Show which part of each image a classifier listens to, and mea
   efface explain my-vit/ photos/ --method diet --train training-photos/ --student student/ -o report.html
 
 MODEL is a folder that transformers can load as an image classifier (with its image processor), or
-package.module:factory, a function without arguments that returns a torch module, or a world that comes with efface:
+package.module:factory, a function without arguments that returns a torch module, or a world of efface-worlds:
 "digits" (a classifier trained where a corner patch goes with the class), "hard-digits", "block-digits", "shape-pairs".
 IMAGES is an image or a folder of them, in any depth; a world has images of its own. Pickled files are not read.
 """

@@ -15,8 +15,8 @@ _DESCRIPTION = """Sample a text-to-image pipeline into one picture: a row for ea
   efface generate shapes --prompt "a red circle" --erase circle --method negative-prompt -o grid.png
   efface generate my-stable-diffusion/ --prompt "a church" --seeds 2 --steps 20 -o grid.png
 
-PIPELINE is a folder that diffusers can load, or "shapes", the small pipeline that comes with efface. With --erase
-or --erasure each prompt has a second row, with the erasure on, at the same seeds.
+PIPELINE is a folder that diffusers can load, or "shapes", the small pipeline that comes with efface-worlds. With
+--erase or --erasure each prompt has a second row, with the erasure on, at the same seeds.
 """
 
 

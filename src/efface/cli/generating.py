@@ -16,8 +16,6 @@ from efface._io import atomic_path
 from efface._lazy import require
 from efface.diffusion.erasing import diffusion_methods, erase, load_erasure
 from efface.pipelines.pipeline import PipelineView
-from efface_worlds.shapes import load_shapes_pipeline
-from efface_worlds.shapes.generation import GUIDANCE, STEPS
 
 SHAPES = "shapes"
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -63,13 +61,14 @@ def _check_erasing(args: argparse.Namespace) -> None:
 
 
 def load_pipeline(name: str) -> Any:
-    """The pipeline of a folder, or the one that comes with efface; the network is not used.
+    """The pipeline of a folder, or that of efface-worlds; the network is not used.
 
     Raises:
         InputError: If there is no such folder, or it holds no pipeline.
+        MissingExtraError: If it is the one of efface-worlds, which is not installed.
     """
     if name == SHAPES:
-        return load_shapes_pipeline()
+        return require("efface_worlds.shapes", extra="worlds").load_shapes_pipeline()
     if not (Path(name) / "model_index.json").is_file():
         raise InputError(
             f"{name} is no folder with a model_index.json: give the folder of a pipeline that diffusers saved, or "
@@ -83,7 +82,9 @@ def _sampled(view: PipelineView, prompt: str, args: argparse.Namespace) -> Tenso
     seeds = list(range(args.seeds))
     options = {"steps": args.steps, "guidance": args.guidance}
     if args.pipeline == SHAPES:
-        options = {"steps": args.steps or STEPS, "guidance": GUIDANCE if args.guidance is None else args.guidance}
+        own = require("efface_worlds.shapes.generation", extra="worlds")
+        options["steps"] = args.steps or own.STEPS
+        options["guidance"] = own.GUIDANCE if args.guidance is None else args.guidance
     images = view.sample([prompt] * len(seeds), seeds, negative=args.negative, **options)
     return images[:, images.shape[1] // 2] if images.ndim == _FILM else images
 

@@ -76,7 +76,7 @@ def load_judge(which: int = 1, *, folder: str | os.PathLike[str] | None = None) 
 
     Args:
         which: 1 or 2.
-        folder: Folder of a judge; `None` takes the one that comes with efface.
+        folder: Folder of a judge; `None` takes the one that comes with efface-worlds.
 
     Raises:
         InputError: If there is no such judge.
@@ -97,7 +97,7 @@ def load_contrast(*, folder: str | os.PathLike[str] | None = None) -> Contrastiv
     """The text encoder with its image tower and projections: a CLIP-like pair, which stands on judge 1's features.
 
     Args:
-        folder: Folder of `WEIGHTS`' form; `None` takes what comes with efface.
+        folder: Folder of `WEIGHTS`' form; `None` takes what comes with efface-worlds.
 
     Raises:
         FormatError: If a file is missing or truncated.

@@ -1,4 +1,4 @@
-"""Small language models of Python source that come with efface; the concept is each token's lexical type.
+"""Small language models of Python source that come with efface-worlds; the concept is each token's lexical type.
 
 The labels are exact, because Python's own tokenizer gives them, and no token crosses from one type into another.
 """

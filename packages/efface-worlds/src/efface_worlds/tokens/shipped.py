@@ -1,4 +1,4 @@
-"""The two small language models that come with efface, read from their folders without the network."""
+"""The two small language models that come with efface-worlds, read from their folders without the network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load_token_model(
         architecture: `"llama"` (sequential blocks, RMSNorm) or `"gpt_neox"` (parallel blocks, LayerNorm).
         dtype: Of the weights; the files hold bfloat16.
         folder: Folder of a model that `efface_worlds.tokens.training` wrote, which then says its architecture itself;
-            `None` takes the one that comes with efface.
+            `None` takes the one that comes with efface-worlds.
 
     Raises:
         InputError: If the architecture is unknown or the folder holds no model.
@@ -49,7 +49,7 @@ def load_token_model(
 def load_token_tokenizer(
     architecture: Architecture = "llama", *, folder: str | os.PathLike[str] | None = None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model; it is the same for both that come with efface.
+    """The tokenizer of a model; it is the same for both that come with efface-worlds.
 
     Args:
         architecture: `"llama"` or `"gpt_neox"`.

@@ -105,12 +105,12 @@ def make_tokens(
     Args:
         split: `"heldout"` (modules that the models have not seen; about 1 MB) or `"train"` (25 MB: reading it all
             takes most of a minute, so pass `max_files`).
-        length: Tokens in a sequence with the end-of-text token; the models that come with efface take up to 1,024.
+        length: Tokens in a sequence with the end-of-text token; those of efface-worlds take up to 1,024.
         sequences: How many, drawn without replacement from those of the files read; a smaller number gives the
             beginning of what a larger one gives. `None` takes all, in order of the files.
         seed: Of both draws.
         max_files: Read no more than this many files, drawn at random; `None` reads all.
-        tokenizer: What `train_vocabulary` made; `None` takes the one that comes with efface.
+        tokenizer: What `train_vocabulary` made; `None` takes the one that comes with efface-worlds.
         folder: Where the library lies; `None` asks `sysconfig`.
 
     Raises:

@@ -14,10 +14,10 @@ from efface.audit.finding import AFTER, BEFORE, Audit, Finding, Table
 from efface.audit.states.measures import class_mean_gap
 from efface.audit.states.probing import audit_sites
 from efface.audit.vectors.similarity import audit_similarity
-from efface.cli import Say
 from efface.scrubbing.features import SiteFeatures, collect
 from efface.scrubbing.fitting import scrub
 from efface.scrubbing.scrubber import Scrubber
+from efface_worlds.demo import Say
 from efface_worlds.sentences import SentenceWorld, embed_with, load_minilm, make_sentences
 
 _EVERY_ROW = 2**40

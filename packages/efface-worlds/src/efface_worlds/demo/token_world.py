@@ -14,10 +14,10 @@ from torch import Tensor
 from efface.audit.finding import Audit
 from efface.audit.states.losses import audit_losses
 from efface.audit.states.probing import audit_sites
-from efface.cli import Say
 from efface.scrubbing.features import collect
 from efface.scrubbing.fitting import scrub
 from efface.scrubbing.scrubber import Scrubber
+from efface_worlds.demo import Say
 from efface_worlds.tokens import TokenWorld, load_token_model, make_tokens, next_token_nats, unigram_bits_per_byte
 
 METHODS = {"leace": "LEACE", "orth": "SAL / orthogonal"}
@@ -76,7 +76,7 @@ def tokens(
         probes.append(_probes(model, world, leace, sizes.rows, seed, where))
     about = (
         f"A causal language model ({arch}, {model.num_parameters() / 1e6:.1f} M parameters) was trained on the source "
-        "of Python's standard library; it ships with efface. The concept is the lexical type of each token "
+        "of Python's standard library; it ships with efface-worlds. The concept is the lexical type of each token "
         f"({', '.join(train.names)}), which Python's own tokenizer gives exactly: the offline counterpart of parts of "
         f"speech. Erasers are fitted on {train.lexical_type.ge(0).sum():,} tokens of {len(set(train.files))} files, "
         f"one norm after the other. Losses are of {len(set(heldout.files))} held-out modules that neither the model "

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from efface.audit.finding import Audit
 from efface.audit.vectors import Task, audit_vectors
-from efface.cli import Say
-from efface.cli.minilm_layers import layers
-from efface.cli.token_world import tokens
 from efface.erasers.leace import LeaceEraser
+from efface_worlds.demo import Say
+from efface_worlds.demo.minilm_layers import layers
+from efface_worlds.demo.token_world import tokens
 from efface_worlds.sentences import embed, make_sentences
 from efface_worlds.tables import load_diabetes
 
