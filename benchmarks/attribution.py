@@ -36,7 +36,7 @@ from efface.attribution.maskers import Grid
 from efface.attribution.metrics import agreement, iou, mass, q_robustness, rank_auc
 from efface.attribution.removal import ConstantColour
 from efface.attribution.tuning import input_dropout, random_mask_distillation, saliency_guided
-from efface.audit.intervals import Interval, bootstrap_interval, paired_interval
+from efface.stats.intervals import Interval, bootstrap_interval, paired_interval
 from efface_worlds.attribution import WORLDS, Pictures, PictureWorld, make_world, train_classifier
 
 Scores = dict[str, np.ndarray]

@@ -20,13 +20,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks._measure import interleaved, table
 from benchmarks._studio import Studio, captions_of, others_of, prompts_of, rest_kept
 from efface import ErasureSpec, PipelineView, StillUnsafeWarning
 from efface.diffusion.text.cgce import Cgce
 from efface.diffusion.text.prompt_pairs import PromptPair, pairs_of_spec
+from efface.stats.roc import auroc
 from efface_worlds import shapes
 from efface_worlds.shapes.concepts import concept
 from efface_worlds.shapes.generation import GUIDANCE
@@ -170,13 +170,6 @@ class Trial:
             sum(note["moved"] for note in fired) / len(fired),
             sum(not note["safe"] for note in fired) / len(fired),
         ]
-
-
-def auroc(present: Tensor, absent: Tensor) -> float:
-    """Probability that one of the first scores above one of the second."""
-    return float(
-        (present[:, None] > absent[None]).float().mean() + 0.5 * (present[:, None] == absent[None]).float().mean()
-    )
 
 
 def ablate(title: str, options: Mapping[str, Mapping[str, Any]], trials: Sequence[Trial], seed: int) -> None:

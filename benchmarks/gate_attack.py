@@ -26,13 +26,13 @@ from torch import Tensor
 from benchmarks._measure import table
 from benchmarks._studio import fit, prompts_of
 from efface import PipelineView
-from efface.audit.intervals import wilson_interval
 from efface.diffusion.erasure import Erasure
 from efface.diffusion.text.relaxed_gate import relaxed
 from efface.diffusion.text.semantic_surgery import SemanticSurgery
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.noising import noised
 from efface.pipelines.soft_tokens import SoftTokens
+from efface.stats.intervals import wilson_interval
 from efface_worlds import shapes
 from efface_worlds.shapes.concepts import concept
 from efface_worlds.shapes.generation import GUIDANCE, STEPS

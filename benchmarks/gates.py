@@ -17,8 +17,8 @@ from pathlib import Path
 from benchmarks._measure import cell, table
 from benchmarks._studio import OBJECTS, STYLES, fit, others_of, paraphrases_of, prompts_of
 from efface import PipelineView, audit_gate
-from efface.audit.pipelines.detection import ALARM, AUROC, DETECTION, FIRED
 from efface.audit.finding import Audit
+from efface.audit.pipelines.detection import ALARM, AUROC, DETECTION, FIRED
 from efface.report import save
 from efface_worlds import shapes
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._measure import table
-from efface.audit.intervals import wilson_interval
+from efface.stats.intervals import wilson_interval
 from efface_worlds import shapes
 from efface_worlds.shapes.acceptance import presence_auroc, subtraction
 from efface_worlds.shapes.captions import Reader, caption

@@ -38,12 +38,13 @@ class Room:
 
 
 _VECTORS = (*GROUND, "linalg", "moments")
+_AUDIT = (*_VECTORS, "stats")
 _TOOLS = frozenset(
     {"efface_worlds", "sklearn", "transformers", "diffusers", "pyarrow", "tqdm", "jinja2", "matplotlib", "PIL"}
 )
 _BELOW_CLI = (
     *(*_VECTORS, "erasers", "estimators", "scrubbing", "diffusion", "attribution", "streams", "audit", "explanation"),
-    *("pipelines", "report"),
+    *("pipelines", "report", "stats"),
 )
 # The longest entry that matches a module decides: `audit.vectors` overrides `audit`.
 TABLE: dict[str, Room] = {
@@ -57,15 +58,16 @@ TABLE: dict[str, Room] = {
     "estimators": Room((*_VECTORS, "erasers"), eager=frozenset({"sklearn"})),
     "scrubbing": Room((*_VECTORS, "erasers")),
     "streams": Room(lazy=frozenset({"pyarrow"})),
-    "audit": Room(_VECTORS),
+    "stats": Room(),
+    "audit": Room(_AUDIT),
     # threadpoolctl comes with scikit-learn.
-    "audit.vectors": Room(_VECTORS, lazy=frozenset({"sklearn", "threadpoolctl"})),
+    "audit.vectors": Room(_AUDIT, lazy=frozenset({"sklearn", "threadpoolctl"})),
     "report": Room((*GROUND, "audit.finding", "audit.picture"), lazy=frozenset({"jinja2", "matplotlib"})),
-    "attribution": Room(),
-    "attribution.explainers": Room(lazy=frozenset({"captum"})),
-    "explanation": Room((*GROUND, "attribution", "audit")),
+    "attribution": Room((*GROUND, "stats")),
+    "attribution.explainers": Room((*GROUND, "stats"), lazy=frozenset({"captum"})),
+    "explanation": Room((*GROUND, "attribution", "audit", "stats")),
     "pipelines": Room(),
-    "diffusion": Room((*_VECTORS, "erasers", "pipelines")),
+    "diffusion": Room((*_VECTORS, "erasers", "pipelines", "stats")),
     "api": Room(_BELOW_CLI),
     "cli": Room((*_BELOW_CLI, "api"), lazy=_TOOLS),
 }

@@ -16,7 +16,7 @@ from efface import InputError
 from efface.attribution.controls import oracle_maps, random_maps
 from efface.attribution.curves import drop_curve, keep_curve
 from efface.attribution.metrics import agreement, iou, mass, q_robustness, rank_auc
-from efface.audit.intervals import paired_interval
+from efface.stats.intervals import paired_interval
 from tests.pictures import Constant, Noise, convolutional, images, linear
 
 NAN = float("nan")

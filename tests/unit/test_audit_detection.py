@@ -9,8 +9,9 @@ from sklearn.metrics import roc_auc_score, roc_curve
 import efface
 from efface import ErasureSpec, InputError
 from efface.audit.pipelines import Readings, audit_detection
-from efface.audit.pipelines.detection import ALARM, AUROC, DETECTION, FIRED, area, area_interval
+from efface.audit.pipelines.detection import ALARM, AUROC, DETECTION, FIRED
 from efface.diffusion.text.semantic_surgery import SemanticSurgery
+from efface.stats.roc import auroc, auroc_interval
 from tests.pipelines import tiny
 
 RNG = np.random.default_rng(0)
@@ -19,7 +20,7 @@ PRESENT, ABSENT = RNG.normal(1.0, 1.0, 60).round(1), RNG.normal(-1.0, 1.0, 90).r
 
 def test_area_and_curve_agree_with_scikit_learn() -> None:
     labels, values = np.r_[np.ones(60), np.zeros(90)], np.r_[PRESENT, ABSENT]
-    assert area(PRESENT, ABSENT) == pytest.approx(roc_auc_score(labels, values))
+    assert auroc(PRESENT, ABSENT) == pytest.approx(roc_auc_score(labels, values))
     series = audit_detection({"star": Readings(PRESENT, ABSENT)}).figures[0].series[0]
     fpr, tpr, _ = roc_curve(labels, values, drop_intermediate=False)
     assert series.x == pytest.approx(fpr) and series.y == pytest.approx(tpr)
@@ -37,12 +38,12 @@ def test_findings() -> None:
 def test_the_interval_of_the_area_covers() -> None:
     true = 0.9213504  # of normals two standard deviations apart
     rng = np.random.default_rng(1)
-    hits = [area_interval(rng.normal(2, 1, 50), rng.normal(0, 1, 50), seed=i) for i in range(100)]
+    hits = [auroc_interval(rng.normal(2, 1, 50), rng.normal(0, 1, 50), seed=i) for i in range(100)]
     assert 0.88 <= np.mean([i.low <= true <= i.high for i in hits]) <= 1.0
 
 
 def test_no_overlap_is_not_certainty() -> None:
-    interval = area_interval(np.ones(20), np.zeros(20))
+    interval = auroc_interval(np.ones(20), np.zeros(20))
     assert interval.value == 1.0 and 0.8 < interval.low < 0.9
 
 

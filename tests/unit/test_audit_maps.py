@@ -10,7 +10,7 @@ import pytest
 from efface import InputError
 from efface.audit.explanations import Measured, Subject, audit_maps
 from efface.audit.finding import Audit
-from efface.audit.intervals import paired_interval, wilson_interval
+from efface.stats.intervals import paired_interval, wilson_interval
 
 FRACTIONS = (0.01, 0.05, 0.2)
 

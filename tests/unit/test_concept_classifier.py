@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from efface import InputError
-from efface.diffusion.text.classifier_training import Encoded, Training, gathered, platt, some_rows, train
+from efface.diffusion.text.classifier_training import Encoded, Training, gathered, some_rows, train
 from efface.diffusion.text.concept_classifier import EPS, ConceptClassifier
 from efface.diffusion.text.refinement import Steps, direction, refine
 
@@ -98,17 +97,6 @@ def test_a_random_share_of_rows() -> None:
     assert not found[:, :5].any() and found.sum(1).min() == 1
     assert float(found[:, 5:].float().mean()) == pytest.approx(0.1 + (1 - 0.1) ** 15 / 15, abs=0.01)
     assert some_rows(keep, 1.0, generator()) is keep
-
-
-def test_platts_slope_and_shift_are_where_the_loss_is_lowest() -> None:
-    labels = (torch.rand(4000, generator=generator()) < 0.4).float()
-    scores = torch.randn(4000, generator=generator(1)) + 2 * labels
-    a, b = platt(scores, labels)
-    # log-odds of two Gaussians of variance 1 whose means are 0 and 2
-    assert a == pytest.approx(2, abs=0.1) and b == pytest.approx(-2 + math.log(0.4 / 0.6), abs=0.15)
-    apart, b = platt(torch.tensor([-3.0, -2.0, 2.0, 3.0]), torch.tensor([0.0, 0.0, 1.0, 1.0]))
-    assert 0 < apart < 10 and abs(b) < 1e-4
-    assert platt(-scores, labels)[0] == pytest.approx(-a)
 
 
 def test_a_concept_that_is_there_is_found_and_calibrated() -> None:

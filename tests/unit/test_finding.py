@@ -15,7 +15,7 @@ from efface import FormatError, InputError
 from efface._errors import EffaceWarning
 from efface.audit import Audit, Figure, Finding, Series, Table, bootstrap_interval, paired_interval, wilson_interval
 from efface.audit.finding import by_measure, format_value
-from efface.audit.intervals import proportion_interval, student_quantile
+from efface.stats.intervals import proportion_interval, student_quantile
 
 
 def full_audit() -> Audit:

@@ -1,7 +1,7 @@
 """How good a map of attribution is against known truth, and how much a model listens to what is not the signal.
 
 Every function returns one value an image, `(n,)`, so that the caller can pair methods on the same images and choose
-the interval (`efface.audit.intervals`). Every selection is exactly k cells (`efface.attribution.selection`). What a
+the interval (`efface.stats.intervals`). Every selection is exactly k cells (`efface.attribution.selection`). What a
 model does as cells are kept or removed is in `efface.attribution.curves`.
 """
 
@@ -18,6 +18,7 @@ from efface._validate import check_positive_int
 from efface.attribution.curves import fill
 from efface.attribution.predictions import Outputs, check_inputs, check_maps, check_masks, predict
 from efface.attribution.selection import as_rows, keep_cells, top_k
+from efface.stats.roc import auroc
 
 if TYPE_CHECKING:
     from efface.attribution.removal import Removal
@@ -71,13 +72,9 @@ def rank_auc(maps: Tensor, truth: Tensor) -> Tensor:
         InputError: As `iou`, or if a mask covers the whole image.
     """
     truth = _checked_truth(maps, truth, proper=True)
-    values, inside = maps.detach().flatten(1).contiguous(), truth.flatten(1)
-    ordered = values.sort(1).values
-    below, upto = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
-    middle = (below + upto + 1).double() / 2  # ranks from 1, the mean of those that equal values share
-    positive = inside.sum(1).double()
-    negative = inside.shape[1] - positive
-    return (((middle * inside).sum(1) - positive * (positive + 1) / 2) / (positive * negative)).float()
+    values, inside = maps.detach().flatten(1).cpu(), truth.flatten(1).cpu()
+    areas = [auroc(x[here].double(), x[~here].double()) for x, here in zip(values, inside, strict=True)]
+    return torch.tensor(areas, dtype=torch.float32, device=maps.device)
 
 
 def _checked_truth(maps: Tensor, truth: Tensor, *, proper: bool = False) -> Tensor:

@@ -11,17 +11,17 @@ from efface._lazy import attach, make_callable
 
 if TYPE_CHECKING:
     from efface.audit.finding import Audit, Figure, Finding, Series, Table
-    from efface.audit.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
     from efface.audit.pipelines.presence import audit_presence
     from efface.audit.states.losses import audit_losses
     from efface.audit.states.probing import audit_sites
     from efface.audit.vectors.audit import audit_vectors
     from efface.audit.vectors.similarity import audit_similarity
+    from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
 
 _NAMES = {
     "efface.audit.pipelines.presence": ("audit_presence",),
     "efface.audit.finding": ("Audit", "Figure", "Finding", "Series", "Table"),
-    "efface.audit.intervals": ("Interval", "bootstrap_interval", "paired_interval", "wilson_interval"),
+    "efface.stats.intervals": ("Interval", "bootstrap_interval", "paired_interval", "wilson_interval"),
     "efface.audit.states.losses": ("audit_losses",),
     "efface.audit.states.probing": ("audit_sites",),
     "efface.audit.vectors.audit": ("audit_vectors",),

@@ -15,7 +15,7 @@ from efface.audit.picture import Picture
 from efface.audit.plain import Plain, to_tuple
 
 if TYPE_CHECKING:
-    from efface.audit.intervals import Interval
+    from efface.stats.intervals import Interval
 
 VERSION = 1
 """Version of the plain-data form of an `Audit`."""
@@ -93,7 +93,7 @@ class Finding(Plain):
     def of(cls, name: str, interval: Interval, family: str = "", condition: str = "", **more: Any) -> Self:
         """A finding of an estimate with its interval; `more` as for `Finding`.
 
-        >>> from efface.audit.intervals import wilson_interval
+        >>> from efface.stats.intervals import wilson_interval
         >>> Finding.of("accuracy", wilson_interval(5, 10), unit="share").method
         'Wilson, 10 rows'
         """

@@ -7,7 +7,7 @@ from torch import Tensor
 from efface.attribution.fitted import FittedDiET
 from efface.attribution.predictions import predict
 from efface.audit.finding import Audit, Finding, format_value
-from efface.audit.intervals import wilson_interval
+from efface.stats.intervals import wilson_interval
 
 
 def about_copy(fitted: FittedDiET, x: Tensor, said: Tensor) -> Audit:

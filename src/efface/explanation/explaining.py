@@ -27,10 +27,10 @@ from efface.attribution.removal import ConstantColour, Removal
 from efface.attribution.values import to_plain
 from efface.audit.explanations import Subject, audit_maps
 from efface.audit.finding import Audit, format_value
-from efface.audit.intervals import wilson_interval
 from efface.explanation.copy import about_copy
 from efface.explanation.mapping import AT, METHODS, Maps, Setting, default_masker
 from efface.explanation.picturing import Shown, picture_part
+from efface.stats.intervals import wilson_interval
 
 COPY = "the tuned copy"
 _REMOVALS = {

@@ -24,7 +24,7 @@ from efface.audit.explanations.measured import (
     removed_at,
 )
 from efface.audit.finding import NO_DIFFERENCE, Audit, Figure, Finding, Series, Table
-from efface.audit.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
+from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
 
 FEWEST = 10
 """Images from which differences are given an interval."""

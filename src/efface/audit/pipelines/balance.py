@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from efface._errors import InputError
-from efface.audit.intervals import Interval
+from efface.stats.intervals import Interval, percentile_interval
 
 Floats = NDArray[np.float64]
 _LEAST = 2
@@ -62,7 +62,5 @@ def harmonic_interval(
         values.append(np.mean([h.mean() for h in hits]))
         # The number of hits in a resample of n images is binomial.
         draws.append(np.mean([rng.binomial(len(h), h.mean(), size=resamples) / len(h) for h in hits], axis=0))
-    tail = (1 - level) / 2
-    low, high = np.quantile(harmonic(*draws), [tail, 1 - tail])
     value, n = float(harmonic(*values)), sum(np.size(found) for sets in groups for found in sets)
-    return Interval(value, min(value, float(low)), max(value, float(high)), level, f"bootstrap over {n} images, by set")
+    return percentile_interval(value, harmonic(*draws), f"bootstrap over {n} images, by set", level=level)

@@ -11,13 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 from efface._errors import InputError
 from efface.audit.finding import Audit, Figure, Finding, Series
 from efface.audit.finding import format_value as number
-from efface.audit.intervals import Interval, wilson_interval
+from efface.stats.intervals import wilson_interval
+from efface.stats.roc import auroc_interval
 
 Floats = NDArray[np.float64]
 
 DETECTION = "detection"
 AUROC, FIRED, ALARM = "AUROC", "fires where it is asked for", "fires where it is not"
-_FEWEST, _RESAMPLES, _POINTS = 5, 2000, 200
+_FEWEST, _POINTS = 5, 200
 _CAVEATS = (
     "The figures are of these prompts. Who knows the gate writes others: an attack is measured by attacking.",
     "A gate that fires is not an erasure that works: see what is drawn, with audit_pipeline.",
@@ -35,36 +36,6 @@ class Readings:
 
     present: ArrayLike
     absent: ArrayLike
-
-
-def area(present: ArrayLike, absent: ArrayLike) -> float:
-    """Probability that a value with the concept is above one without, ties half: the area under the ROC curve.
-
-    >>> area([2.0, 3.0], [1.0, 2.0])
-    0.875
-    """
-    p: Floats = np.asarray(present, dtype=np.float64)
-    a: Floats = np.sort(np.asarray(absent, dtype=np.float64))
-    below, upto = (np.searchsorted(a, p, side=side) for side in ("left", "right"))
-    return float((below + upto).mean() / (2 * len(a)))
-
-
-def area_interval(present: ArrayLike, absent: ArrayLike, *, level: float = 0.95, seed: int = 0) -> Interval:
-    """The area with its interval, prompts of both kinds resampled; where nothing overlaps, Wilson's of the fewer kind.
-
-    Raises:
-        InputError: If there are under 5 of a kind, or a value is not finite.
-    """
-    p, a = (_checked(which, x) for which, x in (("present", present), ("absent", absent)))
-    value, rng = area(p, a), np.random.default_rng(seed)
-    if value in (0.0, 1.0):
-        n = min(len(p), len(a))
-        wide = wilson_interval(value * n, n, level=level)
-        return Interval(value, wide.low, wide.high, level, wide.method)
-    draws = [area(rng.choice(p, len(p)), rng.choice(a, len(a))) for _ in range(_RESAMPLES)]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    method = f"bootstrap over {len(p)} and {len(a)} prompts"
-    return Interval(value, min(value, float(low)), max(value, float(high)), level, method)
 
 
 def audit_detection(
@@ -88,7 +59,7 @@ def audit_detection(
     findings: list[Finding] = []
     for name, found in readings.items():
         p, a = (_checked(f"{which} of {name!r}", x) for which, x in vars(found).items())
-        curve = area_interval(p, a, level=level)
+        curve = auroc_interval(p, a, level=level, unit="prompts")
         findings.append(Finding.of(name, curve, DETECTION, AUROC, n=len(p) + len(a), chance=0.5))
         for condition, x in ((FIRED, p), (ALARM, a)):
             share = wilson_interval(float((x > 0).sum()), len(x), level=level)

@@ -15,8 +15,8 @@ from efface._progress import progress
 from efface._validate import check_finite, to_tensor
 from efface.audit.finding import AFTER, BEFORE, CHANGE, NO_CHANGE, Audit, Figure, Finding, Series
 from efface.audit.finding import format_value as number
-from efface.audit.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
 from efface.audit.pipelines.balance import harmonic_interval
+from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
 
 Sampler = Callable[[Sequence[str], Sequence[int]], Tensor]
 """Prompts and as many seeds -> images `(n, 3, h, w)` in [0, 1]."""

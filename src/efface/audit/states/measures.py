@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface.audit.finding import AFTER, BEFORE, Finding
-from efface.audit.intervals import paired_interval
 from efface.audit.vectors.folds import Rows, View
 from efface.audit.vectors.labels import Labels
 from efface.audit.vectors.probes import QUICK_LINEAR, ProbeScores
+from efface.stats.intervals import paired_interval
 
 Floats = NDArray[np.float64]
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from efface.audit.finding import AFTER, BEFORE, Finding
-from efface.audit.intervals import bootstrap_interval
 from efface.audit.vectors.folds import CONDITIONS, View
 from efface.audit.vectors.labels import Labels
+from efface.stats.intervals import bootstrap_interval
 
 Floats = NDArray[np.float64]
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from efface.audit.finding import AFTER, BEFORE, CHANCE, Figure, Finding, Series
-from efface.audit.intervals import wilson_interval
 from efface.audit.vectors.folds import CONDITIONS, View
 from efface.audit.vectors.labels import Labels
+from efface.stats.intervals import wilson_interval
 
 _BINS = 32
 _GROUPS_AT_MOST = 40

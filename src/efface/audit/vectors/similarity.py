@@ -11,7 +11,7 @@ from efface._errors import InputError
 from efface._validate import check_finite, to_tensor
 from efface.audit.finding import AFTER, BEFORE, CHANGE, NO_CHANGE, Audit, Figure, Finding, Series
 from efface.audit.finding import format_value as number
-from efface.audit.intervals import bootstrap_interval, paired_interval
+from efface.stats.intervals import bootstrap_interval, paired_interval
 
 Floats = NDArray[np.float64]
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efface._errors import InputError
+from efface.stats.roc import auroc
 
 Score = Literal["per-token", "flat", "last"]
 """Which cosine of a prompt with a concept's direction.
@@ -105,17 +106,17 @@ def calibrate_gate(present: Tensor, absent: Tensor, *, error: float = 0.01, name
     if not 0 < error < 0.5:
         raise InputError(f"error={error}: write a number between 0 and 0.5, e.g. 0.01")
     p, a = present.double().sort().values, absent.double().sort().values
-    auroc = float((p[:, None] > a[None]).double().mean() + 0.5 * (p[:, None] == a[None]).double().mean())
-    if auroc < _LEAST_AUROC:
+    area = auroc(p.cpu(), a.cpu())
+    if area < _LEAST_AUROC:
         raise InputError(
-            f"prompts with {name} do not score above those without (AUROC {auroc:.2f}, at least {_LEAST_AUROC} is "
+            f"prompts with {name} do not score above those without (AUROC {area:.2f}, at least {_LEAST_AUROC} is "
             f"needed): choose another word for it, or another score\n{histogram(p, a)}"
         )
     threshold, miss, alarm = _threshold(p, a)
     low, high = a[a < threshold], p[p >= threshold]
     margin = float(min(high.min() - threshold, threshold - low.max())) if len(low) and len(high) else 0.0
     margin = max(margin, 1e-3 * float(p.max() - a.min()))
-    return Calibration(threshold, margin / math.log((1 - error) / error), margin, miss, alarm, auroc, (len(p), len(a)))
+    return Calibration(threshold, margin / math.log((1 - error) / error), margin, miss, alarm, area, (len(p), len(a)))
 
 
 def _threshold(p: Tensor, a: Tensor) -> tuple[float, float, float]:

@@ -14,6 +14,8 @@ from torch import Tensor
 from efface._errors import InputError
 from efface.diffusion.text.biopsy import histogram
 from efface.diffusion.text.concept_classifier import ConceptClassifier
+from efface.stats.platt import platt
+from efface.stats.roc import auroc
 
 FEWEST = 10
 """Pairs below which there is no training."""
@@ -262,48 +264,13 @@ def some_rows(keep: Tensor, share: float, generator: torch.Generator) -> Tensor:
     return (drawn < share) | (drawn == drawn.amin(1, keepdim=True))
 
 
-def platt(scores: Tensor, labels: Tensor, *, iterations: int = 100) -> tuple[float, float]:
-    """Slope a and shift b of `sigmoid(a score + b)`, by Newton's method on Platt's targets.
-
-    These are `(m + 1) / (m + 2)` for m scores with the concept, and `1 / (m' + 2)` for m' without.
-
-    Args:
-        scores: `(n,)`.
-        labels: `(n,)`, 0 or 1.
-        iterations: At most.
-
-    Source: Lin, Lin and Weng, "A note on Platt's probabilistic outputs for support vector machines" (2007).
-    """
-    s, y = scores.detach().double().cpu(), labels.double().cpu()
-    present, absent = float(y.sum()), float((1 - y).sum())
-    target = torch.where(y > 0, (present + 1) / (present + 2), 1 / (absent + 2))
-    design = torch.stack([s, torch.ones_like(s)], 1)
-    w = torch.tensor([0.0, float(torch.logit(torch.tensor((present + 1) / (present + absent + 2))))]).double()
-
-    def loss(w: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(design @ w, target, reduction="sum")
-
-    for _ in range(iterations):
-        p = torch.sigmoid(design @ w)
-        slope = design.T @ (p - target)
-        curve = design.T @ (design * (p * (1 - p))[:, None]) + 1e-12 * torch.eye(2).double()
-        step, size, before = torch.linalg.solve(curve, slope), 1.0, loss(w)
-        while size > 1e-8 and loss(w - size * step) > before - 1e-4 * size * (slope @ step):
-            size /= 2
-        w = w - size * step
-        if float(slope.abs().max()) < 1e-8 * len(s):
-            break
-    return float(w[0]), float(w[1])
-
-
 def _judge(z: Tensor, labels: Tensor, typical: float, epochs: int, pairs: tuple[int, int, int]) -> Fit:
     z, labels = z.double().cpu(), labels.double().cpu()
     p, present, absent = torch.sigmoid(z), z[labels == 1], z[labels == 0]
-    auroc = (present[:, None] > absent[None]).double().mean() + 0.5 * (present[:, None] == absent[None]).double().mean()
     bins = (p * 10).long().clamp_max(9)
     gaps = [float((p - labels)[bins == i].sum().abs()) for i in range(10)]
     return Fit(
-        auroc=float(auroc),
+        auroc=auroc(present, absent),
         miss=float((present <= 0).double().mean()),
         alarm=float((absent > 0).double().mean()),
         brier=float((p - labels).square().mean()),

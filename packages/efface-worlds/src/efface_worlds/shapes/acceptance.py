@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from efface.stats.roc import auroc
 from efface_worlds.shapes.captions import caption
 from efface_worlds.shapes.concepts import FACTORS, concept, siblings, strangers
 from efface_worlds.shapes.contrast import embed_prompts
@@ -51,16 +52,6 @@ def presence_auroc(
         scores = F.cosine_similarity(embedded, towards[None], dim=-1).mean(1)
         result[value.name] = auroc(scores[labels == label], scores[labels != label])
     return result
-
-
-def auroc(positive: Tensor, negative: Tensor) -> float:
-    """Probability that a positive scores above a negative, ties counted half (Mann and Whitney).
-
-    >>> auroc(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]))
-    0.875
-    """
-    above = (positive[:, None] > negative[None]).double() + 0.5 * (positive[:, None] == negative[None]).double()
-    return float(above.mean())
 
 
 def nearness(text_encoder: Any, tokenizer: Any, name: str) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface._lazy import require
+from efface.stats.intervals import bootstrap_interval
 from efface_worlds.shapes.judge import Judge, check_images
 from efface_worlds.shapes.networks import WIDTH
 
@@ -148,12 +149,9 @@ def text_image_score(
 
 
 def mean_metric(name: str, values: Tensor, seed: int) -> ImageMetric:
-    """Mean of one value an image, `(n,)`, with the percentiles of its bootstrap."""
-    generator = torch.Generator().manual_seed(seed)
-    n = len(values)
-    drawn = torch.stack([values[torch.randint(0, n, (n,), generator=generator)].mean() for _ in range(_RESAMPLES)])
-    low, high = drawn.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return ImageMetric(name, float(values.mean()), low, high, n, seed, f"bootstrap over {n} images")
+    """Mean of one value an image, `(n,)`, with its bootstrap interval."""
+    interval = bootstrap_interval(values.cpu().double(), resamples=_RESAMPLES, seed=seed)
+    return ImageMetric(name, float(values.mean()), interval.low, interval.high, len(values), seed, interval.method)
 
 
 def _halved(name: str, distance: Callable[[Tensor, Tensor], float], x: Tensor, y: Tensor, seed: int) -> ImageMetric:

@@ -105,8 +105,19 @@ def bootstrap_interval(
         half = -_NORMAL.inv_cdf(tail) * _linearised_error(sums, value)
         return Interval(value, value - half, value + half, level, f"linearised standard error, {len(sums)} {units}")
     draws = _resampled_ratios(sums, check_positive_int(resamples, "resamples"), seed)
-    low, high = np.quantile(draws, [tail, 1 - tail])
+    low, high = np.quantile(np.asarray(draws, dtype=np.float64), [tail, 1 - tail])
     return Interval(value, float(low), float(high), level, f"bootstrap over {len(sums)} {units}")
+
+
+def percentile_interval(value: float, draws: ArrayLike, method: str, *, level: float = 0.95) -> Interval:
+    """Interval of an estimate by plain percentiles of its resampled values `(r,)`; it holds the estimate.
+
+    >>> percentile_interval(2.0, [1.0, 2.0, 3.0], "by hand", level=0.5).low
+    1.5
+    """
+    tail = (1 - _level(level)) / 2
+    low, high = np.quantile(np.asarray(draws, dtype=np.float64), [tail, 1 - tail])
+    return Interval(value, min(value, float(low)), max(value, float(high)), level, method)
 
 
 def paired_interval(

@@ -1,0 +1,1 @@
+"""Statistics that several rooms read: intervals, the area under the ROC curve, calibration of scores."""
