@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from efface.api import audit_gate, audit_pipeline
     from efface.audit.states.losses import audit_losses
     from efface.audit.states.probing import audit_sites
+    from efface.core.site import Site
     from efface.diffusion.erasing import erase, load_erasure
     from efface.diffusion.erasure import Erasure
     from efface.diffusion.spec import ErasureSpec
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from efface.scrubbing.fold import foldable
     from efface.scrubbing.labels import labels_from_characters, labels_from_spans
     from efface.scrubbing.scrubber import Scrubber
-    from efface.scrubbing.sites import Site, find_sites
+from efface.scrubbing.sites import find_sites
 
 _NAMES = {
     "efface._errors": (
@@ -93,7 +94,8 @@ _NAMES = {
     "efface.scrubbing.fold": ("foldable",),
     "efface.scrubbing.labels": ("labels_from_characters", "labels_from_spans"),
     "efface.scrubbing.scrubber": ("Scrubber",),
-    "efface.scrubbing.sites": ("Site", "find_sites"),
+    "efface.core.site": ("Site",),
+    "efface.scrubbing.sites": ("find_sites",),
 }
 
 __all__ = [

@@ -31,3 +31,11 @@ class NothingErasedWarning(EffaceWarning):
 
 class StillUnsafeWarning(EffaceWarning):
     """A prompt was not found safe within the steps allowed, and goes on as it is."""
+
+
+class NotReachedWarning(EffaceWarning):
+    """An erasure was on a model that ran and never came by one of its sites: nothing was erased there."""
+
+
+class UnknownOptionWarning(EffaceWarning):
+    """A file has an option that this version does not know; it is kept, and has no effect."""

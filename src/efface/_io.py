@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from efface._errors import FormatError
+from efface._errors import FormatError, InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG, TENSORS = "config.json", "model.safetensors"
 
 
@@ -83,15 +83,31 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
-def save_folder(path: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def save_folder(
+    path: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    overwrite: bool = True,
+    more: Mapping[str, str] | None = None,
+) -> None:
     """Save plain data and tensors as one folder.
 
     Args:
         path: The folder; it is made if need be.
         config: Plain data; `format_version` is added.
         tensors: Name -> tensor; complex tensors are kept as pairs of reals.
+        overwrite: Replace files of a folder that has something in it.
+        more: Further text files: name -> text.
+
+    Raises:
+        InputError: If the folder has something in it, and that is not to be replaced.
     """
+    if not overwrite and Path(path).is_dir() and any(Path(path).iterdir()):
+        raise InputError(f"{path} has something in it: name another folder, or write overwrite=True")
     with atomic_dir(path) as folder:
+        for name, text in (more or {}).items():
+            write_text(folder / name, text)
         save_file({k: _to_real(v) for k, v in tensors.items()}, folder / TENSORS)
         complex_names = sorted(k for k, v in tensors.items() if v.is_complex())
         write_json(folder / CONFIG, {"format_version": FORMAT_VERSION, "complex": complex_names, **config})

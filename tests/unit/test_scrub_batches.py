@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from transformers import BatchEncoding
 
 from efface import InputError, labels_from_characters, labels_from_spans
+from efface.core.site import Site
 from efface.scrubbing.batches import Batch, Batches, survey
 from efface.scrubbing.gather import align
 from efface.scrubbing.labels import IGNORE, rectangular
-from efface.scrubbing.sites import Site
 
 N, LENGTH = 7, 5
 IDS = torch.arange(N * LENGTH).reshape(N, LENGTH)

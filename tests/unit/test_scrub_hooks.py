@@ -13,7 +13,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from efface import InputError, Scrubber, Site, methods, scrub
 from efface.scrubbing.gather import Stop, at_rest
-from efface.scrubbing.hooks import edit_inputs, edit_value, hooked, install
+from efface.core.hooks import edit_inputs, edit_value
+from efface.scrubbing.hooks import hooked, install
 from tests.models import concept, data, hooks, state, tiny
 
 Pair = namedtuple("Pair", "hidden cache")

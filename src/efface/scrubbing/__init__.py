@@ -11,7 +11,7 @@ __getattr__, __dir__ = attach(
         "IGNORE": "efface.scrubbing.labels",
         "RandomSubspace": "efface.scrubbing.controls",
         "Scrubber": "efface.scrubbing.scrubber",
-        "Site": "efface.scrubbing.sites",
+        "Site": "efface.core.site",
         "collect": "efface.scrubbing.features",
         "find_sites": "efface.scrubbing.sites",
         "foldable": "efface.scrubbing.fold",

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface.scrubbing.hooks import Edit, edit_inputs, edit_value
+from efface.core.hooks import edit_inputs, edit_value
+from efface.core.site import Site
+from efface.scrubbing.hooks import Edit
 from efface.scrubbing.scrubber import Scrubber, edit_of
-from efface.scrubbing.sites import Site
 
 
 def transformer_lens_hooks(

@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.core.site import Site
 from efface.scrubbing.batches import Batch
 from efface.scrubbing.gather import Stop, execution_order, run, run_to
 from efface.scrubbing.hooks import Edit, install
-from efface.scrubbing.sites import Site, find_sites
+from efface.scrubbing.sites import find_sites
 
 Activations = Literal["recompute", "memory", "disk"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from efface._errors import InputError
 from efface._io import write_json
 from efface._registry import Method
-from efface.scrubbing.sites import Site
+from efface.core.site import Site
 
 _FILE = "scrub.json"
 SECONDS = 30.0

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface.scrubbing.hooks import edit_inputs, edit_value
+from efface.core.hooks import edit_inputs, edit_value
 
 HookFn: TypeAlias = Callable[[str, Tensor], Tensor | None]
 

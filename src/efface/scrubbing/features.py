@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface._validate import check_positive_int
+from efface.core.site import Site
 from efface.scrubbing.batches import Batch, Batches
 from efface.scrubbing.gather import Take, at_rest, execution_order, run_to, taking
 from efface.scrubbing.hooks import Edit
 from efface.scrubbing.labels import IGNORE
-from efface.scrubbing.sites import Site, SitesLike, find_sites
+from efface.scrubbing.sites import SitesLike, find_sites
 
 
 @dataclass(frozen=True)

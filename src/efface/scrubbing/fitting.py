@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from efface._errors import EffaceWarning, InputError
 from efface._progress import progress
 from efface._registry import Method, get_method, methods
+from efface.core.fingerprint import fingerprint
+from efface.core.site import Site
 from efface.erasers.base import eraser_dtype
 from efface.scrubbing.batches import Batches, Survey, survey
 from efface.scrubbing.carry import Activations, Carried, Store
 from efface.scrubbing.checkpoint import ScrubCheckpoint
-from efface.scrubbing.fingerprint import fingerprint
 from efface.scrubbing.gather import at_rest, check_states, execution_order, run_to, taking
 from efface.scrubbing.hooks import Edit
 from efface.scrubbing.labels import IGNORE
 from efface.scrubbing.scrubber import Scrubber, edit_of
-from efface.scrubbing.sites import Site, SitesLike, find_sites
+from efface.scrubbing.sites import SitesLike, find_sites
 
 Order = Literal["sequential", "parallel"]
 _CHOICES = {"order": ("sequential", "parallel"), "activations": ("recompute", "memory", "disk")}

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.core.site import Site
 from efface.erasers.leace import LeaceEraser
 from efface.scrubbing.readers import example_inputs, find_readers, is_linear
-from efface.scrubbing.sites import Site
 
 _BIAS_FLAGS = (("self_attn", "attention_bias"), ("mlp", "mlp_bias"))
 """Part of a block -> the switch in the config that gives its layers biases when the model is loaded."""

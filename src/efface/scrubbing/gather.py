@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.core.site import Site
 from efface.scrubbing.batches import Batch
 from efface.scrubbing.hooks import Edit, hooked
-from efface.scrubbing.sites import Site
 
 
 class Stop(BaseException):

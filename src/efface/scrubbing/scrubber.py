@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from efface._errors import FormatError, InputError
 from efface._io import atomic_dir, load_folder, save_folder
 from efface._registry import methods
+from efface.core.fingerprint import fingerprint
+from efface.core.site import Site
 from efface.erasers.base import Eraser
 from efface.scrubbing.controls import RandomSubspace
-from efface.scrubbing.fingerprint import fingerprint
 from efface.scrubbing.fold import Fold
 from efface.scrubbing.hooks import Edit, install
-from efface.scrubbing.sites import Site
 
 
 def edit_of(eraser: Callable[[Tensor], Tensor]) -> Edit:

@@ -1,0 +1,54 @@
+"""The model card of a saved erasure: what it is, what it does not promise, and how to put it on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from efface._errors import InputError
+from efface.core.method import Method, get_method
+
+_USE = {
+    "rows": "erased = erasure(x)",
+    "model": "with erasure.on(model):\n    model(**inputs)",
+    "classifier": "with erasure.on(model):\n    model(images)",
+    "pipeline": "with erasure.on(pipe):\n    pipe(prompt)",
+}
+
+
+def model_card(erasure: Any) -> str:
+    """Markdown for the `README.md` beside a saved erasure."""
+    found = erasure.describe()
+    method = _method(erasure.method)
+    names = ", ".join(erasure.names) or "the concept of its labels"
+    lines = [f"# {names}, erased by {erasure.method or type(erasure).__name__}", ""]
+    if method is not None:
+        lines += [f"{method.summary[:1].upper()}{method.summary[1:]} ({method.paper}).", ""]
+    use = _USE[method.subjects[0]] if method is not None else _USE["model"]
+    lines += ["```python", "import efface", "", 'erasure = efface.load("this folder")', *use.split("\n"), "```", ""]
+    if method is not None and method.guarantee:
+        lines += [f"**Guarantees**: {method.guarantee}", ""]
+    if method is not None and method.no_guarantee:
+        lines += [f"**Does not guarantee**: {method.no_guarantee}", ""]
+    for title, data in (("Concepts", found["concepts"]), ("Options", found["config"]), ("Fit", found["report"])):
+        lines += _section(title, data)
+    lines += _section("Provenance", found["provenance"])
+    return "\n".join([*lines, f"SHA-256 of the content: `{found['sha256']}`", ""])
+
+
+def _method(name: str) -> Method | None:
+    try:
+        return get_method(name)
+    except InputError:
+        return None
+
+
+def _section(title: str, data: Any) -> list[str]:
+    rows = data if isinstance(data, list) else [data] if data else []
+    items = [f"- `{key}`: {_cell(value)}" for row in rows if isinstance(row, dict) for key, value in row.items()]
+    return [f"## {title}", "", *items, ""] if items else []
+
+
+def _cell(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = " ".join(text.split()).replace("|", "\\|")
+    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -1,0 +1,224 @@
+"""Frozen dataclasses as plain data and tensors, and back, by their type hints: one validating reader for all files."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin
+
+import torch
+from torch import Tensor
+
+from efface._errors import FormatError, InputError, UnknownOptionWarning
+from efface.core.config import Config, checked, in_words
+from efface.core.saved_types import is_base, known_type, saved_type
+
+TENSOR = "$tensor"
+TYPE = "type"
+
+# -------------------------------------------------------------------------------------------------- writing
+
+
+def encoded(value: Any, *, skip: frozenset[str] = frozenset()) -> tuple[Any, dict[str, Tensor]]:
+    """A value as JSON data and named tensors.
+
+    Args:
+        value: A dataclass, tensor, mapping, sequence, or plain data.
+        skip: Fields of the outermost dataclass that are left out.
+
+    Raises:
+        InputError: If something in it cannot be saved.
+
+    >>> encoded({"w": torch.zeros(2), "n": 3})
+    ({'w': {'$tensor': 'w'}, 'n': 3}, {'w': tensor([0., 0.])})
+    """
+    tensors: dict[str, Tensor] = {}
+    return _encoded(value, "", tensors, skip), tensors
+
+
+def _encoded(value: Any, path: str, tensors: dict[str, Tensor], skip: frozenset[str] = frozenset()) -> Any:
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach()
+        return {TENSOR: path}
+    if isinstance(value, Config):
+        return {TYPE: type(value).__name__, **value.to_dict()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init and _is_saved(f, skip)}
+        return {TYPE: type(value).__name__, **{k: _encoded(v, _below(path, k), tensors) for k, v in own.items()}}
+    if isinstance(value, Mapping):
+        return {str(k): _encoded(v, _below(path, str(k)), tensors) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_encoded(v, _below(path, str(i)), tensors) for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InputError(f"{path or 'it'} is {value!r}, which cannot be saved: only tensors and plain data can")
+
+
+def _is_saved(field: dataclasses.Field[Any], skip: frozenset[str]) -> bool:
+    return field.name not in skip and not (field.name == "labels" and not field.compare)
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def digest(plain: Any, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of plain data and of all tensors: names, shapes, dtypes and values."""
+    total = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().resolve_conj().contiguous()
+        total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        if value.numel():
+            flat = torch.view_as_real(value).contiguous() if value.is_complex() else value
+            total.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+# -------------------------------------------------------------------------------------------------- reading
+
+
+def decoded(plain: Any, tensors: Mapping[str, Tensor], hint: Any, name: str = "it") -> Any:
+    """What `encoded` took apart, of the type that a hint says.
+
+    Args:
+        plain: JSON data.
+        tensors: The tensors.
+        hint: What it must be.
+        name: What it is called in errors.
+
+    Raises:
+        FormatError: If it is something else: nothing of a file is taken unchecked.
+    """
+    for member in _alternatives(hint):
+        found = _decoded(plain, tensors, member, name)
+        if found is not _NO:
+            return found
+    raise FormatError(f"{name} is {_short(plain)}, expected {in_words(hint)}")
+
+
+_NO = object()
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    origin = get_origin(hint)
+    return get_args(hint) if origin in (typing.Union, types.UnionType) else (hint,)
+
+
+def _decoded(plain: Any, tensors: Mapping[str, Tensor], hint: Any, name: str) -> Any:
+    origin = get_origin(hint)
+    if hint is Tensor:
+        return _tensor(plain, tensors, name)
+    if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or is_base(hint)):
+        return _dataclass(plain, tensors, hint, name)
+    if origin in (dict, Mapping, typing.get_origin(Mapping[str, int])):
+        return _mapping(plain, tensors, get_args(hint), name)
+    if origin in (tuple, list, Sequence):
+        return _sequence(plain, tensors, get_args(hint), origin, name)
+    if hint is Any:
+        return _anything(plain, tensors, name)
+    if hint is float and plain in ("nan", "inf", "-inf"):
+        return float(plain)
+    if origin is Literal or hint in (int, float, str, bool, type(None), None):
+        try:
+            return checked(plain, hint, name)
+        except InputError:
+            return _NO
+    return _anything(plain, tensors, name) if not isinstance(hint, type) else _NO
+
+
+def _tensor(plain: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
+    if not (isinstance(plain, Mapping) and set(plain) == {TENSOR}):
+        return _NO
+    if plain[TENSOR] not in tensors:
+        raise FormatError(f"{name} is the tensor {plain[TENSOR]!r}, which is missing")
+    value = tensors[plain[TENSOR]]
+    if (value.is_floating_point() or value.is_complex()) and not bool(value.isfinite().all()):
+        raise FormatError(f"{name} has NaN or infinite values")
+    return value
+
+
+def _mapping(plain: Any, tensors: Mapping[str, Tensor], parts: tuple[Any, ...], name: str) -> Any:
+    if not isinstance(plain, Mapping):
+        return _NO
+    of_key, of_value = parts or (str, Any)
+    parse = getattr(of_key, "parse", str) if isinstance(of_key, type) else str
+    try:
+        keys = [parse(key) for key in plain]
+    except InputError as error:
+        raise FormatError(f"{name}: {error}") from None
+    values = [decoded(value, tensors, of_value, f"{name}.{key}") for key, value in plain.items()]
+    return dict(zip(keys, values, strict=True))
+
+
+def _sequence(plain: Any, tensors: Mapping[str, Tensor], parts: tuple[Any, ...], origin: Any, name: str) -> Any:
+    if not isinstance(plain, list):
+        return _NO
+    fixed = origin is tuple and parts and parts[-1] is not Ellipsis
+    if fixed and len(parts) != len(plain):
+        return _NO
+    hints = parts if fixed else (parts[0] if parts else Any,) * len(plain)
+    each = zip(plain, hints, strict=True)
+    return tuple(decoded(value, tensors, hint, f"{name}[{i}]") for i, (value, hint) in enumerate(each))
+
+
+def _anything(plain: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
+    """Plain data with tensors in it; a mapping with a known type is one of ours."""
+    if isinstance(plain, Mapping) and set(plain) == {TENSOR}:
+        return _tensor(plain, tensors, name)
+    if isinstance(plain, Mapping) and (known := known_type(plain.get(TYPE))) is not None:
+        return _dataclass(plain, tensors, known, name)
+    if isinstance(plain, Mapping):
+        return {key: _anything(value, tensors, f"{name}.{key}") for key, value in plain.items()}
+    if isinstance(plain, list):
+        return [_anything(value, tensors, f"{name}[{i}]") for i, value in enumerate(plain)]
+    return plain
+
+
+def _dataclass(plain: Any, tensors: Mapping[str, Tensor], hint: type, name: str) -> Any:
+    if not isinstance(plain, Mapping):
+        return _NO
+    given = {key: value for key, value in plain.items() if key != TYPE}
+    cls = hint if plain.get(TYPE, hint.__name__) == hint.__name__ else saved_type(plain[TYPE])
+    if cls is not hint and not _stands_for(cls, hint):
+        raise FormatError(f"{name} holds a {cls.__name__}, expected a {hint.__name__}")
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    unknown = {key: value for key, value in given.items() if key not in known or key == "unknown"}
+    taken = [key for key in known if key in given and key not in unknown]
+    found = {key: decoded(given[key], tensors, hints[key], _below(name, key)) for key in taken}
+    if unknown:
+        kept = issubclass(cls, Config)
+        _warn_unknown(name, unknown, kept)
+        found |= {"unknown": unknown} if kept else {}
+    try:
+        return cls(**found)
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"{name} is damaged: {error}") from error
+
+
+def _warn_unknown(name: str, unknown: Mapping[str, Any], kept: bool) -> None:
+    warnings.warn(
+        f"{name} has {', '.join(map(repr, unknown))}, which this version of efface does not know: "
+        f"{'kept, and without effect' if kept else 'left out'}; upgrade with  pip install -U efface",
+        UnknownOptionWarning,
+        stacklevel=2,
+    )
+
+
+def _stands_for(cls: type, hint: type) -> bool:
+    if getattr(hint, "_is_protocol", False):
+        return True
+    return issubclass(cls, hint)
+
+
+def _short(plain: Any) -> str:
+    text = repr(plain)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,241 @@
+"""Options of a method as a value: a frozen dataclass, from which command line, error texts, docs and files are made."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, Self, get_args, get_origin
+
+from efface._errors import InputError
+from efface.core.saved_types import saved
+
+_RANGES: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "least": ("at least", lambda value, bound: value >= bound),
+    "above": ("above", lambda value, bound: value > bound),
+    "most": ("at most", lambda value, bound: value <= bound),
+    "below": ("below", lambda value, bound: value < bound),
+}
+
+
+def option(default: Any, help: str, **bounds: float) -> Any:
+    """A field of a `Config`.
+
+    Args:
+        default: Its default.
+        help: One line for people.
+        **bounds: `least`, `above`, `most`, `below`: what a number must be.
+    """
+    if unknown := set(bounds) - set(_RANGES):
+        raise TypeError(f"unknown bound {unknown.pop()!r}")
+    return dataclasses.field(default=default, metadata={"help": help, "bounds": bounds})
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a method, as `--method help` and the docs show it.
+
+    Attributes:
+        name: Its name.
+        type: What it takes, in words, such as `"number"` or `"auto | number"`.
+        default: Its default.
+        help: One line.
+        choices: The words that it takes, if it takes only these.
+    """
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of the options of each method.
+
+    Attributes:
+        unknown: Options of a newer version, read from a file: kept, saved again, and without effect.
+
+    Raises:
+        InputError: If a value is of the wrong type, no choice, or out of range.
+    """
+
+    unknown: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        saved(cls)
+
+    def __post_init__(self) -> None:
+        hints = _hints(type(self))
+        for field in _fields(type(self)):
+            value = checked(getattr(self, field.name), hints[field.name], field.name)
+            _check_bounds(field, value)
+            object.__setattr__(self, field.name, value)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any] | None = None, *, method: str = "") -> Self:
+        """A config from options by name.
+
+        Raises:
+            InputError: If one is unknown; the text names those there are.
+        """
+        given = dict(given or {})
+        names = [field.name for field in _fields(cls)]
+        if unknown := [name for name in given if name not in names]:
+            raise InputError(_no_option(unknown[0], names, method))
+        return cls(**given)
+
+    @classmethod
+    def options(cls) -> tuple[Option, ...]:
+        """All options, in order."""
+        hints = _hints(cls)
+        return tuple(
+            Option(f.name, in_words(hints[f.name]), f.default, f.metadata.get("help", ""), choices_of(hints[f.name]))
+            for f in _fields(cls)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: every option, and those of a newer version."""
+        own = {field.name: _plain(getattr(self, field.name)) for field in _fields(type(self))}
+        return {**self.unknown, **own}
+
+
+def _no_option(name: str, names: list[str], method: str) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    whose = f"method={method!r}" if method else "this method"
+    return f"{whose} has no option {name!r}{hint}: it has {', '.join(names) or 'none'}"
+
+
+def _fields(cls: type) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(cls) if field.name != "unknown"]
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _check_bounds(field: dataclasses.Field[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if not math.isfinite(value):
+        raise InputError(f"{field.name}={value!r}: write a finite number")
+    bounds = field.metadata.get("bounds", {})
+    if not all(_RANGES[kind][1](value, bound) for kind, bound in bounds.items()):
+        asked = " and ".join(f"{_RANGES[kind][0]} {bound:g}" for kind, bound in bounds.items())
+        raise InputError(f"{field.name}={value!r}: write a number {asked}")
+
+
+# --------------------------------------------------------------------------------------------------- types
+
+
+def checked(value: Any, hint: Any, name: str) -> Any:
+    """`value` if it is what a type hint of plain data says; whole numbers pass for floats, lists for tuples.
+
+    Raises:
+        InputError: If it is something else.
+
+    >>> checked([1, 2], tuple[float, ...], "band"), checked("l2", Literal["l2", "sign"], "normalise")
+    ((1.0, 2.0), 'l2')
+    """
+    for kind in _members(hint):
+        found = _as(value, kind, name)
+        if found is not _NO:
+            return found
+    choices = choices_of(hint)
+    if choices and len(choices) == len(_members(hint)):
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint_text = f" (did you mean {near[0]!r}?)" if near else ""
+        raise InputError(f"{name}={value!r}{hint_text}: choose one of {', '.join(map(repr, choices))}")
+    raise InputError(f"{name}={value!r}: write {in_words(hint)}")
+
+
+_NO = object()
+
+
+def _members(hint: Any) -> list[Any]:
+    """The alternatives of a hint; each choice of a Literal is one."""
+    origin = get_origin(hint)
+    if origin in (typing.Union, UnionType):
+        return [member for part in get_args(hint) for member in _members(part)]
+    if origin is Literal:
+        return [Literal[choice] for choice in get_args(hint)]
+    return [hint]
+
+
+def _as(value: Any, kind: Any, name: str) -> Any:
+    origin = get_origin(kind)
+    if kind is Any:
+        return value
+    if origin is Literal:
+        choice = get_args(kind)[0]
+        return value if type(value) is type(choice) and value == choice else _NO
+    if kind in (NoneType, None):
+        return value if value is None else _NO
+    if origin in (tuple, typing.Sequence) or kind is tuple:
+        return _as_tuple(value, get_args(kind), name)
+    if origin in (dict, Mapping) or kind in (dict, Mapping):
+        return dict(value) if isinstance(value, Mapping) else _NO
+    return _as_scalar(value, kind)
+
+
+def _as_tuple(value: Any, parts: tuple[Any, ...], name: str) -> Any:
+    if not isinstance(value, tuple | list):
+        return _NO
+    if not parts:
+        return tuple(value)
+    if parts[-1] is Ellipsis:
+        return tuple(checked(item, parts[0], name) for item in value)
+    if len(parts) != len(value):
+        return _NO
+    return tuple(checked(item, part, name) for item, part in zip(value, parts, strict=True))
+
+
+def _as_scalar(value: Any, kind: type) -> Any:
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, float) and isinstance(value, bool):
+        return _NO
+    return value if isinstance(value, kind) else _NO
+
+
+def choices_of(hint: Any) -> tuple[str, ...]:
+    """The words among the alternatives of a hint."""
+    return tuple(
+        str(get_args(member)[0])
+        for member in _members(hint)
+        if get_origin(member) is Literal and isinstance(get_args(member)[0], str)
+    )
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "True or False", NoneType: "None", Any: "any"}
+
+
+def in_words(hint: Any) -> str:
+    """What a hint asks for.
+
+    >>> in_words(float | Literal["auto"]), in_words(tuple[int, int])
+    ("a number or 'auto'", '(a whole number, a whole number)')
+    """
+    said = []
+    for member in _members(hint):
+        origin = get_origin(member)
+        if origin is Literal:
+            said.append(repr(get_args(member)[0]))
+        elif origin is tuple:
+            said.append(f"({', '.join('...' if p is Ellipsis else in_words(p) for p in get_args(member))})")
+        else:
+            said.append(_WORDS.get(member, getattr(member, "__name__", str(member))))
+    return " or ".join(said)

@@ -1,0 +1,234 @@
+"""The five kinds of edit that an erasure is made of: pure values, which know how they are put on a subject.
+
+An edit holds functions and numbers, and keeps nothing of a run: what belongs to a run (how often it fired, what it
+keeps from step to step) lives in the `Run` that it is handed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from efface._errors import InputError, NotReachedWarning
+from efface.core.hooks import Remove, StateEdit, edit_states, look
+from efface.core.run import Run
+from efface.core.site import Site
+from efface.core.subjects import Kind, unwrapped
+from efface.core.weights import WeightDelta, write
+
+
+class Edit(ABC):
+    """One edit of an erasure.
+
+    Attributes:
+        needs: What it can be put on.
+    """
+
+    needs: ClassVar[tuple[Kind, ...]]
+
+    @abstractmethod
+    def bind(self, run: Run, *, check: bool = True) -> Remove:
+        """Put the edit on the subject of a run; what is returned takes it off. If it raises, nothing is left.
+
+        Args:
+            run: Whose subject, and who is told what fired.
+            check: Refuse a subject with other weights than those of the fit.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class OnRows(Edit):
+    """An edit of rows `(..., d)`: of arrays by calling the erasure, of a module's output by putting it on.
+
+    Attributes:
+        edit: Rows -> rows.
+    """
+
+    edit: Callable[[Tensor], Tensor]
+    needs = ("model", "classifier")
+
+    def bind(self, run: Run, *, check: bool = True) -> Remove:
+        """Edit what a module gives."""
+        return OnStates({Site(""): self.edit}).bind(run, check=check)
+
+
+@dataclass(frozen=True, eq=False)
+class OnStates(Edit):
+    """Edits of hidden states at sites of a module.
+
+    Attributes:
+        edits: Site -> hidden states `(..., d)` -> what replaces them, or None.
+    """
+
+    edits: Mapping[Site, StateEdit]
+    needs = ("model", "classifier")
+
+    def bind(self, run: Run, *, check: bool = True) -> Remove:
+        """Hook every site.
+
+        Raises:
+            InputError: If the module lacks one.
+        """
+        model = unwrapped(run.view)
+        check_sites(model, self.edits)
+        with ExitStack() as stack:
+            stack.callback(_watch(model, run, [_named(site, model) for site in self.edits]))
+            for site, edit in self.edits.items():
+                module = model.get_submodule(site.path)
+                counted = _counted(run, _named(site, model), on_any_device(edit))
+                stack.callback(edit_states(module, counted, where=site.where, index=site.index, name=site))
+            return stack.pop_all().close
+
+
+def check_sites(model: nn.Module, sites: Any) -> None:
+    """Refuse sites that a model does not have.
+
+    Raises:
+        InputError: For the first one; the text names those that come near.
+    """
+    paths = {name for name, _ in model.named_modules()}
+    missing = [site for site in sites if site.path not in paths]
+    if missing:
+        near = difflib.get_close_matches(missing[0].path, paths, n=2, cutoff=0.6)
+        more = f" and {len(missing) - 1} more sites" if len(missing) > 1 else ""
+        hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+        raise InputError(
+            f"{type(model).__name__} has no {missing[0]}{more}{hint}: put an erasure on the class of model that it was "
+            "fitted on, with or without its head as there"
+        )
+
+
+def _named(site: Site, model: nn.Module) -> str:
+    return str(site) or type(model).__name__
+
+
+def _counted(run: Run, site: str, edit: StateEdit) -> StateEdit:
+    def counting(x: Tensor) -> Tensor | None:
+        if not torch.compiler.is_compiling():
+            run.count(site)
+        return edit(x)
+
+    return counting
+
+
+def _watch(model: nn.Module, run: Run, sites: list[str]) -> Remove:
+    """Count whole forward passes; when it is taken off, warn of sites that none of them came by."""
+    passes = 0
+
+    def count(*_: Any) -> None:
+        nonlocal passes
+        passes += not torch.compiler.is_compiling()
+
+    off = look(model, count)
+
+    def remove() -> None:
+        off()
+        missed = [site for site in sites if not run.log.counts.get(site)]
+        if passes and missed:
+            warnings.warn(
+                f"{type(model).__name__} ran {passes} times and never came by {', '.join(missed[:3])}"
+                f"{', ...' if len(missed) > 3 else ''}: nothing was erased there",
+                NotReachedWarning,
+                stacklevel=6,
+            )
+
+    return remove
+
+
+def on_any_device(edit: Callable[[Tensor], Any]) -> StateEdit:
+    """An eraser as an edit of hidden states on whatever device they are, as under `device_map`."""
+    if not hasattr(edit, "to"):
+        return edit
+    copies: dict[torch.device, Any] = {}
+
+    def moved(x: Tensor) -> Tensor | None:
+        if x.device not in copies:
+            copies[x.device] = edit.to(x.device)  # type: ignore[attr-defined]
+        return copies[x.device](x)
+
+    return moved
+
+
+@dataclass(frozen=True, eq=False)
+class OnText(Edit):
+    """An edit of prompts as a pipeline's denoiser gets them.
+
+    Attributes:
+        edit: `(embedding, run) -> embedding | None`.
+        listens: Only listens to what a call encodes: it is told of embeddings that have been through it, too.
+    """
+
+    edit: Callable[[Any, Run], Any]
+    listens: bool = False
+    needs = ("pipeline",)
+
+    def bind(self, run: Run, *, check: bool = True) -> Remove:
+        """Edit what the pipeline encodes."""
+        return run.view.install_edit(partial(_second, self.edit, run), once=not self.listens)
+
+
+@dataclass(frozen=True, eq=False)
+class OnPrediction(Edit):
+    """An edit of one denoising step.
+
+    Attributes:
+        after: `(step, run) -> prediction | None`: what the denoiser said of the prompts, before guidance.
+        before: `(index, embedding, rows, run) -> rows | None`: the rows of text that it is given at a step.
+    """
+
+    after: Callable[[Any, Run], Tensor | None] | None = None
+    before: Callable[[int, Any, Tensor, Run], Tensor | None] | None = None
+    needs = ("pipeline",)
+
+    def bind(self, run: Run, *, check: bool = True) -> Remove:
+        """Follow the pipeline's sampling."""
+        with ExitStack() as stack:
+            if self.before is not None:
+                stack.callback(run.view.install_swap(partial(_fourth, self.before, run)))
+            if self.after is not None:
+                stack.callback(run.view.install_rule(partial(_second, self.after, run)))
+            return stack.pop_all().close
+
+
+def _second(edit: Callable[[Any, Run], Any], run: Run, value: Any) -> Any:
+    return edit(value, run)
+
+
+def _fourth(edit: Callable[[int, Any, Tensor, Run], Any], run: Run, index: int, embedding: Any, rows: Tensor) -> Any:
+    return edit(index, embedding, rows, run)
+
+
+@dataclass(frozen=True, eq=False)
+class OnWeights(Edit):
+    """An edit of weights.
+
+    Attributes:
+        delta: How they change.
+        part: Component of a pipeline whose weights they are, such as `"unet"`; empty for a model.
+    """
+
+    delta: WeightDelta
+    part: str = ""
+    needs = ("model", "classifier", "pipeline")
+
+    def bind(self, run: Run, *, check: bool = True) -> Remove:
+        """Write the delta.
+
+        Raises:
+            InputError: If the model is another one, or does not have these weights.
+        """
+        model = run.subject.thing
+        if self.part:
+            model = getattr(model, self.part, None)
+        if not isinstance(model, nn.Module):
+            raise InputError(f"{run.subject!r} has no model {self.part!r} whose weights could be edited")
+        return write(model, self.delta, name=run.name, check=check).undo

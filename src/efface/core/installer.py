@@ -1,0 +1,153 @@
+"""The one installer: it puts an erasure's edits on a subject, and gives a handle that takes them off again."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import torch
+from torch import nn
+
+from efface._errors import InputError
+from efface.core.edits import Edit
+from efface.core.hooks import Remove
+from efface.core.run import Run
+from efface.core.subjects import Subject, as_subject, is_compiled
+
+_LOCK = threading.RLock()
+_ON: dict[int, list[Handle]] = {}
+
+
+class Handle(Run):
+    """An erasure that is on a subject.
+
+    A `with` block takes it off at its end; `undo()` does so at any time. Handles come off in any order, but for edits
+    of the same weights, of which the last comes off first.
+
+    Attributes:
+        erasure: What is on.
+        subject: What it is on.
+        log: What it did: counts of events, and plain data of the last calls.
+    """
+
+    def __init__(self, erasure: Any, subject: Subject) -> None:
+        super().__init__(subject, _name(erasure))
+        self.erasure = erasure
+        self._removes: list[Remove] = []
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it has not been taken off yet."""
+        return self in _ON.get(id(self.subject.thing), ())
+
+    def undo(self, *, force: bool = False) -> None:
+        """Take the erasure off; other erasures stay. Nothing happens where it is off already.
+
+        Args:
+            force: Put weights back even if they were changed since, and that is lost.
+
+        Raises:
+            InputError: If another edit of the same weights lies over this one, or weights were changed since.
+        """
+        with _LOCK:
+            if not self.is_on:
+                return
+            while self._removes:
+                remove = self._removes[-1]
+                remove(force=True) if force and "force" in _parameters(remove) else remove()  # type: ignore[call-arg]
+                self._removes.pop()
+            _forget(self)
+        _recompile(self.subject)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.undo()
+
+    def __repr__(self) -> str:
+        return f"Handle({self.name} on {self.subject!r}, {'on' if self.is_on else 'off'})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a handle belongs to its subject and cannot be pickled or copied: save the erasure instead")
+
+
+def install(erasure: Any, edits: Sequence[Edit], thing: Any, *, check: bool = True) -> Handle:
+    """Put edits on a subject, all of them or none.
+
+    Args:
+        erasure: Whose they are.
+        edits: The edits, in order.
+        thing: An `nn.Module`, a pipeline, or a view of one.
+        check: Refuse a subject with other weights than those of the fit.
+
+    Raises:
+        InputError: If the subject is of another kind, does not suit the erasure, or has it on already.
+    """
+    subject = as_subject(thing)
+    _check_kind(erasure, edits, subject)
+    with _LOCK:
+        _check_twice(erasure, subject)
+        run = Handle(erasure, subject)
+        with ExitStack() as stack:
+            for edit in edits:
+                remove = edit.bind(run, check=check)
+                stack.callback(remove)
+                run._removes.append(remove)
+            _ON.setdefault(id(subject.thing), []).append(run)
+            stack.pop_all()
+    _recompile(subject)
+    return run
+
+
+def handles_on(thing: Any) -> tuple[Handle, ...]:
+    """What is on a subject now, the first first."""
+    return tuple(_ON.get(id(as_subject(thing).thing), ()))
+
+
+def _check_kind(erasure: Any, edits: Sequence[Edit], subject: Subject) -> None:
+    for edit in edits:
+        if subject.kind not in edit.needs:
+            if subject.kind == "rows":
+                raise InputError(
+                    f"{_name(erasure)} cannot be put on an array: call it, erased = erasure(x)"
+                    if "pipeline" not in edit.needs
+                    else f"{_name(erasure)} is for a pipeline, not for an array"
+                )
+            raise InputError(f"{_name(erasure)} is for a {' or '.join(edit.needs)}, and this is a {subject!r}")
+
+
+def _check_twice(erasure: Any, subject: Subject) -> None:
+    for handle in _ON.get(id(subject.thing), ()):
+        if handle.erasure is erasure or handle.erasure == erasure:
+            raise InputError(f"{_name(erasure)} is on this {type(subject.thing).__name__} already: undo() its handle")
+
+
+def _forget(handle: Handle) -> None:
+    key = id(handle.subject.thing)
+    _ON[key].remove(handle)
+    if not _ON[key]:
+        del _ON[key]
+
+
+def _recompile(subject: Subject) -> None:
+    """Compiled code does not see hooks that come or go: let it be compiled anew."""
+    if "torch._dynamo" not in sys.modules:
+        return
+    thing = subject.thing
+    models = [thing] if isinstance(thing, nn.Module) else list(getattr(thing, "components", {}).values())
+    if any(isinstance(model, nn.Module) and is_compiled(model) for model in models):
+        torch.compiler.reset()
+
+
+def _parameters(function: Any) -> Any:
+    return inspect.signature(function).parameters
+
+
+def _name(erasure: Any) -> str:
+    return repr(erasure)

@@ -1,0 +1,187 @@
+"""The registry of methods, one for all subjects: a method registers itself in its own file, everything else iterates.
+
+Calls, command line, plan files, tables of the docs, error texts and the shared test-suite are made from it, so that
+adding a method is adding a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from efface._errors import InputError
+from efface.core.concept import Concept
+from efface.core.config import Config
+from efface.core.discovery import discover
+from efface.core.subjects import KINDS, Kind, as_subject
+
+Access = Literal["rows", "labels", "prompts", "embeddings", "latents", "gradients", "weights"]
+"""What a fit, or what is fitted, needs of its subject."""
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """One way to erase a concept.
+
+    Attributes:
+        name: What users type, e.g. `"leace"`.
+        subjects: What it erases from: `"rows"`, `"model"`, `"pipeline"`, `"classifier"`.
+        summary: One line for tables and `--help`.
+        paper: Where it comes from, e.g. `"arXiv:2306.03819"`.
+        fit: `(view, concepts, config, **data) -> Erasure`; `data` are its keyword-only parameters. Of rows and models,
+            `concepts` are labels.
+        erasure: Class of the fitted value.
+        config: Class of its options.
+        fitter: Class that gathers statistics by `update(x, z)` and yields `.eraser`; of rows only.
+        access: What the fit needs of the subject.
+        access_on: What putting it on needs.
+        guarantee: What holds after a fit, in one sentence.
+        no_guarantee: What does not.
+        concepts: Which kinds of labels it takes, of rows and models.
+        labels_at_apply: Whether it is called as `erasure(x, z)`.
+        single: Whether it erases one concept at a time.
+    """
+
+    name: str
+    subjects: tuple[Kind, ...]
+    summary: str
+    paper: str
+    fit: Callable[..., Any]
+    erasure: type
+    config: type[Config] = Config
+    fitter: type | None = None
+    access: tuple[Access, ...] = ()
+    access_on: tuple[Access, ...] = ()
+    guarantee: str = ""
+    no_guarantee: str = ""
+    concepts: tuple[str, ...] = ("categorical", "continuous")
+    labels_at_apply: bool = False
+    single: bool = False
+    data: tuple[str, ...] = field(init=False)
+    """What `fit` takes besides the concept and its options."""
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.subjects) - set(KINDS):
+            raise InputError(f"unknown subject {unknown.pop()!r}: choose of {', '.join(KINDS)}")
+        parameters = inspect.signature(self.fit).parameters.values()
+        object.__setattr__(self, "data", tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY))
+
+    def configured(self, given: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
+        """Options by name as a config, and what is data for the fit.
+
+        Raises:
+            InputError: If a name is unknown or a value is out of range.
+        """
+        data = {name: value for name, value in given.items() if name in self.data}
+        return self.config.of({k: v for k, v in given.items() if k not in data}, method=self.name), data
+
+
+_METHODS: dict[tuple[Kind, str], Method] = {}
+
+
+def register(method: Method) -> Method:
+    """Add a method; a second one of the same subject and name is an error."""
+    for subject in method.subjects:
+        known = _METHODS.setdefault((subject, method.name), method)
+        if known is not method:
+            raise InputError(f"a method {method.name!r} for {subject} is already registered: {known.erasure}")
+    return method
+
+
+def unregister(method: Method) -> None:
+    """Take a method out again, as after a test."""
+    for subject in method.subjects:
+        _METHODS.pop((subject, method.name), None)
+
+
+def methods(subject: Kind | Any = None) -> tuple[Method, ...]:
+    """All registered methods, or those for one subject, in order of name.
+
+    Args:
+        subject: `"rows"`, `"model"`, `"pipeline"`, `"classifier"`, or a thing that is one of them; None takes all.
+    """
+    discover()
+    kinds = KINDS if subject is None else _kinds_of(subject)
+    found = {id(m): m for (kind, _), m in _METHODS.items() if kind in kinds}
+    return tuple(sorted(found.values(), key=lambda m: (m.name, m.subjects)))
+
+
+def _kinds_of(subject: Any) -> tuple[Kind, ...]:
+    if isinstance(subject, str):
+        if subject not in KINDS:
+            raise InputError(f"unknown subject {subject!r}: choose one of {', '.join(KINDS)}")
+        return (subject,)  # type: ignore[return-value]
+    kind = as_subject(subject).kind
+    return ("model", "classifier") if kind == "model" else (kind,)
+
+
+def get_method(name: str, subject: Kind | Any = None) -> Method:
+    """The registered method of that name.
+
+    Args:
+        name: Its name.
+        subject: For what; None takes the only one of that name, or else that for rows.
+
+    Raises:
+        InputError: If there is none; the text lists those there are, and names what comes near.
+    """
+    known = methods(subject)
+    found = [m for m in known if m.name == name]
+    if not found:
+        raise InputError(_no_method(name, subject, known))
+    return min(found, key=lambda m: min(KINDS.index(kind) for kind in m.subjects))
+
+
+def _no_method(name: str, subject: Any, known: tuple[Method, ...]) -> str:
+    near = difflib.get_close_matches(str(name), [m.name for m in known], n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    kind = subject if isinstance(subject, str) else "/".join(_kinds_of(subject)) if subject is not None else ""
+    elsewhere = [m for m in methods() if m.name == name]
+    if elsewhere:
+        return (
+            f"method {name!r} erases from {' and '.join(elsewhere[0].subjects)}, not from {kind}: "
+            f"choose one of {', '.join(m.name for m in known)}"
+        )
+    return f"unknown method {name!r}{hint}: choose one of {', '.join(m.name for m in known)}"
+
+
+def erase(subject: Any, concept: Any, method: str | None = None, **options: Any) -> Any:
+    """Fit an erasure of a concept; the subject is left as it is.
+
+    Args:
+        subject: An array of rows `(n, d)`, a PyTorch model, or a diffusers pipeline.
+        concept: Of rows and models its labels, `(n,)` or one a token, or a `Concept` with labels; of a pipeline a word,
+            a `Concept`, or a list of these for methods that erase several at once.
+        method: Name of a method; see `efface.methods(subject)`. None takes `"leace"` for rows and models.
+        **options: Options of the method, and what else its fit takes, such as `data=` and `sites=` for a model.
+
+    Returns:
+        The erasure: call it on rows, `erasure(x)`; put it on with `with erasure.on(subject):`; `erasure.save(folder)`.
+
+    Raises:
+        InputError: If there is no such method or option (the text lists those there are), or the concept does not suit.
+    """
+    found = as_subject(subject)
+    if method is None:
+        if found.kind == "pipeline":
+            names = ", ".join(m.name for m in methods("pipeline"))
+            raise InputError(f"name a method, erase(pipe, concept, method=...): one of {names}")
+        method = "leace"
+    chosen = get_method(method, subject)
+    config, data = chosen.configured(options)
+    return chosen.fit(found.view, _concepts(chosen, found.kind, concept), config, **data)
+
+
+def _concepts(method: Method, kind: Kind, concept: Any) -> Any:
+    if kind != "pipeline":
+        return concept
+    concepts = Concept.each(concept)
+    if method.single and len(concepts) > 1:
+        raise InputError(
+            f"method {method.name!r} erases one concept, not {len(concepts)}: fit one erasure for each, and join them "
+            "with  a & b"
+        )
+    return concepts

@@ -1,0 +1,358 @@
+"""Edits of weights as values, and their writing into a model with an exact undo.
+
+A `WeightDelta` names parameters and buffers as a `state_dict` does, and says how each changes. It is formed in float64
+from the weights that are there, and rounded once. A bias that a layer does not have counts as zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from efface._errors import InputError
+from efface.core.fingerprint import fingerprint
+from efface.core.subjects import unwrapped
+
+_SAMPLE = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Add:
+    """`W + value`, of the shape of W."""
+
+    value: Tensor
+
+    def on(self, w: Tensor) -> Tensor:
+        """W after the change."""
+        return w + self.value.to(w)
+
+    def scaled(self, by: float) -> Add:
+        """The change times a number."""
+        return Add(self.value * by)
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """`W + up down`, of shapes `(out, r)` and `(r, in)`; a weight that is no matrix is flattened behind its first."""
+
+    up: Tensor
+    down: Tensor
+
+    def on(self, w: Tensor) -> Tensor:
+        """W after the change."""
+        return w + (self.up.to(w) @ self.down.to(w)).view_as(w)
+
+    def scaled(self, by: float) -> LowRank:
+        """The change times a number."""
+        return LowRank(self.up * by, self.down)
+
+
+@dataclass(frozen=True, eq=False)
+class Multiply:
+    """`left W right`; a side that is None is the identity."""
+
+    left: Tensor | None = None
+    right: Tensor | None = None
+
+    def on(self, w: Tensor) -> Tensor:
+        """W after the change."""
+        flat = w.flatten(1)
+        flat = flat if self.left is None else self.left.to(w) @ flat
+        return (flat if self.right is None else flat @ self.right.to(w)).view_as(w)
+
+    def scaled(self, by: float) -> Multiply:
+        """Refused, as a multiple of a factor is no multiple of the change."""
+        raise InputError("a multiplicative change has no multiple: scale the erasure before it is fitted")
+
+
+@dataclass(frozen=True, eq=False)
+class Put:
+    """A new value in the place of W, bit for bit."""
+
+    value: Tensor
+
+    def on(self, w: Tensor) -> Tensor:
+        """W after the change."""
+        return self.value.to(w)
+
+    def scaled(self, by: float) -> Put:
+        """Refused, as the weights that it replaces are not known here."""
+        raise InputError("a value that replaces another has no multiple: write the difference as Add")
+
+
+Change: TypeAlias = Add | LowRank | Multiply | Put
+
+
+@dataclass(frozen=True, eq=False)
+class WeightDelta:
+    """How weights change.
+
+    Attributes:
+        changes: Name in the state dict -> changes, the first first.
+        base: Fingerprint of the model that it was made for; None fits any with these names and shapes.
+        config: Switches of `model.config` that go with it.
+    """
+
+    changes: Mapping[str, tuple[Change, ...]]
+    base: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        changes = {name: (c,) if isinstance(c, Change) else tuple(c) for name, c in self.changes.items()}
+        object.__setattr__(self, "changes", changes)
+
+    def scaled(self, by: float) -> WeightDelta:
+        """The delta times a number: 0 nothing, 1 the whole.
+
+        Raises:
+            InputError: If a change is multiplicative or replaces a value, or several follow each other.
+        """
+        if name := next((name for name, each in self.changes.items() if len(each) > 1), None):
+            raise InputError(f"{name} changes several times, one after the other, which has no multiple")
+        return replace(self, changes={name: (each[0].scaled(by),) for name, each in self.changes.items()})
+
+    def then(self, other: WeightDelta) -> WeightDelta:
+        """This delta and, after it, another one for the same base.
+
+        Raises:
+            InputError: If they were made for other bases.
+        """
+        if None not in (self.base, other.base) and self.base != other.base:
+            raise InputError("these weight edits were made for models with other weights: fit both on the same model")
+        names = dict.fromkeys((*self.changes, *other.changes))
+        joined = {name: (*self.changes.get(name, ()), *other.changes.get(name, ())) for name in names}
+        return WeightDelta(joined, self.base or other.base, {**self.config, **other.config})
+
+    @property
+    def nbytes(self) -> int:
+        """Size of its tensors."""
+        each = (vars(change).values() for changes in self.changes.values() for change in changes)
+        return sum(t.numel() * t.element_size() for values in each for t in values if isinstance(t, Tensor))
+
+    @staticmethod
+    def between(before: nn.Module, after: nn.Module) -> WeightDelta:
+        """What turns one model into another of the same architecture, bit for bit: `Put` for all that differs.
+
+        Raises:
+            InputError: If they are of different architectures.
+        """
+        old, new = before.state_dict(), after.state_dict()
+        if {n: v.shape for n, v in old.items()} != {n: v.shape for n, v in new.items()}:
+            raise InputError("the models have other parameters: give two of one architecture")
+        changed = {n: (Put(v.detach().clone()),) for n, v in new.items() if not _same(old[n], v)}
+        return WeightDelta(changed, fingerprint(before))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal bit for bit."""
+    if a.dtype != b.dtype or a.device != b.device:
+        return False
+    raw = (x.detach().contiguous().reshape(-1).view(torch.uint8) for x in (a, b))
+    return torch.equal(*raw)
+
+
+# ------------------------------------------------------------------------------------------------- places
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """One parameter or buffer of a module."""
+
+    module: nn.Module
+    name: str
+    path: str
+
+    @property
+    def value(self) -> Tensor | None:
+        return getattr(self.module, self.name)
+
+    def put(self, value: Tensor | None) -> None:
+        """Put a value there as it is, past all checks."""
+        own = self.module._buffers if self.name in self.module._buffers else self.module._parameters
+        own[self.name] = value  # type: ignore[assignment]
+
+    def like(self, value: Tensor, old: Tensor | None) -> Tensor:
+        """A value as a parameter or buffer like the one that was there."""
+        if self.name in self.module._buffers:
+            return value
+        trains = self.module.weight.requires_grad if old is None else old.requires_grad  # type: ignore[union-attr]
+        return nn.Parameter(value, requires_grad=bool(trains))
+
+
+def _place(model: nn.Module, path: str) -> _Place:
+    """The place of a name, inside the layer that an adapter (PEFT) may have wrapped."""
+    parent, _, name = path.rpartition(".")
+    try:
+        module = model.get_submodule(parent)
+    except AttributeError:
+        raise InputError(
+            f"{type(model).__name__} has no {parent!r}, whose {name} is edited: fit on this model"
+        ) from None
+    base = getattr(module, "base_layer", None)
+    module = base if isinstance(base, nn.Module) else module
+    if name not in module._parameters and name not in module._buffers:
+        raise InputError(f"{type(module).__name__} {parent!r} has no {name}: fit the edit on this architecture")
+    return _Place(module, name, path)
+
+
+def _new_value(place: _Place, changes: Iterable[Change]) -> Tensor:
+    """The value with the changes in it: formed in float64 (complex128), checked, in the dtype that was there."""
+    old = place.value
+    changes = tuple(changes)
+    if old is None:
+        weight: Any = place.module.weight
+        old = torch.zeros(_width(changes), dtype=weight.dtype, device=weight.device)
+    if old.device.type == "meta":
+        raise InputError(
+            f"{place.path} is not in memory (offloaded or on the meta device), so it cannot be edited: load the model "
+            "without offloading"
+        )
+    if not (old.is_floating_point() or old.is_complex()) and not all(isinstance(c, Put) for c in changes):
+        raise InputError(
+            f"{place.path} holds {old.dtype}: a quantised weight cannot be edited; load the model unquantised"
+        )
+    value: Tensor = old.detach()
+    if not isinstance(changes[-1], Put):
+        value = value.to(torch.complex128 if value.is_complex() else torch.float64)
+    for change in changes:
+        value = _changed(place, change, value)
+    value = value.to(old.dtype).contiguous()
+    if value.is_floating_point() and not bool(value.isfinite().all()):
+        raise InputError(
+            f"{place.path} would get weights that are not finite in {old.dtype}; the model is as it was. Convert it "
+            "first: model.float() or model.bfloat16()"
+        )
+    return value.clone() if value is old or value.data_ptr() == old.data_ptr() else value
+
+
+def _changed(place: _Place, change: Change, value: Tensor) -> Tensor:
+    try:
+        found = change.on(value)
+    except RuntimeError as error:
+        raise InputError(f"{place.path} is {tuple(value.shape)}, which its edit does not fit: {error}") from None
+    if found.shape != value.shape:
+        raise InputError(
+            f"{place.path} is {tuple(value.shape)}, its edit is for {tuple(found.shape)}: fit on this model"
+        )
+    return found
+
+
+def _width(changes: tuple[Change, ...]) -> tuple[int, ...]:
+    first = changes[0]
+    return tuple(first.value.shape) if isinstance(first, Add | Put) else (0,)
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+class Written:
+    """A delta that is in a model, with what it replaced."""
+
+    def __init__(self, model: nn.Module, delta: WeightDelta, name: str) -> None:
+        self.model, self.name = model, name
+        self._old: list[tuple[_Place, Tensor | None, Tensor]] = []
+        self._config: dict[str, Any] = {}
+        places = {path: _place(model, path) for path in delta.changes}
+        values = {path: _new_value(place, delta.changes[path]) for path, place in places.items()}
+        try:
+            for path, value in values.items():
+                self._write(places[path], value)
+            for switch, setting in delta.config.items():
+                self._config[switch] = getattr(model.config, switch, None)
+                setattr(model.config, switch, setting)
+        except BaseException:
+            self._put_back()
+            raise
+
+    def _write(self, place: _Place, value: Tensor) -> None:
+        old = place.value
+        new = place.like(value, old)
+        self._old.append((place, old, _sample(new)))
+        _STACKS.setdefault(place.module, {}).setdefault(place.name, []).append(self)
+        place.put(new)
+
+    def undo(self, *, force: bool = False) -> None:
+        """Put back what was there, bit for bit; a model that was converted or moved since stays so.
+
+        Args:
+            force: Also if the weights were changed since, and that is lost.
+
+        Raises:
+            InputError: If another edit lies over this one, or weights were changed since. Nothing is put back then.
+        """
+        for place, _, sample in self._old:
+            top = _STACKS[place.module][place.name][-1]
+            if top is not self:
+                raise InputError(f"{top.name} was written over {self.name} in {place.path}: undo that one first")
+            if not force and not _is_still(place.value, sample):
+                raise InputError(
+                    f"{place.path} was changed since {self.name} was written into it (by training?), and undoing would "
+                    "lose that: write undo(force=True) if it may be lost"
+                )
+        self._put_back()
+
+    def _put_back(self) -> None:
+        for place, old, _ in reversed(self._old):
+            place.put(_as_now(place, old))
+            stack = _STACKS[place.module]
+            stack[place.name].remove(self)
+            if not stack[place.name]:
+                del stack[place.name]
+        for switch, value in self._config.items():
+            setattr(self.model.config, switch, value)  # type: ignore[union-attr]
+        self._old, self._config = [], {}
+
+
+_STACKS: WeakKeyDictionary[nn.Module, dict[str, list[Written]]] = WeakKeyDictionary()
+
+
+def write(model: nn.Module, delta: WeightDelta, *, name: str = "an edit", check: bool = True) -> Written:
+    """Write a delta into a model.
+
+    Args:
+        model: The model; wrappers are looked through.
+        delta: The delta.
+        name: What it is called in errors.
+        check: Refuse a model with other weights than those that it was made for.
+
+    Raises:
+        InputError: If the model is another one, lacks a parameter, or weights would not be finite; it is as it was.
+    """
+    model = unwrapped(model)
+    if check and delta.base is not None and fingerprint(model) != delta.base:
+        raise InputError(
+            f"{name} was fitted on a {type(model).__name__} with other weights than this one has: fit it again, or "
+            "write on(model, check=False) if you know that it still fits"
+        )
+    return Written(model, delta, name)
+
+
+def _as_now(place: _Place, old: Tensor | None) -> Tensor | None:
+    """What was there, in the dtype and on the device of now; the same object where nothing was converted."""
+    now = place.value
+    if old is None or now is None or (old.dtype == now.dtype and old.device == now.device):
+        return old
+    return place.like(old.detach().to(device=now.device, dtype=now.dtype), old)
+
+
+def _sample(x: Tensor) -> Tensor:
+    flat = x.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // _SAMPLE)].cpu().clone()
+
+
+def _is_still(now: Tensor | None, sample: Tensor) -> bool:
+    """Whether a value is what was written, but for a conversion to another dtype, there or there and back."""
+    if now is None:
+        return False
+    found = _sample(now)
+    if found.shape != sample.shape:
+        return False
+    if not sample.is_floating_point():
+        return torch.equal(found, sample.to(found.dtype))
+    ways: list[Callable[[Tensor], Tensor]] = [lambda s: s, lambda s: s.bfloat16(), lambda s: s.half()]
+    return any(torch.equal(found, way(sample).to(found.dtype)) for way in ways)
