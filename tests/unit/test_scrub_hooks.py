@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from efface import InputError, Scrubber, Site, methods, scrub
+from efface.core.hooks import edit_inputs, edit_value, edits_on
 from efface.scrubbing.gather import Stop, at_rest
-from efface.core.hooks import edit_inputs, edit_value
 from efface.scrubbing.hooks import hooked, install
 from tests.models import concept, data, hooks, state, tiny
 
@@ -235,8 +235,7 @@ def interrupted_in_the_model(scrubber: Scrubber, other: Scrubber) -> None:
 
 def scrubbed(edits: int) -> None:
     """What is on now edits something, at so many places."""
-    on = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model().modules())
-    assert on == edits and not torch.allclose(logits(), plain(), atol=1e-3)
+    assert edits_on(model()) == edits and not torch.allclose(logits(), plain(), atol=1e-3)
 
 
 @cache

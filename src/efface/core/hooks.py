@@ -120,6 +120,11 @@ class Station:
 _STATIONS: WeakKeyDictionary[nn.Module, dict[str, Station]] = WeakKeyDictionary()
 
 
+def edits_on(module: nn.Module) -> int:
+    """How many edits a module has on it now, those of its parts included."""
+    return sum(len(s.changes) for part in module.modules() for s in _STATIONS.get(part, {}).values())
+
+
 def _leaving(edit: StateEdit, index: Index, name: Any) -> Callable[..., Any]:
     return lambda _module, _args, _kwargs, output: edit_value(output, edit, index, name)
 

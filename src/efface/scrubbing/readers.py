@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from efface._errors import InputError
+from efface.core.hooks import edit_value
 from efface.core.site import Site
 from efface.scrubbing.gather import at_rest
-from efface.core.hooks import edit_value
 
 
 def is_linear(module: nn.Module) -> bool:
