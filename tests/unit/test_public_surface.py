@@ -1,10 +1,16 @@
-"""What importing costs, in modules: nothing heavy comes in before it is asked for."""
+"""What is public: it costs little to import, is documented and typed, and its version is the distribution's."""
 
+import importlib.metadata
 import subprocess
 import sys
+from importlib import resources
 
 import pytest
 
+import efface
+import efface_worlds
+
+PACKAGES = ("efface", "efface_worlds")
 HEAVY = ("torch", "transformers", "diffusers", "sklearn", "ray", "pandas", "pyarrow", "matplotlib", "jinja2")
 
 
@@ -19,14 +25,26 @@ def loaded_after(code):
         ("import efface", "[]"),
         ("from efface import LeaceEraser, QuadraticEraser, Moments, methods, ConceptScrubber", "['torch']"),
         ("import efface.cli", "[]"),
+        ("import efface_worlds, efface_worlds.shapes, efface_worlds.tokens, efface_worlds.attribution", "[]"),
+        (
+            "from efface_worlds import load_diabetes, load_token_model, load_shapes_pipeline",
+            "['torch']",
+        ),
     ],
 )
 def test_imports_bring_in_nothing_heavy(code, expected):
     assert loaded_after(code) == expected
 
 
-def test_every_public_name_has_a_docstring():
-    import efface
+@pytest.mark.parametrize(("package", "plain"), [(efface, {"ErasureMethod"}), (efface_worlds, set())], ids=PACKAGES)
+def test_every_public_name_has_a_docstring(package, plain):
+    for name in set(package.__all__) - plain:
+        assert getattr(package, name).__doc__, name
 
-    for name in set(efface.__all__) - {"ErasureMethod"}:
-        assert getattr(efface, name).__doc__, name
+
+@pytest.mark.parametrize(
+    ("package", "distribution"), [(efface, "efface"), (efface_worlds, "efface-worlds")], ids=PACKAGES
+)
+def test_the_version_is_that_of_the_distribution_and_the_types_are_public(package, distribution):
+    assert package.__version__ == importlib.metadata.version(distribution)
+    assert resources.files(package).joinpath("py.typed").is_file()
