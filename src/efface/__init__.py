@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from efface.scrubbing.fold import foldable
     from efface.scrubbing.labels import labels_from_characters, labels_from_spans
     from efface.scrubbing.scrubber import Scrubber
-from efface.scrubbing.sites import find_sites
+    from efface.scrubbing.sites import find_sites
 
 _NAMES = {
     "efface._errors": (
