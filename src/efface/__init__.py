@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from efface.moments.grouping import GroupedTensor, groupby
     from efface.moments.quantile import QuantileNormalizer, cdf, icdf
     from efface.moments.streaming import Moments
-    from efface.pipelines.pipeline import PipelineView
+    from efface.pipelines.view import PipelineView
     from efface.scrubbing.concept_scrubber import ConceptScrubber
     from efface.scrubbing.controls import RandomSubspace
     from efface.scrubbing.features import collect
@@ -70,7 +70,7 @@ _NAMES = {
     "efface.audit.states.probing": ("audit_sites",),
     "efface.diffusion.erasing": ("erase", "load_erasure"),
     "efface.diffusion.erasure": ("Erasure",),
-    "efface.pipelines.pipeline": ("PipelineView",),
+    "efface.pipelines.view": ("PipelineView",),
     "efface.diffusion.spec": ("ErasureSpec",),
     "efface.erasers": ("get_method", "methods"),
     "efface.erasers.base": ("Eraser", "EraserModule", "Report", "load_eraser"),

@@ -13,7 +13,7 @@ from efface.audit.finding import Audit
 from efface.audit.pipelines import Judge, Readings, Sampler, audit_detection, audit_presence
 from efface.diffusion.erasure import Erasure, GatedErasure
 from efface.diffusion.spec import ErasureSpec
-from efface.pipelines.pipeline import PipelineView
+from efface.pipelines.view import PipelineView
 
 _FILM = 5
 
@@ -63,7 +63,7 @@ def audit_pipeline(
 
     def sampler(on: Erasure | None) -> Sampler:
         def sample(texts: Sequence[str], numbers: Sequence[int]) -> Tensor:
-            with nullcontext() if on is None else on.applied(view.pipe):
+            with nullcontext() if on is None else on.applied(view):
                 images = view.sample(list(texts), list(numbers), batch_size=batch_size, **sampling)
             return images[:, images.shape[1] // 2] if images.ndim == _FILM else images
 

@@ -15,7 +15,7 @@ from efface._errors import InputError
 from efface._io import atomic_path
 from efface._lazy import require
 from efface.diffusion.erasing import diffusion_methods, erase, load_erasure
-from efface.pipelines.pipeline import PipelineView
+from efface.pipelines.view import PipelineView
 
 SHAPES = "shapes"
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -39,11 +39,11 @@ def generate_picture(args: argparse.Namespace) -> Path:
     if args.erasure is not None:
         erasure = load_erasure(args.erasure)
     elif args.erase is not None:
-        erasure = erase(view.pipe, args.erase, method=args.method)
+        erasure = erase(view, args.erase, method=args.method)
     rows = []
     for prompt in args.prompt:
         for on in [None] if erasure is None else [None, erasure]:
-            with nullcontext() if on is None else on.applied(view.pipe):
+            with nullcontext() if on is None else on.applied(view):
                 images = _sampled(view, prompt, args)
             erased = "" if on is None else f"   [{on.method}: {', '.join(on.targets)}]"
             rows.append((prompt + erased, images))

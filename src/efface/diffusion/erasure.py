@@ -14,7 +14,7 @@ from efface._errors import FormatError, InputError
 from efface._io import load_folder, save_folder
 from efface.diffusion.spec import Concepts, ErasureSpec
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.pipeline import PipelineView
+from efface.pipelines.view import PipelineView
 
 
 class Erasure(ABC):
@@ -80,7 +80,7 @@ class Erasure(ABC):
         Raises:
             InputError: If it is not on this pipeline.
         """
-        pipe = PipelineView.of(pipe).pipe
+        pipe = pipe.pipe if isinstance(pipe, PipelineView) else pipe
         if id(pipe) not in self._on:
             raise InputError(f"{self!r} is not on this {type(pipe).__name__}: nothing to undo")
         self._on.pop(id(pipe))[1]()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from efface._errors import InputError
 
 if TYPE_CHECKING:
-    from efface.pipelines.pipeline import PipelineView
+    from efface.pipelines.view import PipelineView
 
 KeySpan = Literal["last", "last_to_end", "all"]
 _LISTS = ("synonyms", "preserve", "templates")
@@ -121,6 +121,11 @@ class ErasureSpec:
         return specs
 
     @property
+    def name(self) -> str:
+        """The target."""
+        return self.target
+
+    @property
     def concepts(self) -> tuple[str, ...]:
         """The target and its synonyms."""
         return (self.target, *self.synonyms)
@@ -151,23 +156,7 @@ class ErasureSpec:
         Raises:
             InputError: If a word is unknown to one of its tokenizers, or a prompt is longer than its window.
         """
-        named = [("target", self.target), *(("synonyms", word) for word in self.synonyms)]
-        named += [("anchor", self.anchor)] if self.anchor else []
-        named += [("preserve", word) for word in self.preserve]
-        for field, word in named:
-            for tokens in view.tokens(word).values():
-                if tokens.unknown:
-                    unknown = ", ".join(map(repr, tokens.unknown))
-                    raise InputError(
-                        f"{tokens.tokenizer} does not know {unknown} of {field} {word!r}: choose other words"
-                    )
-            for prompt in self.prompts(word):
-                for tokens in view.tokens(prompt).values():
-                    if tokens.truncated:
-                        raise InputError(
-                            f"{field} {word!r} makes the prompt {prompt!r} {tokens.length} tokens long, "
-                            f"{tokens.encoder} reads {tokens.window}: shorten it, or its template"
-                        )
+        view.check_concept(self)
 
 
 def _key(word: str) -> str:

@@ -5,9 +5,9 @@ from efface._lazy import attach
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "Guidance": "efface.pipelines.kinds",
+        "Guidance": "efface.pipelines.guidance",
         "KeyValueLayer": "efface.pipelines.attention",
-        "PipelineView": "efface.pipelines.pipeline",
+        "PipelineView": "efface.pipelines.view",
         "PromptEmbedding": "efface.pipelines.embedding",
     },
     globals(),

@@ -6,6 +6,7 @@ the picture, or both. Only which end of a joint sequence is the text is a table.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from efface._errors import InputError
 from efface.pipelines.components import forward_parameters
 from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.hooking import look_before
 
 Role = Literal["to_k", "to_v", "add_k_proj", "add_v_proj"]
 ROLES: tuple[Role, ...] = ("to_k", "to_v", "add_k_proj", "add_v_proj")
@@ -83,16 +85,17 @@ class ContextEmbedder:
 
 @contextmanager
 def inputs_of(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Name -> the tensor that each module is given, the last one, filled while the block runs."""
+    """Name -> the tensor that each module is given by this thread, the last one, filled while the block runs."""
     found: dict[str, Tensor] = {}
+    own = threading.get_ident()
     with ExitStack() as stack:
         for name, module in modules.items():
 
             def keep(_module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-                if args and isinstance(args[0], Tensor):
+                if args and isinstance(args[0], Tensor) and threading.get_ident() == own:
                     found[name] = args[0]
 
-            stack.callback(module.register_forward_pre_hook(keep).remove)
+            stack.callback(look_before(module, keep))
         yield found
 
 

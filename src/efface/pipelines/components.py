@@ -33,6 +33,7 @@ class Components:
         denoisers: Name -> model that predicts noise, velocity or sample. Wan 2.2 has two, one for high noise.
         vae: The autoencoder.
         scheduler: The sampler.
+        scheduler_name: Its name.
     """
 
     text_encoders: Mapping[str, nn.Module]
@@ -40,6 +41,7 @@ class Components:
     denoisers: Mapping[str, nn.Module]
     vae: nn.Module
     scheduler: Any
+    scheduler_name: str
 
     @classmethod
     def of(cls, pipe: Any, roles: Mapping[str, Any]) -> Components:
@@ -63,6 +65,7 @@ class Components:
             found["denoiser"],
             next(iter(found["vae"].values())),
             next(iter(found["scheduler"].values())),
+            next(iter(found["scheduler"])),
         )
 
 

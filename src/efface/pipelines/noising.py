@@ -1,16 +1,15 @@
-"""Noising clean latents, and what the denoiser should then predict, for every kind of prediction."""
+"""Noising clean latents, and what the denoiser should then predict, whatever it predicts.
+
+For who trains or attacks a pipeline (`benchmarks/gate_attack.py`); no eraser needs it yet.
+"""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from efface._errors import InputError
-
-if TYPE_CHECKING:
-    from efface.pipelines.pipeline import PipelineView
+from efface.pipelines.view import PipelineView
 
 
 def noised(view: PipelineView, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,76 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface._progress import progress
-from efface.pipelines.calls import generators
-from efface.pipelines.editing import TextEdit, active_edits, skipping
+from efface.pipelines.denoiser_call import generators
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.state import preserved
+from efface.pipelines.prompts import PromptEncoder
+from efface.pipelines.restoring import preserved
+from efface.pipelines.text_edits import active_edits, skipping
 
-if TYPE_CHECKING:
-    from efface.pipelines.pipeline import PipelineView
 
+@dataclass(frozen=True)
+class Samples:
+    """What is to be sampled: a prompt, a seed and perhaps a negative prompt each.
 
-def sample_in_batches(
-    view: PipelineView,
-    prompts: str | Sequence[str] | PromptEmbedding,
-    seeds: int | Sequence[int],
-    batch_size: int,
-    negative: str | Sequence[str] | None,
-    edit: TextEdit | None,
-    latent: bool,
-    given: Mapping[str, Any],
-    checks: Mapping[str, bool],
-) -> Tensor:
-    """What `PipelineView.sample` does; its arguments, with those of the pipeline's call in `given`."""
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, not {batch_size}")
-    seeds = [seeds] if isinstance(seeds, int) else [int(seed) for seed in seeds]
-    items = _spread(prompts, len(seeds))
-    if isinstance(items, PromptEmbedding):
-        if negative is not None:
+    Attributes:
+        prompts: The prompts, or these as encoded.
+        seeds: The seeds.
+        negative: The negative prompts, if any are given; an embedding has its own.
+    """
+
+    prompts: list[str] | PromptEmbedding
+    seeds: list[int]
+    negative: list[str] | None
+
+    @classmethod
+    def of(
+        cls,
+        prompts: str | Sequence[str] | PromptEmbedding,
+        seeds: int | Sequence[int],
+        negative: str | Sequence[str] | None,
+    ) -> Samples:
+        """As many prompts and negative prompts as seeds.
+
+        Raises:
+            InputError: If there are neither as many nor one.
+        """
+        seeds = [seeds] if isinstance(seeds, int) else [int(seed) for seed in seeds]
+        items = _spread(prompts, len(seeds))
+        if isinstance(items, PromptEmbedding) and negative is not None:
             raise InputError("negative goes with prompts: an embedding has its own, e.replace(negative=...)")
-        view.check_embedding(items)
-    negatives = _spread_negative(negative, len(seeds))
-    options = {k: v for k, v in given.items() if k in view.encoding.options}
-    batches: list[Tensor] = []
-    with progress("sampling", len(seeds), unit="samples") as bar:
-        for start in range(0, len(seeds), batch_size):
-            part = slice(start, start + batch_size)
-            if isinstance(items, PromptEmbedding):
-                embedding = items[part] if len(items) > 1 else PromptEmbedding.cat([items] * len(seeds[part]))
+        return cls(items, seeds, _spread_negative(negative, len(seeds)))
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def batches(self, size: int) -> Iterator[Samples]:
+        """The same, `size` at a time."""
+        if size < 1:
+            raise InputError(f"batch_size must be at least 1, not {size}")
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            seeds, prompts = self.seeds[part], self.prompts
+            if isinstance(prompts, PromptEmbedding) and len(prompts) == 1:
+                prompts = PromptEmbedding.cat([prompts] * len(seeds))
             else:
-                embedding = view.encode(items[part], negative=negatives and negatives[part], **checks, **options)
-            if edit is not None:
-                embedding = edit(embedding) or embedding
-            batches.append(_call(view, embedding, seeds[part], latent, given))
-            bar.update(len(seeds[part]))
-    return torch.cat(batches)
+                prompts = prompts[part]
+            yield Samples(prompts, seeds, self.negative and self.negative[part])
 
 
-def _call(
-    view: PipelineView, embedding: PromptEmbedding, seeds: Sequence[int], latent: bool, given: Mapping[str, Any]
+def sample_batch(
+    text: PromptEncoder, embedding: PromptEmbedding, seeds: Sequence[int], given: Mapping[str, Any]
 ) -> Tensor:
-    pipe = view.pipe
-    # Those edits that are on now and that the embedding has been through already.
-    done = embedding.edits & active_edits(pipe)
-    arguments = {
-        **view.encoding.arguments(embedding),
-        **given,
-        "generator": generators(seeds),
-        "output_type": "latent" if latent else "pt",
-        "return_dict": False,
-    }
-    with preserved(pipe, view.scheduler), skipping(pipe, done, embedding.prompts), torch.no_grad():
+    """Pictures, films or latents of one call of the pipeline, on the CPU, float32.
+
+    Args:
+        text: The pipeline's text side.
+        embedding: n prompts.
+        seeds: n seeds.
+        given: Further arguments of the pipeline's call.
+    """
+    pipe, scheduler = text.pipe, text.components.scheduler
+    arguments = {**text.encoding.arguments(embedding), **given, "generator": generators(seeds), "return_dict": False}
+    with preserved(pipe, scheduler), torch.no_grad():
+        # Those edits that are on now and that the embedding has been through already.
+        done = embedding.edits & active_edits(pipe)
         pipe.set_progress_bar_config(disable=True)
-        out = pipe(**arguments)[0]
+        with skipping(pipe, done, embedding.prompts):
+            out = pipe(**arguments)[0]
     return out.detach().float().cpu()
 
 

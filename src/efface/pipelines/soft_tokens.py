@@ -1,7 +1,11 @@
-"""Words that are no words: vectors in place of a prompt's token embeddings, with gradients to them."""
+"""Words that are no words: vectors in place of a prompt's token embeddings, with gradients to them.
+
+For who attacks an erasure (`benchmarks/gate_attack.py`); no eraser needs it yet.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,7 +15,8 @@ from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.pipeline import PipelineView
+from efface.pipelines.hooking import edit_call
+from efface.pipelines.view import PipelineView
 
 
 class SoftTokens:
@@ -72,22 +77,26 @@ class SoftTokens:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Wherever this very prompt is encoded within the block, the vectors are in it; also by the pipeline itself."""
+        """Wherever this thread encodes this very prompt in the block, also by `pipe(...)`, the vectors are in it."""
         with ExitStack() as stack:
             for name in self.vectors:
                 for table in self._tables(name):
-                    stack.callback(table.register_forward_hook(self._hook(name)).remove)
+                    stack.callback(edit_call(table, "output", self._hook(name)))
             yield
 
     def _hook(self, name: str) -> Any:
-        def replaced(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+        own_thread = threading.get_ident()
+
+        def replaced(module: nn.Module, args: tuple[Any, ...], kwargs: Any, out: Tensor) -> Tensor | None:
+            if threading.get_ident() != own_thread:
+                return None
             ids, rows = args[0], list(self._rows[name])
             wanted = self._ids[name].to(ids.device)
             # Windows may differ: the padding behind a prompt is cut, or another prompt's is longer.
             width = min(ids.shape[-1], len(wanted))
             own = (ids[..., :width] == wanted[:width]).all(dim=-1)
             if not bool(own.any()) or max(rows) >= width:
-                return out
+                return None
             out = out.clone()
             out[own.nonzero()[:, :1], torch.tensor(rows, device=ids.device)] = self.vectors[name].to(out)
             return out

@@ -13,7 +13,7 @@ from efface._registry import Method, register
 from efface.diffusion.erasure import Erasure
 from efface.diffusion.spec import Concepts, ErasureSpec
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.pipeline import PipelineView
+from efface.pipelines.view import PipelineView
 
 
 class NegativePromptErasure(Erasure):
@@ -91,7 +91,7 @@ class NegativePromptErasure(Erasure):
 def _check(view: PipelineView) -> None:
     if not view.guidance.negative:
         raise InputError(
-            f"{type(view.pipe).__name__} has {view.guidance.kind} guidance and runs without a negative prompt, so that "
+            f"{type(view.pipe).__name__} has {view.guidance.mode} guidance and runs without a negative prompt, so that "
             "method='negative-prompt' would change nothing: choose a method that edits text or weights"
         )
 

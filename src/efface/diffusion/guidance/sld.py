@@ -18,8 +18,8 @@ from efface._registry import Method, register
 from efface.diffusion.erasure import Erasure
 from efface.diffusion.spec import Concepts, ErasureSpec
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.pipeline import PipelineView
-from efface.pipelines.prediction import Step
+from efface.pipelines.steps import Step
+from efface.pipelines.view import PipelineView
 
 Preset = Literal["weak", "medium", "strong", "max"]
 
@@ -210,7 +210,7 @@ class _SafetyBranch:
 def _check(view: PipelineView) -> None:
     if not view.guidance.negative:
         raise InputError(
-            f"{type(view.pipe).__name__} has {view.guidance.kind} guidance and runs without a negative prompt, so that "
+            f"{type(view.pipe).__name__} has {view.guidance.mode} guidance and runs without a negative prompt, so that "
             "method='sld' has nothing to guide with: choose a method that edits text or weights"
         )
 

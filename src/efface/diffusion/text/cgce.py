@@ -21,8 +21,8 @@ from efface.diffusion.text.concept_readers import Reader, fit_readers, starting
 from efface.diffusion.text.prompt_pairs import Ask, Pairs, choose_pairs
 from efface.diffusion.text.refinement import Normalise, Steps, refine
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.parts import Part, Reads, check_parts, written
-from efface.pipelines.pipeline import PipelineView
+from efface.pipelines.embedding_parts import Part, Reads, check_parts, written
+from efface.pipelines.view import PipelineView
 
 Pooled = Literal["refine", "keep"]
 """`"refine"`: pooled vectors have classifiers of their own and are refined; `"keep"`: they stay, concept and all."""

@@ -13,8 +13,8 @@ from efface.diffusion.text.classifier_training import Encoded, Fit, Training, tr
 from efface.diffusion.text.concept_classifier import ConceptClassifier
 from efface.diffusion.text.prompt_pairs import PromptPair, split
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.parts import Part, Reads, concept_rows, first_row, parts_of
-from efface.pipelines.prompts import PromptView
+from efface.pipelines.embedding_parts import Part, Reads, concept_rows, first_row, parts_of
+from efface.pipelines.view import PipelineView
 
 _ENCODED_AT_ONCE = 32
 
@@ -63,7 +63,7 @@ class Reader:
 
 
 def fit_readers(
-    view: PromptView,
+    view: PipelineView,
     target: str,
     pairs: Sequence[PromptPair],
     options: Training,

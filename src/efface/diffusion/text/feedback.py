@@ -10,7 +10,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.pipeline import PipelineView
+from efface.pipelines.view import PipelineView
 
 Detector = Callable[[Tensor, str], Any]
 """Images `(n, 3, h, w)` and a word -> whether each shows it, `(n,)` booleans or probabilities."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.prompts import PromptView
 from efface.pipelines.tokens import Tokens
+from efface.pipelines.view import PipelineView
 
 MASK = 0
 """Id of the token that masks, as in the released code of SAFREE; CLIP's is "!", T5's is padding."""
@@ -51,13 +51,13 @@ def pooled(encoder: nn.Module, ids: Tensor) -> Tensor:
     return rows[:, -1] if own else rows.mean(1)
 
 
-def _ids(tokens: Tokens, view: PromptView) -> Tensor:
+def _ids(tokens: Tokens, view: PipelineView) -> Tensor:
     """The ids of a text without padding, where its encoder is, `(length,)`."""
     device = next(view.text_encoders[tokens.encoder].parameters()).device
     return torch.tensor(tokens.ids[slice(*tokens.content)], device=device)
 
 
-def masked_prompt(view: PromptView, prompt: str) -> dict[str, MaskedPrompt]:
+def masked_prompt(view: PipelineView, prompt: str) -> dict[str, MaskedPrompt]:
     """Text encoder with rows in the sequence -> the prompt with one token masked at a time.
 
     Tokens of a template, and those that start and end a text, are not masked.
@@ -88,7 +88,7 @@ def masked_prompt(view: PromptView, prompt: str) -> dict[str, MaskedPrompt]:
     return found
 
 
-def phrase_bases(view: PromptView, phrases: Sequence[str]) -> dict[str, Tensor]:
+def phrase_bases(view: PipelineView, phrases: Sequence[str]) -> dict[str, Tensor]:
     """Text encoder with rows in the sequence -> an orthonormal basis of the span of the phrases, `(d, r)`.
 
     Raises:

@@ -15,7 +15,7 @@ from efface.diffusion.spec import Concepts, ErasureSpec
 from efface.diffusion.text.masking import check_length
 from efface.erasers.leace import LeaceEraser, LeaceFitter
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.pipeline import PipelineView
+from efface.pipelines.view import PipelineView
 
 Kind = Literal["leace", "orthogonal"]
 """`"leace"`: the least edit that takes the linear trace of labels away; `"orthogonal"`: off the span of differences."""

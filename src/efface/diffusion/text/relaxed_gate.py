@@ -6,7 +6,7 @@ import torch
 
 from efface.diffusion.text.semantic_surgery import SemanticSurgery
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.pipeline import PipelineView
+from efface.pipelines.view import PipelineView
 
 
 def relaxed(

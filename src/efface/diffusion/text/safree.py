@@ -29,7 +29,7 @@ from efface.diffusion.text.masking import (
     triggers,
 )
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.pipeline import PipelineView
+from efface.pipelines.view import PipelineView
 
 Order = Literal["released", "paper"]
 """`"released"`: `(I - P_C) P_I e`, as the released code multiplies; `"paper"`: `P_I (I - P_C) e` (equation 5)."""

@@ -16,7 +16,7 @@ from efface.diffusion.spec import Concepts, ErasureSpec
 from efface.diffusion.text.biopsy import Calibration, Score, calibrate_gate, presence_score
 from efface.diffusion.text.feedback import Detector, look_again
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.pipeline import PipelineView
+from efface.pipelines.view import PipelineView
 
 
 class SemanticSurgery(GatedErasure):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from efface._errors import InputError
 from efface.pipelines.embedding import PromptEmbedding, Slot
-from efface.pipelines.prompts import PromptView
+from efface.pipelines.tokens import Tokens
 
 Reads = Literal["encoder", "joint"]
 """`"encoder"`: each text encoder's rows, and its pooled vector, apart; `"joint"`: all rows as one, and all vectors."""
@@ -123,7 +123,15 @@ def first_row(x: Tensor) -> int:
     return int(varies[0])
 
 
-def concept_rows(view: PromptView, word: str, part: Part, embedding: PromptEmbedding, first: int) -> Tensor:
+class Tokenizes(Protocol):
+    """Tells the tokens of a prompt, as `PipelineView` does."""
+
+    def tokens(self, prompt: str) -> Mapping[str, Tokens]:
+        """Text encoder -> tokens."""
+        ...
+
+
+def concept_rows(view: Tokenizes, word: str, part: Part, embedding: PromptEmbedding, first: int) -> Tensor:
     """Rows of a word's own tokens and of the end of text in a part of its embedding, `(k, width)`.
 
     Args:

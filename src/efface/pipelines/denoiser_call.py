@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +13,11 @@ from torch import Tensor, nn
 from efface._errors import InputError
 from efface.pipelines.components import Components, forward_parameters
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.state import preserved, replaced
+from efface.pipelines.restoring import StandIn, copied, twin_of
 
 _TEXT = {"encoder_hidden_states": "sequence", "pooled_projections": "pooled"}
 _ADDED = {"text_embeds": "pooled"}
 _MASK = "encoder_attention_mask"
-
-
-class _Caught(Exception):
-    """Ends a pipeline's call at its first denoising step."""
 
 
 @dataclass(frozen=True)
@@ -59,39 +54,48 @@ class DenoiserCall:
         return value.to(passed.dtype).expand(passed.shape)
 
 
+class _Caught(Exception):
+    """Ends a pipeline's call at its first denoising step."""
+
+    def __init__(self, call: DenoiserCall) -> None:
+        super().__init__()
+        self.call = call
+
+
 def catch(pipe: Any, components: Components, arguments: Mapping[str, Any]) -> DenoiserCall:
     """Call a pipeline up to its first denoising step and tell what its denoiser was going to be given.
 
-    Nothing is computed by the denoiser, and nothing stays in the pipeline.
+    Nothing is computed by the denoiser. The call is that of a twin with a scheduler of its own, so that nothing happens
+    to the pipeline.
 
     Raises:
         InputError: If the pipeline never calls a denoiser.
     """
-    caught: list[DenoiserCall] = []
     unscaled: list[Tensor] = []
-
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        bound = inspect.Signature(list(forward_parameters(module).values())).bind(*args, **kwargs).arguments
-        bound = {**{k: v for k, v in bound.items() if k != "kwargs"}, **bound.get("kwargs", {})}
-        latents = unscaled[0] if unscaled else next(iter(bound.values()))
-        caught.append(DenoiserCall(module, bound, latents, components.scheduler.timesteps.clone()))
-        raise _Caught
+    scheduler = copied(components.scheduler)
 
     def scale(sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         unscaled.append(sample)
-        return type(components.scheduler).scale_model_input(components.scheduler, sample, *args, **kwargs)
+        return type(scheduler).scale_model_input(scheduler, sample, *args, **kwargs)
 
-    with ExitStack() as stack:
-        stack.enter_context(preserved(pipe, components.scheduler))
-        if hasattr(components.scheduler, "scale_model_input"):
-            stack.enter_context(replaced(components.scheduler, "scale_model_input", scale))
-        for denoiser in components.denoisers.values():
-            stack.callback(denoiser.register_forward_pre_hook(before, with_kwargs=True, prepend=True).remove)
-        pipe.set_progress_bar_config(disable=True)
-        try:
-            pipe(**arguments)
-        except _Caught:
-            return caught[0]
+    def caught(denoiser: nn.Module) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            bound = inspect.Signature(list(forward_parameters(denoiser).values())).bind(*args, **kwargs).arguments
+            bound = {**{k: v for k, v in bound.items() if k != "kwargs"}, **bound.get("kwargs", {})}
+            latents = unscaled[0] if unscaled else next(iter(bound.values()))
+            raise _Caught(DenoiserCall(denoiser, bound, latents, scheduler.timesteps.clone()))
+
+        return call
+
+    if hasattr(scheduler, "scale_model_input"):
+        vars(scheduler)["scale_model_input"] = scale
+    parts = {name: StandIn(denoiser, caught(denoiser)) for name, denoiser in components.denoisers.items()}
+    twin = twin_of(pipe, {**parts, components.scheduler_name: scheduler})
+    twin.set_progress_bar_config(disable=True)
+    try:
+        twin(**arguments)
+    except _Caught as end:
+        return end.call
     raise InputError(f"{type(pipe).__name__} never called its denoiser, {', '.join(components.denoisers)}")
 
 

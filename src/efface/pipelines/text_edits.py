@@ -2,19 +2,56 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from efface._errors import InputError
 from efface.pipelines.embedding import PromptEmbedding, Slot
 from efface.pipelines.encoding import Encoding
+from efface.pipelines.restoring import lock_of
 
 TextEdit: TypeAlias = Callable[[PromptEmbedding], "PromptEmbedding | None"]
 """Takes prompts as encoded; what it returns replaces them, unless that is None. `negative` is None without guidance."""
 
 _NUMBERS = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class _Now:
+    """What a thread is doing with a pipeline.
+
+    Attributes:
+        pipe: The pipeline.
+        skip: Numbers of edits that are not to be repeated.
+        prompts: Those of the embedding that the pipeline is handed.
+        options: Options of the call of `encode_prompt` that is being edited, if one is.
+    """
+
+    pipe: Any
+    skip: frozenset[int] = frozenset()
+    prompts: tuple[str, ...] = ()
+    options: Mapping[str, Any] | None = None
+
+
+_NOW: ContextVar[tuple[_Now, ...]] = ContextVar("now", default=())
+
+
+def _now(pipe: Any) -> _Now:
+    return next((now for now in reversed(_NOW.get()) if now.pipe is pipe), _Now(pipe))
+
+
+@contextmanager
+def _while(now: _Now) -> Iterator[None]:
+    token = _NOW.set((*_NOW.get(), now))
+    try:
+        yield
+    finally:
+        _NOW.reset(token)
 
 
 class EditedEncoding:
@@ -29,35 +66,32 @@ class EditedEncoding:
     def __init__(self, original: Callable[..., Any], encoding: Encoding, layout: tuple[Slot, ...]) -> None:
         self.original, self.encoding, self.layout = original, encoding, layout
         self.edits: dict[int, TextEdit] = {}
-        self.skip: frozenset[int] = frozenset()
-        self.prompts: tuple[str, ...] = ()  # of the embedding that the pipeline is handed
-        self._options: dict[str, Any] | None = None  # of the call that is being edited
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the pipeline's `encode_prompt` returns, edited."""
+        """What the pipeline's `encode_prompt` returns, edited; one thread at a time."""
         given = dict(zip(self.encoding.parameters, args, strict=False)) | kwargs
-        if self._options is not None:
+        now = _now(self.encoding.pipe)
+        if now.options is not None:
             # An edit encodes something itself: not edited, and with the options of the call that it edits.
-            return self.original(**(given | self._options))
-        out = self.original(*args, **kwargs)
-        before = after = self._read(out, given)
-        self._options = {name: given[name] for name in self.encoding.options if name in given}
-        try:
-            for number, edit in list(self.edits.items()):
-                if number not in self.skip:
-                    after = _checked(edit(after), after)
-        finally:
-            self._options = None
+            return self.original(**{**given, **now.options})
+        with lock_of(self.encoding.pipe):
+            out = self.original(*args, **kwargs)
+            before = after = self._read(out, given, now.prompts)
+            options = {name: given[name] for name in self.encoding.options if name in given}
+            with _while(dataclasses.replace(now, options=options)):
+                for number, edit in list(self.edits.items()):
+                    if number not in now.skip:
+                        after = _checked(edit(after), after)
         return out if after is before else self.encoding.write(out, after)
 
-    def _read(self, out: Any, given: dict[str, Any]) -> PromptEmbedding:
+    def _read(self, out: Any, given: dict[str, Any], handed: tuple[str, ...]) -> PromptEmbedding:
         found = self.encoding.read(out, (), self.layout)
         each = [n for name, n in given.items() if name.startswith("num_") and name.endswith("_per_prompt") and n]
         if found.negative is not None:
             texts = _texts(given.get("negative_prompt"), len(found), *each)
             found = found.replace(negative=found.negative.replace(prompts=texts))
         prompt = given.get("prompt")
-        return found.replace(prompts=_texts(self.prompts if prompt is None else prompt, len(found), *each))
+        return found.replace(prompts=_texts(handed if prompt is None else prompt, len(found), *each))
 
 
 def _texts(given: Any, n: int, each: int = 1) -> tuple[str, ...]:
@@ -89,19 +123,21 @@ def install_edit(
         edit: The edit.
         once: Not again for embeddings that carry its number (see `EditedEncoding`).
     """
-    current = vars(pipe).get("encode_prompt")
-    if not isinstance(current, EditedEncoding):
-        current = vars(pipe)["encode_prompt"] = EditedEncoding(pipe.encode_prompt, encoding, layout)
     number = next(_NUMBERS) * (1 if once else -1)  # negative numbers are always repeated
-    current.edits[number] = edit
+    with lock_of(pipe):
+        current = vars(pipe).get("encode_prompt")
+        if not isinstance(current, EditedEncoding):
+            current = vars(pipe)["encode_prompt"] = EditedEncoding(pipe.encode_prompt, encoding, layout)
+        current.edits[number] = edit
 
     def remove() -> None:
-        current.edits.pop(number, None)
-        if not current.edits and vars(pipe).get("encode_prompt") is current:
-            if current.original is getattr(type(pipe), "encode_prompt", None) or _is_method(current.original, pipe):
-                del vars(pipe)["encode_prompt"]
-            else:
-                vars(pipe)["encode_prompt"] = current.original
+        with lock_of(pipe):
+            current.edits.pop(number, None)
+            if not current.edits and vars(pipe).get("encode_prompt") is current:
+                if current.original is getattr(type(pipe), "encode_prompt", None) or _is_method(current.original, pipe):
+                    del vars(pipe)["encode_prompt"]
+                else:
+                    vars(pipe)["encode_prompt"] = current.original
 
     return remove
 
@@ -123,17 +159,12 @@ def _edits(pipe: Any) -> dict[int, TextEdit]:
 
 @contextmanager
 def skipping(pipe: Any, edits: frozenset[int], prompts: tuple[str, ...] = ()) -> Iterator[None]:
-    """Do not repeat these edits for the length of a block; edits are told these prompts of embeddings handed in."""
-    current = vars(pipe).get("encode_prompt")
-    if not isinstance(current, EditedEncoding):
+    """Do not repeat these edits for the length of a block; edits are told these prompts of embeddings handed in.
+
+    Other threads are not concerned.
+    """
+    with _while(dataclasses.replace(_now(pipe), skip=edits, prompts=prompts)):
         yield
-        return
-    before = current.skip, current.prompts
-    current.skip, current.prompts = edits, prompts
-    try:
-        yield
-    finally:
-        current.skip, current.prompts = before
 
 
 def _is_method(function: Any, pipe: Any) -> bool:

@@ -6,22 +6,24 @@ What it is given can be changed too, step by step.
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface.pipelines.calls import substitute
+from efface.pipelines.calling import calling
 from efface.pipelines.components import forward_parameters
+from efface.pipelines.denoiser_call import substitute
 from efface.pipelines.embedding import PromptEmbedding
-
-if TYPE_CHECKING:
-    from efface.pipelines.denoising import DenoiserView
+from efface.pipelines.hooking import edit_call
+from efface.pipelines.prompts import PromptEncoder
+from efface.pipelines.restoring import lock_of
 
 
 @dataclass(frozen=True)
@@ -70,54 +72,79 @@ def unguided() -> Iterator[None]:
         _PAUSED.reset(token)
 
 
-class _Watch:
-    """Follows one pipeline's sampling: what it encoded, and which step it is at."""
+class _Progress(threading.local):
+    """Where one thread's sampling is.
 
-    def __init__(self, both: bool) -> None:
-        self.both = both  # whether both branches are encoded at once
-        self.embedding: PromptEmbedding | None = None
-        self.index = 0
-        self.fresh = False  # encoded, and not a step made since
+    Attributes:
+        embedding: What was encoded for it; None before.
+        index: The step.
+        fresh: Encoded, and not a step made since.
+    """
+
+    embedding: PromptEmbedding | None = None
+    index: int = 0
+    fresh: bool = False
+
+    def __reduce__(self) -> tuple[type[_Progress], tuple[()]]:
+        return type(self), ()  # a module is copied with its hooks, and a copy samples nothing yet
+
+
+class _Watch:
+    """Follows one pipeline's sampling, and lets other users of its denoiser alone."""
+
+    def __init__(self, text: PromptEncoder) -> None:
+        self.pipe = text.pipe
+        self.both = text.encoding.both_branches  # whether both branches are encoded at once
+        self.now = _Progress()
 
     def encoded(self, embedding: PromptEmbedding) -> None:
+        """Take note of the prompts of a call."""
+        now = self.now
         # With two passes in a distilled pipeline, the second text before the first step is the negative prompt.
-        if self.fresh and not self.both and self.embedding is not None and self.embedding.negative is None:
-            self.embedding = self.embedding.replace(negative=embedding)
+        if now.fresh and not self.both and now.embedding is not None and now.embedding.negative is None:
+            now.embedding = now.embedding.replace(negative=embedding)
         else:
-            self.embedding, self.index, self.fresh = embedding, 0, True
+            now.embedding, now.index, now.fresh = embedding, 0, True
 
     def looked(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[PromptEmbedding, dict[str, Any], int] | None:
-        """Prompts, the denoiser's arguments and its batch, if it is called for the prompts."""
-        if _PAUSED.get() or self.embedding is None:
+        """Prompts, the denoiser's arguments and its batch, if the pipeline itself calls it for the prompts."""
+        embedding = self.now.embedding
+        if _PAUSED.get() or embedding is None or not calling(self.pipe):
             return None
-        self.fresh = False
+        self.now.fresh = False
         arguments = inspect.Signature(list(forward_parameters(module).values())).bind(*args, **kwargs).arguments
-        n, batch = len(self.embedding), len(next(iter(arguments.values())))
+        n, batch = len(embedding), len(next(iter(arguments.values())))
         if batch not in (n, 2 * n):
             raise InputError(f"the denoiser was given {batch} samples for {n} prompts: expected {n} or {2 * n}")
-        if batch == n and self._is_negative(self.embedding, arguments["encoder_hidden_states"]):
+        if batch == n and _is_negative(embedding, arguments[_ROWS]):
             return None
-        return self.embedding, arguments, batch
+        return embedding, arguments, batch
 
-    @staticmethod
-    def _is_negative(embedding: PromptEmbedding, given: Tensor) -> bool:
-        negative = embedding.negative
-        if negative is None or negative.sequence.shape != given.shape:
-            return False
-        is_prompt = torch.equal(given, embedding.sequence.to(given.dtype))
-        return not is_prompt and torch.equal(given, negative.sequence.to(given.dtype))
+    def next_step(self) -> int:
+        """The index of the step that this thread is at; the next time it is one more."""
+        self.now.index += 1
+        return self.now.index - 1
+
+
+def _is_negative(embedding: PromptEmbedding, given: Tensor) -> bool:
+    negative = embedding.negative
+    if negative is None or negative.sequence.shape != given.shape:
+        return False
+    is_prompt = torch.equal(given, embedding.sequence.to(given.dtype))
+    return not is_prompt and torch.equal(given, negative.sequence.to(given.dtype))
 
 
 class _Ruled(_Watch):
     """Applies a rule to the prediction for the prompts."""
 
-    def __init__(self, rule: Rule, both: bool) -> None:
-        super().__init__(both)
+    def __init__(self, text: PromptEncoder, rule: Rule) -> None:
+        super().__init__(text)
         self.rule = rule
 
     def predicted(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Any:
+        """What the denoiser gives instead, or None."""
         found = self.looked(module, args, kwargs)
         if found is None:
             return None
@@ -132,8 +159,8 @@ class _Ruled(_Watch):
                 again = module(**substitute(arguments, latents, embedding, batch))
             return again[0] if isinstance(again, tuple) else again.sample
 
-        changed = self.rule(Step(self.index, arguments["timestep"], latents, embedding, parts[-1], uncond, predict))
-        self.index += 1
+        step = Step(self.next_step(), arguments["timestep"], latents, embedding, parts[-1], uncond, predict)
+        changed = self.rule(step)
         if changed is None:
             return None
         if changed.shape != parts[-1].shape:
@@ -145,19 +172,19 @@ class _Ruled(_Watch):
 class _Swapped(_Watch):
     """Gives the denoiser other rows of text for the prompts."""
 
-    def __init__(self, swap: Swap, both: bool) -> None:
-        super().__init__(both)
+    def __init__(self, text: PromptEncoder, swap: Swap) -> None:
+        super().__init__(text)
         self.swap = swap
 
     def entering(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the denoiser is given instead, or None."""
         found = self.looked(module, args, kwargs)
         if found is None:
             return None
         embedding, arguments, _ = found
         rows: Tensor = arguments[_ROWS]
         negative, own = rows[: -len(embedding)], rows[-len(embedding) :]
-        changed = self.swap(self.index, embedding, own)
-        self.index += 1
+        changed = self.swap(self.next_step(), embedding, own)
         if changed is None:
             return None
         if changed.shape != own.shape:
@@ -169,24 +196,26 @@ class _Swapped(_Watch):
         return (*args[:place], changed, *args[place + 1 :]), kwargs
 
 
-def install_rule(view: DenoiserView, rule: Rule) -> Callable[[], None]:
-    """Apply a rule to every prediction for prompts, until the function that is returned is called."""
-    watch = _Ruled(rule, view.encoding.both_branches)
-    with ExitStack() as stack:
-        for denoiser in view.components.denoisers.values():
-            stack.callback(denoiser.register_forward_hook(watch.predicted, with_kwargs=True).remove)
-        stack.callback(view.install_edit(watch.encoded, once=False))
-        return stack.pop_all().close
+def install_rule(text: PromptEncoder, rule: Rule) -> Callable[[], None]:
+    """Apply a rule to every prediction for prompts in this pipeline's calls, until what is returned is called."""
+    watch = _Ruled(text, rule)
+    return _install(text, watch, "output", watch.predicted)
 
 
-def install_swap(view: DenoiserView, swap: Swap) -> Callable[[], None]:
-    """Give the denoiser other rows of text at some steps, until the function that is returned is called.
+def install_swap(text: PromptEncoder, swap: Swap) -> Callable[[], None]:
+    """Give the denoiser other rows of text at some steps of this pipeline's calls, until what is returned is called.
 
     It costs no pass, where a rule that returns `step.predict(other)` costs one. The pooled vector stays.
     """
-    watch = _Swapped(swap, view.encoding.both_branches)
-    with ExitStack() as stack:
-        for denoiser in view.components.denoisers.values():
-            stack.callback(denoiser.register_forward_pre_hook(watch.entering, with_kwargs=True).remove)
-        stack.callback(view.install_edit(watch.encoded, once=False))
+    watch = _Swapped(text, swap)
+    return _install(text, watch, "input", watch.entering)
+
+
+def _install(
+    text: PromptEncoder, watch: _Watch, where: Literal["input", "output"], change: Callable[..., Any]
+) -> Callable[[], None]:
+    with lock_of(text.pipe), ExitStack() as stack:
+        for denoiser in text.components.denoisers.values():
+            stack.callback(edit_call(denoiser, where, change))
+        stack.callback(text.install_edit(watch.encoded, once=False))
         return stack.pop_all().close

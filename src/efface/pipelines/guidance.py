@@ -1,4 +1,4 @@
-"""What kind of pipeline it is: what the denoiser predicts, and how text guides it."""
+"""What the denoiser of a pipeline predicts, and how text guides it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Guidance:
     """How a pipeline strengthens its text.
 
     Attributes:
-        kind: `"classifier-free"`: two passes, with the prompt and with the negative prompt;
+        mode: `"classifier-free"`: two passes, with the prompt and with the negative prompt;
             `"embedded"`: the scale is an input of a distilled denoiser, one pass and no negative prompt;
             `"none"`: neither.
         argument: The argument of the pipeline's call that sets the scale, if any.
@@ -26,7 +26,7 @@ class Guidance:
         true_argument: The argument that asks for two passes all the same (FLUX, HunyuanVideo), if any.
     """
 
-    kind: Literal["classifier-free", "embedded", "none"]
+    mode: Literal["classifier-free", "embedded", "none"]
     argument: str | None
     default: float | None
     true_argument: str | None = None
@@ -34,11 +34,11 @@ class Guidance:
     @property
     def negative(self) -> bool:
         """Whether the negative prompt is used unless something special is asked for."""
-        return self.kind == "classifier-free"
+        return self.mode == "classifier-free"
 
     def __str__(self) -> str:
         extra = f" (true CFG by {self.true_argument})" if self.true_argument else ""
-        return self.kind + extra
+        return self.mode + extra
 
 
 def prediction_type(scheduler: Any) -> Prediction:
@@ -60,7 +60,7 @@ def prediction_type(scheduler: Any) -> Prediction:
 
 
 def guidance_of(denoiser: Any, encode: Mapping[str, Any], call: Mapping[str, inspect.Parameter]) -> Guidance:
-    """The kind of guidance, from the denoiser's config and the arguments of the pipeline.
+    """How a pipeline is guided, from the denoiser's config and the arguments of the pipeline.
 
     Args:
         denoiser: The denoiser.

@@ -1,0 +1,64 @@
+"""Whether a pipeline can read what a concept says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from efface._errors import InputError
+from efface.pipelines.tokenization import Tokenization
+
+
+class ConceptLike(Protocol):
+    """What is looked at in a concept."""
+
+    @property
+    def name(self) -> str:
+        """The word or phrase to erase."""
+        ...
+
+    @property
+    def synonyms(self) -> Sequence[str]:
+        """Other words for it."""
+        ...
+
+    @property
+    def anchor(self) -> str | None:
+        """What to show instead."""
+        ...
+
+    @property
+    def preserve(self) -> Sequence[str]:
+        """Words that must keep their meaning."""
+        ...
+
+    def prompts(self, words: str | Sequence[str] | None = None) -> Sequence[str]:
+        """Prompts with words in them."""
+        ...
+
+
+def check_concept(tokenization: Tokenization, concept: ConceptLike) -> None:
+    """Refuse what a pipeline cannot read.
+
+    Args:
+        tokenization: The pipeline's.
+        concept: The concept.
+
+    Raises:
+        InputError: If a word is unknown to one of its tokenizers, or a prompt is longer than its window.
+    """
+    named = [("target", concept.name), *(("synonyms", word) for word in concept.synonyms)]
+    named += [("anchor", concept.anchor)] if concept.anchor else []
+    named += [("preserve", word) for word in concept.preserve]
+    for field, word in named:
+        for tokens in tokenization([word])[0]:
+            if tokens.unknown:
+                unknown = ", ".join(map(repr, tokens.unknown))
+                raise InputError(f"{tokens.tokenizer} does not know {unknown} of {field} {word!r}: choose other words")
+        for prompt in concept.prompts(word):
+            for tokens in tokenization([prompt])[0]:
+                if tokens.truncated:
+                    raise InputError(
+                        f"{field} {word!r} makes the prompt {prompt!r} {tokens.length} tokens long, "
+                        f"{tokens.encoder} reads {tokens.window}: shorten it, or its template"
+                    )
