@@ -96,8 +96,6 @@ KNOWN: frozenset[tuple[str, str]] = frozenset(
     {
         ("efface.attribution.rounds", "efface.attribution.diet"),
         ("efface.audit", "efface.api"),
-        ("efface.pipelines.prediction", "efface.pipelines.denoising"),
-        ("efface.pipelines.sampling", "efface.pipelines.pipeline"),
     }
 )
 """Importer and imported, offences that are being mended: not reported, and none may be added."""
