@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from efface.api import audit_gate, audit_pipeline
     from efface.audit.states.losses import audit_losses
     from efface.audit.states.probing import audit_sites
+    from efface.core.erasure import load
+    from efface.core.method import Method, get_method, methods
     from efface.core.site import Site
     from efface.diffusion.erasing import erase, load_erasure
     from efface.diffusion.erasure import Erasure
     from efface.diffusion.spec import ErasureSpec
-    from efface.erasers import get_method, methods
-    from efface.erasers.base import Eraser, EraserModule, Report, load_eraser
+    from efface.erasers.base import Eraser, EraserModule, Report
     from efface.erasers.compose import compose, join_concepts
     from efface.erasers.fitter import Fitter
     from efface.erasers.leace import ErasureMethod, LeaceEraser, LeaceFitter
@@ -72,8 +73,7 @@ _NAMES = {
     "efface.diffusion.erasure": ("Erasure",),
     "efface.pipelines.view": ("PipelineView",),
     "efface.diffusion.spec": ("ErasureSpec",),
-    "efface.erasers": ("get_method", "methods"),
-    "efface.erasers.base": ("Eraser", "EraserModule", "Report", "load_eraser"),
+    "efface.erasers.base": ("Eraser", "EraserModule", "Report"),
     "efface.erasers.fitter": ("Fitter",),
     "efface.erasers.compose": ("compose", "join_concepts"),
     "efface.erasers.leace": ("ErasureMethod", "LeaceEraser", "LeaceFitter"),
@@ -94,6 +94,8 @@ _NAMES = {
     "efface.scrubbing.fold": ("foldable",),
     "efface.scrubbing.labels": ("labels_from_characters", "labels_from_spans"),
     "efface.scrubbing.scrubber": ("Scrubber",),
+    "efface.core.erasure": ("load",),
+    "efface.core.method": ("Method", "get_method", "methods"),
     "efface.core.site": ("Site",),
     "efface.scrubbing.sites": ("find_sites",),
 }
@@ -117,6 +119,7 @@ __all__ = [
     "LeaceFitter",
     "MeanDifferenceFitter",
     "MissingExtraError",
+    "Method",
     "Moments",
     "NotFittedError",
     "NothingErasedWarning",
@@ -151,7 +154,7 @@ __all__ = [
     "join_concepts",
     "labels_from_characters",
     "labels_from_spans",
-    "load_eraser",
+    "load",
     "load_erasure",
     "methods",
     "optimal_linear_shrinkage",

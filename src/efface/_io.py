@@ -127,7 +127,7 @@ def load_folder(path: str | os.PathLike[str], *, expect: str | None = None) -> t
     path = Path(path)
     for name in (CONFIG, TENSORS):
         if not (path / name).is_file():
-            raise FileNotFoundError(f"{path} has no {name}: expected a folder written by save_pretrained")
+            raise FileNotFoundError(f"{path} has no {name}: expected a folder written by save")
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(path / TENSORS)

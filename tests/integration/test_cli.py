@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+import efface
 from efface.audit.finding import Audit
 from efface.cli import checkpoint, main
 from efface.cli.sample import Sample
-from efface.erasers.base import load_eraser
 from efface.erasers.leace import LeaceFitter
 
 
@@ -98,7 +98,7 @@ def test_tables_with_a_text_concept(folder: Path, suffix: str, capsys: pytest.Ca
     assert spread(clean[list("abcdef")].to_numpy(), frame["group"].to_numpy()) < 1e-9
     side = json.loads((folder / "eraser" / "concept.json").read_text())
     assert side["columns"] == list("abcdef") and side["concepts"][0]["classes"] == ["north", "south", "été"]
-    assert isinstance(load_eraser("eraser").report.rank, int)  # type: ignore[union-attr]
+    assert isinstance(efface.load("eraser").report.rank, int)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

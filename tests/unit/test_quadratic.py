@@ -15,7 +15,6 @@ from torch import Tensor
 
 from efface._errors import EffaceWarning, FormatError, InputError, NotFittedError, NothingErasedWarning
 from efface._registry import get_method
-from efface.erasers.base import load_eraser
 from efface.erasers.quadratic import QuadraticEditor, QuadraticEraser, QuadraticFitter
 from efface.linalg.transport import is_positive_definite, ot_map
 from tests.references import quadratic_reference as reference
@@ -256,14 +255,14 @@ def test_state_and_files(tmp_path, shrinkage):
     assert resumed.shrinkage == shrinkage and resumed.dtype == torch.float32
     for other in (resumed, copied):
         assert torch.equal(other.eraser.ot_maps, fitter.eraser.ot_maps)
-    fitter.eraser.save_pretrained(tmp_path / "eraser")
-    for loaded in (QuadraticEraser.from_pretrained(tmp_path / "eraser"), load_eraser(tmp_path / "eraser")):
+    fitter.eraser.save(tmp_path / "eraser")
+    for loaded in (QuadraticEraser.load(tmp_path / "eraser"), efface.load(tmp_path / "eraser")):
         assert torch.equal(loaded(x, z), fitter.eraser(x, z)) and loaded.report == fitter.report
     editor = fitter.editor()
-    editor.save_pretrained(tmp_path / "editor")
-    assert torch.equal(QuadraticEditor.from_pretrained(tmp_path / "editor")(x, z, 1), editor(x, z, 1))
+    editor.save(tmp_path / "editor")
+    assert torch.equal(QuadraticEditor.load(tmp_path / "editor")(x, z, 1), editor(x, z, 1))
     with pytest.raises(FormatError):
-        QuadraticEditor.from_pretrained(tmp_path / "eraser")
+        QuadraticEditor.load(tmp_path / "eraser")
 
 
 def test_modules_and_dtypes():

@@ -145,7 +145,7 @@ def test_at_rest_gives_each_module_its_own_mode_back():
 
 # ------------------------------------------------------------------------------------------ nothing is left behind
 
-USABLE = [m.name for m in methods("vector") if not m.labels_at_apply]
+USABLE = [m.name for m in methods("rows") if not m.labels_at_apply]
 SITES = ["norms", "layers.*.mlp.down_proj:input", "layers.*.self_attn:input", "layers.1"]
 """Tensors, keywords and tuples, inputs and outputs."""
 

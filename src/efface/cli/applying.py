@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import efface.erasers  # noqa: F401  registers the methods
 from efface._errors import InputError
-from efface._registry import methods
 from efface._validate import check_finite
 from efface.cli.concepts import Side, joint, load_side
 from efface.cli.inputs import Inputs, Labels, choose_features, find_labels
-from efface.erasers.base import load_eraser
+from efface.core.erasure import load
+from efface.erasers.base import Eraser
 from efface.streams import SUFFIXES, TABLES, Source, column_names, open_sink, open_source, progress, shortened
 
 
@@ -51,9 +50,10 @@ def load_saved(folder: str) -> Saved:
         FileNotFoundError: If there is none.
         FormatError: If it is damaged or newer.
     """
-    eraser = load_eraser(folder)
-    takes_labels = any(m.labels_at_apply for m in methods("vector") if type(eraser) is m.eraser)
-    return Saved(eraser, load_side(Path(folder)), takes_labels)
+    eraser = load(folder)
+    if not isinstance(eraser, Eraser):
+        raise InputError(f"{folder} holds a {type(eraser).__name__}, which does not erase from tables of numbers")
+    return Saved(eraser, load_side(Path(folder)), eraser.takes_labels)
 
 
 def apply_file(args: argparse.Namespace) -> None:

@@ -9,9 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-import efface.erasers  # noqa: F401  registers the methods
 from efface._errors import InputError
-from efface._registry import get_method
 from efface._validate import check_finite
 from efface.audit.finding import Audit
 from efface.audit.vectors import Task, audit_vectors
@@ -19,6 +17,7 @@ from efface.cli.applying import Saved, find_features, load_saved
 from efface.cli.inputs import Inputs, Labels, choose_features, find_labels
 from efface.cli.outputs import check_output
 from efface.cli.sample import Sample
+from efface.core.method import get_method
 from efface.report import save, to_text
 from efface.streams import Source, column_names, open_source, progress
 
@@ -121,7 +120,7 @@ def _eraser(args: argparse.Namespace, saved: Saved | None, rows: Rows) -> dict[s
         return {"erase": _fixed(saved.erase(rows.x, rows.concepts, 0))}
     if saved is not None:
         return {"erase": saved.eraser}
-    method = get_method(args.method)
+    method = get_method(args.method, "rows")
     if method.labels_at_apply:
         raise InputError(
             f"--method {method.name} needs the labels of the rows that are held out: "

@@ -10,14 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-import efface.erasers  # noqa: F401  registers the methods
 from efface._errors import InputError
 from efface._io import atomic_dir
-from efface._registry import Method, get_method
 from efface._validate import check_finite
 from efface.cli.checkpoint import Checkpoint
 from efface.cli.concepts import Concept, Side, joint, joint_kind, learn
 from efface.cli.inputs import Inputs, choose_features, find_labels
+from efface.core.method import Method, get_method
 from efface.erasers.base import eraser_dtype
 from efface.streams import column_names, open_source, progress, shortened
 
@@ -28,7 +27,7 @@ def fit_file(args: argparse.Namespace) -> None:
     Args:
         args: What `efface fit` was given.
     """
-    method = get_method(args.method)
+    method = get_method(args.method, "rows")
     _check_output(args.output)
     inputs = find_inputs(args.x, args.concept, args)
     concepts = learn_concepts(inputs, args.kind, args.chunk_rows)
@@ -38,7 +37,7 @@ def fit_file(args: argparse.Namespace) -> None:
     eraser = fitter.eraser
     side = Side(method.name, fitter.x_dim, _columns(inputs), concepts)
     with atomic_dir(args.output) as folder:
-        eraser.save_pretrained(folder)
+        eraser.save(folder)
         side.save(folder)
     _print_report(fitter, method, args.output)
 

@@ -27,14 +27,15 @@ _NOT_HASHED = frozenset({"provenance"})
 
 
 @saved_base
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Erasure:
     """A fitted erasure: what was found, and the edits that follow from it. It knows no model.
 
     It can be compared, hashed, copied, pickled, saved and loaded; `on(subject)` puts it on, `a & b` joins two. Where
     nothing fires, a subject that has it on gives what it gives without it, bit for bit.
 
-    A method derives from it with fields of its own (tensors, dataclasses, plain data) and `edits`.
+    A method derives from it as a `@dataclass(frozen=True, eq=False, repr=False)` with fields of its own (tensors,
+    dataclasses, plain data) and `edits`.
 
     Attributes:
         method: Name of the method in the registry.
@@ -58,6 +59,12 @@ class Erasure:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         saved(cls)
+
+    def __repr__(self) -> str:
+        own = (f.name for f in dataclasses.fields(self) if not f.kw_only)
+        shapes = {name: tuple(value.shape) for name in own if isinstance(value := getattr(self, name), Tensor)}
+        said = [*map(repr, self.names), *(f"{name} {shape}" for name, shape in shapes.items())]
+        return f"{type(self).__name__}({', '.join(said)})"
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -153,6 +160,13 @@ class Erasure:
             raise FormatError(f"{path} holds a {type(found).__name__}, expected a {cls.__name__}")
         return found
 
+    def check(self) -> None:
+        """Refuse tensors and numbers that do not go together; called for what comes from a file.
+
+        Raises:
+            InputError: If they do not.
+        """
+
     @classmethod
     def upgraded(cls, plain: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Data of a file of format 1 as those of today."""
@@ -160,7 +174,7 @@ class Erasure:
         return {**plain, **refs}, tensors
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Joined(Erasure):
     """Several erasures as one: what `a & b` makes. Edits are put on in order, the first first.
 
@@ -202,7 +216,9 @@ def load(path: str | os.PathLike[str]) -> Any:
         cls = _type_of(plain, version)
         if version == 1:
             plain, tensors = cls.upgraded(plain, tensors)
-        return decoded({**plain, TYPE: cls.__name__}, tensors, cls, "the erasure")
+        found = decoded({**plain, TYPE: cls.__name__}, tensors, cls, "the erasure")
+        found.check()
+        return found
     except (FormatError, InputError, KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"{os.fspath(path)}: {error}") from error
 

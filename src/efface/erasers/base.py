@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -12,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from efface._errors import FormatError
-from efface._io import load_folder, save_folder
-from efface._registry import methods
+from efface._errors import InputError
 from efface._validate import to_tensor
+from efface.core.edits import Edit, OnRows
+from efface.core.erasure import Erasure
+from efface.core.saved_types import saved
 
 
+@saved
 @dataclass(frozen=True)
 class Report:
     """What a fit found and did, as plain data.
@@ -49,9 +50,12 @@ class Report:
     shrinkage: float = 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class Eraser:
-    """Base of all erasers: a frozen dataclass whose fields are tensors, and a report."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Eraser(Erasure):
+    """Base of all erasers of rows: a frozen dataclass whose fields are tensors, and a report. It is called.
+
+    `on(module)` erases from what a module gives, until it is taken off again.
+    """
 
     report: Report | None = field(default=None, kw_only=True, repr=False)
 
@@ -64,6 +68,21 @@ class Eraser:
         """Erase; see the subclass."""
         raise TypeError(f"{type(self).__name__} does not define how it is applied")
 
+    @property
+    def takes_labels(self) -> bool:
+        """Whether it is called as `eraser(x, z)`."""
+        return False
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The rows that a module gives."""
+        if self.takes_labels:
+            raise InputError(
+                f"{type(self).__name__} needs the labels of the rows that it erases from, which a module does not "
+                "have: call it, erased = eraser(x, z)"
+            )
+        return (OnRows(self),)
+
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """The same eraser on another device or in another dtype; arguments as `Tensor.to`."""
         return dataclasses.replace(self, **{k: v.to(*args, **kwargs) for k, v in self.tensors().items()})
@@ -72,57 +91,40 @@ class Eraser:
         """An `nn.Module` with the tensors as buffers, to put inside a network."""
         return EraserModule(self)
 
-    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Write `config.json` and `model.safetensors` into a folder, atomically."""
-        save_folder(path, *self.parts())
-
-    def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What it is made of, as plain data (its type and report) and tensors: what `from_parts` takes."""
-        report = None if self.report is None else dataclasses.asdict(self.report)
-        return {"type": type(self).__name__, "report": report}, self.tensors()
-
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save_pretrained` wrote.
-
-        Raises:
-            FormatError: If the folder holds something else, is truncated, or was written by a newer efface.
-        """
-        config, tensors = load_folder(path, expect=cls.__name__)
-        return cls.from_parts(config, tensors, path)
-
-    @classmethod
-    def from_parts(cls, config: Mapping[str, Any], tensors: dict[str, Tensor], path: Any) -> Self:
-        """Put together what `parts` took apart; `path` is named in errors."""
-        report = config.get("report")
-        known = {f.name for f in dataclasses.fields(Report)}
-        report = report and Report(**{k: _tupled(v) for k, v in report.items() if k in known})
-        try:
-            return cls(**cls._missing() | tensors, report=report)
-        except TypeError as error:
-            raise FormatError(f"{path} does not hold the tensors of a {cls.__name__}: {error}") from error
-
-    @classmethod
-    def _missing(cls) -> dict[str, None]:
-        """Optional tensors, for when a file has none of that name."""
-        return {}
+    def upgraded(cls, plain: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """A file of format 1: tensors by the names of their fields, optional ones left out."""
+        plain, tensors = super().upgraded(plain, tensors)
+        names = {f.name for f in dataclasses.fields(cls) if not f.kw_only}
+        report = plain.get("report") or {}
+        method = {"method": report["method"]} if isinstance(report, Mapping) and "method" in report else {}
+        return {**{name: None for name in names if name not in plain}, **method, **plain}, tensors
 
 
-def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def check_shapes(eraser: Eraser, **shapes: tuple[str, ...]) -> None:
+    """Refuse tensors that do not go together.
 
-
-def load_eraser(path: str | os.PathLike[str]) -> Eraser:
-    """Read whichever eraser is in a folder written by `save_pretrained`.
+    Args:
+        eraser: Whose.
+        **shapes: Field -> the letters of its dimensions; a letter stands for one number.
 
     Raises:
-        FormatError: If it is of a type that no registered method has.
+        InputError: If two fields disagree about a letter.
     """
-    config, tensors = load_folder(path)
-    types = {m.eraser.__name__: m.eraser for m in methods("vector")}
-    if config.get("type") not in types:
-        raise FormatError(f"{path} holds a {config.get('type')!r}, expected one of {', '.join(sorted(types))}")
-    return types[config["type"]].from_parts(config, tensors, path)
+    found: dict[str, int] = {}
+    for name, letters in shapes.items():
+        value = getattr(eraser, name)
+        if value is None:
+            continue
+        if value.ndim != len(letters) or any(
+            found.setdefault(k, n) != n for k, n in zip(letters, value.shape, strict=True)
+        ):
+            raise InputError(
+                f"{name} has shape {tuple(value.shape)}, expected ({', '.join(letters)}) with "
+                f"{', '.join(f'{k} = {n}' for k, n in found.items()) or 'any numbers'}"
+            )
+        if not (value.is_floating_point() or value.is_complex()):
+            raise InputError(f"{name} holds {value.dtype}, expected real or complex numbers")
 
 
 class EraserModule(nn.Module):
@@ -131,7 +133,8 @@ class EraserModule(nn.Module):
     def __init__(self, eraser: Eraser) -> None:
         super().__init__()
         self._type = type(eraser)
-        self._missing = {f.name: None for f in dataclasses.fields(eraser) if getattr(eraser, f.name) is None}
+        own = [f.name for f in dataclasses.fields(eraser) if not f.kw_only]
+        self._missing = {name: None for name in own if getattr(eraser, name) is None}
         self._names = tuple(eraser.tensors())
         for name, tensor in eraser.tensors().items():
             self.register_buffer(name, tensor.clone())

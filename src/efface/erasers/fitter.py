@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from efface._errors import EffaceWarning, InputError
 from efface._io import load_folder, save_folder
 from efface._validate import check_positive_int, to_tensor
+from efface.core.config import Config
 from efface.erasers.base import Eraser, Report, eraser_dtype
 from efface.moments.concept import Kind, encode, hide_masked, width
 from efface.moments.streaming import Moments
@@ -34,6 +35,7 @@ class Fitter:
     """
 
     method: str
+    config_type: ClassVar[type[Config]] = Config
     second: Literal["full", "diag"] = "full"
 
     def __init__(
@@ -59,6 +61,11 @@ class Fitter:
     def options(self) -> dict[str, Any]:
         """Constructor arguments beyond the dimensions, as plain data (but `dtype`)."""
         return {"kind": self.kind, "dtype": str(self.dtype)[6:]}
+
+    @property
+    def config(self) -> Config:
+        """The options, as the erasers keep them."""
+        return self.config_type(**{option.name: getattr(self, option.name) for option in self.config_type.options()})
 
     # ---------------------------------------------------------------------------------------- gathering
 
@@ -221,6 +228,16 @@ class Fitter:
     def _blank(self) -> Self:
         options: dict[str, Any] = self.options() | {"dtype": self.dtype}
         return type(self)(self.x_dim, self.z_dim, device=self.moments.s_xx.device, **options)
+
+
+def fit_of(fitter: type[Fitter]) -> Callable[..., Any]:
+    """What a method of rows registers as its fit."""
+
+    def fit(x: Any, z: Any, config: Config, *, mask: Any = None, weight: Any = None) -> Any:
+        options = {option.name: getattr(config, option.name) for option in config.options()}
+        return fitter.fit(x, z, mask=mask, weight=weight, **options).eraser
+
+    return fit
 
 
 def _warn_if_like_classes(z: Tensor) -> None:

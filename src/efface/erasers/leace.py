@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from efface._errors import InputError, NothingErasedWarning
-from efface._registry import Method, register
-from efface.erasers.base import Eraser, Report, on_tensors
-from efface.erasers.fitter import Fitter
+from efface.core.config import Config, option
+from efface.core.method import Method, register
+from efface.erasers.base import Eraser, Report, check_shapes, on_tensors
+from efface.erasers.fitter import Fitter, fit_of
 from efface.erasers.lowrank import erase_low_rank
 from efface.linalg.projection import Projection, oblique_projection, orthogonal_projection, rank_tolerance
 from efface.linalg.psd import factor_
@@ -23,7 +24,17 @@ from efface.moments.gram import mirror
 ErasureMethod = Literal["leace", "orth"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
+class LeaceConfig(Config):
+    """Options of LEACE; see `LeaceFitter`."""
+
+    affine: bool = option(True, "keep the mean of the rows; otherwise the map is linear")
+    shrinkage: bool = option(True, "shrink the covariance of the rows: smaller edits on few rows")
+    svd_tol: float | None = option(None, "leave canonical correlations up to this alone; None: rounding alone", above=0)
+    kind: Kind = option("auto", "what labels are: integers classes and floats quantities, unless you say so")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class LeaceEraser(Eraser):
     """`r(x) = x - L R (x - mu)`: an affine projection kept in low-rank form, O(d k) memory.
 
@@ -49,15 +60,16 @@ class LeaceEraser(Eraser):
     proj_left: Tensor
     proj_right: Tensor
     bias: Tensor | None
+    method: str = field(default="leace", kw_only=True)
 
     @classmethod
     def fit(cls, x: Any, z: Any, **kwargs: Any) -> LeaceEraser:
         """Fit on x `(..., d)` and z in one call; arguments as `LeaceFitter.fit`."""
         return LeaceFitter.fit(x, z, **kwargs).eraser
 
-    @classmethod
-    def _missing(cls) -> dict[str, None]:
-        return {"bias": None}
+    def check(self) -> None:
+        """Refuse tensors that do not go together."""
+        check_shapes(self, proj_left=("d", "r"), proj_right=("r", "d"), bias=("d",))
 
     @property
     def P(self) -> Tensor:
@@ -95,6 +107,7 @@ class LeaceFitter(Fitter):
     """
 
     method = "leace"
+    config_type = LeaceConfig
 
     def __init__(
         self,
@@ -199,7 +212,8 @@ class LeaceFitter(Fitter):
                 NothingErasedWarning,
                 stacklevel=4,
             )
-        return LeaceEraser(left, right, self.mean_x if self.affine else None, report=report)
+        mean = self.mean_x if self.affine else None
+        return LeaceEraser(left, right, mean, method=self.method, config=self.config, report=report)
 
 
 def _residual(left: Tensor, right: Tensor, sigma_xz: Tensor, unit: Tensor) -> float:
@@ -212,10 +226,16 @@ def _residual(left: Tensor, right: Tensor, sigma_xz: Tensor, unit: Tensor) -> fl
 register(
     Method(
         name="leace",
-        kind="vector",
+        subjects=("rows",),
         paper="arXiv:2306.03819",
         summary="least affine edit that removes every linear trace of the concept",
+        fit=fit_of(LeaceFitter),
         fitter=LeaceFitter,
-        eraser=LeaceEraser,
+        erasure=LeaceEraser,
+        config=LeaceConfig,
+        access=("rows", "labels"),
+        access_on=("rows",),
+        guarantee="on the rows of the fit all classes have one mean, so no linear predictor beats a constant",
+        no_guarantee="anything of non-linear predictors, or exactness on rows that it was not fitted on",
     )
 )

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from efface._errors import InputError
-from efface._registry import Method, register
+from efface.core.config import Config, option
+from efface.core.method import Method, register
+from efface.erasers.fitter import fit_of
 from efface.erasers.leace import LeaceEraser
 from efface.erasers.orthogonal import OrthogonalFitter
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanDifferenceConfig(Config):
+    """Options of the mean projection; see `LeaceFitter`."""
+
+    affine: bool = option(True, "keep the mean of the rows; otherwise the map is linear")
+    svd_tol: float | None = option(None, "leave correlations up to this alone; None: rounding alone", above=0)
 
 
 class MeanDifferenceFitter(OrthogonalFitter):
@@ -24,6 +35,8 @@ class MeanDifferenceFitter(OrthogonalFitter):
     Source: Haghighatkhah et al. 2022, "Better Hit the Nail on the Head than Beat around the Bush".
     """
 
+    config_type = MeanDifferenceConfig
+
     def __init__(self, x_dim: int, z_dim: int, **options: Any) -> None:
         if options.pop("kind", "categorical") not in ("auto", "categorical"):
             raise InputError("a mean difference needs classes: use method 'orth' for a continuous concept")
@@ -38,11 +51,17 @@ class MeanDifferenceFitter(OrthogonalFitter):
 register(
     Method(
         name="mean-difference",
-        kind="vector",
+        subjects=("rows",),
         paper="arXiv:2212.04273",
         summary="orthogonal projection away from the differences of class means",
+        fit=fit_of(MeanDifferenceFitter),
         fitter=MeanDifferenceFitter,
-        eraser=LeaceEraser,
+        erasure=LeaceEraser,
+        config=MeanDifferenceConfig,
+        access=("rows", "labels"),
+        access_on=("rows",),
+        guarantee="on the rows of the fit all classes have one mean, so no linear predictor beats a constant",
+        no_guarantee="the least edit, or anything of non-linear predictors",
         concepts=("categorical",),
     )
 )

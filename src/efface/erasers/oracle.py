@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from efface._errors import NothingErasedWarning
-from efface._registry import Method, register
 from efface._validate import to_tensor
-from efface.erasers.base import Eraser, Report, on_tensors
-from efface.erasers.fitter import Fitter
+from efface.core.config import Config, option
+from efface.core.method import Method, register
+from efface.erasers.base import Eraser, Report, check_shapes, on_tensors
+from efface.erasers.fitter import Fitter, fit_of
 from efface.erasers.lowrank import check_width, no_autocast
 from efface.linalg.projection import concept_whitener, rank_tolerance
 from efface.linalg.shrinkage import optimal_linear_shrinkage
 from efface.moments.concept import Kind, encode
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
+class OracleConfig(Config):
+    """Options of oracle LEACE; see `OracleFitter`."""
+
+    shrinkage: bool = option(False, "shrink the covariance of the labels; erasure is then no longer exact")
+    kind: Kind = option("auto", "what labels are: integers classes and floats quantities, unless you say so")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class OracleEraser(Eraser):
     """`r(x, z) = x - B (z - mean_z)`: the residual of the least-squares regression of x on z.
 
@@ -39,6 +48,16 @@ class OracleEraser(Eraser):
 
     coef: Tensor
     mean_z: Tensor
+    method: str = field(default="oracle", kw_only=True)
+
+    @property
+    def takes_labels(self) -> bool:
+        """It does."""
+        return True
+
+    def check(self) -> None:
+        """Refuse tensors that do not go together."""
+        check_shapes(self, coef=("d", "k"), mean_z=("k",))
 
     @classmethod
     def fit(cls, x: Any, z: Any, **kwargs: Any) -> OracleEraser:
@@ -76,6 +95,7 @@ class OracleFitter(Fitter):
 
     method = "oracle"
     second = "diag"
+    config_type = OracleConfig
 
     def __init__(
         self,
@@ -118,7 +138,7 @@ class OracleFitter(Fitter):
         whitened = sigma_xz @ W
         coef = (whitened @ W.mH).conj()
         report = self._report(whitened)
-        return OracleEraser(coef.to(self.dtype), self.mean_z, report=report)
+        return OracleEraser(coef.to(self.dtype), self.mean_z, config=self.config, report=report)
 
     def _report(self, whitened: Tensor) -> Report:
         total = float(self.moments.scatter_xx.sum() / self.moments.degrees_of_freedom())
@@ -134,11 +154,17 @@ class OracleFitter(Fitter):
 register(
     Method(
         name="oracle",
-        kind="vector",
+        subjects=("rows",),
         paper="EleutherAI blog 2023, Oracle LEACE",
         summary="regression residual: least edit of all, needs the labels when it is applied",
+        fit=fit_of(OracleFitter),
         fitter=OracleFitter,
-        eraser=OracleEraser,
-        needs=("x", "z"),
+        erasure=OracleEraser,
+        config=OracleConfig,
+        access=("rows", "labels"),
+        access_on=("rows", "labels"),
+        guarantee="on the rows of the fit the cross-covariance with the labels is zero, at the least edit of all",
+        no_guarantee="that non-linear predictors learn less: the labels leak into the edit",
+        labels_at_apply=True,
     )
 )

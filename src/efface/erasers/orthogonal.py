@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from efface._registry import Method, register
+from efface.core.config import Config, option
+from efface.core.method import Method, register
+from efface.erasers.fitter import fit_of
 from efface.erasers.leace import LeaceEraser, LeaceFitter
+from efface.moments.concept import Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrthogonalConfig(Config):
+    """Options of the orthogonal projection; see `LeaceFitter`."""
+
+    affine: bool = option(True, "keep the mean of the rows; otherwise the map is linear")
+    svd_tol: float | None = option(None, "leave correlations up to this alone; None: rounding alone", above=0)
+    kind: Kind = option("auto", "what labels are: integers classes and floats quantities, unless you say so")
 
 
 class OrthogonalFitter(LeaceFitter):
@@ -19,6 +32,8 @@ class OrthogonalFitter(LeaceFitter):
         options: As `LeaceFitter`, without `method`.
     """
 
+    config_type = OrthogonalConfig
+
     def __init__(self, x_dim: int, z_dim: int, **options: Any) -> None:
         super().__init__(x_dim, z_dim, "orth", **options)
 
@@ -30,10 +45,16 @@ class OrthogonalFitter(LeaceFitter):
 register(
     Method(
         name="orth",
-        kind="vector",
+        subjects=("rows",),
         paper="arXiv:2203.07893",
         summary="orthogonal projection away from the cross-covariance (centred SAL)",
+        fit=fit_of(OrthogonalFitter),
         fitter=OrthogonalFitter,
-        eraser=LeaceEraser,
+        erasure=LeaceEraser,
+        config=OrthogonalConfig,
+        access=("rows", "labels"),
+        access_on=("rows",),
+        guarantee="on the rows of the fit all classes have one mean, so no linear predictor beats a constant",
+        no_guarantee="the least edit, or anything of non-linear predictors",
     )
 )

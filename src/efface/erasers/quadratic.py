@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from efface._errors import EffaceWarning, InputError, NotFittedError, NothingErasedWarning
-from efface._registry import Method, register
 from efface._validate import check_positive_int, to_tensor
-from efface.erasers.base import Eraser, Report, eraser_dtype, on_tensors
-from efface.erasers.fitter import Fitter
+from efface.core.config import Config, option
+from efface.core.method import Method, register
+from efface.erasers.base import Eraser, Report, check_shapes, eraser_dtype, on_tensors
+from efface.erasers.fitter import Fitter, fit_of
 from efface.erasers.lowrank import check_width, no_autocast
 from efface.linalg.shrinkage import optimal_linear_shrinkage, shrinkage_weight
 from efface.linalg.transport import ot_barycenter, ot_map, ot_midpoint
@@ -28,7 +29,15 @@ _INCOMPLETE = 1e-2
 """A covariance that misses the barycenter by more than this, relatively, is not erased."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
+class QuadraticConfig(Config):
+    """Options of QLEACE; see `QuadraticFitter`."""
+
+    shrinkage: bool = option(True, "shrink each class's covariance: tames classes with few rows")
+    kind: Literal["auto", "categorical"] = option("auto", "categorical takes whole floats for classes, too")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class QuadraticEraser(Eraser):
     """`r(x, z) = T_z (x - mu_z) + mu`: each class is moved to the Wasserstein barycenter of all classes.
 
@@ -56,6 +65,16 @@ class QuadraticEraser(Eraser):
     class_means: Tensor
     global_mean: Tensor
     ot_maps: Tensor
+    method: str = field(default="quadratic", kw_only=True)
+
+    @property
+    def takes_labels(self) -> bool:
+        """It does."""
+        return True
+
+    def check(self) -> None:
+        """Refuse tensors that do not go together."""
+        check_shapes(self, class_means=("k", "d"), global_mean=("d",), ot_maps=("k", "d", "d"))
 
     @classmethod
     def fit(cls, x: Any, z: Any, **kwargs: Any) -> QuadraticEraser:
@@ -80,7 +99,7 @@ class QuadraticEraser(Eraser):
         return on_tensors(lambda t: _by_class(self.optimal_transport, t, z, self.class_means), x)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QuadraticEditor(Eraser):
     """`r(x, s, t) = T_st (x - mu_s) + mu_t`: moves one class onto another (a counterfactual).
 
@@ -93,6 +112,16 @@ class QuadraticEditor(Eraser):
 
     class_means: Tensor
     ot_maps: Tensor
+    method: str = field(default="quadratic", kw_only=True)
+
+    @property
+    def takes_labels(self) -> bool:
+        """It does."""
+        return True
+
+    def check(self) -> None:
+        """Refuse tensors that do not go together."""
+        check_shapes(self, class_means=("k", "d"), ot_maps=("k", "k", "d", "d"))
 
     def transport(self, x: Tensor, source_z: int, target_z: int) -> Tensor:
         """Move `x` `(..., d)`, all of class `source_z`, onto class `target_z`."""
@@ -132,6 +161,7 @@ class QuadraticFitter(Fitter):
     """
 
     method = "quadratic"
+    config_type = QuadraticConfig
     moments: ClassMoments
 
     def __init__(
@@ -236,7 +266,7 @@ class QuadraticFitter(Fitter):
         sigma, _ = self._sigma_xx()
         # One source at a time: the float64 maps of all pairs would take twice the editor's own memory.
         maps = torch.stack([ot_map(source, sigma).to(device, self.dtype) for source in sigma])
-        return QuadraticEditor(self.mean_x.to(device), maps)
+        return QuadraticEditor(self.mean_x.to(device), maps, config=self.config)
 
     def _sigma_xx(self) -> tuple[Tensor, float]:
         """Class covariances in float64, and the largest weight of a shrinkage target in them."""
@@ -293,7 +323,7 @@ class QuadraticFitter(Fitter):
                 NothingErasedWarning,
                 stacklevel=3,
             )
-        return QuadraticEraser(eraser.class_means, eraser.global_mean, eraser.ot_maps, report=report)
+        return replace(eraser, config=self.config, report=report)
 
     def _edit(self, maps: Tensor, sigma: Tensor) -> tuple[float, int]:
         """Relative size of the edit, and its rank, from the second moment of `x' - x`."""
@@ -364,12 +394,18 @@ def _count_classes(z: Any, mask: Any, lead: tuple[int, ...], kind: Kind) -> int:
 register(
     Method(
         name="quadratic",
-        kind="vector",
+        subjects=("rows",),
         paper="arXiv:2502.02820",
         summary="equal means and covariances of all classes by optimal transport, needs the labels when applied",
+        fit=fit_of(QuadraticFitter),
         fitter=QuadraticFitter,
-        eraser=QuadraticEraser,
-        needs=("x", "z"),
+        erasure=QuadraticEraser,
+        config=QuadraticConfig,
+        access=("rows", "labels"),
+        access_on=("rows", "labels"),
+        guarantee="on the rows of the fit all classes have one mean and one covariance (without shrinkage)",
+        no_guarantee="anything of predictors of higher order, which may learn more: the labels leak into the edit",
         concepts=("categorical",),
+        labels_at_apply=True,
     )
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from efface._errors import InputError
 from efface._io import write_json
-from efface._registry import Method
+from efface.core.method import Method
 from efface.core.site import Site
 
 _FILE = "scrub.json"
@@ -58,7 +58,7 @@ class ScrubCheckpoint:
     def load_erasers(self) -> dict[Site, Any]:
         """The erasers of the sites that are done, in order."""
         return {
-            Site.parse(text): self._method.eraser.from_pretrained(self._path(f"eraser-{i}"))  # type: ignore[attr-defined]
+            Site.parse(text): self._method.erasure.load(self._path(f"eraser-{i}"))  # type: ignore[attr-defined]
             for i, text in enumerate(self._data["erasers"])
         }
 
@@ -90,7 +90,7 @@ class ScrubCheckpoint:
         if self._folder is None:
             return
         old = self._data["state"]
-        eraser.save_pretrained(self._path(f"eraser-{len(self._data['erasers'])}"))
+        eraser.save(self._path(f"eraser-{len(self._data['erasers'])}"), overwrite=True)
         self._write(erasers=[*self._data["erasers"], str(site)], state=None)
         self._remove(old)
         self._last = time.monotonic()

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from efface._errors import EffaceWarning, InputError
 from efface._progress import progress
-from efface._registry import Method, get_method, methods
 from efface.core.fingerprint import fingerprint
+from efface.core.method import Method, get_method, methods
 from efface.core.site import Site
 from efface.erasers.base import eraser_dtype
 from efface.scrubbing.batches import Batches, Survey, survey
@@ -114,9 +114,9 @@ def scrub(
 
 
 def _method(name: str) -> Method:
-    method = get_method(name)
+    method = get_method(name, "rows")
     if method.labels_at_apply:
-        usable = [m.name for m in methods("vector") if not m.labels_at_apply]
+        usable = [m.name for m in methods("rows") if not m.labels_at_apply]
         raise InputError(
             f"method {name!r} needs the labels when it is applied, which a model does not have: choose one of "
             f"{', '.join(usable)}"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from efface._errors import FormatError, InputError
+from efface._errors import InputError
 from efface._io import atomic_dir, load_folder, save_folder
-from efface._registry import methods
+from efface.core.codec import decoded
 from efface.core.fingerprint import fingerprint
+from efface.core.saved_types import saved_type
 from efface.core.site import Site
 from efface.erasers.base import Eraser
 from efface.scrubbing.controls import RandomSubspace
@@ -272,9 +274,10 @@ class Scrubber:
         for i, (site, eraser) in enumerate(self.erasers.items()):
             if not isinstance(eraser, Eraser):
                 raise InputError(f"the eraser of {site} is {eraser!r}, which cannot be saved: only fitted erasers can")
-            parts = eraser.parts()
-            entries.append({"site": str(site), **parts[0]})
-            tensors |= {f"{i}.{name}": tensor for name, tensor in parts[1].items()}
+            entries.append(
+                {"site": str(site), "type": type(eraser).__name__, "report": eraser.report and asdict(eraser.report)}
+            )
+            tensors |= {f"{i}.{name}": tensor for name, tensor in eraser.tensors().items()}
         save_folder(path, {"type": "Scrubber", "facts": self.facts, "erasers": entries}, tensors)
 
     @classmethod
@@ -285,13 +288,12 @@ class Scrubber:
             FormatError: If the folder holds something else, is truncated, or was written by a newer efface.
         """
         config, tensors = load_folder(path, expect="Scrubber")
-        types = {m.eraser.__name__: m.eraser for m in methods("vector")}
         erasers = {}
         for i, entry in enumerate(config["erasers"]):
-            if entry["type"] not in types:
-                raise FormatError(f"{path} holds a {entry['type']!r}, expected one of {', '.join(sorted(types))}")
             own = {name.partition(".")[2]: x for name, x in tensors.items() if name.partition(".")[0] == str(i)}
-            erasers[Site.parse(entry["site"])] = types[entry["type"]].from_parts(entry, own, path)  # type: ignore[attr-defined]
+            kind = saved_type(entry["type"])
+            plain, own = kind.upgraded({"type": entry["type"], "report": entry["report"]}, own)  # type: ignore[attr-defined]
+            erasers[Site.parse(entry["site"])] = decoded(plain, own, kind, entry["site"])
         return cls(erasers, model=model, facts=config["facts"])
 
 

@@ -1,4 +1,4 @@
-"""The shared behaviour suite: what every registered method of vectors must do."""
+"""What every registered method of rows must do, beyond what every method must (`test_every_method`)."""
 
 import json
 import warnings
@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from efface import FormatError, InputError, load_eraser, methods
+import efface
+from efface import EffaceWarning, FormatError, InputError, methods
 
-METHODS = {m.name: m for m in methods("vector")}
+METHODS = {m.name: m for m in methods("rows")}
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
@@ -89,11 +90,11 @@ def test_a_fit_resumes_from_its_checkpoint_with_the_same_result(method, tmp_path
 def test_save_load_equal(method, tmp_path):
     x, z = data()
     eraser = method.fitter.fit(x, z).eraser
-    eraser.save_pretrained(tmp_path / "eraser")
-    for again in (type(eraser).from_pretrained(tmp_path / "eraser"), load_eraser(tmp_path / "eraser")):
-        assert type(again) is type(eraser) and again.report == eraser.report
+    eraser.save(tmp_path / "eraser")
+    for again in (type(eraser).load(tmp_path / "eraser"), efface.load(tmp_path / "eraser")):
+        assert again == eraser and again.report == eraser.report and again.config == eraser.config
         assert torch.equal(apply(method, again, x, z), apply(method, eraser, x, z))
-    assert sorted(p.name for p in (tmp_path / "eraser").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "eraser").iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert [p.name for p in tmp_path.iterdir()] == ["eraser"]
 
 
@@ -101,20 +102,20 @@ def test_save_load_equal(method, tmp_path):
 def test_files_that_cannot_be_used(method, tmp_path):
     x, z = data()
     folder = tmp_path / "eraser"
-    method.fitter.fit(x, z).eraser.save_pretrained(folder)
+    method.fitter.fit(x, z).eraser.save(folder)
     good = (folder / "config.json").read_text()
-    for change, text in (({"format_version": 99}, "upgrade"), ({"type": "Other"}, "expected")):
+    for change, text in (({"format_version": 99}, "upgrade"), ({"type": "Other"}, "does not know")):
         (folder / "config.json").write_text(json.dumps(json.loads(good) | change))
-        with pytest.raises(FormatError, match=text):
-            method.eraser.from_pretrained(folder)
-        with pytest.raises(FormatError, match=text):
-            load_eraser(folder)
+        for load in (method.erasure.load, efface.load):
+            with warnings.catch_warnings(), pytest.raises(FormatError, match=text):
+                warnings.simplefilter("ignore", EffaceWarning)  # that the file was changed
+                load(folder)
     (folder / "config.json").write_text(good)
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:40])
     with pytest.raises(FormatError, match="truncated"):
-        load_eraser(folder)
-    with pytest.raises(FileNotFoundError, match="save_pretrained"):
-        load_eraser(tmp_path / "nowhere")
+        efface.load(folder)
+    with pytest.raises(FileNotFoundError, match="written by"):
+        efface.load(tmp_path / "nowhere")
 
 
 @every_method
