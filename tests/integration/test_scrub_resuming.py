@@ -93,7 +93,7 @@ def test_what_is_done_is_not_done_again(tmp_path, often):
     assert done["state"]["batches"] == 4
     paths: list[str] = []
     handles = [
-        module.register_forward_hook(lambda *_, p=path: paths.append(p))
+        module.register_forward_pre_hook(lambda *_, p=path: paths.append(p))
         for path, module in model("llama").named_modules()
         if path == "model.norm"
     ]

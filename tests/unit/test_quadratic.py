@@ -13,8 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from torch import Tensor
 
+import efface
 from efface._errors import EffaceWarning, FormatError, InputError, NotFittedError, NothingErasedWarning
-from efface._registry import get_method
+from efface.core.method import get_method
 from efface.erasers.quadratic import QuadraticEditor, QuadraticEraser, QuadraticFitter
 from efface.linalg.transport import is_positive_definite, ot_map
 from tests.references import quadratic_reference as reference
@@ -276,7 +277,7 @@ def test_modules_and_dtypes():
 
 def test_it_is_registered():
     method = get_method("quadratic")
-    assert method.fitter is QuadraticFitter and method.eraser is QuadraticEraser
+    assert method.fitter is QuadraticFitter and method.erasure is QuadraticEraser
     assert method.labels_at_apply and method.concepts == ("categorical",)
 
 
