@@ -17,9 +17,8 @@ from pathlib import Path
 from benchmarks._measure import cell, table
 from benchmarks._studio import OBJECTS, STYLES, fit, others_of, paraphrases_of, prompts_of
 from efface import PipelineView, audit_gate
-from efface.audit.finding import Audit
+from efface.audit.audit import Audit
 from efface.audit.pipelines.detection import ALARM, AUROC, DETECTION, FIRED
-from efface.report import save
 from efface_worlds import shapes
 
 METHODS = ("semantic-surgery", "semantic-surgery@last", "cgce")
@@ -63,7 +62,7 @@ def main() -> None:
             if args.out:
                 args.out.mkdir(parents=True, exist_ok=True)
                 for kind, audit in found.items():
-                    save(audit, args.out / f"{method}-{name}-{kind.replace(' ', '-')}")
+                    audit.save(args.out / f"{method}-{name}-{kind.replace(' ', '-')}")
         kinds = ("named", "held-out templates", "synonyms")
         header = ("concept", *(f"AUROC, {k}" for k in kinds), *(f"fires %, {k}" for k in kinds), "false alarms %")
         table(f"{method}, {args.prompts} prompts of a kind", header, rows)

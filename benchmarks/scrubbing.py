@@ -25,7 +25,6 @@ from torch import Tensor
 
 from benchmarks._measure import once, peak_memory, table
 from efface.audit import Audit, Figure, Series
-from efface.report import save, to_text
 from efface.scrubbing import Scrubber, scrub
 from efface_worlds.demo.minilm_layers import layers
 from efface_worlds.demo.token_world import FULL, TokenSizes, tokens
@@ -35,9 +34,9 @@ WAYS = ("parallel", "recompute", "disk", "memory")
 
 
 def show(audit: Audit, out: Path | None) -> None:
-    print(to_text(audit))
+    print(audit)
     if out is not None:
-        print(*save(audit, out), sep="\n")
+        print(*audit.save(out), sep="\n")
 
 
 def say(text: str) -> None:
@@ -175,7 +174,7 @@ def memory(sequences: list[int], out: Path | None) -> None:
             caption="A process for each point. Only activations='memory' is meant to grow.",
             from_zero=True,
         )
-        print(*save(Audit("Memory of scrubbing", figures=(figure,)), out), sep="\n")
+        print(*Audit("Memory of scrubbing", figures=(figure,)).save(out), sep="\n")
 
 
 def main() -> None:

@@ -72,9 +72,9 @@ assert efface.__version__ == importlib.metadata.version("efface")
 assert importlib.resources.files("efface").joinpath("py.typed").is_file()
 assert importlib.util.find_spec("efface_worlds") is None
 assert "leace" in {method.name for method in efface.methods()}
-from efface.audit.finding import Audit
-from efface.report import to_html
-assert "<style" in to_html(Audit("a page with its template and style"))
+from efface.audit import Audit
+audit = Audit("a page with its template and style")
+assert "<style" in audit.html() and "<style" in audit._repr_html_()
 """
 TOGETHER = """
 import importlib.metadata, importlib.resources

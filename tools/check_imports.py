@@ -46,7 +46,7 @@ class Room:
 
 
 _VECTORS = (*GROUND, "linalg", "moments")
-_AUDIT = (*_VECTORS, "stats")
+_AUDIT = (*_VECTORS, "report", "stats")
 _TOOLS = frozenset(
     {"efface_worlds", "sklearn", "transformers", "diffusers", "pyarrow", "tqdm", "jinja2", "matplotlib", "PIL"}
 )
@@ -70,10 +70,10 @@ TABLE: dict[str, Room] = {
     "audit": Room(_AUDIT),
     # threadpoolctl comes with scikit-learn.
     "audit.vectors": Room(_AUDIT, lazy=frozenset({"sklearn", "threadpoolctl"})),
-    "report": Room((*GROUND, "audit.finding", "audit.picture"), lazy=frozenset({"jinja2", "matplotlib"})),
+    "report": Room(lazy=frozenset({"jinja2", "matplotlib", "pandas"})),
     "attribution": Room((*GROUND, "stats")),
     "attribution.explainers": Room((*GROUND, "stats"), lazy=frozenset({"captum"})),
-    "explanation": Room((*GROUND, "attribution", "audit", "stats")),
+    "explanation": Room((*GROUND, "attribution", "audit", "report", "stats")),
     "pipelines": Room(),
     "diffusion": Room((*_VECTORS, "erasers", "pipelines", "stats")),
     "api": Room(_BELOW_CLI),
@@ -89,7 +89,7 @@ WORLDS_TABLE: dict[str, Room] = {
     "tokens": Room(worlds=("loading",), lazy=_HF),
     "shapes": Room((*GROUND, "stats"), ("loading",), lazy=_HF | _DIFFUSERS),
     "attribution": Room(worlds=("shapes",), lazy=frozenset({"sklearn"})),
-    "demo": Room((*_VECTORS, "erasers", "scrubbing", "audit"), ("sentences", "tables", "tokens")),
+    "demo": Room((*_VECTORS, "erasers", "scrubbing", "audit", "report"), ("sentences", "tables", "tokens")),
 }
 
 KNOWN: frozenset[tuple[str, str]] = frozenset(

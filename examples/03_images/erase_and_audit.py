@@ -9,7 +9,6 @@ same world. With your own pipeline only the first lines change, and the judge: a
 
 # %% The pipeline, by role.
 import efface
-from efface.report import save, to_text
 from efface_worlds.shapes import load_judge, load_shapes_pipeline, siblings
 
 pipe = load_shapes_pipeline()
@@ -38,5 +37,5 @@ audit = efface.audit_pipeline(
     guidance=3.0,
     batch_size=12,
 )
-print(to_text(audit))
-print(*save(audit, "erase_and_audit"), sep="\n")
+print(audit)
+print(*audit.save("erase_and_audit"), sep="\n")

@@ -11,7 +11,6 @@ worth. With your own model only the first lines change: a torch module in eval m
 # %% A model with a flaw, and images to explain.
 import efface
 from efface.attribution import ConstantColour, DiET, Grid
-from efface.report import save, to_text
 from efface_worlds.attribution import accuracy, make_world, train_classifier
 
 world = make_world("spurious digits", 0, train=1000, test=200)
@@ -37,7 +36,7 @@ explained = efface.explain(
     show=6,
     title="What does the digit classifier listen to?",
 )
-print(to_text(explained.audit))
+print(explained.audit)
 
 # %% The patch is 16 of 1024 pixels. How much of it do the masks keep?
 patched = world.test.cue[:32].bool()
@@ -45,4 +44,4 @@ for name in ("qfa", "diet"):
     masks = explained.maps[name].values[patched]
     print(f"{name}: the mask keeps {masks[:, :4, :4].mean():.0%} of the patch, and {masks.mean():.0%} of all")
 
-print(*save(explained.audit, "what_a_model_listens_to"), sep="\n")
+print(*explained.audit.save("what_a_model_listens_to"), sep="\n")

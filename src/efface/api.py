@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from efface._errors import InputError
-from efface.audit.finding import Audit
+from efface.audit.audit import Audit
 from efface.audit.pipelines import Judge, Readings, Sampler, audit_detection, audit_presence
 from efface.diffusion.erasure import Erasure, GatedErasure
 from efface.diffusion.spec import ErasureSpec

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import efface
-from efface.audit.finding import Audit
+from efface.audit.audit import Audit
 from efface.cli import checkpoint, main
 from efface.cli.sample import Sample
 from efface.erasers.leace import LeaceFitter

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from efface.audit import Audit, Finding
-from efface.audit.finding import format_value
 from efface.cli import demo
+from efface.report.numbers import format_value
 from efface_worlds import sentences
 from efface_worlds.demo.demonstration import demo_audit
 from tests.unit.test_report import Page

@@ -23,7 +23,7 @@ from transformers import (
     ViTModel,
 )
 
-from efface.audit.finding import Audit
+from efface.audit.audit import Audit
 from efface.cli import classifiers, main
 from efface.cli.image_files import find_images, read_images
 from efface.cli.pretrained import load_pretrained

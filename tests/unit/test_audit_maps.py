@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from efface import InputError
+from efface.audit.audit import Audit
 from efface.audit.explanations import Measured, Subject, audit_maps
-from efface.audit.finding import Audit
 from efface.stats.intervals import paired_interval, wilson_interval
 
 FRACTIONS = (0.01, 0.05, 0.2)

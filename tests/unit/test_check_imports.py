@@ -48,7 +48,7 @@ ALLOWED = {
     "estimators/base.py": "import sklearn.base\nfrom efface.erasers.base import E\n",
     "report/html.py": "def f():\n    import jinja2\n\n\njinja = require('jinja2', extra='r')\n",
     "audit/finding.py": "salt = {'svg.hashsalt': 'efface'}\n",
-    "report/plain.py": "from efface.audit.finding import Finding\n",
+    "report/plain.py": "from efface._errors import InputError\n",
     "audit/vectors.py": "x = {'efface.audit.finding': ('Finding',)}\ny = 'efface: error'\n",
     "cli/main.py": "def f():\n    from efface.erasers import leace\n    require('efface_worlds.demo.x', extra='w')\n",
     "cli/__init__.py": "def f(n):\n    import_module(f'efface.cli.{n}')\n\n\n'efface.cli.main, a docstring'\n",
@@ -59,6 +59,7 @@ ALLOWED = {
     "worlds:shapes/draw.py": "def f(n):\n    require(f'torchmetrics.image.{n}', extra='e')\n",
     "worlds:tables.py": "from efface._errors import E\nNAME = 'sklearn'\nx = require(NAME, extra='e')\n",
     "worlds:demo/x.py": "from efface.audit.finding import F\nfrom efface_worlds.tables import t\n",
+    "audit/audit.py": "from efface.report.plain import x\n",
 }
 
 # file, text, line, what the message must contain
@@ -89,11 +90,11 @@ BREACHES = {
         2,
         "in a function",
     ),
-    "report imports more than finding": (
+    "report imports an audit": (
         "report/x.py",
         "from efface.audit import vectors\n",
         1,
-        "efface.audit",
+        "report may not import efface.audit",
     ),
     "cli imported": (
         "erasers/x.py",

@@ -14,7 +14,8 @@ from scipy import stats
 from efface import FormatError, InputError
 from efface._errors import EffaceWarning
 from efface.audit import Audit, Figure, Finding, Series, Table, bootstrap_interval, paired_interval, wilson_interval
-from efface.audit.finding import by_measure, format_value
+from efface.audit.finding import by_measure
+from efface.report.numbers import format_value
 from efface.stats.intervals import proportion_interval, student_quantile
 
 
@@ -57,11 +58,44 @@ def test_verdict_of_a_change() -> None:
         ({"value": 1.0, "low": 2.0, "high": 1.0}, "upside down"),
         ({"value": 1.0, "level": 95}, "between 0 and 1"),
         ({"value": 1.0, "chance": float("inf")}, "chance is inf"),
+        ({"value": 1.0, "floor": float("nan")}, "floor is nan"),
+        ({}, "Finding.without"),
+        ({"status": "skipped"}, "expected one of scored, not applicable, not run"),
+        ({"status": "not run"}, "give the reason as why"),
+        ({"status": "not run", "why": "no time", "value": 0.0}, "no value or interval"),
     ],
 )
 def test_impossible_findings_are_refused(wrong: dict[str, Any], match: str) -> None:
     with pytest.raises(InputError, match=match):
         Finding("accuracy", **wrong)
+
+
+@pytest.mark.parametrize("status", ["not run", "not applicable"])
+def test_what_is_not_scored_is_neither_averaged_nor_compared(status: Any) -> None:
+    finding = Finding.without("recovered", status, "no gradients", chance=0.1)
+    assert (finding.verdict, finding.reason, finding.side, finding.is_scored) == (status, "no gradients", None, False)
+    for use in (lambda v: v + 0.5, lambda v: v < 0.5, lambda v: np.mean([v, 0.5])):
+        with pytest.raises(TypeError):
+            use(finding.value)
+    assert Finding.from_dict(json.loads(json.dumps(finding.to_dict()))) == finding
+
+
+def test_all_that_is_known_of_a_probe_survives_json() -> None:
+    more: dict[str, Any] = {"probe": "inversion", "access": "gradients", "budget": {"steps": 50}, "judge": "resnet"}
+    finding = Finding("recovered", 0.2, floor=0.01, evidence=("ab", "cd"), **more)
+    assert Finding.from_dict(json.loads(json.dumps(finding.to_dict()))) == finding
+    assert len({finding, Finding("other", 0.2)}) == 2
+
+
+def test_audits_of_the_first_version_are_read() -> None:
+    old = {"name": "accuracy", "value": 0.5, "family": "linear probe", "verdict": "no verdict"}
+    audit = Audit.from_dict({"title": "x", "version": 1, "findings": [old], "settings": {"seed": 0}})
+    assert audit == Audit("x", findings=(Finding("accuracy", 0.5, "linear probe"),), settings={"seed": 0})
+    assert audit.to_dict()["version"] == 2
+
+
+def test_provenance_does_not_count_when_audits_are_compared() -> None:
+    assert Audit("x", provenance={"date": "today"}) == Audit("x", provenance={"date": "tomorrow"})
 
 
 def test_audit_survives_json() -> None:

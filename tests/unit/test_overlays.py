@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,9 +14,7 @@ from PIL import Image
 from efface import InputError
 from efface.audit import Audit, Figure
 from efface.audit.picture import Picture
-from efface.report import to_html, to_json, to_markdown
-from efface.report.figures import to_svg
-from efface.report.overlays import legend, overlay, panels, to_png
+from efface.report.overlays import legend, overlay, panels
 
 
 def grey(value: int = 200, height: int = 4, width: int = 6) -> Any:
@@ -56,39 +54,39 @@ def test_more_important_is_lighter_over_every_ground() -> None:
 def test_small_pictures_are_enlarged_pixel_by_pixel() -> None:
     pixels = grey()
     pixels[1, 2] = (10, 20, 30)
-    drawn = read(to_png(Picture("a", (), pixels)))
+    drawn = read(Picture("a", (), pixels).png())
     factor = drawn.shape[0] // 4
     assert drawn.shape == (4 * factor, 6 * factor, 3) and max(drawn.shape) >= 256
     assert (drawn[::factor, ::factor] == pixels).all() and (drawn[factor - 1 :: factor, ::factor] == pixels).all()
 
 
 def test_the_same_picture_gives_the_same_bytes() -> None:
-    assert to_png(Picture("a", (), grey(), ramp())) == to_png(Picture("b", (), grey(), ramp()))
-    assert to_png(Picture("a", (), grey(), ramp())) != to_png(Picture("a", (), grey(), 1 - ramp()))
+    assert Picture("a", (), grey(), ramp()).png() == Picture("b", (), grey(), ramp()).png()
+    assert Picture("a", (), grey(), ramp()).png() != Picture("a", (), grey(), 1 - ramp()).png()
 
 
 def test_a_page_has_each_picture_with_its_words_and_one_legend() -> None:
-    page = to_html(some_audit())
+    page = some_audit().html()
     images = [part.partition('"')[0] for part in page.split('<img src="')[1:]]
     assert len(images) == 3 and images[0] == legend() and images[1] != images[2]
     assert all(base64.b64decode(address.partition(",")[2]).startswith(b"\x89PNG") for address in images)
     for words in ("says cat, 90%", "keeps 12% of it", "a/cat &lt;1&gt;.png"):
         assert words in page
-    assert "legend" not in to_html(Audit("no pictures")).partition("<body>")[2]
+    assert "legend" not in Audit("no pictures").html().partition("<body>")[2]
 
 
 def test_json_has_the_words_and_no_pixels() -> None:
-    text = to_json(some_audit())
+    text = some_audit().json()
     assert len(text) < 2000 and Audit.from_dict(json.loads(text)) == some_audit()
     again = Audit.from_dict(json.loads(text))
-    page = to_html(again)
+    page = again.html()
     assert "keeps 12% of it" in page and page.count("<img") == 1
     with pytest.raises(InputError, match="no pixels"):
-        to_png(again.figures[0].pictures[1])
+        again.figures[0].pictures[1].png()
 
 
 def test_markdown_says_what_is_seen() -> None:
-    assert "picture: says cat, 90%. qfa: keeps 12% of it." in to_markdown(some_audit())
+    assert "picture: says cat, 90%. qfa: keeps 12% of it." in some_audit().markdown()
 
 
 @pytest.mark.parametrize(
@@ -109,6 +107,6 @@ def test_what_is_no_picture(given: dict[str, Any], says: str) -> None:
 
 def test_pictures_are_no_drawing_and_drawings_no_pictures() -> None:
     with pytest.raises(InputError, match="row of pictures"):
-        to_svg(some_audit().figures[0])
+        some_audit().figures[0].svg()
     with pytest.raises(InputError, match="only overlays"):
-        panels(Figure("a"))
+        panels(cast(Any, Figure("a").to_dict()))

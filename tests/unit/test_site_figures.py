@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efface.audit import Audit, Figure, Finding, Series, audit_losses, audit_sites
-from efface.report import render, to_html, to_markdown
-from efface.report.figures import to_svg
+from efface.report import render
 from efface.report.lines import draw_lines
 from efface.report.ticks import site_ticks
 
@@ -26,6 +25,10 @@ def lines(names: list[Any], **more: Any) -> Figure:
     return Figure("Seen", (series,), "lines", "site", "share", **{"unit": "share", "chance": 0.3, **more})
 
 
+def as_data(audit: Audit) -> Any:
+    return audit.to_dict()
+
+
 def drawn(figure: Figure) -> Any:
     """The axes, as matplotlib lays them out."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -34,7 +37,7 @@ def drawn(figure: Figure) -> Any:
     drawing = Drawing(figsize=(5.2, 3.2), layout="constrained")
     FigureCanvasAgg(drawing)
     axes = drawing.subplots()
-    draw_lines(axes, figure)
+    draw_lines(axes, cast(Any, figure.to_dict()))
     drawing.canvas.draw()
     return axes
 
@@ -122,11 +125,9 @@ class TestDrawing:
         assert {t.get_text() for t in axes.get_legend().get_texts()} == {"before", "unscrubbed"}
 
     def test_upright_names_make_the_figure_taller_not_the_axes_flat(self) -> None:
-        plain, upright = (
-            _height(to_svg(lines(n))) for n in (["a.0", "a.1"], [f"odd{i}x.long_name" for i in range(40)])
-        )
+        plain, upright = (_height(lines(n).svg()) for n in (["a.0", "a.1"], [f"odd{i}x.long_name" for i in range(40)]))
         assert upright > plain + 40
-        assert to_svg(lines(["a.0"])) == to_svg(lines(["a.0"]))
+        assert lines(["a.0"]).svg() == lines(["a.0"]).svg()
 
 
 def _height(svg: str) -> float:
@@ -143,25 +144,26 @@ class TestPage:
         x = {f"h.{i}": rng.normal(size=(100, 3)) + 3 * z[:, None] for i in range(2)}
         audit = audit_sites(x, {site: 0 * rows for site, rows in x.items()}, z, control=np.arange(100) % 20)
         assert [s.label for s in audit.figures[0].series] == ["before", "after", "control task", "control task, after"]
-        page = to_html(audit)
+        page = audit.html()
         assert page.count("data:image/svg+xml") == 1 and "linear probe: h.1" in page and "selectivity: h.1" in page
-        alt = render(audit)["figures"][0]["alt"]
-        assert "before: from " in alt and "at h.0" in alt and "Chance: " in alt and alt in to_markdown(audit)
+        alt = render(as_data(audit))["figures"][0]["alt"]
+        assert "before: from " in alt and "at h.0" in alt and "Chance: " in alt and alt in audit.markdown()
 
     def test_losses_show_their_figures_and_say_a_long_unit_once_a_row(self) -> None:
         plain = np.arange(10.0)
         sites = {"leace": {"h.0": plain + 1.5}, "random": {"h.0": plain}}
         audit = audit_losses(plain, sites, {"leace": plain + 2}, unit="bits per byte")
-        assert to_html(audit).count("data:image/svg+xml") == 2
-        row = render(audit)["parts"][1]["rows"][0]
+        assert audit.html().count("data:image/svg+xml") == 2
+        row = render(as_data(audit))["parts"][1]["rows"][0]
         assert row["what"] == "leace: h.0, bits per byte"
         assert [c["value"] for c in row["cells"]] == ["1.500", "0.000", "1.500"]
-        assert "chance" not in to_markdown(audit) and ">Chance<" not in to_html(audit)
-        assert "Unscrubbed: 0.000 bits per byte" in to_markdown(audit)
+        assert "chance" not in audit.markdown() and ">Chance<" not in audit.html()
+        assert "Unscrubbed: 0.000 bits per byte" in audit.markdown()
 
     def test_alt_text_of_a_line_gives_its_course(self) -> None:
         series = Series("leace", ("a", "b", "c"), (0.2, 0.9, 0.4))
-        alt = render(Audit("x", figures=(Figure("Cost", (series,), "lines", unit="bits"),)))["figures"][0]["alt"]
+        cost = Figure("Cost", (series,), "lines", unit="bits")
+        alt = render(as_data(Audit("x", figures=(cost,))))["figures"][0]["alt"]
         assert alt == (
             "Cost. leace: from 0.200 bits at a, to 0.400 bits at c, lowest 0.200 bits at a, highest 0.900 bits at b."
         )
@@ -169,6 +171,6 @@ class TestPage:
     @pytest.mark.parametrize("rows", [3, 13])
     def test_figures_go_before_many_numbers(self, rows: int) -> None:
         findings = tuple(Finding(f"h.{i}", 0.5, "linear probe") for i in range(rows))
-        page = to_html(Audit("x", findings=findings, figures=(lines(["h.0", "h.1"]),)))
+        page = Audit("x", findings=findings, figures=(lines(["h.0", "h.1"]),)).html()
         assert (page.index('<div class="figures">') < page.index('<table class="numbers"')) is (rows > 10)
         assert page.count('<div class="figures">') == 1

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from efface._lazy import attach, make_callable
 
 if TYPE_CHECKING:
-    from efface.audit.finding import Audit, Figure, Finding, Series, Table
+    from efface.audit.audit import Audit
+    from efface.audit.figure import Figure, Series, Table
+    from efface.audit.finding import Finding
     from efface.audit.pipelines.presence import audit_presence
     from efface.audit.states.losses import audit_losses
     from efface.audit.states.probing import audit_sites
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "efface.audit.pipelines.presence": ("audit_presence",),
-    "efface.audit.finding": ("Audit", "Figure", "Finding", "Series", "Table"),
+    "efface.audit.audit": ("Audit",),
+    "efface.audit.figure": ("Figure", "Series", "Table"),
+    "efface.audit.finding": ("Finding",),
     "efface.stats.intervals": ("Interval", "bootstrap_interval", "paired_interval", "wilson_interval"),
     "efface.audit.states.losses": ("audit_losses",),
     "efface.audit.states.probing": ("audit_sites",),

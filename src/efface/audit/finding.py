@@ -1,29 +1,23 @@
-"""What an audit says: findings (one number each, with all it takes to judge it) and audits that hold them.
-
-Everything here is plain data that survives JSON; how it looks on a page is the business of `efface.report`.
-"""
+"""A finding: one number, with all it takes to judge it, or the reason why there is none."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from efface._errors import FormatError, InputError
-from efface.audit.picture import Picture
+from efface._errors import InputError
 from efface.audit.plain import Plain, to_tuple
+from efface.audit.subjects import Access
+from efface.report.data import CHANCE, NO_CHANGE, NO_DIFFERENCE, NOT_APPLICABLE, NOT_RUN, SCORED
+from efface.report.numbers import format_value
 
 if TYPE_CHECKING:
     from efface.stats.intervals import Interval
 
-VERSION = 1
-"""Version of the plain-data form of an `Audit`."""
-
-CHANCE, NO_CHANGE, NO_DIFFERENCE = "chance", "no change", "no difference"
-BEFORE, AFTER, CHANGE = "before", "after", "change"
 _ROUNDING = 1e-9
-_SMALL = 5e-4
+_STATUSES = (SCORED, NOT_APPLICABLE, NOT_RUN)
 _WORDS = {
     CHANCE: ("below chance", "at chance", "above chance"),
     NO_CHANGE: ("lower than before", "no clear change", "higher than before"),
@@ -33,11 +27,12 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Finding(Plain):
-    """One measured number, and what it takes to judge it.
+    """One measured number, and what it takes to judge it; or the reason why there is none.
 
     Attributes:
         name: What was measured, e.g. `"accuracy"`.
-        value: The number.
+        value: The number. None where the status is not `"scored"`: nothing that was not measured can be averaged, or
+            compared and read as a pass.
         family: Who measured it, e.g. `"linear probe"`.
         condition: On what, e.g. `"before"` or `"after"` erasure.
         low: Lower end of the interval, if there is one.
@@ -52,16 +47,28 @@ class Finding(Plain):
         unit: `"share"` (shown in per cent), `"bits"`, `"sd"`, or free text.
         note: Anything a reader must know, in words.
         detail: Whether it belongs to the small print.
+        probe: Which probe of a battery measured it, with its version or settings, where the family does not say it.
+        access: What the probe had to have of its subject, e.g. `"prompts"` or `"weights"`.
+        budget: What the probe was allowed to spend, e.g. `{"prompts": 200, "steps": 50}`.
+        judge: Who decided, e.g. the name of a classifier.
+        floor: What the same probe finds where the concept never was (a gold model), or after an erasure of something
+            else (a placebo): nothing can be expected to fall below it.
+        evidence: SHA-256 of what the number was made from, e.g. of images that are kept elsewhere.
+        status: `"scored"`, or `"not applicable"` (the subject does not have what the probe needs) or `"not run"`.
+        why: The reason, in words, if it is not scored.
 
     >>> f = Finding("accuracy", 0.53, low=0.49, high=0.58, n=442, chance=0.53, unit="share")
     >>> f.verdict
     'at chance'
     >>> print(f.reason)
     the 95% interval 49.0% to 58.0% contains chance, 53.0%; values up to 58.0% are not excluded
+    >>> Finding.without("recovered", "not run", "no gradients of an API", access="gradients").verdict
+    'not run'
     """
 
     name: str
-    value: float
+    # What is scored has a number, and what is not must not be taken for one: None refuses arithmetic and comparisons.
+    value: float = None  # type: ignore[assignment]
     family: str = ""
     condition: str = ""
     low: float | None = None
@@ -76,9 +83,18 @@ class Finding(Plain):
     unit: str = ""
     note: str = ""
     detail: bool = False
+    probe: str = ""
+    access: Access | None = None
+    budget: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    judge: str = ""
+    floor: float | None = None
+    evidence: tuple[str, ...] = ()
+    status: Literal["scored", "not applicable", "not run"] = SCORED
+    why: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("value", "low", "high", "chance", "baseline"):
+        self._check_status()
+        for name in ("value", "low", "high", "chance", "baseline", "floor"):
             number = getattr(self, name)
             if number is not None and not math.isfinite(number):
                 raise InputError(f"{self.title}: {name} is {number}, expected a finite number or None")
@@ -88,6 +104,23 @@ class Finding(Plain):
             raise InputError(f"{self.title}: the interval {self.low} to {self.high} is upside down")
         if not 0 < self.level < 1:
             raise InputError(f"{self.title}: level is {self.level}, expected a number between 0 and 1, e.g. 0.95")
+
+    def _check_status(self) -> None:
+        if self.status not in _STATUSES:
+            raise InputError(f"{self.title}: status is {self.status!r}, expected one of {', '.join(_STATUSES)}")
+        numbers = [self.value, self.low, self.high]
+        if self.is_scored:
+            if self.value is None:
+                raise InputError(f"{self.title}: there is no value; write Finding.without(name, 'not run', why)")
+        elif not self.why or any(n is not None for n in numbers):
+            raise InputError(f"{self.title} is {self.status}: give the reason as why, and no value or interval")
+
+    @classmethod
+    def without(
+        cls, name: str, status: Literal["not applicable", "not run"], why: str, family: str = "", **more: Any
+    ) -> Self:
+        """A finding that is not there, and why; `more` as for `Finding`."""
+        return cls(name, family=family, status=status, why=why, **more)
 
     @classmethod
     def of(cls, name: str, interval: Interval, family: str = "", condition: str = "", **more: Any) -> Self:
@@ -106,6 +139,11 @@ class Finding(Plain):
         return f"{self.family}: {self.name}" if self.family else self.name
 
     @property
+    def is_scored(self) -> bool:
+        """Whether there is a number; what is not applicable or was not run counts neither way."""
+        return self.status == SCORED
+
+    @property
     def side(self) -> int | None:
         """Where the interval lies: -1 below, 0 around, 1 above `chance` (by more than rounding); None if unknown."""
         if self.low is None or self.high is None or self.chance is None:
@@ -119,14 +157,18 @@ class Finding(Plain):
         Rule: the whole interval above `chance` is "above chance", the whole of it below is "below chance",
         and an interval that contains `chance` is "at chance" ("higher than before", "lower than before" and
         "no clear change" where the reference is no change; the like of a control where it is no difference).
-        "At chance" is never a proof of absence.
+        "At chance" is never a proof of absence. What is not scored has its status for a verdict.
         """
+        if not self.is_scored:
+            return self.status
         side = self.side
         return "no verdict" if side is None else _WORDS[self.reference][side + 1]
 
     @property
     def reason(self) -> str:
-        """The rule behind `verdict`, with the numbers."""
+        """The rule behind `verdict`, with the numbers; or why there are none."""
+        if not self.is_scored:
+            return self.why
         if self.side is None:
             return "without an interval and a chance level there is no verdict"
         low, high, chance = (format_value(v or 0.0, self.unit) for v in (self.low, self.high, self.chance))
@@ -135,163 +177,18 @@ class Finding(Plain):
             return f"{span} lies {'above' if self.side > 0 else 'below'} {self.reference}, {chance}"
         return f"{span} contains {self.reference}, {chance}; values up to {high} are not excluded"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data; the verdict is written too, for readers without efface."""
-        return {**super().to_dict(), "verdict": self.verdict}
+    def to_dict(self, *, pixels: bool = False) -> dict[str, Any]:
+        """Plain data; what follows from the numbers is written too, for readers without efface."""
+        derived = {"side": self.side, "verdict": self.verdict, "reason": self.reason}
+        return {**super().to_dict(pixels=pixels), **derived}
 
     @classmethod
     def _derived(cls) -> set[str]:
-        return {"verdict"}
-
-
-@dataclass(frozen=True)
-class Series(Plain):
-    """Points of one colour: `y` at `x` (numbers or names), with intervals if there are any."""
-
-    label: str
-    x: tuple[Any, ...]
-    y: tuple[float, ...]
-    low: tuple[float, ...] | None = None
-    high: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Figure(Plain):
-    """A figure as data.
-
-    Attributes:
-        title: What is to be seen.
-        series: The points.
-        kind: `"intervals"` (names against values with whiskers), `"histogram"` (shares of rows in bins), `"lines"`
-            (values against names in their order, or against numbers, with bands) or `"overlays"` (pictures side by
-            side, without series).
-        x_label: Label of the axis of values (intervals) or of positions (histogram, lines).
-        y_label: Label of the other axis.
-        chance: Where to draw the chance line on the axis of values.
-        unit: As in `Finding`.
-        caption: One or two plain sentences under the figure.
-        reference: What to call the line at `chance`.
-        from_zero: Whether the axis of values of `"lines"` begins at zero.
-        pictures: Those of `"overlays"`; their pixels do not go into JSON.
-    """
-
-    title: str
-    series: tuple[Series, ...] = ()
-    kind: Literal["intervals", "histogram", "lines", "overlays"] = "intervals"
-    x_label: str = ""
-    y_label: str = ""
-    chance: float | None = None
-    unit: str = ""
-    caption: str = ""
-    reference: str = CHANCE
-    from_zero: bool = False
-    pictures: tuple[Picture, ...] = ()
+        return {"side", "verdict", "reason"}
 
     @classmethod
     def _revive(cls, key: str, value: Any) -> Any:
-        kinds = {"series": Series, "pictures": Picture}
-        return tuple(map(kinds[key].from_dict, value)) if key in kinds else to_tuple(value)
-
-
-@dataclass(frozen=True)
-class Table(Plain):
-    """A small table of text and numbers."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Audit(Plain):
-    """Findings in context: what was asked, what was measured, what follows, what does not.
-
-    Attributes:
-        title: The question or the subject.
-        text: Paragraphs: what was done, in plain words.
-        conclusions: Sentences that follow from the findings.
-        findings: The numbers.
-        tables: Further tables.
-        figures: Figures as data.
-        caveats: What the numbers do not show.
-        settings: How it was run: plain data.
-        parts: Audits within this one, in order.
-
-    >>> audit = Audit("Sex in the diabetes table", findings=(Finding("accuracy", 0.5),))
-    >>> Audit.from_dict(audit.to_dict()) == audit
-    True
-    """
-
-    title: str
-    text: tuple[str, ...] = ()
-    conclusions: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    tables: tuple[Table, ...] = ()
-    figures: tuple[Figure, ...] = ()
-    caveats: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    parts: tuple[Audit, ...] = ()
-    version: int = VERSION
-
-    def walk(self) -> Iterator[Audit]:
-        """This audit and all within it, in order of reading."""
-        yield self
-        for part in self.parts:
-            yield from part.walk()
-
-    def find(self, family: str, name: str, condition: str = "") -> Finding:
-        """The one finding of that family, name and condition, here or in a part.
-
-        Raises:
-            InputError: If there is none, or more than one; the text lists those there are.
-        """
-        wanted = (family, name, condition)
-        found = [f for a in self.walk() for f in a.findings if (f.family, f.name, f.condition) == wanted]
-        if len(found) != 1:
-            there = ", ".join(f"{f.title} ({f.condition})" for a in self.walk() for f in a.findings)
-            raise InputError(f"{len(found)} findings are {wanted}, expected one of: {there}")
-        return found[0]
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The audit that `to_dict` wrote.
-
-        Raises:
-            FormatError: If a newer efface wrote it, or it is no audit.
-        """
-        version = data.get("version")
-        if not isinstance(version, int):
-            raise FormatError("this is not an audit of efface: it has no integer version")
-        if version > VERSION:
-            raise FormatError(
-                f"this audit has version {version}, this efface reads up to {VERSION}: "
-                "upgrade with  pip install -U efface"
-            )
-        return super().from_dict(data)
-
-    @classmethod
-    def _revive(cls, key: str, value: Any) -> Any:
-        kinds = {"findings": Finding, "tables": Table, "figures": Figure, "parts": Audit}
-        if key == "settings":
-            return dict(value)
-        return tuple(map(kinds[key].from_dict, value)) if key in kinds else to_tuple(value)
-
-
-def format_value(value: float, unit: str = "") -> str:
-    """A number as it is shown: shares in per cent, anything else with three decimals and its unit.
-
-    Of standard deviations the small ones are what matters, so that they are not rounded to nothing.
-
-    >>> format_value(0.5316, "share"), format_value(0.5316, "bits"), format_value(-1e-9), format_value(1.6e-7, "sd")
-    ('53.2%', '0.532 bits', '0.000', '1.6e-07 sd')
-    """
-    if unit == "sd" and 0 < abs(value) < _SMALL:
-        return f"{value:.1e} {unit}"
-    scaled, digits = (100 * value, 1) if unit == "share" else (value, 3)
-    # Adding zero turns -0.0 into 0.0.
-    text = f"{round(scaled, digits) + 0.0:.{digits}f}"
-    return f"{text}%" if unit == "share" else f"{text} {unit}".strip()
+        return dict(value) if key == "budget" else to_tuple(value)
 
 
 def by_measure(findings: Iterable[Finding]) -> list[dict[str, Finding]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efface._errors import InputError
 from efface.audit.plain import Plain
+from efface.report.data import PictureData
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,18 @@ class Picture(Plain):
         if not (np.isfinite(heat).all() and heat.min() >= 0 and heat.max() <= 1):
             raise InputError(f"{self.title}: heat has values outside [0, 1]: scale it first")
 
-    def to_dict(self) -> dict[str, Any]:
-        """The words alone."""
-        return {"title": self.title, "text": list(self.text)}
+    def to_dict(self, *, pixels: bool = False) -> dict[str, Any]:
+        """The words alone, unless asked for the pixels too."""
+        words = {"title": self.title, "text": list(self.text)}
+        return {**words, "pixels": self.pixels, "heat": self.heat} if pixels else words
+
+    def png(self) -> bytes:
+        """The picture as PNG, under its map if it has one.
+
+        Raises:
+            InputError: If it has no pixels, as one that was read from JSON.
+            MissingExtraError: If matplotlib is not installed.
+        """
+        from efface.report.overlays import to_png
+
+        return to_png(cast(PictureData, self.to_dict(pixels=True)))

@@ -35,15 +35,13 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; prints the tables and the paths written."""
-    from efface.report import save, to_text
-
     demonstration: Any = require("efface_worlds.demo.demonstration", extra="demo")
     start = time.perf_counter()
     names = [args.only] if args.only else WORLDS
     audit = demonstration.demo_audit(names, seed=args.seed, say=_say)
     _say("drawing the page")
-    paths = save(audit, args.out)
-    print(to_text(audit))
+    paths = audit.save(args.out)
+    print(f"{audit}\n")
     for path in paths:
         print(path)
     _say(f"done in {time.perf_counter() - start:.0f} s")

@@ -22,7 +22,6 @@ from efface.cli.outputs import check_output
 from efface.cli.tuning import student_of
 from efface.explanation.explaining import check_class_names, explain
 from efface.explanation.mapping import METHODS
-from efface.report import save, to_text
 
 _BLUR = 8
 
@@ -77,8 +76,8 @@ def explain_images(args: argparse.Namespace) -> None:
         seed=args.seed,
         title=f"What does {Path(args.model).name or args.model} need to see?",
     )
-    print(to_text(found.audit))
-    for path in save(found.audit, args.output) if args.output else ():
+    print(f"{found.audit}\n")
+    for path in found.audit.save(args.output) if args.output else ():
         print(f"report written to {path}")
     if args.maps is not None:
         write_maps(args.maps, found, images.pixels, images.names, classifier.classes)

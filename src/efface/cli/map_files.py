@@ -15,7 +15,6 @@ from efface._lazy import require
 from efface.audit.picture import Picture
 from efface.explanation.explaining import Explanation
 from efface.explanation.picturing import to_heat, to_pixels
-from efface.report.overlays import to_png
 
 TENSORS, INDEX = "maps.safetensors", "maps.json"
 
@@ -49,7 +48,7 @@ def write_maps(
             pixels = to_pixels(images[i])
             for method, maps in found.maps.items():
                 picture = Picture(method, (), pixels, to_heat(maps.heat[i]))
-                (temporary / row["overlays"][method]).write_bytes(to_png(picture))
+                (temporary / row["overlays"][method]).write_bytes(picture.png())
 
 
 def _row(found: Explanation, i: int, name: str, classes: Sequence[str] | None) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from torch import Tensor
 
 from efface.attribution.fitted import FittedDiET
 from efface.attribution.predictions import predict
-from efface.audit.finding import Audit, Finding, format_value
+from efface.audit.audit import Audit
+from efface.audit.finding import Finding
+from efface.report.numbers import format_value
 from efface.stats.intervals import wilson_interval
 
 

@@ -25,11 +25,12 @@ from efface.attribution.predictions import (
 )
 from efface.attribution.removal import ConstantColour, Removal
 from efface.attribution.values import to_plain
+from efface.audit.audit import Audit
 from efface.audit.explanations import Subject, audit_maps
-from efface.audit.finding import Audit, format_value
 from efface.explanation.copy import about_copy
 from efface.explanation.mapping import AT, METHODS, Maps, Setting, default_masker
 from efface.explanation.picturing import Shown, picture_part
+from efface.report.numbers import format_value
 from efface.stats.intervals import wilson_interval
 
 COPY = "the tuned copy"
@@ -47,7 +48,7 @@ class Explanation:
     Attributes:
         maps: Method -> its maps, `(n, h, w)` each.
         probabilities: What the model says of the images, `(n, classes)`, on the CPU.
-        audit: Findings, figures, pictures: `efface.report.save(audit, "report.html")`.
+        audit: Findings, figures, pictures: `audit.save("report.html")`.
         fitted: DiET's tuned copy, where `"diet"` was asked for.
     """
 

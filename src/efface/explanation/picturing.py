@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from efface.audit.finding import Audit, Figure
+from efface.audit.audit import Audit
+from efface.audit.figure import Figure
 from efface.audit.picture import Picture
 from efface.explanation.mapping import AT, Maps
 

@@ -6,25 +6,19 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from efface.audit.finding import Audit
-from efface.report.rendering import DASH, render
+from efface.report.data import AuditData
+from efface.report.numbers import DASH
+from efface.report.rendering import render
 
 _TERMINAL = 100
 
 
-def to_markdown(audit: Audit) -> str:
-    """The audit as Markdown: what it says, its tables, its figures in words.
-
-    >>> print(to_markdown(Audit("Sex", conclusions=("Gone.",))))
-    # Sex
-    <BLANKLINE>
-    - Gone.
-    <BLANKLINE>
-    """
+def to_markdown(audit: AuditData) -> str:
+    """The audit as Markdown: what it says, its tables, its figures in words."""
     return "\n\n".join(_markdown(render(audit), depth=1)) + "\n"
 
 
-def to_text(audit: Audit) -> str:
+def to_text(audit: AuditData) -> str:
     """The audit for a terminal: headline numbers and what follows from them."""
     return "\n".join(_text(render(audit))) + "\n"
 
@@ -42,6 +36,10 @@ def _markdown(page: dict[str, Any], depth: int) -> Iterator[str]:
     yield from (f"*Figure.* {_escape(f['alt'])}" for f in page["figures"])
     if page["caveats"]:
         yield "What these numbers do not show:\n\n" + "\n".join(f"- {_escape(c)}" for c in page["caveats"])
+    if page["provenance"]:
+        yield "Provenance:\n\n" + "\n".join(
+            f"- {_escape(f'{key}: {text}')}" for key, text in page["provenance"].items()
+        )
     for part in page["parts"]:
         yield from _markdown(part, depth + 1)
 

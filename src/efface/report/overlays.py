@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from efface._errors import InputError
 from efface._lazy import require
-from efface.audit.finding import Figure
-from efface.audit.picture import Picture
+from efface.report.data import FigureData, PictureData
 
 COLOURS = "viridis"
 """Lighter is more important, to every eye and in print."""
@@ -23,28 +22,40 @@ _SIDE = 256
 _LEGEND = (14, 160)
 
 
-def panels(figure: Figure) -> list[dict[str, Any]]:
+def panels(figure: FigureData) -> list[dict[str, Any]]:
     """What a page shows of a figure of kind `"overlays"`: `title`, `text` and `image`, a `data:` address or None.
 
     Raises:
         InputError: If the figure is of another kind.
         MissingExtraError: If matplotlib is not installed.
     """
-    if figure.kind != "overlays":
-        raise InputError(f"{figure.title!r} is a figure of kind {figure.kind!r}: only overlays have pictures")
-    return [{"title": p.title, "text": list(p.text), "image": _address(p)} for p in figure.pictures]
+    if figure["kind"] != "overlays":
+        title, kind = figure["title"], figure["kind"]
+        raise InputError(f"{title!r} is a figure of kind {kind!r}: only overlays have pictures")
+    return [{"title": p["title"], "text": list(p["text"]), "image": _address(p)} for p in figure["pictures"]]
 
 
-def to_png(picture: Picture) -> bytes:
+def to_png(picture: PictureData) -> bytes:
     """One picture as PNG; small ones are enlarged by a whole factor, pixel by pixel.
 
     Raises:
         InputError: If the picture has no pixels, as one that was read from JSON.
         MissingExtraError: If matplotlib is not installed.
     """
-    if picture.pixels is None:
-        raise InputError(f"{picture.title!r} has no pixels: they are not kept in JSON, so draw it where it was made")
-    return _encode(_enlarged(picture.pixels if picture.heat is None else overlay(picture.pixels, picture.heat)))
+    return _encode(_enlarged(blended(picture)))
+
+
+def blended(picture: PictureData) -> NDArray[np.uint8]:
+    """The pixels of a picture, under its map of importance if it has one.
+
+    Raises:
+        InputError: If it has no pixels, as one that was read from JSON.
+    """
+    pixels, heat = picture.get("pixels"), picture.get("heat")
+    if pixels is None:
+        title = picture["title"]
+        raise InputError(f"{title!r} has no pixels: they are not kept in JSON, so draw it where it was made")
+    return pixels if heat is None else overlay(pixels, heat)
 
 
 def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -71,8 +82,8 @@ def legend() -> str:
     return _to_address(_encode(overlay(grey, np.linspace(0, 1, width)[None].repeat(height, 0))))
 
 
-def _address(picture: Picture) -> str | None:
-    return None if picture.pixels is None else _to_address(to_png(picture))
+def _address(picture: PictureData) -> str | None:
+    return None if picture.get("pixels") is None else _to_address(to_png(picture))
 
 
 def _enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -2,116 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from efface.audit.finding import AFTER, CHANCE, CHANGE, Audit, Figure, Finding, Series, Table, by_measure, format_value
+from efface.report.alt_text import alt_text
+from efface.report.data import AFTER, CHANCE, CHANGE, SCORED, AuditData, FindingData, TableData
+from efface.report.numbers import DASH, format_value
 
-DASH = "–"
-"""What stands where there is no number."""
-_POINTS_AT_MOST = 30
 _ROWS_BEFORE_FIGURES = 10
+_HASH_SHOWN = 12
 
 
-def render(audit: Audit) -> dict[str, Any]:
+def render(audit: AuditData, above: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a page shows of an audit, as plain data.
 
     Keys: `title`, `text`, `conclusions`, `columns`, `rows` (headline numbers), `details` (the small print), `tables`,
     `figures` (with `alt`), `figures_first` (whether they go before the numbers, which are many), `caveats`,
-    `settings`, `parts` (the same again for each part). A row has `what`, `cells` (one a column: `value`, `interval`),
-    `chance`, `verdict`, `tone` (`"ok"`, `"warn"` or `""`), `reason`.
+    `settings`, `provenance`, `parts` (the same again for each part). A row has `what`, `cells` (one a column: `value`,
+    `interval`), `chance`, `verdict`, `tone` (`"ok"`, `"warn"` or `""`), `reason`.
 
-    >>> from efface.audit.finding import Finding
-    >>> row = render(Audit("a", findings=(Finding("size", 0.25, family="edit", unit="share"),)))["rows"][0]
-    >>> row["what"], row["cells"]
-    ('edit: size', [{'value': '25.0%', 'interval': ''}])
+    Args:
+        audit: The audit.
+        above: Provenance of the audit that this one is a part of: what it says already is not said again.
     """
-    columns = _columns(audit.findings)
-    rows = _rows([f for f in audit.findings if not f.detail], columns)
+    columns = _columns(audit["findings"])
+    rows = _rows([f for f in audit["findings"] if not f["detail"]], columns)
+    provenance = audit["provenance"]
     return {
-        "title": audit.title,
-        "text": list(audit.text),
-        "conclusions": [{"text": c, "warn": c.startswith("NOT ")} for c in audit.conclusions],
+        "title": audit["title"],
+        "text": list(audit["text"]),
+        "conclusions": [{"text": c, "warn": c.startswith("NOT ")} for c in audit["conclusions"]],
         "columns": columns,
         "rows": rows,
         "figures_first": len(rows) > _ROWS_BEFORE_FIGURES,
-        "details": _rows([f for f in audit.findings if f.detail], columns),
-        "methods": [_made(f) for f in audit.findings],
-        "tables": [_table(t) for t in audit.tables],
-        "figures": [{"title": f.title, "caption": f.caption, "alt": alt_text(f)} for f in audit.figures],
-        "caveats": list(audit.caveats),
-        "settings": {k: _setting(v) for k, v in audit.settings.items()},
-        "parts": [render(part) for part in audit.parts],
+        "details": _rows([f for f in audit["findings"] if f["detail"]], columns),
+        "methods": [_made(f) for f in audit["findings"]],
+        "tables": [_table(t) for t in audit["tables"]],
+        "figures": [{"title": f["title"], "caption": f["caption"], "alt": alt_text(f)} for f in audit["figures"]],
+        "caveats": list(audit["caveats"]),
+        "settings": {k: _setting(v) for k, v in audit["settings"].items()},
+        "provenance": dict(_origins(provenance, above or {})),
+        "parts": [render(part, {**(above or {}), **provenance}) for part in audit["parts"]],
     }
 
 
-def alt_text(figure: Figure) -> str:
-    """The figure in words, for those who do not see it."""
-    if figure.kind == "overlays":
-        return " ".join([f"{figure.title}.", *(f"{p.title}: {', '.join(p.text) or DASH}." for p in figure.pictures)])
-    if figure.kind == "histogram":
-        names = " and ".join(s.label for s in figure.series)
-        return f"{figure.title}. Histograms of {names}. {figure.caption}"
-    if figure.kind == "lines":
-        return f"{figure.title}. {' '.join(_course(s, figure.unit) for s in figure.series)}{_reference(figure)}"
-    points = [p for s in figure.series for p in _points(s, figure.unit)]
-    more = f"; and {len(points) - _POINTS_AT_MOST} more" if len(points) > _POINTS_AT_MOST else ""
-    return f"{figure.title}: {'; '.join(points[:_POINTS_AT_MOST])}{more}.{_reference(figure)}"
-
-
-def _reference(figure: Figure) -> str:
-    if figure.chance is None:
-        return ""
-    return f" {figure.reference.capitalize()}: {format_value(figure.chance, figure.unit)}."
-
-
-def _course(series: Series, unit: str) -> str:
-    """A line in words: where it begins and ends, and its extremes."""
-    points = list(zip(series.y, series.x, strict=True))
-    if not points:
-        return f"{series.label}: no points."
-    named = {"from": points[0], "to": points[-1], "lowest": min(points, key=_first), "highest": max(points, key=_first)}
-    return f"{series.label}: {', '.join(f'{how} {format_value(y, unit)} at {x}' for how, (y, x) in named.items())}."
-
-
-def _first(point: tuple[float, Any]) -> float:
-    return point[0]
-
-
-def _points(series: Series, unit: str) -> list[str]:
-    return [f"{x}, {series.label}: {format_value(y, unit)}" for x, y in zip(series.x, series.y, strict=True)]
-
-
-def _columns(findings: Sequence[Finding]) -> list[str]:
-    compared = [row for row in by_measure(findings) if len(row) > 1]
+def _columns(findings: Sequence[FindingData]) -> list[str]:
+    compared = [row for row in _by_measure(findings) if len(row) > 1]
     return list(dict.fromkeys(c for row in compared for c in row)) or ["value"]
 
 
-def _rows(findings: Sequence[Finding], columns: list[str]) -> list[dict[str, Any]]:
-    return [_row(measure, columns) for measure in by_measure(findings)]
+def _by_measure(findings: Iterable[FindingData]) -> list[dict[str, FindingData]]:
+    """Findings of one family and name together, by condition."""
+    rows: dict[tuple[str, str], dict[str, FindingData]] = {}
+    for finding in findings:
+        rows.setdefault((finding["family"], finding["name"]), {})[finding["condition"]] = finding
+    return list(rows.values())
 
 
-def _row(measure: dict[str, Finding], columns: list[str]) -> dict[str, Any]:
+def _rows(findings: Sequence[FindingData], columns: list[str]) -> list[dict[str, Any]]:
+    return [_row(measure, columns) for measure in _by_measure(findings)]
+
+
+def _row(measure: dict[str, FindingData], columns: list[str]) -> dict[str, Any]:
     last = list(measure.values())[-1]
+    condition, unit, chance = last["condition"], last["unit"], last["chance"]
     strange = set(measure) - set(columns)
     cells = {**measure, columns[-1]: last} if strange else measure
-    named = strange and last.condition not in ("", AFTER, CHANGE)
-    what = f"{last.title} ({last.condition})" if named else last.title
+    named = strange and condition not in ("", AFTER, CHANGE)
+    what = f"{_title(last)} ({condition})" if named else _title(last)
+    judged = last["side"] is not None or last["status"] != SCORED
     return {
-        "what": f"{what}, {last.unit}" if _is_long(last.unit) else what,
+        "what": f"{what}, {unit}" if _is_long(unit) else what,
         "cells": [_cell(cells.get(c)) for c in columns],
-        "chance": DASH if last.chance is None or last.reference != CHANCE else format_value(last.chance, last.unit),
-        "verdict": "" if last.side is None else last.verdict,
+        "chance": DASH if chance is None or last["reference"] != CHANCE else format_value(chance, unit),
+        "verdict": last["verdict"] if judged else "",
         "tone": _tone(last),
-        "reason": "" if last.side is None else last.reason,
+        "reason": last["reason"] if judged else "",
     }
 
 
-def _cell(finding: Finding | None) -> dict[str, str]:
+def _title(finding: FindingData) -> str:
+    return f"{finding['family']}: {finding['name']}" if finding["family"] else finding["name"]
+
+
+def _cell(finding: FindingData | None) -> dict[str, str]:
     if finding is None:
         return {"value": DASH, "interval": ""}
-    unit = "" if _is_long(finding.unit) else finding.unit
-    return {"value": format_value(finding.value, unit), "interval": _interval(finding)}
+    unit = "" if _is_long(finding["unit"]) else finding["unit"]
+    return {"value": _value(finding, unit), "interval": _interval(finding)}
+
+
+def _value(finding: FindingData, unit: str) -> str:
+    """The number, or in its place that there is none."""
+    value = finding["value"]
+    return finding["status"] if value is None else format_value(value, unit)
 
 
 def _is_long(unit: str) -> bool:
@@ -119,36 +103,74 @@ def _is_long(unit: str) -> bool:
     return " " in unit
 
 
-def _interval(finding: Finding) -> str:
-    if finding.low is None or finding.high is None:
+def _interval(finding: FindingData) -> str:
+    if finding["low"] is None or finding["high"] is None:
         return ""
-    bare = finding.unit if finding.unit == "share" else ""
-    return f"{format_value(finding.low, bare)} to {format_value(finding.high, bare)}"
+    bare = finding["unit"] if finding["unit"] == "share" else ""
+    return f"{format_value(finding['low'], bare)} to {format_value(finding['high'], bare)}"
 
 
-def _tone(finding: Finding) -> str:
-    if not finding.family.endswith("probe") or finding.condition != AFTER or finding.side is None:
+def _tone(finding: FindingData) -> str:
+    if not finding["family"].endswith("probe") or finding["condition"] != AFTER or finding["side"] is None:
         return ""
-    return "warn" if finding.side > 0 else "ok"
+    return "warn" if finding["side"] > 0 else "ok"
 
 
-def _made(finding: Finding) -> dict[str, Any]:
-    condition = f" ({finding.condition})" if finding.condition else ""
-    interval = f"{100 * finding.level:g}% interval: {finding.method}" if finding.low is not None else "no interval"
+def _made(finding: FindingData) -> dict[str, Any]:
+    n, seed, condition = finding["n"], finding["seed"], finding["condition"]
     return {
-        "what": f"{finding.title}{condition}",
-        "value": format_value(finding.value, finding.unit),
+        "what": f"{_title(finding)} ({condition})" if condition else _title(finding),
+        "value": _value(finding, finding["unit"]),
         "interval": _interval(finding) or DASH,
-        "n": DASH if finding.n is None else f"{finding.n:,}",
-        "seed": DASH if finding.seed is None else str(finding.seed),
-        "made": f"{interval}; {finding.note}".strip(" ;"),
+        "n": DASH if n is None else f"{n:,}",
+        "seed": DASH if seed is None else str(seed),
+        "made": "; ".join(filter(None, _making(finding))),
     }
 
 
-def _table(table: Table) -> dict[str, Any]:
-    rows = [[v if isinstance(v, str) else format_value(v) for v in row] for row in table.rows]
-    return {"title": table.title, "header": list(table.header), "rows": rows, "caption": table.caption}
+def _making(finding: FindingData) -> Iterator[str]:
+    """How a number was made, or why there is none; then what is known of the probe."""
+    if finding["status"] != SCORED:
+        yield f"{finding['status']}: {finding['why']}"
+    elif finding["low"] is None:
+        yield "no interval"
+    else:
+        yield f"{100 * finding['level']:g}% interval: {finding['method']}"
+    yield finding["note"]
+    budget = ", ".join(f"{amount} {what}" for what, amount in finding["budget"].items())
+    floor = "" if finding["floor"] is None else format_value(finding["floor"], finding["unit"])
+    said = {"probe": finding["probe"], "access": finding["access"], "budget": budget, "judge": finding["judge"]}
+    said |= {"floor": floor, "evidence": ", ".join(map(_short, finding["evidence"]))}
+    yield from (f"{what}: {text}" for what, text in said.items() if text)
+
+
+def _table(table: TableData) -> dict[str, Any]:
+    rows = [[v if isinstance(v, str) else format_value(v) for v in row] for row in table["rows"]]
+    return {"title": table["title"], "header": list(table["header"]), "rows": rows, "caption": table["caption"]}
 
 
 def _setting(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _origins(provenance: Mapping[str, Any], above: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What an audit is of and made with, in a line each; the date and versions of a part are those of the whole."""
+    for key, value in provenance.items():
+        known = key in above and (key == "date" or above[key] == value)
+        if value and not known:
+            yield key, _origin(value)
+
+
+def _origin(value: Any) -> str:
+    if isinstance(value, list):
+        return "; ".join(map(_origin, value))
+    if not isinstance(value, Mapping):
+        return str(value)
+    if "sha256" not in value:
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    name, digest = value.get("name"), value["sha256"]
+    return f"{name or 'unnamed'} (sha256 {_short(digest)})" if digest else str(name)
+
+
+def _short(digest: str) -> str:
+    return f"{digest[:_HASH_SHOWN]}…" if len(digest) > _HASH_SHOWN else digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from efface._lazy import require
-from efface.audit.finding import AFTER, BEFORE
+from efface.report.data import AFTER, BEFORE
 
 INK, FAINT, GRID = "#222222", "#8a8a8a", "#e6e6e6"
 CLASS_COLOURS = ("#2a9d8f", "#8f5fa8")

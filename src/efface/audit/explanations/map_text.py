@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from efface.audit.explanations.measured import CONTROL, MAP, OVER, SIZE, Subject, family, kept_at, removed_at
-from efface.audit.finding import Finding, format_value
+from efface.audit.finding import Finding
+from efface.report.numbers import format_value
 
 CAVEATS = (
     "A map says what this model needs in order to keep its answer when the rest is replaced, and in the way in which "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from efface._errors import InputError
+from efface.audit.audit import Audit
 from efface.audit.explanations.map_text import CAVEATS, conclude
 from efface.audit.explanations.measured import (
     CONTROL,
@@ -23,7 +24,9 @@ from efface.audit.explanations.measured import (
     kept_at,
     removed_at,
 )
-from efface.audit.finding import NO_DIFFERENCE, Audit, Figure, Finding, Series, Table
+from efface.audit.figure import Figure, Series, Table
+from efface.audit.finding import Finding
+from efface.report.data import NO_DIFFERENCE
 from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
 
 FEWEST = 10

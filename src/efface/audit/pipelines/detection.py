@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from efface._errors import InputError
-from efface.audit.finding import Audit, Figure, Finding, Series
-from efface.audit.finding import format_value as number
+from efface.audit.audit import Audit
+from efface.audit.figure import Figure, Series
+from efface.audit.finding import Finding
+from efface.report.numbers import format_value as number
 from efface.stats.intervals import wilson_interval
 from efface.stats.roc import auroc_interval
 

@@ -13,9 +13,12 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._progress import progress
 from efface._validate import check_finite, to_tensor
-from efface.audit.finding import AFTER, BEFORE, CHANGE, NO_CHANGE, Audit, Figure, Finding, Series
-from efface.audit.finding import format_value as number
+from efface.audit.audit import Audit
+from efface.audit.figure import Figure, Series
+from efface.audit.finding import Finding
 from efface.audit.pipelines.balance import harmonic_interval
+from efface.report.data import AFTER, BEFORE, CHANGE, NO_CHANGE
+from efface.report.numbers import format_value as number
 from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
 
 Sampler = Callable[[Sequence[str], Sequence[int]], Tensor]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from efface.audit.finding import CHANGE, Finding, by_measure
-from efface.audit.finding import format_value as number
+from efface.audit.finding import Finding, by_measure
+from efface.report.data import CHANGE
+from efface.report.numbers import format_value as number
 
 WHOLE, NONE = "whole model", "none"
 LOSS, ERASED, CONTROLLED, DIFFERENCE = "loss", "erased", "control", "difference"

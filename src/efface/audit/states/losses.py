@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface._errors import InputError
-from efface.audit.finding import CHANGE, NO_CHANGE, NO_DIFFERENCE, Audit, Finding
+from efface.audit.audit import Audit
+from efface.audit.finding import Finding
 from efface.audit.states import cost_text
 from efface.audit.states.cost_text import CONTROLLED, DIFFERENCE, ERASED, LOSS, NONE, WHOLE
 from efface.audit.states.pictures import change_by_site, loss_by_condition
 from efface.audit.states.reading import Floats, check_mapping, check_same_sites, read_column, read_losses, read_values
+from efface.report.data import CHANGE, NO_CHANGE, NO_DIFFERENCE
 from efface.stats.intervals import Interval, bootstrap_interval, paired_interval
 
 

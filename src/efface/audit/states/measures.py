@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efface.audit.finding import AFTER, BEFORE, Finding
+from efface.audit.finding import Finding
 from efface.audit.vectors.folds import Rows, View
 from efface.audit.vectors.labels import Labels
 from efface.audit.vectors.probes import QUICK_LINEAR, ProbeScores
+from efface.report.data import AFTER, BEFORE
 from efface.stats.intervals import paired_interval
 
 Floats = NDArray[np.float64]

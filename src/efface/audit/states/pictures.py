@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from efface.audit.finding import AFTER, BEFORE, Figure, Finding, Series
+from efface.audit.figure import Figure, Series
+from efface.audit.finding import Finding
 from efface.audit.states.measures import CONTROL, PROBE
+from efface.report.data import AFTER, BEFORE
 
 _CONTROL_LABELS = {BEFORE: "control task", AFTER: "control task, after"}
 _ORDER = "site, in the order given"

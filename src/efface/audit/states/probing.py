@@ -12,7 +12,8 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._progress import progress
-from efface.audit.finding import AFTER, BEFORE, Audit, Finding
+from efface.audit.audit import Audit
+from efface.audit.finding import Finding
 from efface.audit.states import site_text
 from efface.audit.states.control import control_labels
 from efface.audit.states.measures import FAMILIES, Setting, measure_site
@@ -21,6 +22,7 @@ from efface.audit.states.reading import check_same_sites, read_column, read_vect
 from efface.audit.vectors.folds import make_folds
 from efface.audit.vectors.labels import Labels
 from efface.audit.vectors.probes import threads_for
+from efface.report.data import AFTER, BEFORE
 
 _HEADLINES_AT_MOST = 20
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from efface.audit.finding import AFTER, BEFORE, Finding, by_measure
-from efface.audit.finding import format_value as number
+from efface.audit.finding import Finding, by_measure
 from efface.audit.states.measures import BITS, PROBE, SELECTIVITY
 from efface.audit.vectors.labels import Labels
 from efface.audit.vectors.probe_text import caveats, measured
+from efface.report.data import AFTER, BEFORE
+from efface.report.numbers import format_value as number
 
 Row = dict[str, Finding]
 

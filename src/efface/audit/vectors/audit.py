@@ -11,7 +11,9 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._validate import check_finite, to_tensor
-from efface.audit.finding import Audit, Figure, Finding
+from efface.audit.audit import Audit
+from efface.audit.figure import Figure
+from efface.audit.finding import Finding
 from efface.audit.vectors import probe_text
 from efface.audit.vectors.folds import Erase, Fit, make_folds, views
 from efface.audit.vectors.guardedness import EditSize, Guardedness

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._validate import check_positive_int
-from efface.audit.finding import AFTER, BEFORE
 from efface.audit.vectors.labels import Labels
+from efface.report.data import AFTER, BEFORE
 
 Erase = Callable[[Tensor], Any]
 Fit = Callable[[Tensor, Tensor], Erase]

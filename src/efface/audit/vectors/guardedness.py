@@ -12,9 +12,10 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from efface.audit.finding import AFTER, BEFORE, Finding
+from efface.audit.finding import Finding
 from efface.audit.vectors.folds import CONDITIONS, View
 from efface.audit.vectors.labels import Labels
+from efface.report.data import AFTER, BEFORE
 from efface.stats.intervals import bootstrap_interval
 
 Floats = NDArray[np.float64]

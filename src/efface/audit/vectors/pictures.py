@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from efface.audit.finding import AFTER, BEFORE, CHANCE, Figure, Finding, Series
+from efface.audit.figure import Figure, Series
+from efface.audit.finding import Finding
 from efface.audit.vectors.folds import CONDITIONS, View
 from efface.audit.vectors.labels import Labels
+from efface.report.data import AFTER, BEFORE, CHANCE
 from efface.stats.intervals import wilson_interval
 
 _BINS = 32

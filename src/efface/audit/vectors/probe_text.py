@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from efface.audit.finding import AFTER, BEFORE, CHANGE, Finding, by_measure
-from efface.audit.finding import format_value as number
+from efface.audit.finding import Finding, by_measure
 from efface.audit.vectors.labels import Labels
+from efface.report.data import AFTER, BEFORE, CHANGE
+from efface.report.numbers import format_value as number
 
 _SCORES = ("accuracy", "R2")
 

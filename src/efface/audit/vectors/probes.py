@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from efface._lazy import require
-from efface.audit.finding import AFTER, BEFORE, CHANGE, NO_CHANGE, Finding
+from efface.audit.finding import Finding
 from efface.audit.vectors.folds import CONDITIONS, Rows, View, check_classes
 from efface.audit.vectors.labels import Labels
+from efface.report.data import AFTER, BEFORE, CHANGE, NO_CHANGE
 from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, proportion_interval, wilson_interval
 
 Floats = NDArray[np.float64]

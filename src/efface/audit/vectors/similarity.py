@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 
 from efface._errors import InputError
 from efface._validate import check_finite, to_tensor
-from efface.audit.finding import AFTER, BEFORE, CHANGE, NO_CHANGE, Audit, Figure, Finding, Series
-from efface.audit.finding import format_value as number
+from efface.audit.audit import Audit
+from efface.audit.figure import Figure, Series
+from efface.audit.finding import Finding
+from efface.report.data import AFTER, BEFORE, CHANGE, NO_CHANGE
+from efface.report.numbers import format_value as number
 from efface.stats.intervals import bootstrap_interval, paired_interval
 
 Floats = NDArray[np.float64]

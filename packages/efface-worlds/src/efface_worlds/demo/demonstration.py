@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from efface.audit.finding import Audit
+from efface.audit.audit import Audit
 from efface.audit.vectors import Task, audit_vectors
 from efface.erasers.leace import LeaceEraser
 from efface_worlds.demo import Say

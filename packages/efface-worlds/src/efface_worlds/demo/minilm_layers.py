@@ -10,10 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efface.audit.finding import AFTER, BEFORE, Audit, Finding, Table
+from efface.audit.audit import Audit
+from efface.audit.figure import Table
+from efface.audit.finding import Finding
 from efface.audit.states.measures import class_mean_gap
 from efface.audit.states.probing import audit_sites
 from efface.audit.vectors.similarity import audit_similarity
+from efface.report.data import AFTER, BEFORE
 from efface.scrubbing.features import SiteFeatures, collect
 from efface.scrubbing.fitting import scrub
 from efface.scrubbing.scrubber import Scrubber

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efface.audit.finding import Audit
+from efface.audit.audit import Audit
 from efface.audit.states.losses import audit_losses
 from efface.audit.states.probing import audit_sites
 from efface.scrubbing.features import collect

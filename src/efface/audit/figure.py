@@ -1,0 +1,94 @@
+"""Figures and tables of an audit, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from efface.audit.picture import Picture
+from efface.audit.plain import Plain, to_tuple
+from efface.report.data import CHANCE, FigureData
+
+
+@dataclass(frozen=True)
+class Series(Plain):
+    """Points of one colour: `y` at `x` (numbers or names), with intervals if there are any."""
+
+    label: str
+    x: tuple[Any, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Figure(Plain):
+    """A figure as data.
+
+    Attributes:
+        title: What is to be seen.
+        series: The points.
+        kind: `"intervals"` (names against values with whiskers), `"histogram"` (shares of rows in bins), `"lines"`
+            (values against names in their order, or against numbers, with bands) or `"overlays"` (pictures side by
+            side, without series).
+        x_label: Label of the axis of values (intervals) or of positions (histogram, lines).
+        y_label: Label of the other axis.
+        chance: Where to draw the chance line on the axis of values.
+        unit: As in `Finding`.
+        caption: One or two plain sentences under the figure.
+        reference: What to call the line at `chance`.
+        from_zero: Whether the axis of values of `"lines"` begins at zero.
+        pictures: Those of `"overlays"`; their pixels do not go into JSON.
+    """
+
+    title: str
+    series: tuple[Series, ...] = ()
+    kind: Literal["intervals", "histogram", "lines", "overlays"] = "intervals"
+    x_label: str = ""
+    y_label: str = ""
+    chance: float | None = None
+    unit: str = ""
+    caption: str = ""
+    reference: str = CHANCE
+    from_zero: bool = False
+    pictures: tuple[Picture, ...] = ()
+
+    def svg(self) -> str:
+        """The figure as an SVG document; the same data give the same text.
+
+        Raises:
+            InputError: If the kind of figure is unknown, or it is a row of pictures.
+            MissingExtraError: If matplotlib is not installed.
+        """
+        from efface.report.figures import to_svg
+
+        return to_svg(self._shown())
+
+    def plot(self) -> Any:
+        """The figure as a `matplotlib.figure.Figure`.
+
+        Raises:
+            InputError: If the kind of figure is unknown.
+            MissingExtraError: If matplotlib is not installed.
+        """
+        from efface.report.figures import to_plot
+
+        return to_plot(self._shown())
+
+    def _shown(self) -> FigureData:
+        return cast(FigureData, self.to_dict(pixels=True))
+
+    @classmethod
+    def _revive(cls, key: str, value: Any) -> Any:
+        kinds = {"series": Series, "pictures": Picture}
+        return tuple(map(kinds[key].from_dict, value)) if key in kinds else to_tuple(value)
+
+
+@dataclass(frozen=True)
+class Table(Plain):
+    """A small table of text and numbers."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    caption: str = ""

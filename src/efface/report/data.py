@@ -1,0 +1,107 @@
+"""What a report is drawn from: an audit as plain data, which is what `Audit.to_dict` gives and its JSON holds."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHANCE, NO_CHANGE, NO_DIFFERENCE = "chance", "no change", "no difference"
+"""What a value is held against."""
+BEFORE, AFTER, CHANGE = "before", "after", "change"
+"""Conditions that have a look of their own."""
+SCORED, NOT_APPLICABLE, NOT_RUN = "scored", "not applicable", "not run"
+"""Statuses of a finding; only what is scored has a number."""
+
+
+class SeriesData(TypedDict):
+    """Points of one colour: `y` at `x`, with intervals if there are any."""
+
+    label: str
+    x: list[Any]
+    y: list[float]
+    low: list[float] | None
+    high: list[float] | None
+
+
+class PictureData(TypedDict):
+    """A picture; one that was read from JSON has no pixels `(h, w, 3)` and no map of importance `(h, w)`."""
+
+    title: str
+    text: list[str]
+    pixels: NotRequired[NDArray[np.uint8] | None]
+    heat: NotRequired[NDArray[np.floating] | None]
+
+
+class FigureData(TypedDict):
+    """A figure; the attributes of `efface.audit.Figure`."""
+
+    title: str
+    series: list[SeriesData]
+    kind: str
+    x_label: str
+    y_label: str
+    chance: float | None
+    unit: str
+    caption: str
+    reference: str
+    from_zero: bool
+    pictures: list[PictureData]
+
+
+class TableData(TypedDict):
+    """A small table of text and numbers."""
+
+    title: str
+    header: list[str]
+    rows: list[list[Any]]
+    caption: str
+
+
+class FindingData(TypedDict):
+    """One number; the attributes of `efface.audit.Finding`, and what follows from them."""
+
+    name: str
+    value: float | None
+    family: str
+    condition: str
+    low: float | None
+    high: float | None
+    level: float
+    method: str
+    n: int | None
+    seed: int | None
+    chance: float | None
+    reference: str
+    baseline: float | None
+    unit: str
+    note: str
+    detail: bool
+    probe: str
+    access: str | None
+    budget: dict[str, Any]
+    judge: str
+    floor: float | None
+    evidence: list[str]
+    status: str
+    why: str
+    side: Literal[-1, 0, 1] | None
+    verdict: str
+    reason: str
+
+
+class AuditData(TypedDict):
+    """An audit; the attributes of `efface.audit.Audit`."""
+
+    title: str
+    text: list[str]
+    conclusions: list[str]
+    findings: list[FindingData]
+    tables: list[TableData]
+    figures: list[FigureData]
+    caveats: list[str]
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+    parts: list[AuditData]
+    version: int
