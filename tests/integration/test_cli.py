@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 
 import efface
 from efface.audit.audit import Audit
-from efface.cli import checkpoint, main
+from efface.cli import main
 from efface.cli.sample import Sample
+from efface.core import checkpoint
 from efface.erasers.leace import LeaceFitter
 
 
@@ -296,7 +297,8 @@ def test_an_interrupted_fit_goes_on(
         assert main([*argv, "parts", "--checkpoint", "state"]) == 130
     assert "efface: interrupted" in capsys.readouterr().err
     assert not Path("parts").exists()
-    assert sorted(p.name for p in Path("state").iterdir()) == ["checkpoint.json", "rows-160"]
+    assert sorted(p.name for p in Path("state").iterdir()) == ["checkpoint.json", "state-4"]
+    assert json.loads(Path("state/checkpoint.json").read_text())["position"] == {"rows": 160}
     error = fails(capsys, *argv[:-2], "41", "-o", "parts", "--checkpoint", "state")
     assert "differs in chunk_rows" in error and "delete it" in error
     assert main([*argv, "parts", "--checkpoint", "state"]) == 0

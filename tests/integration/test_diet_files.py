@@ -59,7 +59,7 @@ class TestResuming:
             Interrupting.left = left
             with pytest.raises(KeyboardInterrupt):
                 interrupting.fit(net, x, checkpoint=tmp_path / "work", checkpoint_seconds=0)
-            position = json.loads((tmp_path / "work" / "diet.json").read_text())["position"]
+            position = json.loads((tmp_path / "work" / "checkpoint.json").read_text())["position"]
             assert (position["round"], position["tuning"]) == (turn, tuning)
             Interrupting.left = 0
             found = interrupting.fit(net, x, checkpoint=tmp_path / "work", checkpoint_seconds=0)
@@ -81,7 +81,7 @@ class TestResuming:
         with pytest.raises(InputError, match="differs in parameters that are tuned"):
             interrupting.fit(net, images[0], checkpoint=tmp_path)
         net[0].requires_grad_(True)
-        (tmp_path / "diet.json").write_text("{")
+        (tmp_path / "checkpoint.json").write_text("{")
         with pytest.raises(InputError, match="damaged"):
             interrupting.fit(net, images[0], checkpoint=tmp_path)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from efface import InputError
-from efface.scrubbing import checkpoint as checkpoints
+from efface.core import checkpoint as checkpoints
 from tests.models import data, state, tiny, tokens
 from tests.scrubs import every_route, fit, interrupting, model, same
 
@@ -88,7 +88,7 @@ def test_what_is_done_is_not_done_again(tmp_path, often):
     folder = tmp_path / "fit"
     with pytest.raises(Stopped):
         fit(data=Failing(total - 2), checkpoint=folder)
-    done = json.loads((folder / "scrub.json").read_text())
+    done = json.loads((folder / "checkpoint.json").read_text())["position"]
     assert done["erasers"] == [str(site) for site in fit().sites[:4]]  # in the middle of the last
     assert done["state"]["batches"] == 4
     paths: list[str] = []
@@ -107,7 +107,7 @@ def test_a_checkpoint_is_written_after_each_site_and_otherwise_seldom(tmp_path):
     folder = tmp_path / "fit"
     with pytest.raises(Stopped):
         fit(data=Failing(reads("recompute") - 2), checkpoint=folder)
-    done = json.loads((folder / "scrub.json").read_text())
+    done = json.loads((folder / "checkpoint.json").read_text())["position"]
     assert len(done["erasers"]) == 4 and done["state"] is None
 
 
@@ -150,7 +150,7 @@ def test_the_checkpoint_of_another_fit_is_refused_and_kept(change, text, tmp_pat
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):
-    (tmp_path / "scrub.json").write_text('{"settings": {}')
+    (tmp_path / "checkpoint.json").write_text('{"settings": {}')
     with pytest.raises(InputError, match="damaged"):
         fit(checkpoint=tmp_path)
 

@@ -16,7 +16,8 @@ from efface.attribution import (
     qfa,
 )
 from efface.attribution.mask_search import MaskSearch
-from efface.attribution.masking import draw, generators
+from efface.attribution.masking import draw
+from efface.training.seeds import generators
 from tests.pictures import Net
 
 IMAGES = torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(3))

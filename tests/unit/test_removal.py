@@ -10,9 +10,10 @@ from scipy.ndimage import gaussian_filter
 
 from efface import FormatError, InputError
 from efface.attribution import Blur, ConstantColour, Marginal, Removal, TabularGaussian, TokenMask
-from efface.attribution.masking import draw, generators
+from efface.attribution.masking import draw
 from efface.attribution.removal import REMOVALS
 from efface.attribution.values import from_plain, to_plain
+from efface.training.seeds import generators
 
 IMAGES = torch.rand(6, 3, 8, 10, generator=torch.Generator().manual_seed(1))
 TABLE = torch.randn(6, 4, generator=torch.Generator().manual_seed(2))

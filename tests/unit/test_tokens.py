@@ -26,6 +26,7 @@ from torch import Tensor
 
 from efface import InputError
 from efface.audit import bootstrap_interval
+from efface.core.checkpoint import Checkpoint
 from efface_worlds.tokens import (
     IGNORE,
     LEXICAL_TYPES,
@@ -287,15 +288,15 @@ class Trainer:
         """Train until the `call`-th call of `where` (counted from 1), which fails before it does anything."""
         calls = 0
         owner, _, name = where.rpartition(".")
-        target: Any = {"training": training, "os": os}[owner]
+        target: Any = {"training": training, "os": os, "Checkpoint": Checkpoint}[owner]
         original: Callable[..., Any] = getattr(target, name)
 
-        def failing(*args: Any) -> Any:
+        def failing(*args: Any, **options: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls == call:
                 raise KeyboardInterrupt
-            return original(*args)
+            return original(*args, **options)
 
         with self.patch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(target, name, failing)
@@ -313,7 +314,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 class TestTraining:
     # 38: in the middle of a stretch between two checkpoints; 7: before the first
-    @pytest.mark.parametrize(("where", "call"), [("training._step", 38), ("training._step", 7)])
+    @pytest.mark.parametrize(("where", "call"), [("training._loss", 38), ("training._loss", 7)])
     def test_interrupted_and_resumed_it_ends_at_the_same_bits(
         self, trainer: Trainer, tmp_path: Path, where: str, call: int
     ) -> None:
@@ -323,20 +324,22 @@ class TestTraining:
         assert same(weights, weights_b) and curve == curve_b and [c["step"] for c in curve] == [20, 40]
         assert not (tmp_path / "b" / "checkpoint").exists()
 
-    @pytest.mark.parametrize("call", [3, 4, 5])
+    @pytest.mark.parametrize("call", [3, 4, 5, 6, 7])
     def test_killed_while_a_checkpoint_is_written(self, trainer: Trainer, tmp_path: Path, call: int) -> None:
         weights, curve = trainer(tmp_path / "a")
-        # files are moved into place by os.replace, twice a checkpoint
+        # files are moved into place by os.replace: the first claim, then three times a checkpoint
         trainer.interrupted(tmp_path / "b", "os.replace", call)
-        (tmp_path / "b" / "checkpoint" / ".step-30-left-behind").mkdir()
+        (tmp_path / "b" / "checkpoint" / ".state-2-leftover").mkdir()
         weights_b, curve_b = trainer(tmp_path / "b")
         assert same(weights, weights_b) and curve == curve_b
+        assert not (tmp_path / "b" / "checkpoint").exists()
 
     def test_the_newest_checkpoint_counts(self, trainer: Trainer, tmp_path: Path) -> None:
         weights, _ = trainer(tmp_path / "a")
         # killed before the older checkpoint is removed
-        trainer.interrupted(tmp_path / "b", "training._keep_only", 2)
-        assert sorted(p.name for p in (tmp_path / "b" / "checkpoint").iterdir()) == ["step-15", "step-30"]
+        trainer.interrupted(tmp_path / "b", "Checkpoint._remove", 2)
+        names = sorted(p.name for p in (tmp_path / "b" / "checkpoint").iterdir())
+        assert names == ["checkpoint.json", "state-1", "state-2"]
         steps: list[int] = []
         original = training._batch
         with trainer.patch.context() as patch:
@@ -350,7 +353,7 @@ class TestTraining:
         assert same(first, second) and not same(first, third)
 
     def test_a_checkpoint_of_another_recipe_is_refused(self, trainer: Trainer, tmp_path: Path) -> None:
-        trainer.interrupted(tmp_path, "training._step", 20)
+        trainer.interrupted(tmp_path, "training._loss", 20)
         with pytest.raises(InputError, match="another recipe"):
             trainer(tmp_path, dataclasses.replace(RECIPE, learning_rate=1e-3))
 

@@ -10,7 +10,6 @@ from torch import nn
 
 from efface._errors import InputError
 from efface._validate import check_positive_int
-from efface.attribution.checkpoint import DietCheckpoint
 from efface.attribution.distillation import BatchNorm, Distillation
 from efface.attribution.fitted import FittedDiET
 from efface.attribution.mask_search import MaskSearch
@@ -21,6 +20,7 @@ from efface.attribution.removal import Removal
 from efface.attribution.rounds import Fit, Guard
 from efface.attribution.schedule import sparsity_at, threshold_at
 from efface.attribution.values import to_plain
+from efface.core.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class DiET:
                 "no parameter requires a gradient, so there is nothing to tune: model.requires_grad_(True)"
             )
         work = Fit(self, model, prepare(model, x, self.removal))
-        saved = DietCheckpoint(checkpoint, work.identity() if checkpoint else {}, checkpoint_seconds)
+        saved = Checkpoint(checkpoint, work.identity() if checkpoint else {}, seconds=checkpoint_seconds)
         work.run(saved)
         fitted = FittedDiET(work.student, work.masks, self.explaining, work.report(), self.seed, self.batch_size)
         saved.clear()

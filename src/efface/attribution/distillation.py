@@ -24,11 +24,12 @@ from efface.attribution.masking import (
 )
 from efface.attribution.predictions import Outputs
 from efface.attribution.removal import Removal
+from efface.training.loop import Trainer
 
 BatchNorm = Literal["frozen", "train"]
 """Whether batch normalisation keeps its statistics, or takes those of each batch and learns on."""
 
-_SMALLER = "write a smaller rate, e.g. rate=1e-5, and tune float16 models in float32 (Adam divides by their rounding)"
+SMALLER = "write a smaller rate, e.g. rate=1e-5, and tune float16 models in float32 (Adam divides by their rounding)"
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,15 @@ class Distillation:
             )
         return count
 
+    def trainer(self, student: nn.Module) -> Trainer:
+        """The tuning of a student by Adam, before its first step."""
+        tuned = [p for p in student.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(tuned, lr=self.rate)
+        return Trainer(student, optimizer, name="the tuning", advice=SMALLER)
+
     def epoch(
         self,
-        student: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        trainer: Trainer,
         x: Tensor,
         masks: Tensor,
         target: Tensor,
@@ -97,30 +103,23 @@ class Distillation:
         """One pass over the samples in random order; the parts of the mean loss.
 
         Args:
-            student: f_s, changed in place.
-            optimizer: Of its parameters.
+            trainer: Of f_s, changed in place.
             x: Samples `(n, ...)`.
             masks: Binary masks `(n, *cells)`.
             target: p_b(x), `(n, classes)`.
             source: Of the order and of q.
             device: Where the student is.
         """
-        order = torch.randperm(len(x), generator=source)
+        student, order = trainer.module, torch.randperm(len(x), generator=source)
         sums = {"data": 0.0, "model": 0.0}
         with learning(student, self.batch_norm), torch.enable_grad():
             for rows in order.tensor_split(self.batches(len(x))):
                 data, model = self._distances(student, x[rows].to(device), masks[rows], target[rows], source)
-                loss = data.mean() + self.weight * model.mean()
-                if not math.isfinite(loss.item()):
-                    raise InputError(f"the loss of the tuning is not finite: {_SMALLER}")
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
+                trainer.descend(data.mean() + self.weight * model.mean())
                 sums["data"] += float(data.detach().sum())
                 sums["model"] += float(model.detach().sum())
-            optimizer.zero_grad(set_to_none=True)
         if not all(bool(p.isfinite().all()) for p in student.parameters()):
-            raise InputError(f"the last step of the tuning made weights that are not finite: {_SMALLER}")
+            raise InputError(f"the last step of the tuning made weights that are not finite: {SMALLER}")
         data, model = sums["data"] / len(x), sums["model"] / len(x)
         return {"loss": data + self.weight * model, "data": data, "model": model}
 

@@ -16,7 +16,8 @@ from efface.attribution.maskers import FeatureGroups, Grid, Masker, Segments
 from efface.attribution.removal import REMOVALS, Removal
 from efface.attribution.superpixels import Superpixels
 from efface.attribution.tokens import Tokens
-from efface.attribution.values import below, from_plain, to_plain
+from efface.attribution.values import from_plain, to_plain
+from efface.training.loop import below
 
 _KIND = "diet"
 MASKERS: dict[str, type] = {kind.__name__: kind for kind in (Grid, Segments, FeatureGroups, Superpixels, Tokens)}

@@ -19,7 +19,6 @@ from efface.attribution.masking import (
     clean_outputs,
     distance,
     draw,
-    generators,
     held_still,
     is_random,
     masked_outputs,
@@ -27,6 +26,7 @@ from efface.attribution.masking import (
 )
 from efface.attribution.predictions import Outputs, device_of
 from efface.attribution.removal import Removal
+from efface.training.seeds import generators
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -85,23 +84,6 @@ def held_still(model: Any) -> Iterator[None]:
     finally:
         for p in wanted:
             p.requires_grad_(True)
-
-
-def generators(seed: int, samples: Sequence[int] | range, *stream: int) -> list[Generator]:
-    """One source of randomness a sample, from the seed, what it is for, and the sample's number alone."""
-    return [generator(seed, *stream, i) for i in samples]
-
-
-def generator(seed: int, *stream: int) -> Generator:
-    """A source of randomness on the CPU, from the seed and what it is for.
-
-    Raises:
-        InputError: If the seed is no integer of at least 0.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InputError(f"seed={seed!r}: write an integer of at least 0")
-    state = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint32)
-    return Generator().manual_seed(int(state[0]))
 
 
 def is_random(removal: Removal) -> bool:

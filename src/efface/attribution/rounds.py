@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 
 from efface._errors import EffaceWarning, InputError
 from efface._progress import progress
-from efface.attribution.checkpoint import DietCheckpoint, Position, checksum
 from efface.attribution.distillation import probabilities_of, share_alike
-from efface.attribution.masking import as_probabilities, draw, generator, generators, held_still, masked_outputs
+from efface.attribution.masking import as_probabilities, draw, held_still, masked_outputs
 from efface.attribution.predictions import device_of
 from efface.attribution.schedule import sparsity_at, threshold_at
-from efface.attribution.values import to_plain
+from efface.attribution.values import checksum, to_plain
+from efface.core.checkpoint import Checkpoint
+from efface.training.seeds import generator, generators
 
 if TYPE_CHECKING:
     from efface.attribution.diet import DiET
@@ -29,6 +31,27 @@ class AgreementWarning(EffaceWarning):
     """The student no longer agrees with the original model as often as was asked for."""
 
 
+@dataclass
+class Position:
+    """How far a fit is, and what was written down on the way.
+
+    Attributes:
+        round: Round at work, from 0.
+        masked: Samples whose masks of this round are done.
+        epoch: Epochs of this round that are done.
+        tuning: Whether the masks of the round are rounded, and the model phase is on.
+        stopped: Whether the guard ended the fit.
+        rounds: One entry a round: plain data.
+    """
+
+    round: int = 0
+    masked: int = 0
+    epoch: int = 0
+    tuning: bool = False
+    stopped: bool = False
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+
+
 class Fit:
     """One fit: the student, its optimiser, the masks, and how far it is."""
 
@@ -37,7 +60,7 @@ class Fit:
         self.device, self.distillation = device_of(model, x), diet.distillation
         self.distillation.batches(len(x))
         self.student = copy.deepcopy(model)
-        self.optimizer = torch.optim.Adam([p for p in self.student.parameters() if p.requires_grad], lr=diet.rate)
+        self.trainer = self.distillation.trainer(self.student)
         self.masks = torch.ones(len(x), *diet.masker.shape(x[:1]), dtype=torch.bool)
         self.target = self._probabilities(model)
         self.at = Position()
@@ -61,11 +84,12 @@ class Fit:
             "samples": checksum([("x", self.x)]),
         }
 
-    def run(self, saved: DietCheckpoint) -> None:
+    def run(self, saved: Checkpoint) -> None:
         """All rounds that are left."""
-        found = {"rounded": self.masks}
-        if (position := saved.load(self.student, self.optimizer, found)) is not None:
-            self.at, self.masks = position, found["rounded"]
+        if saved.found:
+            position, tensors = self.trainer.resume(saved)
+            with saved.reading():
+                self.at, self.masks = Position(**position), tensors["rounded"]
         while self.at.round < self.diet.rounds and not self.at.stopped:
             if len(self.at.rounds) == self.at.round:
                 self.at.rounds.append(self._entry(self.at.round))
@@ -78,11 +102,11 @@ class Fit:
         schedule = {"sparsity": sparsity_at(k, horizon), "threshold": threshold_at(k, horizon)}
         return {"round": k, **schedule, "cells": 0, "kept": 0, "epochs": [], "ended": None}
 
-    def _write(self, saved: DietCheckpoint) -> None:
+    def _write(self, saved: Checkpoint) -> None:
         if saved.due():
-            saved.save(self.at, self.student, self.optimizer, {"rounded": self.masks})
+            self.trainer.write(saved, asdict(self.at), rounded=self.masks)
 
-    def _mask(self, saved: DietCheckpoint) -> None:
+    def _mask(self, saved: Checkpoint) -> None:
         """Masks of all samples against the student as it is, rounded at once."""
         k, n, entry = self.at.round, len(self.x), self.at.rounds[-1]
         search = self.diet.search(k)
@@ -103,7 +127,7 @@ class Fit:
                 self._write(saved)
         self.at.tuning = True
 
-    def _tune(self, saved: DietCheckpoint) -> None:
+    def _tune(self, saved: Checkpoint) -> None:
         """Epochs of the model phase, until they are over or the guard ends the fit."""
         entry = self.at.rounds[-1]
         label = f"DiET round {self.at.round + 1} of {self.diet.rounds}, tuning"
@@ -119,7 +143,7 @@ class Fit:
         diet, student = self.diet, self.student
         before = copy.deepcopy(student.state_dict()) if diet.guard == "stop" else {}
         source = generator(diet.seed, _TUNING, self.at.round, self.at.epoch)
-        losses = self.distillation.epoch(student, self.optimizer, self.x, self.masks, self.target, source, self.device)
+        losses = self.distillation.epoch(self.trainer, self.x, self.masks, self.target, source, self.device)
         agreed = share_alike(self.target, self._probabilities(student))
         entry["epochs"].append({**losses, "agreement": agreed})
         self.at.epoch += 1

@@ -1,4 +1,4 @@
-"""Training controls of DiET: other ways to spend the same compute on a model that should stop listening to distractors.
+"""Trainer controls of DiET: other ways to spend the same compute on a model that should stop listening to distractors.
 
 Compute is counted in passes: one input through the model, forwards and backwards. A step of DiET's mask phase on one
 sample is a pass, a step of its model phase two. What a fit used (`FittedDiET.report["passes"]`) is given to a control,
@@ -19,9 +19,16 @@ from efface._errors import InputError
 from efface._progress import progress
 from efface._validate import check_positive_int
 from efface.attribution.curves import fill
-from efface.attribution.distillation import BatchNorm, Distillation, check_batch_norm, learning, probabilities_of
+from efface.attribution.distillation import (
+    SMALLER,
+    BatchNorm,
+    Distillation,
+    check_batch_norm,
+    learning,
+    probabilities_of,
+)
 from efface.attribution.maskers import Masker
-from efface.attribution.masking import generator, prepare
+from efface.attribution.masking import prepare
 from efface.attribution.predictions import (
     Outputs,
     as_read_by,
@@ -35,6 +42,8 @@ from efface.attribution.predictions import (
 )
 from efface.attribution.removal import Removal
 from efface.attribution.selection import cells_of, keep_cells, top_k
+from efface.training.loop import Trainer
+from efface.training.seeds import generator
 
 _FLOOR = 1e-12
 _ORDER, _CHANCE = 0, 1  # what draws are for
@@ -106,9 +115,9 @@ def random_mask_distillation(
     target = probabilities_of(model, x, outputs, batch_size, device)
     fixed = ~masker.free(x).cpu()
 
-    def epoch(student: nn.Module, optimiser: torch.optim.Optimizer, rows: Tensor, source: Generator) -> float:
+    def epoch(trainer: Trainer, rows: Tensor, source: Generator) -> float:
         masks = (torch.rand(len(rows), *fixed.shape[1:], generator=source) < keep) | fixed[rows]
-        return phase.epoch(student, optimiser, x[rows], masks, target[rows], source, device)["loss"]
+        return phase.epoch(trainer, x[rows], masks, target[rows], source, device)["loss"]
 
     return _tune(model, len(x), epoch, 1 + phase.draws_needed, passes, rate, seed)
 
@@ -169,7 +178,7 @@ def saliency_guided(
     between the input's own minimum and maximum: those whose gradient of the label's output, averaged over channels, is
     lowest. An epoch costs 3 n passes. Other arguments as `random_mask_distillation`.
 
-    Source: "Improving Deep Learning Interpretability by Saliency Guided Training", arXiv:2111.14338. The paper speaks
+    Source: "Improving Deep Learning Interpretability by Saliency Guided Trainer", arXiv:2111.14338. The paper speaks
     of low gradients, its code sorts signed ones: `signed=False` sorts absolute values.
 
     Raises:
@@ -195,8 +204,8 @@ def saliency_guided(
 Loss = Callable[[nn.Module, Tensor, Generator], Tensor]
 """Student, rows of the batch, source of randomness -> mean loss."""
 
-Epoch = Callable[[nn.Module, torch.optim.Optimizer, Tensor, Generator], float]
-"""Student, optimiser, rows of the epoch, source of randomness -> mean loss of the epoch."""
+Epoch = Callable[[Trainer, Tensor, Generator], float]
+"""Trainer of the student, rows of the epoch, source of randomness -> mean loss of the epoch."""
 
 
 def _tune(model: nn.Module, n: int, epoch: Epoch, cost: int, passes: int, rate: float, seed: int) -> Tuned:
@@ -205,15 +214,15 @@ def _tune(model: nn.Module, n: int, epoch: Epoch, cost: int, passes: int, rate: 
     if not rate > 0:
         raise InputError(f"rate is {rate}: expected a number above 0, e.g. 1e-4")
     student = copy.deepcopy(model)
-    optimiser = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=rate)
+    tuned = [p for p in student.parameters() if p.requires_grad]
+    trainer = Trainer(student, torch.optim.Adam(tuned, lr=rate), name="the tuning", advice=SMALLER)
     losses, used = [], 0
     with progress("tuning", passes, unit="passes") as bar:
         for number, size in enumerate(_epochs(n, passes // cost)):
             rows = torch.randperm(n, generator=generator(seed, _ORDER, number))[:size]
-            losses.append(epoch(student, optimiser, rows, generator(seed, _CHANCE, number)))
+            losses.append(epoch(trainer, rows, generator(seed, _CHANCE, number)))
             used += cost * size
             bar.update(cost * size)
-    optimiser.zero_grad(set_to_none=True)
     return Tuned(student.eval(), tuple(losses), used)
 
 
@@ -228,15 +237,11 @@ def _epoch_of(loss: Loss, batch_size: int, batch_norm: BatchNorm) -> Epoch:
     check_positive_int(batch_size, "batch_size")
     check_batch_norm(batch_norm)
 
-    def epoch(student: nn.Module, optimiser: torch.optim.Optimizer, rows: Tensor, source: Generator) -> float:
+    def epoch(trainer: Trainer, rows: Tensor, source: Generator) -> float:
         total = 0.0
-        with learning(student, batch_norm), torch.enable_grad():
+        with learning(trainer.module, batch_norm), torch.enable_grad():
             for batch in rows.tensor_split(-(-len(rows) // batch_size)):
-                value = loss(student, batch, source)
-                optimiser.zero_grad(set_to_none=True)
-                value.backward()
-                optimiser.step()
-                total += float(value.detach()) * len(batch)
+                total += trainer.descend(loss(trainer.module, batch, source)) * len(batch)
         return total / len(rows)
 
     return epoch

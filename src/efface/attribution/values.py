@@ -1,11 +1,13 @@
-"""Removals and maskers as files: a frozen dataclass as plain data and tensors, and back."""
+"""Removals and maskers as files: a frozen dataclass as plain data and tensors, and back; checksums of tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from efface._errors import FormatError, InputError
@@ -51,9 +53,18 @@ def from_plain(plain: Mapping[str, Any], tensors: Mapping[str, Tensor], known: M
         raise FormatError(f"the saved {name} cannot be read: {error}") from error
 
 
-def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose names start with a prefix, by the rest of their names."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def checksum(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of names, shapes, types and all values.
+
+    >>> checksum([("x", torch.zeros(2))]) == checksum([("x", torch.zeros(3))])
+    False
+    """
+    total = hashlib.sha256()
+    for name, value in tensors:
+        flat = value.detach().cpu().contiguous()
+        total.update(f"{name} {tuple(flat.shape)} {flat.dtype}".encode())
+        total.update(flat.reshape(-1).view(torch.uint8).numpy().data if flat.numel() else b"")
+    return total.hexdigest()
 
 
 def _listed(item: Any) -> Any:

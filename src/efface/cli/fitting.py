@@ -13,9 +13,9 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._io import atomic_dir
 from efface._validate import check_finite
-from efface.cli.checkpoint import Checkpoint
 from efface.cli.concepts import Concept, Side, joint, joint_kind, learn
 from efface.cli.inputs import Inputs, choose_features, find_labels
+from efface.core.checkpoint import Checkpoint
 from efface.core.method import Method, get_method
 from efface.erasers.base import eraser_dtype
 from efface.streams import column_names, open_source, progress, shortened
@@ -100,9 +100,12 @@ def _settings(inputs: Inputs, concepts: Sequence[Concept], args: argparse.Namesp
 
 def _gather(inputs: Inputs, concepts: Sequence[Concept], method: Method, args: argparse.Namespace) -> Any:
     """A fitter that has seen the whole file."""
-    checkpoint = Checkpoint(args.checkpoint, _settings(inputs, concepts, args))
-    fitter, start = checkpoint.load(method.fitter)
-    if start:
+    elsewhere = "name another folder with --checkpoint"
+    checkpoint = Checkpoint(args.checkpoint, _settings(inputs, concepts, args), elsewhere=elsewhere)
+    fitter, start = None, 0
+    if checkpoint.found:
+        with checkpoint.reading() as position:
+            fitter, start = method.fitter.load(checkpoint.path("fitter")), int(position["rows"])  # type: ignore[attr-defined]
         print(f"going on from row {start}, kept in {args.checkpoint}")
     with progress("fitting", inputs.x.rows, done=start) as bar:
         for chunk, values in inputs.chunks(args.chunk_rows, start=start):
@@ -110,7 +113,8 @@ def _gather(inputs: Inputs, concepts: Sequence[Concept], method: Method, args: a
             fitter = _new_fitter(method, x, concepts) if fitter is None else fitter
             _update(fitter, x, z, inputs, chunk.first_row)
             bar.update(len(chunk))
-            checkpoint.save_sometimes(fitter, chunk.first_row + len(chunk))
+            if checkpoint.due():
+                checkpoint.write({"rows": chunk.first_row + len(chunk)}, {"fitter": fitter.save})
     checkpoint.clear()
     return fitter
 

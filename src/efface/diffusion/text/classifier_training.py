@@ -16,6 +16,7 @@ from efface.diffusion.text.biopsy import histogram
 from efface.diffusion.text.concept_classifier import ConceptClassifier
 from efface.stats.platt import platt
 from efface.stats.roc import auroc
+from efface.training.loop import Trainer
 
 FEWEST = 10
 """Pairs below which there is no training."""
@@ -210,16 +211,14 @@ def _descend(
 ) -> int:
     """Train until the loss on the pairs held out for stopping is lowest; how many epochs that took."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    trainer = Trainer(model, optimiser, name="the classifier")
     order = torch.tensor(training)
     best, state, at = float("inf"), copy.deepcopy(model.state_dict()), 0
     for epoch in range(1, options.epochs + 1):
         for index in order[torch.randperm(len(order), generator=generator)].split(options.batch):
             x, keep, labels = pairs.at(index)
             z = model.logits(*gathered(x, some_rows(keep, options.keep_rows, generator)))
-            loss = F.binary_cross_entropy_with_logits(z, labels[:, None].expand_as(z))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            trainer.descend(F.binary_cross_entropy_with_logits(z, labels[:, None].expand_as(z)))
         left = float(F.binary_cross_entropy_with_logits(*_scores(model, pairs, tuning)))
         if left < best - 1e-4:
             best, state, at = left, copy.deepcopy(model.state_dict()), epoch

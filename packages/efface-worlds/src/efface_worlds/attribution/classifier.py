@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from efface._errors import InputError
 from efface._progress import progress
 from efface._validate import check_positive_int
+from efface.training.loop import Trainer
 from efface_worlds.attribution.world import SIZE, Pictures, PictureWorld
 
 WIDTHS = (16, 32, 48, 64)
@@ -79,17 +80,13 @@ def fit_classifier(model: nn.Module, images: Tensor, labels: Tensor, *, seed: in
     steps = epochs * -(-len(labels) // _BATCH)
     optimiser = torch.optim.Adam(model.parameters(), lr=_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps)
-    model.train()
+    trainer = Trainer(model.train(), optimiser, name="the classifier")
     with progress("training", epochs * len(labels), unit="images") as bar:
         for _ in range(epochs):
             for rows in torch.randperm(len(labels), generator=generator).split(_BATCH):
-                loss = F.cross_entropy(model(images[rows]), labels[rows])
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
+                trainer.descend(F.cross_entropy(model(images[rows]), labels[rows]))
                 schedule.step()
                 bar.update(len(rows))
-    model.zero_grad()
     return model.eval()
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import math
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface._io import load_folder, save_folder, write_json
+from efface._io import write_json
 from efface._lazy import require
+from efface.core.checkpoint import Checkpoint
+from efface.training.loop import Trainer
 from efface_worlds.loading import quiet_transformers
 from efface_worlds.tokens.source import SourceFile, read_library
 from efface_worlds.tokens.vocabulary import encode, train_vocabulary
@@ -42,7 +44,7 @@ class Recipe:
         layers: Number of blocks.
         length: Tokens in a training sequence.
         batch: Sequences in a step.
-        tokens: Training tokens in all, with repetition.
+        tokens: Trainer tokens in all, with repetition.
         learning_rate: Peak, reached after `warmup` steps, then a cosine to a tenth.
         warmup: Steps.
         seed: Of the weights and of the order of the data.
@@ -125,23 +127,20 @@ def train(
         raise InputError(f"the corpus has {len(stream)} tokens, expected more than length={recipe.length}")
     model = build_model(recipe).to(device).train()
     optimizer = torch.optim.AdamW(_decayed(model), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.1)
-    checkpoint = folder / "checkpoint"
-    curve, started, spent = _resume(model, optimizer, checkpoint, recipe)
-    begun = time.monotonic()
-    for step in range(started, recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(recipe, step)
-        loss = _step(model, optimizer, _batch(stream, recipe, step).to(device))
-        if (step + 1) % 20 == 0:
-            seconds = spent + time.monotonic() - begun
-            curve.append({"step": step + 1, "nats_per_token": round(loss, 4)})
-            print(f"step {step + 1}/{recipe.steps}  {loss:.3f} nats per token  {seconds / 60:.1f} min", flush=True)
-        if (step + 1) % checkpoint_every == 0:
-            done = {"step": step + 1, "curve": curve, "seconds": spent + time.monotonic() - begun}
-            _save_checkpoint(model, optimizer, checkpoint, {"recipe": asdict(recipe), **done})
+    run = Trainer(model, optimizer, rate=partial(_learning_rate, recipe), clip=1.0, name=recipe.architecture)
+    saved = Checkpoint(folder / "checkpoint", asdict(recipe), what="recipe")
+    before, _ = run.resume(saved)
+    curve, spent, begun = before.get("curve", []), before.get("seconds", 0.0), time.monotonic()
+    for loss in run.steps(lambda step: _loss(model, _batch(stream, recipe, step).to(device)), recipe.steps):
+        seconds = spent + time.monotonic() - begun
+        if run.step % 20 == 0:
+            curve.append({"step": run.step, "nats_per_token": round(loss, 4)})
+            print(f"step {run.step}/{recipe.steps}  {loss:.3f} nats per token  {seconds / 60:.1f} min", flush=True)
+        if run.step % checkpoint_every == 0:
+            run.write(saved, {"curve": curve, "seconds": seconds})
     minutes = (spent + time.monotonic() - begun) / 60
     _ship(model, tokenizer, folder, recipe, curve, minutes, device)
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    saved.clear()
 
 
 def _one_stream(tokenizer: Any, files: Sequence[SourceFile]) -> Tensor:
@@ -159,14 +158,9 @@ def _batch(stream: Tensor, recipe: Recipe, step: int) -> Tensor:
     return stream[starts + torch.arange(recipe.length)]
 
 
-def _step(model: Any, optimizer: torch.optim.Optimizer, ids: Tensor) -> float:
+def _loss(model: Any, ids: Tensor) -> Tensor:
     with torch.autocast(ids.device.type, torch.bfloat16):
-        loss = model(input_ids=ids, labels=ids).loss
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return float(loss.detach())
+        return model(input_ids=ids, labels=ids).loss
 
 
 def _learning_rate(recipe: Recipe, step: int) -> float:
@@ -181,43 +175,6 @@ def _decayed(model: Any) -> list[dict[str, Any]]:
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
     return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-
-
-def _save_checkpoint(model: Any, optimizer: torch.optim.Optimizer, path: Path, done: dict[str, Any]) -> None:
-    """Save into a folder of its own, which appears in one step, so that there is a whole checkpoint at any time."""
-    tensors = {f"model.{name}": value.detach() for name, value in model.named_parameters()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-    newest = path / f"step-{done['step']}"
-    save_folder(newest, {"type": "TokenTraining", **done}, tensors)
-    _keep_only(newest)
-
-
-def _keep_only(checkpoint: Path) -> None:
-    for other in checkpoint.parent.iterdir():
-        if other != checkpoint:
-            shutil.rmtree(other)
-
-
-def _resume(
-    model: Any, optimizer: torch.optim.Optimizer, path: Path, recipe: Recipe
-) -> tuple[list[dict[str, Any]], int, float]:
-    saved = sorted(path.glob("step-*"), key=lambda folder: int(folder.name.removeprefix("step-")))
-    if not saved:
-        return [], 0, 0.0
-    config, tensors = load_folder(saved[-1], expect="TokenTraining")
-    if config["recipe"] != asdict(recipe):
-        raise InputError(f"{path} is a checkpoint of another recipe, {config['recipe']}: write that, or delete it")
-    state = optimizer.state_dict()
-    for name, value in tensors.items():
-        owner, _, key = name.partition(".")
-        if owner == "model":
-            model.get_parameter(key).data.copy_(value)
-        else:
-            index, _, key = key.partition(".")
-            state["state"].setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict(state)
-    return config["curve"], config["step"], config["seconds"]
 
 
 def _ship(
