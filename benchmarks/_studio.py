@@ -99,7 +99,7 @@ class Studio:
 
         def sample(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
             before = self.view.encode(list(prompts), allow_unknown=True)
-            with erasure.applied(self.view.pipe):
+            with erasure.applied(self.view):
                 after = self.view.encode(list(prompts), allow_unknown=True)
                 changed = [i for i in range(len(prompts)) if not same_embedding(before[i], after[i])]
                 if erasure.method in GATED and len(changed) < len(prompts):

@@ -199,7 +199,7 @@ def identity(view: PipelineView, trials: Sequence[Trial], seed: int) -> None:
     for t in trials:
         erasure, flat = fit(view, t.name, seed=seed), [text for texts in t.others.values() for text in texts]
         before = view.encode(flat)
-        with erasure.applied(view.pipe):
+        with erasure.applied(view):
             after = view.encode(flat)
             pictures = view.sample(flat[:8], list(range(8)), **t.studio.options)
         same = sum(torch.equal(a, b) for a, b in zip(before.sequence, after.sequence, strict=True))

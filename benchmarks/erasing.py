@@ -58,7 +58,7 @@ def run(studio: Studio, name: str, method: str, n: int, seeds: int) -> dict[str,
     fired = 0.0
     if erasure is not None:
         before = studio.view.encode([p for ps in others.values() for p in ps])
-        with erasure.applied(studio.view.pipe):
+        with erasure.applied(studio.view):
             after = studio.view.encode([p for ps in others.values() for p in ps])
         fired = sum(not same_embedding(before[i], after[i]) for i in range(len(before))) / len(before)
     rest = {"rest": rest_kept(erased, name, n, range(seeds))}
@@ -170,7 +170,7 @@ def overhead(view: PipelineView, methods: Sequence[str], steps: int) -> None:
     prompts, seeds = prompts_of("square", 8), list(range(8))
 
     def applied(erasure: Erasure) -> object:
-        with erasure.applied(view.pipe):
+        with erasure.applied(view):
             return view.sample(prompts, seeds, steps=steps, guidance=GUIDANCE)
 
     contestants: dict[str, Any] = {"none": lambda: view.sample(prompts, seeds, steps=steps, guidance=GUIDANCE)}

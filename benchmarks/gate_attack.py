@@ -125,7 +125,7 @@ def judged(
     """How often the concept is seen; of prompts, each at one seed."""
     with torch.no_grad():
         if erasure is not None:
-            erasure.apply_(view.pipe)
+            erasure.apply_(view)
         try:
             if isinstance(tokens, SoftTokens):
                 e = tokens.encode(n)
@@ -134,7 +134,7 @@ def judged(
             images = view.sample(e, list(range(n)), steps=STEPS, guidance=GUIDANCE, batch_size=32)
         finally:
             if erasure is not None:
-                erasure.undo_(view.pipe)
+                erasure.undo_(view)
     i = wilson_interval(float(shapes.load_judge(2)(images, name).sum()), n)
     return f"{100 * i.value:.0f} [{100 * i.low:.0f}, {100 * i.high:.0f}]"
 

@@ -37,7 +37,7 @@ def audits(view: PipelineView, method: str, name: str, n: int) -> dict[str, Audi
     absent = [p for o in others for p in held_out(o, max(1, n // len(others)))]
     kinds = {"named": prompts_of(name, n), "held-out templates": held_out(name, n), "synonyms": paraphrases_of(name, n)}
     return {
-        kind: audit_gate(view.pipe, erasure, present=present, absent=absent, title=f"{method}: {name}, {kind}")  # type: ignore[arg-type]
+        kind: audit_gate(view, erasure, present=present, absent=absent, title=f"{method}: {name}, {kind}")  # type: ignore[arg-type]
         for kind, present in kinds.items()
     }
 

@@ -92,10 +92,10 @@ def neutral(view: PipelineView, name: str) -> str:
 
 def negative_prompt(view: PipelineView, name: str) -> str:
     try:
-        erasure = erase(view.pipe, "circle", method="negative-prompt")
+        erasure = erase(view, "circle", method="negative-prompt")
     except InputError as error:
         return "refused: " + str(error).split(" and ")[0].split(" has ")[-1]
-    with erasure.applied(view.pipe):
+    with erasure.applied(view):
         mine = direct(name, PROMPTS, SEEDS, pipe=view.pipe)
     return verdict(torch.equal(mine, direct(name, PROMPTS, SEEDS, negative_prompt=["circle"] * 2)), "bit for bit")
 

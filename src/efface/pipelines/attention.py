@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.core.hooks import look_before
 from efface.pipelines.components import forward_parameters
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.hooking import look_before
 
 Role = Literal["to_k", "to_v", "add_k_proj", "add_v_proj"]
 ROLES: tuple[Role, ...] = ("to_k", "to_v", "add_k_proj", "add_v_proj")

@@ -9,7 +9,7 @@ from efface._errors import InputError
 from efface.pipelines.tokenization import Tokenization
 
 
-class ConceptLike(Protocol):
+class WordedConcept(Protocol):
     """What is looked at in a concept."""
 
     @property
@@ -37,7 +37,7 @@ class ConceptLike(Protocol):
         ...
 
 
-def check_concept(tokenization: Tokenization, concept: ConceptLike) -> None:
+def check_concept(tokenization: Tokenization, concept: WordedConcept) -> None:
     """Refuse what a pipeline cannot read.
 
     Args:
@@ -48,7 +48,7 @@ def check_concept(tokenization: Tokenization, concept: ConceptLike) -> None:
         InputError: If a word is unknown to one of its tokenizers, or a prompt is longer than its window.
     """
     named = [("target", concept.name), *(("synonyms", word) for word in concept.synonyms)]
-    named += [("anchor", concept.anchor)] if concept.anchor else []
+    named += [(field, word) for field in ("erase_from", "anchor") if (word := getattr(concept, field, None))]
     named += [("preserve", word) for word in concept.preserve]
     for field, word in named:
         for tokens in tokenization([word])[0]:

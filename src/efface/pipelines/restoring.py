@@ -10,6 +10,8 @@ from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from efface.core.hooks import patched
+
 _LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
@@ -56,7 +58,7 @@ def standing_in(pipe: Any, method: Callable[..., Any], parts: Mapping[str, Any])
         return
     with lock_of(pipe), ExitStack() as stack:
         for name, part in parts.items():
-            stack.enter_context(replaced(pipe, name, part))
+            stack.enter_context(patched(pipe, name, part))
         yield method
 
 
@@ -94,22 +96,6 @@ def _put_back(now: dict[str, Any], before: Mapping[str, Any]) -> None:
             del now[name]
         elif now[name] is not before[name]:
             now[name] = before[name]
-
-
-@contextmanager
-def replaced(thing: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute of one object, put past its `__setattr__`, for the length of a block."""
-    own = vars(thing)
-    missing = object()
-    before = own.get(name, missing)
-    own[name] = value
-    try:
-        yield
-    finally:
-        if before is missing:
-            own.pop(name, None)
-        else:
-            own[name] = before
 
 
 class StandIn:

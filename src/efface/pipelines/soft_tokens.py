@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.core.hooks import edit_call
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.hooking import edit_call
 from efface.pipelines.view import PipelineView
 
 

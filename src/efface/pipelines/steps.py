@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import inspect
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.core.hooks import edit_call
 from efface.pipelines.calling import calling
 from efface.pipelines.components import forward_parameters
 from efface.pipelines.denoiser_call import substitute
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.hooking import edit_call
 from efface.pipelines.prompts import PromptEncoder
 from efface.pipelines.restoring import lock_of
 
@@ -85,20 +86,23 @@ class _Progress(threading.local):
     index: int = 0
     fresh: bool = False
 
-    def __reduce__(self) -> tuple[type[_Progress], tuple[()]]:
-        return type(self), ()  # a module is copied with its hooks, and a copy samples nothing yet
-
 
 class _Watch:
     """Follows one pipeline's sampling, and lets other users of its denoiser alone."""
 
     def __init__(self, text: PromptEncoder) -> None:
-        self.pipe = text.pipe
+        self.pipe = weakref.ref(text.pipe)  # a denoiser, which may outlive the pipeline, has this in its hooks
         self.both = text.encoding.both_branches  # whether both branches are encoded at once
         self.now = _Progress()
+        self.on = True
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self  # a denoiser is copied with its hooks; what is taken off is off for the copy, too
 
     def encoded(self, embedding: PromptEmbedding) -> None:
-        """Take note of the prompts of a call."""
+        """Take note of the prompts of a call; what is encoded outside of one comes to no step."""
+        if not self._calling():
+            return
         now = self.now
         # With two passes in a distilled pipeline, the second text before the first step is the negative prompt.
         if now.fresh and not self.both and now.embedding is not None and now.embedding.negative is None:
@@ -111,7 +115,7 @@ class _Watch:
     ) -> tuple[PromptEmbedding, dict[str, Any], int] | None:
         """Prompts, the denoiser's arguments and its batch, if the pipeline itself calls it for the prompts."""
         embedding = self.now.embedding
-        if _PAUSED.get() or embedding is None or not calling(self.pipe):
+        if _PAUSED.get() or not self.on or embedding is None or not self._calling():
             return None
         self.now.fresh = False
         arguments = inspect.Signature(list(forward_parameters(module).values())).bind(*args, **kwargs).arguments
@@ -121,6 +125,10 @@ class _Watch:
         if batch == n and _is_negative(embedding, arguments[_ROWS]):
             return None
         return embedding, arguments, batch
+
+    def _calling(self) -> bool:
+        pipe = self.pipe()
+        return pipe is not None and calling(pipe)
 
     def next_step(self) -> int:
         """The index of the step that this thread is at; the next time it is one more."""
@@ -218,4 +226,5 @@ def _install(
         for denoiser in text.components.denoisers.values():
             stack.callback(edit_call(denoiser, where, change))
         stack.callback(text.install_edit(watch.encoded, once=False))
+        stack.callback(setattr, watch, "on", False)
         return stack.pop_all().close

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from efface._errors import InputError
+from efface.core.hooks import Remove, patch
 from efface.pipelines.embedding import PromptEmbedding, Slot
 from efface.pipelines.encoding import Encoding
 from efface.pipelines.restoring import lock_of
@@ -63,9 +64,11 @@ class EditedEncoding:
     encodes its negative prompt by a second call (`true_cfg_scale`), that prompt is edited as the first one is.
     """
 
-    def __init__(self, original: Callable[..., Any], encoding: Encoding, layout: tuple[Slot, ...]) -> None:
-        self.original, self.encoding, self.layout = original, encoding, layout
+    def __init__(self, encoding: Encoding, layout: tuple[Slot, ...]) -> None:
+        self.encoding, self.layout = encoding, layout
+        self.original: Callable[..., Any] = encoding.pipe.encode_prompt
         self.edits: dict[int, TextEdit] = {}
+        self.off: Remove = patch(encoding.pipe, "encode_prompt", self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the pipeline's `encode_prompt` returns, edited; one thread at a time."""
@@ -127,17 +130,14 @@ def install_edit(
     with lock_of(pipe):
         current = vars(pipe).get("encode_prompt")
         if not isinstance(current, EditedEncoding):
-            current = vars(pipe)["encode_prompt"] = EditedEncoding(pipe.encode_prompt, encoding, layout)
+            current = EditedEncoding(encoding, layout)
         current.edits[number] = edit
 
     def remove() -> None:
         with lock_of(pipe):
             current.edits.pop(number, None)
-            if not current.edits and vars(pipe).get("encode_prompt") is current:
-                if current.original is getattr(type(pipe), "encode_prompt", None) or _is_method(current.original, pipe):
-                    del vars(pipe)["encode_prompt"]
-                else:
-                    vars(pipe)["encode_prompt"] = current.original
+            if not current.edits:
+                current.off()
 
     return remove
 
@@ -165,7 +165,3 @@ def skipping(pipe: Any, edits: frozenset[int], prompts: tuple[str, ...] = ()) ->
     """
     with _while(dataclasses.replace(_now(pipe), skip=edits, prompts=prompts)):
         yield
-
-
-def _is_method(function: Any, pipe: Any) -> bool:
-    return getattr(function, "__self__", None) is pipe

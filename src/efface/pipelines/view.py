@@ -13,7 +13,7 @@ from efface._errors import InputError
 from efface._progress import progress
 from efface.pipelines.attention import ContextEmbedder, KeyValueLayer
 from efface.pipelines.components import Components
-from efface.pipelines.concept_check import ConceptLike, check_concept
+from efface.pipelines.concept_check import WordedConcept, check_concept
 from efface.pipelines.denoiser_call import DenoiserCall
 from efface.pipelines.denoising import Denoising
 from efface.pipelines.embedding import PromptEmbedding, Slot
@@ -175,7 +175,7 @@ class PipelineView:
         """
         self.text.check(prompts, truncate=truncate, allow_unknown=allow_unknown, **options)
 
-    def check_concept(self, concept: ConceptLike) -> None:
+    def check_concept(self, concept: WordedConcept) -> None:
         """Refuse a concept that the pipeline cannot read.
 
         Args:
@@ -218,6 +218,11 @@ class PipelineView:
         self.check_prompts(checked, truncate=truncate, allow_unknown=allow_unknown, **options)
         with torch.set_grad_enabled(grad):
             return self.text.encode(texts, negatives, **options)
+
+    @property
+    def example(self) -> PromptEmbedding:
+        """An embedding of one prompt of which only the shapes mean something; it costs no pass of its own."""
+        return self.text.tokenization.example
 
     def check_embedding(self, embedding: PromptEmbedding) -> None:
         """Refuse an embedding that this pipeline cannot have made.
