@@ -34,7 +34,7 @@ from efface.attribution.diet import DiET
 from efface.attribution.mask_search import qfa
 from efface.attribution.maskers import Grid
 from efface.attribution.metrics import agreement, iou, mass, q_robustness, rank_auc
-from efface.attribution.removal import ConstantColour
+from efface.attribution.removal_images import ConstantColour
 from efface.attribution.tuning import input_dropout, random_mask_distillation, saliency_guided
 from efface.stats.intervals import Interval, bootstrap_interval, paired_interval
 from efface_worlds.attribution import WORLDS, Pictures, PictureWorld, make_world, train_classifier
@@ -125,15 +125,16 @@ def tuned_models(b: Bench, diet: DiET) -> tuple[dict[str, nn.Module], Tensor]:
     """The models by name, and DiET's maps."""
     x, labels = b.tuned.images, b.tuned.labels
     fitted = diet.fit(b.model, x)
+    student = fitted.student(b.model)
     spend = {"passes": fitted.report["passes"], "seed": b.seed, "batch_norm": diet.batch_norm, "rate": diet.rate}
     models = {
         "fb": b.model,
-        "fs": fitted.model,
+        "fs": student,
         "fd": random_mask_distillation(b.model, x, b.removal, diet.masker, **spend).model,
         "fi": input_dropout(b.model, x, labels, b.removal, **spend).model,
         "fg": saliency_guided(b.model, x, labels, **spend).model,
     }
-    return models, fitted.explain(b.test.images, seed=b.seed).maps
+    return models, fitted.explain(student, b.test.images, seed=b.seed).maps
 
 
 def diet_of(b: Bench, **settings: object) -> DiET:
@@ -190,8 +191,9 @@ def run_settings(name: str, seed: int, sizes: Sizes) -> dict[str, Scores]:
     found: dict[str, Scores] = {}
     for label, settings in SETTINGS.items():
         fitted = diet_of(b, **settings).fit(b.model, b.tuned.images)
-        maps = fitted.explain(b.test.images, seed=seed).maps
-        found[label] = score_map(b, fitted.model, maps) | score_model(b, fitted.model)
+        student = fitted.student(b.model)
+        maps = fitted.explain(student, b.test.images, seed=seed).maps
+        found[label] = score_map(b, student, maps) | score_model(b, student)
     return found
 
 

@@ -41,14 +41,14 @@ def trained(model: nn.Module, x: Tensor, labels: Tensor, steps: int = 60, rate: 
     return model.eval()
 
 
-def colour_net() -> nn.Sequential:
+def colour_net(seed: int = 0) -> nn.Sequential:
     """A network with batch normalisation and dropout that tells the squares apart; a fresh copy."""
-    return copy.deepcopy(_colour_net())
+    return copy.deepcopy(_colour_net(seed))
 
 
 @cache
-def _colour_net() -> nn.Sequential:
-    torch.manual_seed(0)
+def _colour_net(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
     layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1), nn.MaxPool2d(4)]
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(72, 3))
     x, labels, _ = squares()

@@ -95,7 +95,6 @@ WORLDS_TABLE: dict[str, Room] = {
 
 KNOWN: frozenset[tuple[str, str]] = frozenset(
     {
-        ("efface.attribution.rounds", "efface.attribution.diet"),
         ("efface.audit", "efface.api"),
     }
 )

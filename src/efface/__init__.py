@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from efface.audit.states.probing import audit_sites
     from efface.core.erasure import load
     from efface.core.method import Method, get_method, methods
+    from efface.core.saved_types import saved
     from efface.core.site import Site
     from efface.diffusion.erasing import erase, load_erasure
     from efface.diffusion.erasure import Erasure
@@ -96,6 +97,7 @@ _NAMES = {
     "efface.scrubbing.scrubber": ("Scrubber",),
     "efface.core.erasure": ("load",),
     "efface.core.method": ("Method", "get_method", "methods"),
+    "efface.core.saved_types": ("saved",),
     "efface.core.site": ("Site",),
     "efface.scrubbing.sites": ("find_sites",),
 }
@@ -158,6 +160,7 @@ __all__ = [
     "load_erasure",
     "methods",
     "optimal_linear_shrinkage",
+    "saved",
     "scrub",
 ]
 

@@ -18,7 +18,7 @@ from efface.attribution import (
     AgreementWarning,
     ConstantColour,
     DiET,
-    FittedDiET,
+    DietErasure,
     Grid,
     qfa,
 )
@@ -88,8 +88,8 @@ class TestFit:
         fitted = diet.fit(net, x)
         assert equal(state_of(net), before) and torch.equal(torch.get_rng_state(), random)
         assert all(p.grad is None and p.requires_grad for p in net.parameters())
-        assert not any(m.training for part in (net, fitted.model) for m in part.modules())
-        assert torch.equal(x, images[0]) and not equal(state_of(fitted.model), before)
+        assert not any(m.training for part in (net, fitted.student(net)) for m in part.modules())
+        assert torch.equal(x, images[0]) and not equal(state_of(fitted.student(net)), before)
         assert fitted.masks.dtype == torch.bool and fitted.masks.shape == (96, 6, 6)
 
     def test_the_mask_phase_leaves_the_student_bit_identical(self, diet, net, images):
@@ -145,20 +145,20 @@ class TestFit:
         assert 0 <= peaks[96] - peaks[32] <= 64 * (36 + 3 * 4 + 8) + 4096
 
     def test_labels_are_never_seen(self, diet, net, images):
-        for call in (DiET.fit, FittedDiET.explain, qfa, DiET.__init__):
+        for call in (DiET.fit, DietErasure.explain, qfa, DiET.__init__):
             assert not {"y", "labels", "targets", "classes"} & set(inspect.signature(call).parameters)
         with pytest.raises(InputError, match="labels are never used"):
             diet.fit(net, images[:2])
 
     def test_seeds(self, diet, net, images):
         one, same, other = (replace(diet, seed=s).fit(net, images[0]) for s in (0, 0, 1))
-        assert equal(state_of(one.model), state_of(same.model)) and torch.equal(one.masks, same.masks)
-        assert not equal(state_of(one.model), state_of(other.model))
+        assert equal(state_of(one.student(net)), state_of(same.student(net))) and torch.equal(one.masks, same.masks)
+        assert not equal(state_of(one.student(net)), state_of(other.student(net)))
 
     @pytest.mark.parametrize("kind", ["frozen", "train"])
     def test_batch_norm_is_frozen_or_learns_on(self, diet, net, images, kind):
         fitted = replace(diet, batch_norm=kind, rounds=1, epochs=1).fit(net, images[0])
-        before, after = net[1], fitted.model[1]
+        before, after = net[1], fitted.student(net)[1]
         assert torch.equal(before.running_mean, after.running_mean) is (kind == "frozen")
         assert int(after.num_batches_tracked - before.num_batches_tracked) == (0 if kind == "frozen" else 6)
 
@@ -169,11 +169,11 @@ class TestFit:
     def test_parameters_that_are_frozen_stay(self, diet, net, images):
         net[0].requires_grad_(False)
         try:
-            fitted = replace(diet, rounds=1).fit(net, images[0])
+            student = replace(diet, rounds=1).fit(net, images[0]).student(net)
         finally:
             net[0].requires_grad_(True)
-        assert torch.equal(fitted.model[0].weight, net[0].weight) and not fitted.model[0].weight.requires_grad
-        assert not torch.equal(fitted.model[6].weight, net[6].weight)
+        assert torch.equal(student[0].weight, net[0].weight) and not student[0].weight.requires_grad
+        assert not torch.equal(student[6].weight, net[6].weight)
 
     def test_a_model_that_ignores_the_rest_already_agrees_throughout(self, diet):
         x = torch.rand(40, 3, 4, 4, generator=source())
@@ -189,10 +189,15 @@ class TestFit:
     def test_explaining_is_qfa_on_the_student(self, diet, net, images):
         fitted = replace(diet, rounds=1).fit(net, images[0])
         x = images[0][:5]
-        again = qfa(fitted.model, x, removal=diet.removal, masker=diet.masker, step=0.1, steps=15, batch_size=32)
-        assert torch.equal(fitted.explain(x).masks, again.masks)
-        assert fitted.explain(x).maps.shape == (5, 12, 12)
-        assert not torch.equal(fitted.explain(x, seed=5).masks, again.masks)
+        student = fitted.student(net)
+        again = qfa(student, x, removal=diet.removal, masker=diet.masker, step=0.1, steps=15, batch_size=32)
+        assert torch.equal(fitted.explain(student, x).masks, again.masks)
+        assert fitted.explain(student, x).maps.shape == (5, 12, 12)
+        assert not torch.equal(fitted.explain(student, x, seed=5).masks, again.masks)
+        with fitted.on(net):
+            assert torch.equal(fitted.explain(net, x).masks, again.masks)
+        with pytest.raises(InputError, match="not tuned"):
+            fitted.explain(net, x)
 
 
 class Weighing(nn.Module):
@@ -220,7 +225,7 @@ class TestGuard:
         assert fitted.report["stopped_by_guard"] and fitted.report["agreement"] >= diet.least_agreement
         assert fitted.report["rounds"][-1]["ended"] == "agreement"
         assert fitted.report["rounds"][-1]["epochs"][-1]["agreement"] < diet.least_agreement
-        assert len(fitted.report["rounds"]) == 1 and equal(state_of(fitted.model), state_of(net))
+        assert len(fitted.report["rounds"]) == 1 and equal(state_of(fitted.student(net)), state_of(net))
 
     def test_or_warns_once_and_goes_on(self, diet, net, images):
         with pytest.warns(AgreementWarning, match="goes on") as seen:

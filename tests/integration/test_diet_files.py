@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+import efface
 from efface import FormatError, InputError
-from efface.attribution import ConstantColour, FittedDiET, Marginal, Segments
+from efface.attribution import ConstantColour, DietErasure, Marginal, Segments
 from tests.squares import colour_net, equal, quick_diet, squares, state_of
+
+FILES = ["README.md", "config.json", "model.safetensors"]
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ class TestResuming:
             Interrupting.left = 0
             found = interrupting.fit(net, x, checkpoint=tmp_path / "work", checkpoint_seconds=0)
             assert -Interrupting.left < draws, "nothing was taken from the checkpoint"
-            assert equal(state_of(found.model), state_of(expected.model)), left
+            assert equal(state_of(found.student(net)), state_of(expected.student(net))), left
             assert torch.equal(found.masks, expected.masks) and found.report == expected.report
             assert not (tmp_path / "work").exists()
 
@@ -107,37 +110,42 @@ class TestFiles:
 
     def test_it_comes_back_as_it_was(self, fitted, net, images, tmp_path):
         before = state_of(net)
-        fitted.save_pretrained(tmp_path / "diet")
-        back = FittedDiET.from_pretrained(tmp_path / "diet", net)
-        assert equal(state_of(back.model), state_of(fitted.model)) and equal(state_of(net), before)
-        assert torch.equal(back.masks, fitted.masks) and back.report == fitted.report
-        assert torch.equal(back.explain(images[0][:3]).maps, fitted.explain(images[0][:3]).maps)
-        assert sorted(p.name for p in (tmp_path / "diet").iterdir()) == ["config.json", "model.safetensors"]
+        fitted.save(tmp_path / "diet")
+        back = efface.load(tmp_path / "diet")
+        assert back == fitted and equal(state_of(back.student(net)), state_of(fitted.student(net)))
+        assert equal(state_of(net), before) and torch.equal(back.masks, fitted.masks) and back.report == fitted.report
+        x = images[0][:3]
+        assert torch.equal(back.explain(back.student(net), x).maps, fitted.explain(fitted.student(net), x).maps)
+        assert sorted(p.name for p in (tmp_path / "diet").iterdir()) == FILES
 
     def test_tensors_of_a_masker_come_too(self, diet, net, images, tmp_path):
         labels = (torch.arange(144).view(12, 12) // 12) // 3
         fitted = replace(diet, masker=Segments(labels), rounds=1, epochs=1, least_agreement=0).fit(net, images[0])
-        fitted.save_pretrained(tmp_path)
-        back = FittedDiET.from_pretrained(tmp_path, net)
+        fitted.save(tmp_path / "diet")
+        back = DietErasure.load(tmp_path / "diet")
         assert torch.equal(back.search.masker.labels, labels)  # type: ignore[attr-defined]
 
     def test_what_is_wrong_is_said(self, fitted, net, tmp_path):
-        fitted.save_pretrained(tmp_path)
-        with pytest.raises(InputError, match="do not fit this model"):
-            FittedDiET.from_pretrained(tmp_path, nn.Linear(2, 2))
+        folder = tmp_path / "diet"
+        fitted.save(folder)
+        with pytest.raises(InputError, match="fit on this model"):
+            DietErasure.load(folder).student(nn.Linear(2, 2), check=False)
+        with pytest.raises(InputError, match="with other weights"):
+            DietErasure.load(folder).student(colour_net(seed=5))
         with pytest.raises(FileNotFoundError):
-            FittedDiET.from_pretrained(tmp_path / "nowhere", net)
-        (tmp_path / "config.json").write_text('{"format_version": 1, "type": "leace"}')
-        with pytest.raises(FormatError, match="expected a 'diet'"):
-            FittedDiET.from_pretrained(tmp_path, net)
-        (tmp_path / "config.json").write_text('{"format_version": 1, "type": "diet"}')
-        with pytest.raises(FormatError, match="removal"):
-            FittedDiET.from_pretrained(tmp_path, net)
+            DietErasure.load(tmp_path / "nowhere")
+        for text, match in (('"type": "leace"', "does not know"), ('"type": "diet"', "search")):
+            (folder / "config.json").write_text(f'{{"format_version": 1, {text}}}')
+            with pytest.raises(FormatError, match=match):
+                DietErasure.load(folder)
 
-    def test_a_class_of_ones_own_is_given_again(self, diet, net, images, tmp_path):
+    def test_a_class_of_ones_own_is_registered_for_files(self, diet, net, images, tmp_path):
         own = Interrupting(diet.removal.mean, diet.removal.std)
         Interrupting.left = 0
-        replace(diet, removal=own, rounds=1, epochs=1).fit(net, images[0]).save_pretrained(tmp_path)
-        with pytest.raises(InputError, match="removal=Interrupting"):
-            FittedDiET.from_pretrained(tmp_path, net)
-        assert FittedDiET.from_pretrained(tmp_path, net, removal=own).search.removal is own
+        fitted = replace(diet, removal=own, rounds=1, epochs=1).fit(net, images[0])
+        with pytest.raises(InputError, match="@efface.saved"):
+            fitted.save(tmp_path / "diet")
+        assert not (tmp_path / "diet").exists()
+        efface.saved(Interrupting)
+        fitted.save(tmp_path / "diet")
+        assert type(efface.load(tmp_path / "diet").search.removal) is Interrupting

@@ -91,11 +91,12 @@ class TestAnyImageClassifier:
         before = state_of(model)
         fitted = diet.fit(model, x)
         cells = -(-h // upsample), -(-w // upsample)
-        found = fitted.explain(x[:3])
+        student = fitted.student(model)
+        found = fitted.explain(student, x[:3])
         assert fitted.masks.shape == (32, *cells) and found.maps.shape == (3, h, w)
         assert 0 < fitted.report["kept"] < 1 and fitted.report["agreement"] >= 0.9
         assert float(found.masks.min()) >= 0 and float(found.masks.max()) <= 1
-        assert equal(state_of(model), before) and not equal(state_of(fitted.model), before)
+        assert equal(state_of(model), before) and not equal(state_of(student), before)
 
     def test_one_image_gets_the_mask_that_it_gets_among_others(self, kind, channels, h, w, upsample):
         model, x, diet = self.build(kind, channels, h, w, upsample)
@@ -113,7 +114,11 @@ def test_every_removal_of_images_goes_with_every_masker(removal, masker):
     net, (x, _, _) = colour_net(), squares(32)
     diet = replace(quick_diet(), removal=removal, masker=masker, rounds=1, epochs=1, least_agreement=0.0)
     fitted = diet.fit(net, x)
-    assert fitted.masks.shape == (32, *masker.shape(x)) and fitted.explain(x[:2]).maps.shape == (2, 12, 12)
+    assert fitted.masks.shape == (32, *masker.shape(x)) and fitted.explain(fitted.student(net), x[:2]).maps.shape == (
+        2,
+        12,
+        12,
+    )
     assert fitted.report["passes"] == 32 * (15 + 2)
     control = random_mask_distillation(net, x, removal, masker, passes=fitted.report["passes"])
     assert 0 <= fitted.report["passes"] - control.passes < 4
@@ -138,9 +143,10 @@ def test_models_of_other_dtypes(dtype, room, outputs):
         with pytest.raises(InputError, match="tune float16 models in float32"):
             diet.fit(copy.deepcopy(whole).to(dtype), x)
         return
-    fitted = diet.fit(copy.deepcopy(whole).to(dtype), x)
-    assert next(fitted.model.parameters()).dtype == dtype
-    curve = keep_curve(fitted.model, x, found.maps, diet.removal, outputs=outputs, fractions=(1.0,))
+    narrow = copy.deepcopy(whole).to(dtype)
+    student = diet.fit(narrow, x).student(narrow)
+    assert next(student.parameters()).dtype == dtype
+    curve = keep_curve(student, x, found.maps, diet.removal, outputs=outputs, fractions=(1.0,))
     assert bool((curve.at(1.0) == 1).all())
 
 
@@ -149,11 +155,12 @@ def test_a_model_on_a_gpu_and_samples_that_are_not():
     net, (x, labels, signal), diet = colour_net(), squares(), quick_diet()
     on_gpu = copy.deepcopy(net).cuda()
     fitted, state = diet.fit(on_gpu, x), torch.cuda.get_rng_state()
-    maps = fitted.explain(x).maps
+    student = fitted.student(on_gpu)
+    maps = fitted.explain(student, x).maps
     near = qfa(net, x, removal=diet.removal, masker=diet.masker).masks
     assert float((qfa(on_gpu, x, removal=diet.removal, masker=diet.masker).masks - near).abs().mean()) < 0.02
     for given in (x, x.cuda()):
-        assert keep_curve(fitted.model, given, maps, diet.removal, labels=labels).hits.shape == (96, 5)
+        assert keep_curve(student, given, maps, diet.removal, labels=labels).hits.shape == (96, 5)
         found = attribute("smoothgrad", on_gpu, given)
         assert found.device == given.device and float(iou(found, signal).mean()) > 0.2
         assert input_dropout(on_gpu, given, labels, diet.removal, passes=200).passes <= 200
@@ -171,7 +178,7 @@ def test_a_tabular_network():
     diet = DiET(TabularGaussian.of(x), FeatureGroups(), draws=4, rate=1e-3, least_agreement=0.9)
     fitted = diet.fit(model, x)
     assert fitted.masks.shape == (200, 8)
-    maps = fitted.explain(x).maps
+    maps = fitted.explain(fitted.student(model), x).maps
     assert set(maps.mean(0).topk(2).indices.tolist()) == {1, 4}
     assert fitted.report["change"]["student"] < fitted.report["change"]["model"]
 
@@ -223,5 +230,6 @@ class TestMiniLM:
         fitted = diet.fit(model, ids[:16])
         assert fitted.report["agreement"] >= 0.97
         assert fitted.report["change"]["student"] < fitted.report["change"]["model"]
-        assert not equal(state_of(fitted.model.get_submodule("head")), state_of(model.head))
-        assert equal(state_of(fitted.model.get_submodule("model")), state_of(model.model))
+        student = fitted.student(model)
+        assert not equal(state_of(student.get_submodule("head")), state_of(model.head))
+        assert equal(state_of(student.get_submodule("model")), state_of(model.model))

@@ -15,7 +15,7 @@ from efface._errors import MissingExtraError
 from efface.attribution.controls import control_maps, oracle_maps
 from efface.attribution.curves import keep_curve
 from efface.attribution.metrics import iou
-from efface.attribution.removal import ConstantColour
+from efface.attribution.removal_images import ConstantColour
 from efface_worlds.attribution import (
     WORLDS,
     Pictures,

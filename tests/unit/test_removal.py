@@ -8,11 +8,10 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from efface import FormatError, InputError
+from efface import EffaceWarning, FormatError, InputError
 from efface.attribution import Blur, ConstantColour, Marginal, Removal, TabularGaussian, TokenMask
 from efface.attribution.masking import draw
-from efface.attribution.removal import REMOVALS
-from efface.attribution.values import from_plain, to_plain
+from efface.core.codec import TYPE, decoded, encoded
 from efface.training.seeds import generators
 
 IMAGES = torch.rand(6, 3, 8, 10, generator=torch.Generator().manual_seed(1))
@@ -58,8 +57,8 @@ class TestAll:
         assert torch.equal(whole[1:2], alone)
 
     def test_it_survives_a_file(self, removal, x):
-        plain, tensors = to_plain(removal)
-        back = from_plain(json.loads(json.dumps(plain)), tensors, REMOVALS, "removal")
+        plain, tensors = encoded(removal)
+        back = decoded(json.loads(json.dumps(plain)), tensors, Removal)
         assert torch.equal(back.sample(x, source()), removal.sample(x, source()))
 
 
@@ -161,7 +160,7 @@ def test_bad_input_says_what_to_write(make, message):
 
 
 def test_files_of_others_are_refused():
-    with pytest.raises(InputError, match="removal=Mine"):
-        from_plain({"type": "Mine"}, {}, REMOVALS, "removal")
-    with pytest.raises(FormatError, match="cannot be read"):
-        from_plain({"type": "Blur", "radius": 1}, {}, REMOVALS, "removal")
+    with pytest.raises(FormatError, match="'Mine', which this efface does not know"):
+        decoded({TYPE: "Mine"}, {}, Removal)
+    with pytest.raises(FormatError, match="damaged"), pytest.warns(EffaceWarning, match="radius"):
+        decoded({TYPE: "Blur", "radius": 1}, {}, Removal)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from efface.attribution.controls import CONTROLS, control_maps, oracle_maps
     from efface.attribution.curves import Curve, drop_curve, keep_curve
     from efface.attribution.diet import DiET
-    from efface.attribution.fitted import FittedDiET
+    from efface.attribution.fitted import DietErasure
     from efface.attribution.fullgrad import full_gradient
     from efface.attribution.mask_search import QfaResult, qfa
     from efface.attribution.maskers import FeatureGroups, Grid, Masker, Segments, masked
@@ -43,7 +43,7 @@ _NAMES = {
         "keep_curve",
     ),
     "efface.attribution.diet": ("DiET",),
-    "efface.attribution.fitted": ("FittedDiET",),
+    "efface.attribution.fitted": ("DietErasure",),
     "efface.attribution.fullgrad": ("full_gradient",),
     "efface.attribution.mask_search": (
         "QfaResult",
@@ -107,7 +107,7 @@ __all__ = [
     "DiET",
     "Explained",
     "FeatureGroups",
-    "FittedDiET",
+    "DietErasure",
     "Grid",
     "Marginal",
     "Masker",

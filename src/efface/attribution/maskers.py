@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal, Protocol, Self, get_args
+from typing import Literal, Protocol, Self, get_args, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +16,15 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._validate import check_positive_int, to_tensor
+from efface.core.saved_types import saved, saved_base
 
 Mode = Literal["bilinear", "nearest"]
 Model = Callable[[Tensor], Tensor]
 """Anything that takes samples `(n, ...)` and gives outputs `(n, classes)`."""
 
 
+@saved_base
+@runtime_checkable
 class Masker(Protocol):
     """Mask cells over samples. Subclass it: the last three methods need not be written."""
 
@@ -76,6 +79,7 @@ def masked(x: Tensor, mask: Tensor, q: Tensor) -> Tensor:
     return mask * x + (1 - mask) * q
 
 
+@saved
 @dataclass(frozen=True)
 class Grid(Masker):
     """A grid of cells over images `(n, c, h, w)`, coarser than the pixels by a factor.
@@ -155,6 +159,7 @@ def _weights(cells: int, size: int, mode: Mode) -> Tensor:
     return spread[:, 0].T.contiguous()
 
 
+@saved
 @dataclass(frozen=True, eq=False)
 class Segments(Masker):
     """Cells of any form, as a map of labels that all images share.
@@ -189,6 +194,7 @@ class Segments(Masker):
         return self.expand(mask.float(), x)[:, 0]
 
 
+@saved
 @dataclass(frozen=True)
 class FeatureGroups(Masker):
     """Columns of a table `(n, d)`, one by one or in groups that come and go together.

@@ -1,7 +1,7 @@
 """What stands where something is removed: the distribution Q of the explanation, as one object.
 
 The same object serves the masks, the tuning, the explanation and the audit, so that they speak of one Q. Those that
-only images have are in `removal_images`, and can be imported from here too.
+only images have are in `removal_images`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from torch import Generator, Tensor
 
 from efface._errors import InputError
 from efface._validate import check_finite, to_tensor
-from efface.attribution.removal_images import Blur, ConstantColour, check_image_range
+from efface.attribution.removal_images import check_image_range
+from efface.core.saved_types import saved, saved_base
 
 Unit = Literal["feature", "sample"]
 _ROUNDING = 1e-6
 
 
+@saved_base
 @runtime_checkable
 class Removal(Protocol):
     """Draws what stands in the place of removed features.
@@ -43,6 +45,7 @@ class Removal(Protocol):
         ...
 
 
+@saved
 @dataclass(frozen=True, eq=False)
 class Marginal:
     """Values of other samples: of each place by itself, or one whole other sample.
@@ -107,6 +110,7 @@ class Marginal:
         return drawn.to(x.device, x.dtype)
 
 
+@saved
 @dataclass(frozen=True, eq=False)
 class TabularGaussian:
     """Rows of a Gaussian with the table's mean and spread.
@@ -182,6 +186,7 @@ class TabularGaussian:
         return drawn.to(x.device, x.dtype)
 
 
+@saved
 @dataclass(frozen=True)
 class TokenMask:
     """One token id in every place, such as `tokenizer.mask_token_id`. Not random.
@@ -208,9 +213,3 @@ class TokenMask:
     def sample(self, x: Tensor, generator: Generator) -> Tensor:
         """The token everywhere; the generator is not used."""
         return torch.full_like(x, self.id)
-
-
-REMOVALS: dict[str, type] = {
-    kind.__name__: kind for kind in (ConstantColour, Marginal, Blur, TabularGaussian, TokenMask)
-}
-"""Removals that files can hold, by name."""

@@ -13,10 +13,12 @@ from torch import Generator, Tensor
 
 from efface._errors import InputError
 from efface._validate import to_tensor
+from efface.core.saved_types import saved
 
 _ROUNDING = 1e-6
 
 
+@saved
 @dataclass(frozen=True)
 class ConstantColour:
     """One colour an image: `q = clamp(mean + std * eps)`, with eps normal, one a channel.
@@ -79,6 +81,7 @@ class ConstantColour:
         return (mean + std * noise).clamp(self.low, self.high).to(x.device, x.dtype).expand_as(x).contiguous()
 
 
+@saved
 @dataclass(frozen=True)
 class Blur:
     """The image itself, blurred by a Gaussian: fine detail is removed and colour stays. Not random.

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from efface._errors import EffaceWarning, InputError
 from efface._progress import progress
+from efface.attribution.diet_config import DietConfig
 from efface.attribution.distillation import probabilities_of, share_alike
 from efface.attribution.masking import as_probabilities, draw, held_still, masked_outputs
 from efface.attribution.predictions import device_of
 from efface.attribution.schedule import sparsity_at, threshold_at
-from efface.attribution.values import checksum, to_plain
 from efface.core.checkpoint import Checkpoint
+from efface.core.codec import digest
 from efface.training.seeds import generator, generators
 
-if TYPE_CHECKING:
-    from efface.attribution.diet import DiET
-
-Guard = Literal["stop", "warn"]
 _MASKS, _TUNING, _REPORT = 0, 1, 2  # what draws are for
 
 
@@ -55,7 +52,7 @@ class Position:
 class Fit:
     """One fit: the student, its optimiser, the masks, and how far it is."""
 
-    def __init__(self, diet: DiET, model: nn.Module, x: Tensor) -> None:
+    def __init__(self, diet: DietConfig, model: nn.Module, x: Tensor) -> None:
         self.diet, self.model, self.x = diet, model, x
         self.device, self.distillation = device_of(model, x), diet.distillation
         self.distillation.batches(len(x))
@@ -73,15 +70,13 @@ class Fit:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a fit to go on."""
-        values = {
-            f"{name}.{k}": v for name in ("removal", "masker") for k, v in to_plain(getattr(self.diet, name))[1].items()
-        }
+        values = {f"{name}.{k}": v for name in ("removal", "masker") for k, v in _tensors(getattr(self.diet, name))}
         return {
             **self.diet.settings(),
-            "tensors of removal and masker": checksum(values.items()),
-            "model": checksum(self.model.state_dict().items()),
+            "tensors of removal and masker": digest(None, values),
+            "model": digest(None, self.model.state_dict()),
             "parameters that are tuned": [name for name, p in self.model.named_parameters() if p.requires_grad],
-            "samples": checksum([("x", self.x)]),
+            "samples": digest(None, {"x": self.x}),
         }
 
     def run(self, saved: Checkpoint) -> None:
@@ -211,3 +206,9 @@ class Fit:
         if not torch.tensor(total).isfinite():
             raise InputError("the model's output for masked samples is not finite: give another removal")
         return total / len(self.x)
+
+
+def _tensors(value: Any) -> list[tuple[str, Tensor]]:
+    """The tensors of a dataclass, by the names of their fields."""
+    own = [(f.name, getattr(value, f.name)) for f in fields(value)] if is_dataclass(value) else []
+    return [(name, item) for name, item in own if isinstance(item, Tensor)]

@@ -11,8 +11,10 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._validate import check_positive_int
 from efface.attribution.maskers import Masker
+from efface.core.saved_types import saved
 
 
+@saved
 @dataclass(frozen=True)
 class Superpixels(Masker):
     """Superpixels of each image `(n, c, h, w)`: k-means of colour and place, starting from a regular grid.

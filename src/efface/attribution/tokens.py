@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface.attribution.maskers import Masker, Model
+from efface.core.saved_types import saved
 
 
+@saved
 @dataclass(frozen=True)
 class Tokens(Masker):
     """One cell a token of ids `(n, tokens)`; masking is done behind the model's input embedding.

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface.attribution.fitted import FittedDiET
+from efface.attribution.fitted import DietErasure
 from efface.attribution.maskers import Grid, Masker
-from efface.attribution.removal import Blur, ConstantColour, Marginal, Removal
+from efface.attribution.removal import Marginal, Removal
+from efface.attribution.removal_images import Blur, ConstantColour
 from efface.cli.classifiers import WORLDS, Classifier, load_classifier
 from efface.cli.image_files import ImageFile, find_images, read_images
 from efface.cli.map_files import check_maps_folder, write_maps
@@ -167,7 +168,7 @@ def _check_reads(classifier: Classifier, pixels: Tensor) -> None:
         check_class_names(classifier.classes, said)
 
 
-def _saved_student(args: argparse.Namespace, classifier: Classifier) -> FittedDiET | None:
+def _saved_student(args: argparse.Namespace, classifier: Classifier) -> DietErasure | None:
     if args.student is None or not args.student.exists():
         return None
     if any(getattr(args, name) is not None for name in ("removal", "blur", "cells", "upsampling")):
@@ -179,7 +180,7 @@ def _saved_student(args: argparse.Namespace, classifier: Classifier) -> FittedDi
         raise InputError(
             f"{args.student} is tuned already: leave --rate and --least-agreement out, or name a new folder"
         )
-    return FittedDiET.from_pretrained(args.student, classifier.model)
+    return DietErasure.load(args.student)
 
 
 def _removal(args: argparse.Namespace, train: Tensor | None, pixels: Tensor) -> Removal:

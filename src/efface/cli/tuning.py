@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface.attribution.fitted import FittedDiET
+from efface.attribution.fitted import DietErasure
 from efface.attribution.maskers import Masker
 from efface.attribution.removal import Removal
 from efface.cli import Say
@@ -18,7 +18,7 @@ from efface.explanation.mapping import Setting, default_masker
 
 def student_of(
     args: argparse.Namespace, model: nn.Module, train: Tensor | None, removal: Removal, masker: Masker | None, say: Say
-) -> FittedDiET:
+) -> DietErasure:
     """A copy tuned on images; with `--student` it is saved there, and a tuning that was interrupted goes on.
 
     Raises:
@@ -40,6 +40,6 @@ def student_of(
     diet = replace(setting.diet(), **{name: value for name, value in asked.items() if value is not None})
     fitted = diet.fit(model, train, checkpoint=unfinished)
     if args.student is not None:
-        fitted.save_pretrained(args.student)
+        fitted.save(args.student)
         say(f"the tuned copy is in {args.student}")
     return fitted

@@ -20,7 +20,7 @@ from efface.core.config import Config, checked, in_words
 from efface.core.saved_types import is_base, known_type, saved_type
 
 TENSOR = "$tensor"
-TYPE = "type"
+TYPE = "$type"
 
 # -------------------------------------------------------------------------------------------------- writing
 
@@ -46,10 +46,10 @@ def _encoded(value: Any, path: str, tensors: dict[str, Tensor], skip: frozenset[
     if isinstance(value, Tensor):
         tensors[path] = value.detach()
         return {TENSOR: path}
-    if isinstance(value, Config):
-        return {TYPE: type(value).__name__, **value.to_dict()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         own = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init and _is_saved(f, skip)}
+        own = {**own.pop("unknown"), **own} if isinstance(value, Config) else own
+        _check_known(value, path)
         return {TYPE: type(value).__name__, **{k: _encoded(v, _below(path, k), tensors) for k, v in own.items()}}
     if isinstance(value, Mapping):
         return {str(k): _encoded(v, _below(path, str(k)), tensors) for k, v in value.items()}
@@ -60,6 +60,15 @@ def _encoded(value: Any, path: str, tensors: dict[str, Tensor], skip: frozenset[
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise InputError(f"{path or 'it'} is {value!r}, which cannot be saved: only tensors and plain data can")
+
+
+def _check_known(value: Any, path: str) -> None:
+    cls = type(value)
+    if known_type(cls.__name__) is not cls and cls.__module__.partition(".")[0] != __name__.partition(".")[0]:
+        raise InputError(
+            f"{path or 'it'} is a {cls.__name__} of your own, which files do not know: decorate the class with "
+            "@efface.saved, and import it before it is loaded"
+        )
 
 
 def _is_saved(field: dataclasses.Field[Any], skip: frozenset[str]) -> bool:
@@ -185,10 +194,10 @@ def _anything(plain: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
 def _dataclass(plain: Any, tensors: Mapping[str, Tensor], hint: type, name: str) -> Any:
     if not isinstance(plain, Mapping):
         return _NO
+    cls = _class_of(plain.get(TYPE, hint.__name__), hint)
+    if cls is None:
+        return _NO
     given = {key: value for key, value in plain.items() if key != TYPE}
-    cls = hint if plain.get(TYPE, hint.__name__) == hint.__name__ else saved_type(plain[TYPE])
-    if cls is not hint and not _stands_for(cls, hint):
-        raise FormatError(f"{name} holds a {cls.__name__}, expected a {hint.__name__}")
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
     unknown = {key: value for key, value in given.items() if key not in known or key == "unknown"}
@@ -213,10 +222,13 @@ def _warn_unknown(name: str, unknown: Mapping[str, Any], kept: bool) -> None:
     )
 
 
-def _stands_for(cls: type, hint: type) -> bool:
-    if getattr(hint, "_is_protocol", False):
-        return True
-    return issubclass(cls, hint)
+def _class_of(name: Any, hint: type) -> type | None:
+    """The class of that name, if it can stand where the hint is."""
+    if name == hint.__name__:
+        return hint
+    cls = saved_type(name) if is_base(hint) else known_type(name)
+    protocol = getattr(hint, "_is_protocol", False)
+    return cls if cls is not None and (protocol or issubclass(cls, hint)) else None
 
 
 def _short(plain: Any) -> str:

@@ -12,7 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Self, get_args, get_origin
 
 from efface._errors import InputError
-from efface.core.saved_types import saved
+from efface.core.saved_types import is_base, saved
 
 _RANGES: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "least": ("at least", lambda value, bound: value >= bound),
@@ -89,6 +89,11 @@ class Config:
         names = [field.name for field in _fields(cls)]
         if unknown := [name for name in given if name not in names]:
             raise InputError(_no_option(unknown[0], names, method))
+        missing = dataclasses.MISSING
+        needed = [f.name for f in _fields(cls) if f.default is missing and f.default_factory is missing]
+        if absent := [name for name in needed if name not in given]:
+            whose = f"method={method!r}" if method else "this method"
+            raise InputError(f"{whose} needs {' and '.join(f'{name}=' for name in absent)}")
         return cls(**given)
 
     @classmethod
@@ -102,7 +107,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: every option, and those of a newer version."""
-        own = {field.name: _plain(getattr(self, field.name)) for field in _fields(type(self))}
+        own = {field.name: plain(getattr(self, field.name)) for field in _fields(type(self))}
         return {**self.unknown, **own}
 
 
@@ -121,8 +126,17 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+def plain(value: Any) -> Any:
+    """A value as JSON data for people: dataclasses by their fields, tensors by their shapes."""
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        return {"type": type(value).__name__, **own}
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"tensor {tuple(shape)}"
+    return value
 
 
 def _check_bounds(field: dataclasses.Field[Any], value: Any) -> None:
@@ -133,7 +147,8 @@ def _check_bounds(field: dataclasses.Field[Any], value: Any) -> None:
     bounds = field.metadata.get("bounds", {})
     if not all(_RANGES[kind][1](value, bound) for kind, bound in bounds.items()):
         asked = " and ".join(f"{_RANGES[kind][0]} {bound:g}" for kind, bound in bounds.items())
-        raise InputError(f"{field.name}={value!r}: write a number {asked}")
+        noun = "a share, a number" if bounds.get("most") == 1 else "a number"
+        raise InputError(f"{field.name}={value!r}: write {noun} {asked}")
 
 
 # --------------------------------------------------------------------------------------------------- types
@@ -202,6 +217,8 @@ def _as_tuple(value: Any, parts: tuple[Any, ...], name: str) -> Any:
 
 
 def _as_scalar(value: Any, kind: type) -> Any:
+    if is_base(kind):
+        return value  # one of ours or of the caller's own, which whoever uses it checks
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

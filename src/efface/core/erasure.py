@@ -144,7 +144,7 @@ class Erasure:
             InputError: If the folder has something in it, or something in the erasure cannot be saved.
         """
         plain, tensors = encoded(self)
-        plain["sha256"] = self.digest
+        plain = {"type": plain.pop(TYPE), **plain, "sha256": self.digest}
         save_folder(path, plain, tensors, overwrite=overwrite, more={"README.md": model_card(self)})
 
     @classmethod
@@ -211,6 +211,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     plain, tensors = load_folder(path)
     version, mark = plain.pop("format_version"), plain.pop("sha256", None)
     plain.pop("complex", None)
+    plain[TYPE] = plain.pop("type", None)
     _check_mark(path, mark, plain, tensors)
     try:
         cls = _type_of(plain, version)

@@ -52,7 +52,7 @@ class Method:
     fit: Callable[..., Any]
     erasure: type
     config: type[Config] = Config
-    fitter: type | None = None
+    fitter: Any = None
     access: tuple[Access, ...] = ()
     access_on: tuple[Access, ...] = ()
     guarantee: str = ""

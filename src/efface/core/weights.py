@@ -332,6 +332,16 @@ def write(model: nn.Module, delta: WeightDelta, *, name: str = "an edit", check:
     return Written(model, delta, name)
 
 
+def holds(model: nn.Module, delta: WeightDelta) -> bool:
+    """Whether a model has the values that a delta puts in, but for a conversion to another dtype."""
+    model = unwrapped(model)
+    puts = {path: each[-1].value for path, each in delta.changes.items() if isinstance(each[-1], Put)}
+    try:
+        return all(_is_still(_place(model, path).value, _sample(value)) for path, value in puts.items())
+    except InputError:
+        return False
+
+
 def _as_now(place: _Place, old: Tensor | None) -> Tensor | None:
     """What was there, in the dtype and on the device of now; the same object where nothing was converted."""
     now = place.value

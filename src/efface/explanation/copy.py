@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from efface.attribution.fitted import FittedDiET
+from efface.attribution.fitted import DietErasure
 from efface.attribution.predictions import predict
 from efface.audit.audit import Audit
 from efface.audit.finding import Finding
@@ -12,15 +12,16 @@ from efface.report.numbers import format_value
 from efface.stats.intervals import wilson_interval
 
 
-def about_copy(fitted: FittedDiET, x: Tensor, said: Tensor) -> Audit:
+def about_copy(fitted: DietErasure, student: nn.Module, x: Tensor, said: Tensor) -> Audit:
     """A part of an audit about the copy.
 
     Args:
-        fitted: The copy.
+        fitted: What tuning found.
+        student: The copy.
         x: The images that are explained.
         said: Probabilities of the model for them, `(n, classes)`, on the CPU.
     """
-    theirs = predict(fitted.model, x, outputs=fitted.search.outputs, batch_size=fitted.batch_size).cpu()
+    theirs = predict(student, x, outputs=fitted.search.outputs, batch_size=fitted.batch_size).cpu()
     same = int((theirs.argmax(1) == said.argmax(1)).sum())
     share = wilson_interval(same, len(said))
     report = fitted.report

@@ -13,7 +13,7 @@ from efface._errors import InputError
 from efface._progress import progress
 from efface._validate import check_positive_int
 from efface.attribution.curves import FRACTIONS
-from efface.attribution.fitted import FittedDiET
+from efface.attribution.fitted import DietErasure
 from efface.attribution.maskers import Masker
 from efface.attribution.predictions import (
     Outputs,
@@ -23,10 +23,11 @@ from efface.attribution.predictions import (
     parameter_dtype,
     predict,
 )
-from efface.attribution.removal import ConstantColour, Removal
-from efface.attribution.values import to_plain
+from efface.attribution.removal import Removal
+from efface.attribution.removal_images import ConstantColour
 from efface.audit.audit import Audit
 from efface.audit.explanations import Subject, audit_maps
+from efface.core.config import plain
 from efface.explanation.copy import about_copy
 from efface.explanation.mapping import AT, METHODS, Maps, Setting, default_masker
 from efface.explanation.picturing import Shown, picture_part
@@ -55,7 +56,7 @@ class Explanation:
     maps: Mapping[str, Maps]
     probabilities: Tensor
     audit: Audit
-    fitted: FittedDiET | None = None
+    fitted: DietErasure | None = None
 
 
 def explain(
@@ -66,7 +67,7 @@ def explain(
     removal: Removal | None = None,
     masker: Masker | None = None,
     train: Tensor | None = None,
-    fitted: FittedDiET | None = None,
+    fitted: DietErasure | None = None,
     classes: Sequence[str] | None = None,
     labels: Tensor | None = None,
     names: Sequence[str] | None = None,
@@ -131,12 +132,13 @@ def explain(
     wanted = said.argmax(1)
     if "diet" in chosen and fitted is None:
         fitted = setting.diet().fit(model, train)
-    maps = {name: setting.maps(name, model, x, wanted, fitted) for name in chosen}
-    audit = _audit(model, x, wanted, maps, setting, fitted, title)
+    student = None if fitted is None else fitted.student(model, check=False)
+    maps = {name: setting.maps(name, model, x, wanted, fitted, student) for name in chosen}
+    audit = _audit(model, x, wanted, maps, setting, student, title)
     shown = Shown(images.detach().float().cpu(), said, names, classes, labels)
     picturing = picture_part(shown, list(maps.values()), show)
     fitted = fitted if "diet" in chosen else None
-    copy = () if fitted is None else (about_copy(fitted, x, said),)
+    copy = () if fitted is None or student is None else (about_copy(fitted, student, x, said),)
     if labels is not None:
         audit = replace(audit, text=(*audit.text, _score(said, labels)))
     return Explanation(maps, said, replace(audit, parts=(picturing, *audit.parts, *copy)), fitted)
@@ -154,13 +156,13 @@ def _audit(
     wanted: Tensor,
     maps: Mapping[str, Maps],
     setting: Setting,
-    fitted: FittedDiET | None,
+    student: nn.Module | None,
     title: str,
 ) -> Audit:
     """Curves of all maps, each on the model that it explains, next to controls on the same model."""
     sides = {"": (model, [m for m in maps.values() if m.method != "diet"])}
-    if fitted is not None and "diet" in maps:
-        sides[COPY] = (fitted.model, [maps["diet"]])
+    if student is not None and "diet" in maps:
+        sides[COPY] = (student, [maps["diet"]])
     controls = setting.controls(x)
     subjects = []
     with progress("measuring", sum(len(m) + len(controls) for _, m in sides.values()), unit="maps") as bar:
@@ -178,8 +180,8 @@ def _audit(
             if own:
                 subjects.append(Subject(name, *measured))
     settings = {
-        "removal": to_plain(setting.removal)[0],
-        "masker": to_plain(setting.masker)[0],
+        "removal": plain(setting.removal),
+        "masker": plain(setting.masker),
         "steps": setting.steps,
         "draws": setting.draws,
     }
@@ -194,7 +196,7 @@ def _audit(
     )
 
 
-def _removal(removal: Removal | None, fitted: FittedDiET | None, reference: Tensor) -> Removal:
+def _removal(removal: Removal | None, fitted: DietErasure | None, reference: Tensor) -> Removal:
     if removal is not None:
         return removal
     return ConstantColour.of(reference) if fitted is None else fitted.search.removal
@@ -217,7 +219,7 @@ def _text(n: int, setting: Setting) -> tuple[str, ...]:
     )
 
 
-def _checked_methods(methods: str | Sequence[str], train: Tensor | None, fitted: FittedDiET | None) -> tuple[str, ...]:
+def _checked_methods(methods: str | Sequence[str], train: Tensor | None, fitted: DietErasure | None) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys([methods] if isinstance(methods, str) else methods))
     strange = [name for name in chosen if name not in METHODS]
     if strange or not chosen:

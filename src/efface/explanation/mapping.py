@@ -14,7 +14,7 @@ from efface.attribution.baselines import BASELINES, attribute
 from efface.attribution.controls import CONTROLS, control_maps
 from efface.attribution.curves import FRACTIONS, drop_curve, fill, keep_curve
 from efface.attribution.diet import DiET
-from efface.attribution.fitted import FittedDiET
+from efface.attribution.fitted import DietErasure
 from efface.attribution.mask_search import qfa
 from efface.attribution.maskers import Grid, Masker, masked
 from efface.attribution.predictions import Outputs, predict
@@ -113,13 +113,21 @@ class Setting:
         shared = {"step": self.step, "steps": self.steps, "batch_size": self.batch_size, "seed": self.seed}
         return DiET(self.removal, self.masker, outputs=self.outputs, **shared)
 
-    def maps(self, method: str, model: nn.Module, x: Tensor, wanted: Tensor, fitted: FittedDiET | None) -> Maps:
-        """Maps of images by a method; `wanted` are the classes to explain, `(n,)`."""
+    def maps(
+        self,
+        method: str,
+        model: nn.Module,
+        x: Tensor,
+        wanted: Tensor,
+        fitted: DietErasure | None,
+        student: nn.Module | None,
+    ) -> Maps:
+        """Maps of images by a method; `wanted` are the classes to explain, `(n,)`, `student` DiET's tuned copy."""
         if method == "diet":
-            if fitted is None:
+            if fitted is None or student is None:
                 raise InputError("diet explains a tuned copy of the model: give fitted=, or train= to tune one on")
-            found = fitted.explain(x, seed=self.seed)
-            return Maps(method, found.maps, self._told(fitted.model, x, wanted, found.maps), found.kept)
+            found = fitted.explain(student, x, seed=self.seed)
+            return Maps(method, found.maps, self._told(student, x, wanted, found.maps), found.kept)
         if method == "qfa":
             shared = {"removal": self.removal, "masker": self.masker, "step": self.step, "steps": self.steps}
             found = qfa(model, x, **shared, outputs=self.outputs, batch_size=self.batch_size, seed=self.seed)
