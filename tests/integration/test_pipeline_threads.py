@@ -117,15 +117,17 @@ def test_layers_are_found_while_another_thread_samples():
 
 def test_an_erasure_that_is_put_on_while_another_thread_samples_stays_on():
     view, options = used(), {"steps": 2, **small("sd1")}
-    ready, done = threading.Event(), []
+    ready, installed, done = threading.Event(), threading.Event(), []
 
     def wait(pipe, index, timestep, kwargs):
         ready.set()
+        assert installed.wait(30)  # who puts it on need not wait for the end of the samples
         return kwargs
 
     def install():
-        ready.wait(30)
+        assert ready.wait(30)
         done.append(view.install_edit(lambda e: e.replace(sequence=e.sequence * 2)))
+        installed.set()
 
     plain = view.encode(PROMPTS[0]).sequence
     together([lambda: view.sample(PROMPTS[0], 3, callback_on_step_end=wait, **options), install])

@@ -24,7 +24,6 @@ from efface.pipelines.components import forward_parameters
 from efface.pipelines.denoiser_call import substitute
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.prompts import PromptEncoder
-from efface.pipelines.restoring import lock_of
 
 
 @dataclass(frozen=True)
@@ -222,7 +221,7 @@ def install_swap(text: PromptEncoder, swap: Swap) -> Callable[[], None]:
 def _install(
     text: PromptEncoder, watch: _Watch, where: Literal["input", "output"], change: Callable[..., Any]
 ) -> Callable[[], None]:
-    with lock_of(text.pipe), ExitStack() as stack:
+    with ExitStack() as stack:
         for denoiser in text.components.denoisers.values():
             stack.callback(edit_call(denoiser, where, change))
         stack.callback(text.install_edit(watch.encoded, once=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +21,7 @@ TextEdit: TypeAlias = Callable[[PromptEmbedding], "PromptEmbedding | None"]
 """Takes prompts as encoded; what it returns replaces them, unless that is None. `negative` is None without guidance."""
 
 _NUMBERS = itertools.count(1)
+_LOCK = threading.RLock()  # not the pipeline's, which is held as long as it samples
 
 
 @dataclass(frozen=True)
@@ -127,14 +129,14 @@ def install_edit(
         once: Not again for embeddings that carry its number (see `EditedEncoding`).
     """
     number = next(_NUMBERS) * (1 if once else -1)  # negative numbers are always repeated
-    with lock_of(pipe):
+    with _LOCK:
         current = vars(pipe).get("encode_prompt")
         if not isinstance(current, EditedEncoding):
             current = EditedEncoding(encoding, layout)
         current.edits[number] = edit
 
     def remove() -> None:
-        with lock_of(pipe):
+        with _LOCK:
             current.edits.pop(number, None)
             if not current.edits:
                 current.off()
