@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import efface.audit
 from benchmarks._measure import cell, interleaved, table
 from benchmarks._studio import (
     OBJECTS,
@@ -36,7 +37,6 @@ from benchmarks._studio import (
     sampler,
 )
 from efface import PipelineView
-from efface.audit.pipelines import audit_presence
 from efface.audit.pipelines.balance import harmonic
 from efface.cli.generating import write_picture
 from efface.diffusion.erasing import diffusion_methods
@@ -54,7 +54,7 @@ def run(studio: Studio, name: str, method: str, n: int, seeds: int) -> dict[str,
     common: dict[str, Any] = {"sample": studio.plain, "judge": judge, "concept": name, "batch_size": 200}
     asked: dict[str, Any] = {"prompts": prompts_of(name, n), "paraphrases": paraphrases_of(name, n)}
     erasure, erased = sampler(studio, name, method)
-    audit = audit_presence(**common, **asked, others=others, erased=erased, seeds=seeds)
+    audit = efface.audit.presence(**common, **asked, others=others, erased=erased, seeds=seeds)
     fired = 0.0
     if erasure is not None:
         before = studio.view.encode([p for ps in others.values() for p in ps])

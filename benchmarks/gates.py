@@ -14,9 +14,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import efface.audit
 from benchmarks._measure import cell, table
 from benchmarks._studio import OBJECTS, STYLES, fit, others_of, paraphrases_of, prompts_of
-from efface import PipelineView, audit_gate
+from efface import PipelineView
 from efface.audit.audit import Audit
 from efface.audit.pipelines.detection import ALARM, AUROC, DETECTION, FIRED
 from efface_worlds import shapes
@@ -37,7 +38,7 @@ def audits(view: PipelineView, method: str, name: str, n: int) -> dict[str, Audi
     absent = [p for o in others for p in held_out(o, max(1, n // len(others)))]
     kinds = {"named": prompts_of(name, n), "held-out templates": held_out(name, n), "synonyms": paraphrases_of(name, n)}
     return {
-        kind: audit_gate(view, erasure, present=present, absent=absent, title=f"{method}: {name}, {kind}")  # type: ignore[arg-type]
+        kind: efface.audit.gate(view, erasure, present=present, absent=absent, title=f"{method}: {name}, {kind}")  # type: ignore[arg-type]
         for kind, present in kinds.items()
     }
 

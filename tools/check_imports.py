@@ -58,7 +58,7 @@ _BELOW_CLI = (
 TABLE: dict[str, Room] = {
     **{name: Room() for name in GROUND},
     "_progress": Room(lazy=frozenset({"tqdm"})),
-    "__init__": Room((*_BELOW_CLI, "api")),
+    "__init__": Room((*_BELOW_CLI, "compat")),
     "__main__": Room(("cli",)),
     "linalg": Room(),
     "moments": Room((*GROUND, "linalg")),
@@ -77,8 +77,8 @@ TABLE: dict[str, Room] = {
     "explanation": Room((*GROUND, "attribution", "audit", "report", "stats")),
     "pipelines": Room(),
     "diffusion": Room((*_VECTORS, "erasers", "pipelines", "stats", "training")),
-    "api": Room(_BELOW_CLI),
-    "cli": Room((*_BELOW_CLI, "api"), lazy=_TOOLS),
+    "compat": Room((*_VECTORS, "erasers", "scrubbing")),
+    "cli": Room(_BELOW_CLI, lazy=_TOOLS),
 }
 
 _HF, _DIFFUSERS = frozenset({"transformers", "tokenizers"}), frozenset({"diffusers", "torchmetrics"})
@@ -93,11 +93,7 @@ WORLDS_TABLE: dict[str, Room] = {
     "demo": Room((*_VECTORS, "erasers", "scrubbing", "audit", "report"), ("sentences", "tables", "tokens")),
 }
 
-KNOWN: frozenset[tuple[str, str]] = frozenset(
-    {
-        ("efface.audit", "efface.api"),
-    }
-)
+KNOWN: frozenset[tuple[str, str]] = frozenset()
 """Importer and imported, offences that are being mended: not reported, and none may be added."""
 
 

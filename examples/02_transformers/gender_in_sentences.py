@@ -13,7 +13,7 @@ import re
 import torch
 
 import efface
-from efface.audit import audit_similarity
+import efface.audit
 from efface_worlds.sentences import embed_with, load_minilm, make_sentences
 
 GENDERS = {"he": 1, "him": 1, "his": 1, "himself": 1, "she": 2, "her": 2, "herself": 2}
@@ -38,5 +38,5 @@ before = embed_with(tokenizer, model, sentences)
 with scrubber:
     after = embed_with(tokenizer, model, sentences)
 pairs = [(i, i + 1) for i in range(0, len(sentences), 2)]
-for line in audit_similarity(before, after, pairs=pairs, name="gender").conclusions:
+for line in efface.audit.similarity(before, after, pairs=pairs, name="gender").conclusions:
     print(line)

@@ -27,7 +27,7 @@ spec = efface.ErasureSpec(
 erasure = efface.erase(pipe, spec, method="negative-prompt")
 
 # %% Before and after, at equal seeds.
-audit = efface.audit_pipeline(
+audit = efface.audit.pipeline(
     pipe,
     spec,
     judge=load_judge(),

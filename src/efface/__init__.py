@@ -10,7 +10,22 @@ from efface._lazy import attach
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from efface import audit
+    from efface import attribution as attribution
+    from efface import audit as audit
+    from efface import compat as compat
+    from efface import core as core
+    from efface import diffusion as diffusion
+    from efface import erasers as erasers
+    from efface import estimators as estimators
+    from efface import explanation as explanation
+    from efface import linalg as linalg
+    from efface import moments as moments
+    from efface import pipelines as pipelines
+    from efface import report as report
+    from efface import scrubbing as scrubbing
+    from efface import stats as stats
+    from efface import streams as streams
+    from efface import training as training
     from efface._errors import (
         EffaceError,
         EffaceWarning,
@@ -21,9 +36,6 @@ if TYPE_CHECKING:
         NothingErasedWarning,
         StillUnsafeWarning,
     )
-    from efface.api import audit_gate, audit_pipeline
-    from efface.audit.states.losses import audit_losses
-    from efface.audit.states.probing import audit_sites
     from efface.core.erasure import load
     from efface.core.method import Method, get_method, methods
     from efface.core.saved_types import saved
@@ -66,10 +78,6 @@ _NAMES = {
         "NothingErasedWarning",
         "StillUnsafeWarning",
     ),
-    "efface.api": ("audit_gate", "audit_pipeline"),
-    "efface.audit": ("audit",),
-    "efface.audit.states.losses": ("audit_losses",),
-    "efface.audit.states.probing": ("audit_sites",),
     "efface.diffusion.erasing": ("erase", "load_erasure"),
     "efface.diffusion.erasure": ("Erasure",),
     "efface.pipelines.view": ("PipelineView",),
@@ -101,6 +109,11 @@ _NAMES = {
     "efface.core.site": ("Site",),
     "efface.scrubbing.sites": ("find_sites",),
 }
+
+_ROOMS = (
+    *("attribution", "audit", "compat", "core", "diffusion", "erasers", "estimators", "explanation", "linalg"),
+    *("moments", "pipelines", "report", "scrubbing", "stats", "streams", "training"),
+)
 
 __all__ = [
     "ClassMoments",
@@ -139,10 +152,6 @@ __all__ = [
     "Site",
     "StillUnsafeWarning",
     "audit",
-    "audit_losses",
-    "audit_gate",
-    "audit_pipeline",
-    "audit_sites",
     "cdf",
     "collect",
     "compose",
@@ -164,4 +173,8 @@ __all__ = [
     "scrub",
 ]
 
-__getattr__, __dir__ = attach(__name__, {name: module for module, names in _NAMES.items() for name in names}, globals())
+__getattr__, __dir__ = attach(
+    __name__,
+    {name: module for module, names in _NAMES.items() for name in names} | {room: f"efface.{room}" for room in _ROOMS},
+    globals(),
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -32,27 +31,6 @@ def require(module: str, *, extra: str) -> ModuleType:
         raise MissingExtraError(
             f"this needs the package {error.name!r}: install it with  pip install 'efface[{extra}]'"
         ) from error
-
-
-def make_callable(package: str, target: str) -> None:
-    """Let a package be called like the function of another module, which is imported at the first call.
-
-    Args:
-        package: `__name__` of the package.
-        target: `"module:function"`.
-
-    >>> sys.modules["corner"] = ModuleType("corner")
-    >>> make_callable("corner", "math:hypot")
-    >>> sys.modules.pop("corner")(3, 4)
-    5.0
-    """
-    module, _, function = target.partition(":")
-
-    class Callable_(ModuleType):
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            return getattr(importlib.import_module(module), function)(*args, **kwargs)
-
-    sys.modules[package].__class__ = Callable_
 
 
 def attach(

@@ -304,7 +304,7 @@ def test_a_concept_is_detected_in_templates_and_words_that_were_not_trained_on(n
 def test_the_star_is_erased_and_other_pictures_stay_bit_for_bit() -> None:
     spec = ErasureSpec("star", templates=["a cyan {} on a pink background", "a yellow dotted {} on a grey background"])
     options = {"others": ["triangle", "square"], "steps": 10, "guidance": 3.0, "batch_size": 12}
-    audit = efface.audit_pipeline(shapes(), spec, judge=load_judge(), erasure=erased("star"), seeds=3, **options)
+    audit = efface.audit.pipeline(shapes(), spec, judge=load_judge(), erasure=erased("star"), seeds=3, **options)
     assert audit.find("seen by the judge", "star", "before").value > 0.8
     assert audit.find("seen by the judge", "star", "after").value < 0.2
     assert audit.find("images of other prompts", "pixels moved", "change").value == 0

@@ -129,7 +129,7 @@ def test_a_calibrated_gate_erases_the_star_and_leaves_the_rest_bit_for_bit() -> 
     assert erasure.calibrations["star"].auroc > 0.95
     spec = ErasureSpec("star", templates=["a cyan {} on a pink background", "a yellow dotted {} on a grey background"])
     options = {"others": ["triangle", "square"], "steps": 10, "guidance": 3.0, "batch_size": 12}
-    audit = efface.audit_pipeline(shapes(), spec, judge=load_judge(), erasure=erasure, seeds=4, **options)
+    audit = efface.audit.pipeline(shapes(), spec, judge=load_judge(), erasure=erasure, seeds=4, **options)
     assert audit.find("seen by the judge", "star", "before").value > 0.8
     assert audit.find("seen by the judge", "star", "after").value < 0.3
     assert audit.find("images of other prompts", "pixels moved", "change").value == 0

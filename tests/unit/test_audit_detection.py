@@ -7,8 +7,9 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 import efface
+import efface.audit
 from efface import ErasureSpec, InputError
-from efface.audit.pipelines import Readings, audit_detection
+from efface.audit.pipelines import Readings
 from efface.audit.pipelines.detection import ALARM, AUROC, DETECTION, FIRED
 from efface.diffusion.text.semantic_surgery import SemanticSurgery
 from efface.stats.roc import auroc, auroc_interval
@@ -21,13 +22,13 @@ PRESENT, ABSENT = RNG.normal(1.0, 1.0, 60).round(1), RNG.normal(-1.0, 1.0, 90).r
 def test_area_and_curve_agree_with_scikit_learn() -> None:
     labels, values = np.r_[np.ones(60), np.zeros(90)], np.r_[PRESENT, ABSENT]
     assert auroc(PRESENT, ABSENT) == pytest.approx(roc_auc_score(labels, values))
-    series = audit_detection({"star": Readings(PRESENT, ABSENT)}).figures[0].series[0]
+    series = efface.audit.detection({"star": Readings(PRESENT, ABSENT)}).figures[0].series[0]
     fpr, tpr, _ = roc_curve(labels, values, drop_intermediate=False)
     assert series.x == pytest.approx(fpr) and series.y == pytest.approx(tpr)
 
 
 def test_findings() -> None:
-    audit = audit_detection({"star": Readings(PRESENT, ABSENT)})
+    audit = efface.audit.detection({"star": Readings(PRESENT, ABSENT)})
     assert audit.find(DETECTION, "star", FIRED).value == pytest.approx((PRESENT > 0).mean())
     assert audit.find(DETECTION, "star", ALARM).value == pytest.approx((ABSENT > 0).mean())
     finding = audit.find(DETECTION, "star", AUROC)
@@ -57,7 +58,7 @@ def test_no_overlap_is_not_certainty() -> None:
 )
 def test_bad_readings(readings: dict[str, Readings], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        audit_detection(readings)
+        efface.audit.detection(readings)
 
 
 def test_the_gate_of_an_erasure() -> None:
@@ -66,7 +67,7 @@ def test_the_gate_of_an_erasure() -> None:
     erasure = SemanticSurgery.fit(pipe, words, threshold=0.2, active_from=0.7)
     present = {"circle": [f"a {c} circle" for c in COLOURS], "star": [f"a {c} star" for c in COLOURS]}
     absent = [f"a {c} square" for c in COLOURS]
-    audit = efface.audit_gate(pipe, erasure, present=present, absent=absent)
+    audit = efface.audit.gate(pipe, erasure, present=present, absent=absent)
     for name, prompts in present.items():
         erasure.last = []
         view = efface.PipelineView.of(pipe)
@@ -74,12 +75,12 @@ def test_the_gate_of_an_erasure() -> None:
         fired = [name in note["erased"] for note in erasure.last]
         assert audit.find(DETECTION, name, FIRED).value == pytest.approx(np.mean(fired))
     with pytest.raises(InputError, match="several concepts are erased: write present="):
-        efface.audit_gate(pipe, erasure, present=absent, absent=absent)
+        efface.audit.gate(pipe, erasure, present=absent, absent=absent)
     with pytest.raises(InputError, match="present has no prompts of 'star'"):
-        efface.audit_gate(pipe, erasure, present={"circle": absent}, absent=absent)
+        efface.audit.gate(pipe, erasure, present={"circle": absent}, absent=absent)
     with pytest.raises(InputError, match="acts on every prompt, and has no gate"):
         other = efface.erase(pipe, "circle", method="negative-prompt")
-        efface.audit_gate(pipe, other, present=absent, absent=absent)  # type: ignore[arg-type]
+        efface.audit.gate(pipe, other, present=absent, absent=absent)  # type: ignore[arg-type]
 
 
 COLOURS = ("red", "blue", "green", "small", "big", "yellow")

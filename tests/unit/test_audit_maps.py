@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import efface.audit
 from efface import InputError
 from efface.audit.audit import Audit
-from efface.audit.explanations import Measured, Subject, audit_maps
+from efface.audit.explanations import Measured, Subject
 from efface.stats.intervals import paired_interval, wilson_interval
 
 FRACTIONS = (0.01, 0.05, 0.2)
@@ -30,7 +31,7 @@ def subject(keep: float = 0.9, n: int = 40, name: str = "", method: str = "qfa",
 
 
 def audited(*subjects: Subject, **more: Any) -> Audit:
-    return audit_maps(subjects or (subject(),), FRACTIONS, **more)
+    return efface.audit.maps(subjects or (subject(),), FRACTIONS, **more)
 
 
 def test_numbers_are_shares_with_wilsons_interval() -> None:
@@ -112,7 +113,7 @@ def test_the_audit_survives_json() -> None:
 )
 def test_what_cannot_be_audited(subjects: tuple[Subject, ...], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        audit_maps(subjects, FRACTIONS)
+        efface.audit.maps(subjects, FRACTIONS)
 
 
 def test_the_headline_must_be_measured() -> None:

@@ -1,4 +1,4 @@
-"""`audit_presence` on samplers and judges whose answers are known."""
+"""`efface.audit.presence` on samplers and judges whose answers are known."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import efface.audit
 from efface import InputError
-from efface.audit.pipelines import audit_presence
 
 FAMILY = "seen by the judge"
 
@@ -38,7 +38,7 @@ def judge(images: Tensor, concept: str) -> Tensor:
 def audited(**changes: Any) -> Any:
     given: dict[str, Any] = {"prompts": ["circle", "circle, red"], "others": {"square": ["square"]}, "seeds": 10}
     given |= changes
-    return audit_presence(given.pop("sample", draw), judge, "circle", **given)
+    return efface.audit.presence(given.pop("sample", draw), judge, "circle", **given)
 
 
 def test_a_pipeline_as_it_is() -> None:
@@ -114,4 +114,4 @@ def test_bad_input(changes: dict[str, Any], says: str) -> None:
 )
 def test_a_judge_that_returns_something_else(answer: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        audit_presence(draw, answer, "circle", prompts=["circle"])
+        efface.audit.presence(draw, answer, "circle", prompts=["circle"])

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+import efface.audit
 from efface import InputError
-from efface.audit import Audit, audit_losses, audit_sites
+from efface.audit import Audit
 from efface.audit.states import control_labels
 from efface.audit.states.measures import CONTROL, GAP, PROBE, SELECTIVITY, class_mean_gap
 from efface.audit.vectors import Labels, ProbeScores
@@ -33,7 +34,7 @@ def planted(n: int = 600, d: int = 6, shift: float = 2.0, seed: int = 0) -> tupl
 
 @cache
 def planted_audit() -> Audit:
-    return audit_sites(*planted(), name="sex")
+    return efface.audit.sites(*planted(), name="sex")
 
 
 def words(n: int = 900, kinds: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
@@ -58,7 +59,7 @@ class TestProbing:
     def test_chance_is_the_most_common_class(self) -> None:
         rng = np.random.default_rng(0)
         z = np.repeat([0, 1, 2], [200, 50, 50])
-        audit = audit_sites({"h.0": rng.normal(size=(300, 4))}, None, z)
+        audit = efface.audit.sites({"h.0": rng.normal(size=(300, 4))}, None, z)
         assert audit.find(PROBE, "h.0", "before").chance == pytest.approx(2 / 3)
         assert audit.figures[0].chance == pytest.approx(2 / 3)
 
@@ -67,13 +68,13 @@ class TestProbing:
         groups = np.repeat(np.arange(20), 20)
         x = {"h.0": 3 * rng.normal(size=(20, 30))[groups] + rng.normal(size=(400, 30))}
         z = rng.permutation(np.arange(20) % 2)[groups]
-        assert audit_sites(x, None, z).find(PROBE, "h.0", "before").value > 0.95
-        grouped = audit_sites(x, None, z, groups=torch.from_numpy(groups)).find(PROBE, "h.0", "before")
+        assert efface.audit.sites(x, None, z).find(PROBE, "h.0", "before").value > 0.95
+        grouped = efface.audit.sites(x, None, z, groups=torch.from_numpy(groups)).find(PROBE, "h.0", "before")
         assert grouped.side != 1 and "20 groups" in grouped.method
 
     def test_without_an_erasure_there_is_one_side(self) -> None:
         before, _, z = planted()
-        audit = audit_sites(before, None, z, name="sex")
+        audit = efface.audit.sites(before, None, z, name="sex")
         assert {f.condition for f in audit.findings} == {"before"}
         assert [s.label for s in audit.figures[0].series] == ["before"]
         assert audit.conclusions[0].startswith("The linear probe reads sex at 1 of 2 sites, best at b: 8")
@@ -95,19 +96,19 @@ class TestProbing:
         before, after, z = planted(120)
         x = {"b": torch.from_numpy(before["b"]).to(torch.bfloat16), "a": torch.from_numpy(after["a"][:, :2])}
         kept = {site: rows.clone() for site, rows in x.items()}
-        assert audit_sites(x, None, z).find(PROBE, "b", "before").side == 1
+        assert efface.audit.sites(x, None, z).find(PROBE, "b", "before").side == 1
         assert all(torch.equal(x[site], kept[site]) for site in x)
 
     def test_the_same_seed_gives_the_same_audit(self) -> None:
         before, after, z = planted(120)
         items = np.arange(120) % 20
-        audit = audit_sites(before, after, z, control=items, seed=3)
-        assert audit == audit_sites(before, after, z, control=items, seed=3)
-        assert audit.findings != audit_sites(before, after, z, control=items, seed=4).findings
+        audit = efface.audit.sites(before, after, z, control=items, seed=3)
+        assert audit == efface.audit.sites(before, after, z, control=items, seed=3)
+        assert audit.findings != efface.audit.sites(before, after, z, control=items, seed=4).findings
 
     def test_many_sites_leave_the_numbers_to_the_small_print(self) -> None:
         before, _, z = planted(60)
-        few, many = (audit_sites({f"h.{i}": before["b"] for i in range(k)}, None, z, folds=2) for k in (2, 21))
+        few, many = (efface.audit.sites({f"h.{i}": before["b"] for i in range(k)}, None, z, folds=2) for k in (2, 21))
         assert sum(not f.detail for f in few.findings) == 2 and all(f.detail for f in many.findings)
 
 
@@ -115,7 +116,7 @@ class TestSelectivity:
     def test_a_probe_that_knows_words_by_heart_is_not_selective(self) -> None:
         items, z, rng = words()
         x = {"h.0": rng.normal(size=(30, 40))[items] + 0.01 * rng.normal(size=(900, 40))}
-        audit = audit_sites(x, None, z, control=items)
+        audit = efface.audit.sites(x, None, z, control=items)
         assert audit.find(PROBE, "h.0", "before").value > 0.95
         assert abs(audit.find(SELECTIVITY, "h.0", "before").value) < 0.05
         assert audit.conclusions[1].startswith("Nowhere does the probe read concept better than random labels")
@@ -123,7 +124,7 @@ class TestSelectivity:
     def test_a_probe_that_reads_the_label_itself_is_selective(self) -> None:
         items, z, rng = words()
         x = {"h.0": 4 * np.eye(3)[z] + rng.normal(size=(900, 3))}
-        audit = audit_sites(x, None, z, control=items)
+        audit = efface.audit.sites(x, None, z, control=items)
         accuracy, control = (audit.find(family, "h.0", "before").value for family in (PROBE, CONTROL))
         selectivity = audit.find(SELECTIVITY, "h.0", "before")
         assert selectivity.value == pytest.approx(accuracy - control) and selectivity.value > 0.25
@@ -140,7 +141,7 @@ class TestSelectivity:
 
     def test_the_control_task_has_its_own_chance(self) -> None:
         items, z, rng = words(300, kinds=4)
-        audit = audit_sites({"h.0": rng.normal(size=(300, 3))}, None, z, control=items, seed=2)
+        audit = efface.audit.sites({"h.0": rng.normal(size=(300, 3))}, None, z, control=items, seed=2)
         shares = np.bincount(control_labels(items, Labels.of(z, "z"), seed=2).values) / 300
         assert audit.find(CONTROL, "h.0", "before").chance == pytest.approx(shares.max())
         assert shares.max() != pytest.approx(audit.find(PROBE, "h.0", "before").chance)
@@ -176,7 +177,7 @@ class TestGap:
         before, _, z = planted()
         x = before["b"]
         after = x - np.stack([x[z == k].mean(axis=0) for k in (0, 1)])[z]
-        audit = audit_sites({"b": x}, {"b": after}, z)
+        audit = efface.audit.sites({"b": x}, {"b": after}, z)
         gaps = [audit.find(GAP, "b", c) for c in ("before", "after")]
         assert gaps[0].value == pytest.approx(np.abs(x[z == 0].mean(0) - x.mean(0)).max() / x[:, 0].std(), rel=0.1)
         assert gaps[1].value < 1e-12 and gaps[1].baseline == gaps[0].value
@@ -184,7 +185,7 @@ class TestGap:
 
     def test_the_gap_after_is_measured_in_the_spread_before(self) -> None:
         before, _, z = planted()
-        audit = audit_sites(before, {site: x / 100 for site, x in before.items()}, z)
+        audit = efface.audit.sites(before, {site: x / 100 for site, x in before.items()}, z)
         first, last = (audit.find(GAP, "b", c).value for c in ("before", "after"))
         assert last == pytest.approx(first / 100)
 
@@ -200,7 +201,7 @@ class TestWords:
 
     def test_what_is_left_is_said(self) -> None:
         before, _, z = planted()
-        said = audit_sites(before, before, z, name="sex").conclusions
+        said = efface.audit.sites(before, before, z, name="sex").conclusions
         assert said[0].startswith("NOT erased: the linear probe still reads sex at 1 of 2 sites, best at b: 8")
         assert not any("constant guess" in s for s in said)
 
@@ -211,7 +212,9 @@ class TestWords:
         # Class 0 leans one way in most rows and far the other way in few: its mean is that of the others.
         lean = np.where(rng.random(900) < 0.9, 1.0, -9.0)
         x = {"h.0": np.where(z == 0, lean, 0.0)[:, None] + 0.1 * rng.normal(size=(900, 1))}
-        audit = audit_sites({"h.0": np.eye(3)[z] + rng.normal(size=(900, 3))}, {"h.0": np.repeat(x["h.0"], 3, 1)}, z)
+        audit = efface.audit.sites(
+            {"h.0": np.eye(3)[z] + rng.normal(size=(900, 3))}, {"h.0": np.repeat(x["h.0"], 3, 1)}, z
+        )
         after, bits = audit.find(PROBE, "h.0", "after"), audit.find("information", "h.0", "after")
         assert after.side == 1 and bits.side != 1
         assert audit.conclusions[1].startswith("At 1 of these sites the probe's loss is no better than a constant")
@@ -219,7 +222,7 @@ class TestWords:
     def test_missing_groups_are_a_caveat(self) -> None:
         before, after, z = planted(120)
         groups = np.arange(120) // 3
-        loose, grouped = (audit_sites(before, after, z, groups=g).caveats for g in (None, groups))
+        loose, grouped = (efface.audit.sites(before, after, z, groups=g).caveats for g in (None, groups))
         assert any("No groups" in c for c in loose) and not any("No groups" in c for c in grouped)
         assert any("cannot be checked" in c for c in loose)
 
@@ -252,7 +255,7 @@ class TestBadInput:
     def test_probing_says_what_is_wrong(self, change: dict[str, Any], match: str) -> None:
         before, after, z = planted(60)
         with pytest.raises(InputError, match=match):
-            audit_sites(**{"before": before, "after": after, "z": z, **change})
+            efface.audit.sites(**{"before": before, "after": after, "z": z, **change})
 
     @pytest.mark.parametrize(
         ("change", "match"),
@@ -275,7 +278,7 @@ class TestBadInput:
     )
     def test_losses_say_what_is_wrong(self, change: dict[str, Any], match: str) -> None:
         with pytest.raises(InputError, match=match):
-            audit_losses(**{"unscrubbed": np.arange(4.0), "sites": {"leace": {"a": np.ones(4)}}, **change})
+            efface.audit.losses(**{"unscrubbed": np.arange(4.0), "sites": {"leace": {"a": np.ones(4)}}, **change})
 
 
 def costs(n: int = 80, delta: float = 0.5, seed: int = 0) -> dict[str, Any]:
@@ -296,14 +299,14 @@ class TestLosses:
     def test_paired_interval_covers_the_known_change_and_is_short(self, delta: float) -> None:
         covered = []
         for seed in range(40):
-            finding = audit_losses(**costs(delta=delta, seed=seed)).find("leace", "h.0", "difference")
+            finding = efface.audit.losses(**costs(delta=delta, seed=seed)).find("leace", "h.0", "difference")
             assert finding.low is not None and finding.high is not None and finding.high - finding.low < 0.1
             covered.append(finding.low <= delta <= finding.high)
         assert sum(covered) >= 34
 
     def test_each_site_is_compared_with_the_unscrubbed_model_and_with_the_control(self) -> None:
         given = costs()
-        audit = audit_losses(**given, unit="nats")
+        audit = efface.audit.losses(**given, unit="nats")
         plain, sites = given["unscrubbed"], given["sites"]
         erased, control, difference = (audit.find("leace", "h.0", c) for c in ("erased", "control", "difference"))
         assert erased.value == pytest.approx((sites["leace"]["h.0"] - plain).mean())
@@ -315,24 +318,24 @@ class TestLosses:
         assert (difference.unit, difference.n, difference.seed) == ("nats", 80, 0)
 
     def test_a_loss_that_falls_is_lower(self) -> None:
-        finding = audit_losses(**costs(delta=-0.5)).find("leace", "h.0", "difference")
+        finding = efface.audit.losses(**costs(delta=-0.5)).find("leace", "h.0", "difference")
         assert finding.verdict == "lower than the control"
 
     def test_the_mean_is_a_ratio_of_sums(self) -> None:
         plain, erased, per = np.array([10.0, 20.0, 60.0]), np.array([11.0, 22.0, 70.0]), np.array([5.0, 10.0, 15.0])
-        audit = audit_losses(plain, {"leace": {"h.0": erased}}, {"leace": erased}, per=per)
+        audit = efface.audit.losses(plain, {"leace": {"h.0": erased}}, {"leace": erased}, per=per)
         assert audit.find("whole model", "none", "loss").value == pytest.approx(90 / 30)
         assert audit.find("leace", "h.0", "erased").value == pytest.approx(13 / 30)
 
     def test_sequences_of_one_group_count_as_one(self) -> None:
         given, groups = costs(), np.arange(80) // 10
         given["unscrubbed"] = given["unscrubbed"] + np.random.default_rng(1).normal(size=8)[groups]
-        rows, grouped = (audit_losses(**given, groups=g).find("leace", "h.0", "erased") for g in (None, groups))
+        rows, grouped = (efface.audit.losses(**given, groups=g).find("leace", "h.0", "erased") for g in (None, groups))
         assert rows.high and rows.low and grouped.high and grouped.low
         assert grouped.high - grouped.low > 2 * (rows.high - rows.low) and "8 groups" in grouped.method
 
     def test_the_whole_model_is_one_list(self) -> None:
-        audit = audit_losses(**costs(), lines={"unigram entropy": 20.0})
+        audit = efface.audit.losses(**costs(), lines={"unigram entropy": 20.0})
         found = {(f.name, f.condition): f for f in audit.parts[0].findings}
         assert list(found) == [
             ("none", "loss"),
@@ -350,12 +353,12 @@ class TestLosses:
     def test_parts_are_those_that_were_given(self) -> None:
         given = costs()
         whole, sites = given.pop("whole"), given.pop("sites")
-        assert [p.title for p in audit_losses(**given, whole=whole).parts] == ["The whole model"]
-        assert [p.title for p in audit_losses(**given, sites=sites).parts] == ["One site at a time"]
+        assert [p.title for p in efface.audit.losses(**given, whole=whole).parts] == ["The whole model"]
+        assert [p.title for p in efface.audit.losses(**given, sites=sites).parts] == ["One site at a time"]
 
     def test_without_a_control_there_is_the_change_alone(self) -> None:
         given = costs()
-        audit = audit_losses(given["unscrubbed"], {"leace": given["sites"]["leace"]})
+        audit = efface.audit.losses(given["unscrubbed"], {"leace": given["sites"]["leace"]})
         assert {f.condition for f in audit.parts[0].findings} == {"erased"}
         assert audit.conclusions[0].startswith(
             "Erasing the concept at one site by leace costs something at 2 of 2 sites"
@@ -364,12 +367,12 @@ class TestLosses:
     def test_several_ways_share_the_control(self) -> None:
         given = costs()
         given["sites"]["orthogonal"] = given["sites"]["leace"]
-        audit = audit_losses(**given)
+        audit = efface.audit.losses(**given)
         assert audit.find("orthogonal", "h.0", "difference") is not None
         assert [s.label for s in audit.parts[1].figures[0].series] == ["random", "leace", "orthogonal"]
 
     def test_what_it_costs_is_said(self) -> None:
-        said = audit_losses(**costs(), unit="bits per byte", name="the type").conclusions
+        said = efface.audit.losses(**costs(), unit="bits per byte", name="the type").conclusions
         assert said[0].startswith("Erasing the type everywhere by leace changed the loss by +0.588 bits per byte (+0.5")
         assert "clearly up; random subspaces changed it by +0.098" in said[0]
         assert said[1].startswith(
@@ -378,12 +381,12 @@ class TestLosses:
         assert "most at h.0: +0.490" in said[1]
 
     def test_a_site_that_helps_is_not_counted_as_a_cost(self) -> None:
-        said = audit_losses(**costs(delta=-0.5)).conclusions
+        said = efface.audit.losses(**costs(delta=-0.5)).conclusions
         assert said[1].startswith(
             "Erasing the concept at one site by leace costs more than a random subspace at 0 of 2"
         )
 
     def test_torch_losses_and_json(self) -> None:
         given = costs()
-        audit = audit_losses(torch.from_numpy(given["unscrubbed"]).float(), given["sites"], given["whole"])
+        audit = efface.audit.losses(torch.from_numpy(given["unscrubbed"]).float(), given["sites"], given["whole"])
         assert Audit.from_dict(json.loads(json.dumps(audit.to_dict(), allow_nan=False))) == audit

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 from torch import Tensor
 
+import efface.audit
 from efface import InputError
 from efface.audit import Audit
-from efface.audit.vectors import Labels, Task, audit_vectors, canonical_correlations, class_mean_gap, edit_size
+from efface.audit.vectors import Labels, Task, canonical_correlations, class_mean_gap, edit_size
 from efface.audit.vectors.folds import make_folds
 from efface.audit.vectors.probes import standardise
 
@@ -46,7 +47,7 @@ def mean_eraser(x: Tensor, z: Tensor) -> Any:
 
 @cache
 def noise_audits() -> list[Audit]:
-    return [audit_vectors(*noise(120, 4, seed), keep, seed=seed) for seed in range(12)]
+    return [efface.audit.rows(*noise(120, 4, seed), keep, seed=seed) for seed in range(12)]
 
 
 def keep(x: Tensor) -> Tensor:
@@ -63,11 +64,11 @@ class TestProbes:
     @pytest.mark.parametrize("family", ["linear probe", "MLP probe"])
     @pytest.mark.parametrize("name", ["accuracy", "information"])
     def test_above_chance_on_signal(self, family: str, name: str) -> None:
-        audit = audit_vectors(*signal(), keep)
+        audit = efface.audit.rows(*signal(), keep)
         assert audit.find(family, name, "before").verdict == "above chance"
 
     def test_only_the_mlp_reads_a_product(self) -> None:
-        audit = audit_vectors(*xor(), keep)
+        audit = efface.audit.rows(*xor(), keep)
         assert audit.find("linear probe", "accuracy", "after").verdict == "at chance"
         assert audit.find("MLP probe", "accuracy", "after").value > 0.8
         assert audit.find("MLP probe", "information", "after").verdict == "above chance"
@@ -75,7 +76,7 @@ class TestProbes:
     def test_linear_probe_is_near_the_bayes_rate(self) -> None:
         x, z = signal(4000, 4, shift=2.0)
         bayes = 0.841  # Phi(1): two unit Gaussians two apart
-        assert audit_vectors(x, z, keep, probes=["linear"]).find("linear probe", "accuracy", "after").value == (
+        assert efface.audit.rows(x, z, keep, probes=["linear"]).find("linear probe", "accuracy", "after").value == (
             pytest.approx(bayes, abs=0.02)
         )
 
@@ -83,26 +84,26 @@ class TestProbes:
     def test_numbers_are_read_as_r2(self, family: str) -> None:
         x, _ = noise()
         rng = np.random.default_rng(1)
-        audit = audit_vectors(x, 2 * x[:, 0] + rng.normal(size=len(x)), lambda x: 0 * x)
+        audit = efface.audit.rows(x, 2 * x[:, 0] + rng.normal(size=len(x)), lambda x: 0 * x)
         assert audit.find(family, "R2", "before").value == pytest.approx(0.8, abs=0.12)
         assert audit.find(family, "R2", "after").side != 1
         assert audit.find(family, "R2", "after").chance == 0.0
 
     def test_several_numbers_at_once(self) -> None:
         x, _ = noise()
-        audit = audit_vectors(x, x[:, :2], keep)
+        audit = efface.audit.rows(x, x[:, :2], keep)
         assert audit.find("linear probe", "R2", "after").value > 0.95
 
     def test_chance_is_the_most_common_class(self) -> None:
         x, _ = noise(300)
         z = np.repeat([0, 1, 2], [200, 50, 50])
-        finding = audit_vectors(x, z, keep, probes=["linear"]).find("linear probe", "accuracy", "before")
+        finding = efface.audit.rows(x, z, keep, probes=["linear"]).find("linear probe", "accuracy", "before")
         assert finding.chance == pytest.approx(2 / 3)
 
     def test_rounding_errors_are_not_scaled_up(self) -> None:
         x, z = noise()
         x[:, 0] = 1e-12 * z
-        audit = audit_vectors(x, z, keep, probes=["linear"])
+        audit = efface.audit.rows(x, z, keep, probes=["linear"])
         assert audit.find("linear probe", "accuracy", "after").side != 1
 
     def test_standardise_uses_training_rows_only(self) -> None:
@@ -114,7 +115,7 @@ class TestErasure:
     def test_erased_signal_is_at_chance_and_the_task_stays(self) -> None:
         x, z = signal()
         y = x[:, 3] + 0.1 * np.random.default_rng(1).normal(size=len(x))
-        audit = audit_vectors(x, z, fit=mean_eraser, task=Task(y, "y"))
+        audit = efface.audit.rows(x, z, fit=mean_eraser, task=Task(y, "y"))
         assert audit.find("linear probe", "accuracy", "before").side == 1
         after = audit.find("linear probe", "accuracy", "after")
         assert after.verdict == "at chance" and after.baseline == audit.find("linear probe", "accuracy", "before").value
@@ -125,7 +126,7 @@ class TestErasure:
 
     def test_identity_changes_nothing(self) -> None:
         x, z = signal()
-        audit = audit_vectors(x, z, keep, task=x[:, 1])
+        audit = efface.audit.rows(x, z, keep, task=x[:, 1])
         for before in (f for f in audit.findings if f.condition == "before"):
             assert audit.find(before.family, before.name, "after").value == before.value
         change = audit.find("task: task", "change of R2", "change")
@@ -134,18 +135,18 @@ class TestErasure:
 
     def test_damage_to_the_task_is_seen(self) -> None:
         x, z = signal()
-        audit = audit_vectors(x, z, lambda x: 0 * x, task=(x[:, 1] > 0).astype(int), probes=["linear"])
+        audit = efface.audit.rows(x, z, lambda x: 0 * x, task=(x[:, 1] > 0).astype(int), probes=["linear"])
         assert audit.find("task: task", "change of accuracy", "change").verdict == "lower than before"
 
     def test_no_row_changed_still_has_an_interval(self) -> None:
         x, z = signal()
-        change = audit_vectors(x, z, keep, task=z).find("task: task", "change of accuracy", "change")
+        change = efface.audit.rows(x, z, keep, task=z).find("task: task", "change of accuracy", "change")
         assert change.low is not None and change.high is not None
         assert change.low < 0.0 < change.high < 0.02
 
     def test_several_tasks(self) -> None:
         x, z = signal()
-        audit = audit_vectors(x, z, keep, task=(Task(x[:, 1], "a"), Task(z, "b")), probes=["linear"])
+        audit = efface.audit.rows(x, z, keep, task=(Task(x[:, 1], "a"), Task(z, "b")), probes=["linear"])
         assert {f.family for f in audit.findings} >= {"task: a", "task: b"}
 
 
@@ -161,7 +162,7 @@ class TestLeakage:
             assert torch.equal(labels, torch.from_numpy(z[sorted(seen[-1])]))
             return keep
 
-        audit_vectors(x, z, fit=fit, groups=groups, probes=["linear"])
+        efface.audit.rows(x, z, fit=fit, groups=groups, probes=["linear"])
         assert len(seen) == 5
         assert sorted(i for rows in seen for i in set(range(100)) - rows) == list(range(100))
         held = [set(groups[sorted(set(range(100)) - rows)]) for rows in seen]
@@ -170,7 +171,7 @@ class TestLeakage:
     def test_an_eraser_that_writes_to_its_input_spoils_nothing(self) -> None:
         x, z = signal()
         kept = x.copy()
-        audit = audit_vectors(x, z, lambda rows: rows.mul_(0.0), probes=["linear"])
+        audit = efface.audit.rows(x, z, lambda rows: rows.mul_(0.0), probes=["linear"])
         np.testing.assert_array_equal(x, kept)
         assert audit.find("linear probe", "accuracy", "before").side == 1
 
@@ -179,8 +180,8 @@ class TestLeakage:
         groups = np.repeat(np.arange(20), 20)
         x = 3 * rng.normal(size=(20, 30))[groups] + rng.normal(size=(400, 30))
         z = rng.permutation(np.arange(20) % 2)[groups]
-        by_rows = audit_vectors(x, z, keep, probes=["linear"]).find("linear probe", "accuracy", "after")
-        by_groups = audit_vectors(x, z, keep, probes=["linear"], groups=groups)
+        by_rows = efface.audit.rows(x, z, keep, probes=["linear"]).find("linear probe", "accuracy", "after")
+        by_groups = efface.audit.rows(x, z, keep, probes=["linear"], groups=groups)
         assert by_rows.value > 0.95
         assert by_groups.find("linear probe", "accuracy", "after").side != 1
 
@@ -264,42 +265,42 @@ class TestInput:
     )
     def test_says_what_to_write(self, options: dict[str, Any], match: str) -> None:
         with pytest.raises(InputError, match=match):
-            audit_vectors(*signal(50), **options)
+            efface.audit.rows(*signal(50), **options)
 
     def test_bad_data(self) -> None:
         x, z = signal(50)
         with pytest.raises(InputError, match=r"expected \(n, d\)"):
-            audit_vectors(x[:, 0], z, keep)
+            efface.audit.rows(x[:, 0], z, keep)
         with pytest.raises(InputError, match="z has 49"):
-            audit_vectors(x, z[1:], keep)
+            efface.audit.rows(x, z[1:], keep)
         with pytest.raises(InputError, match="1 of 50 rows"):
-            audit_vectors(np.where(np.arange(50)[:, None] == 3, np.nan, x), z, keep)
+            efface.audit.rows(np.where(np.arange(50)[:, None] == 3, np.nan, x), z, keep)
         with pytest.raises(InputError, match="no row of concept = rare"):
-            audit_vectors(x, np.where(np.arange(50) == 3, "rare", "usual"), keep)
+            efface.audit.rows(x, np.where(np.arange(50) == 3, "rare", "usual"), keep)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
     def test_the_eraser_is_given_the_dtype_of_the_rows(self, dtype: torch.dtype) -> None:
         x, z = signal(60)
         seen: list[torch.dtype] = []
-        audit_vectors(torch.from_numpy(x).to(dtype), z, lambda x: seen.append(x.dtype) or x, probes=["linear"])
+        efface.audit.rows(torch.from_numpy(x).to(dtype), z, lambda x: seen.append(x.dtype) or x, probes=["linear"])
         assert seen == [dtype]
 
     def test_numpy_erasers_will_do(self) -> None:
         x, z = signal(60)
-        audit = audit_vectors(x, z, lambda x: np.zeros(x.shape), probes=["linear"])
+        audit = efface.audit.rows(x, z, lambda x: np.zeros(x.shape), probes=["linear"])
         assert audit.find("linear probe", "accuracy", "after").side != 1
 
     def test_the_same_seed_gives_the_same_audit(self) -> None:
         x, z = signal(60)
-        assert audit_vectors(x, z, keep, seed=3) == audit_vectors(x, z, keep, seed=3)
-        assert audit_vectors(x, z, keep, seed=3) != audit_vectors(x, z, keep, seed=4)
+        assert efface.audit.rows(x, z, keep, seed=3) == efface.audit.rows(x, z, keep, seed=3)
+        assert efface.audit.rows(x, z, keep, seed=3) != efface.audit.rows(x, z, keep, seed=4)
 
 
 class TestWords:
     def test_what_is_left_is_said(self) -> None:
         x, z = xor()
         x[:, 2] += 1.5 * z
-        said = audit_vectors(x, z, fit=mean_eraser, name="sex").conclusions
+        said = efface.audit.rows(x, z, fit=mean_eraser, name="sex").conclusions
         assert said[0].startswith(
             "NOT erased: sex is out of reach of the linear probe, but the MLP probe still reads it"
         )
@@ -307,16 +308,16 @@ class TestWords:
         assert said[2].startswith("The MLP probe still reads sex after erasure")
 
     def test_what_is_gone_is_said_without_boasting(self) -> None:
-        said = audit_vectors(*signal(), lambda x: 0 * x, name="sex").conclusions
+        said = efface.audit.rows(*signal(), lambda x: 0 * x, name="sex").conclusions
         assert said[0].endswith("That is no proof that none can.")
 
     def test_nothing_erased_is_said(self) -> None:
-        said = audit_vectors(*signal(), keep, name="sex").conclusions
+        said = efface.audit.rows(*signal(), keep, name="sex").conclusions
         assert said[0] == "NOT erased: the linear probe and the MLP probe still find sex."
 
     def test_a_probe_that_read_nothing_before_says_so(self) -> None:
-        said = audit_vectors(*noise(), keep, name="sex", probes=["linear"]).conclusions
+        said = efface.audit.rows(*noise(), keep, name="sex", probes=["linear"]).conclusions
         assert said[0].startswith("The linear probe could not read sex even before")
 
     def test_a_fitted_eraser_is_trusted_and_that_is_said(self) -> None:
-        assert any("cannot be checked" in c for c in audit_vectors(*signal(60), keep, probes=["linear"]).caveats)
+        assert any("cannot be checked" in c for c in efface.audit.rows(*signal(60), keep, probes=["linear"]).caveats)

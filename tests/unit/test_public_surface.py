@@ -48,3 +48,19 @@ def test_every_public_name_has_a_docstring(package, plain):
 def test_the_version_is_that_of_the_distribution_and_the_types_are_public(package, distribution):
     assert package.__version__ == importlib.metadata.version(distribution)
     assert resources.files(package).joinpath("py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    "room", ["audit", "report", "attribution", "estimators", "scrubbing", "pipelines", "diffusion"]
+)
+def test_rooms_are_attributes_without_an_import_of_their_own(room):
+    heavy = loaded_after(f"import efface\nassert efface.{room}.__name__ == 'efface.{room}'")
+    assert heavy in ("[]", "['torch']") or (room, heavy) == ("estimators", "['torch', 'sklearn']")
+    assert room in dir(efface)
+
+
+def test_audits_are_functions_of_the_room():
+    for name in ("rows", "sites", "losses", "pipeline", "gate", "maps", "presence", "detection", "similarity"):
+        audit = getattr(efface.audit, name)
+        assert callable(audit) and audit.__name__ == name and audit.__module__.startswith("efface.audit.")
+    assert not callable(efface.audit)

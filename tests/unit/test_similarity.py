@@ -1,4 +1,4 @@
-"""`audit_similarity`: what an edit of embeddings does to cosine similarities."""
+"""`efface.audit.similarity`: what an edit of embeddings does to cosine similarities."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+import efface.audit
 from efface import InputError
-from efface.audit import audit_similarity
 
 FAMILY = "cosine similarity"
 
@@ -18,7 +18,7 @@ def rows(n: int = 40, d: int = 8, seed: int = 0) -> np.ndarray:
 
 def test_cosines_are_those_of_numpy() -> None:
     x, y = rows(), rows(seed=1)
-    audit = audit_similarity(x, y, pairs=[(0, 1), (2, 3)])
+    audit = efface.audit.similarity(x, y, pairs=[(0, 1), (2, 3)])
     cosine = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(x, y, strict=True)]
     assert audit.find(FAMILY, "with itself", "after").value == pytest.approx(np.mean(cosine))
     unit = y / np.linalg.norm(y, axis=1, keepdims=True)
@@ -35,13 +35,13 @@ def test_the_order_is_the_correlation_of_each_row() -> None:
         return np.array([z[i] @ z[j] / np.linalg.norm(z[i]) / np.linalg.norm(z[j]) for j in range(6) if j != i])
 
     expected = np.mean([np.corrcoef(similar(x, i), similar(y, i))[0, 1] for i in range(6)])
-    assert audit_similarity(x, y).find(FAMILY, "order of the others", "after").value == pytest.approx(expected)
+    assert efface.audit.similarity(x, y).find(FAMILY, "order of the others", "after").value == pytest.approx(expected)
 
 
 def test_a_rotation_changes_no_similarity() -> None:
     x = rows()
     turn = np.linalg.qr(rows(8, 8, seed=2))[0]
-    audit = audit_similarity(x, x @ turn, pairs=[(0, 1), (2, 3)])
+    audit = efface.audit.similarity(x, x @ turn, pairs=[(0, 1), (2, 3)])
     assert audit.find(FAMILY, "order of the others", "after").value == pytest.approx(1)
     assert audit.find(FAMILY, "pairs", "change").verdict == "no clear change"
     assert audit.find(FAMILY, "with itself", "after").value < 0.9
@@ -53,27 +53,27 @@ def test_what_erasing_the_difference_of_pairs_does_is_seen() -> None:
     x[::2, 0] += 2
     y = x.copy()
     y[:, 0] = 0
-    audit = audit_similarity(x, y, pairs=[(i, i + 1) for i in range(0, 20, 2)])
+    audit = efface.audit.similarity(x, y, pairs=[(i, i + 1) for i in range(0, 20, 2)])
     assert audit.find(FAMILY, "pairs", "change").verdict == "higher than before"
     assert audit.find(FAMILY, "pairs", "after").value == pytest.approx(1)
     assert "differ in the concept alone" in " ".join(audit.conclusions)
 
 
 def test_another_width_after_leaves_out_what_cannot_be_compared() -> None:
-    audit = audit_similarity(rows(), torch.from_numpy(rows(d=3, seed=1)))
+    audit = efface.audit.similarity(rows(), torch.from_numpy(rows(d=3, seed=1)))
     assert {f.name for f in audit.findings} == {"order of the others", "all others"}
 
 
 def test_equally_near_others_have_no_order_to_lose() -> None:
-    assert audit_similarity(np.eye(5), np.eye(5)).find(FAMILY, "order of the others", "after").value == 1
-    assert audit_similarity(np.eye(5), rows(5, 5)).find(FAMILY, "order of the others", "after").value == 0
+    assert efface.audit.similarity(np.eye(5), np.eye(5)).find(FAMILY, "order of the others", "after").value == 1
+    assert efface.audit.similarity(np.eye(5), rows(5, 5)).find(FAMILY, "order of the others", "after").value == 0
 
 
 def test_groups_widen_the_interval_of_rows_that_depend() -> None:
     x = np.repeat(rows(10), 20, axis=0)
     y = np.repeat(rows(10, seed=1), 20, axis=0)
-    alone = audit_similarity(x, y).find(FAMILY, "with itself", "after")
-    grouped = audit_similarity(x, y, groups=np.repeat(np.arange(10), 20)).find(FAMILY, "with itself", "after")
+    alone = efface.audit.similarity(x, y).find(FAMILY, "with itself", "after")
+    grouped = efface.audit.similarity(x, y, groups=np.repeat(np.arange(10), 20)).find(FAMILY, "with itself", "after")
     assert grouped.high - grouped.low > 2 * (alone.high - alone.low)  # type: ignore[operator]
 
 
@@ -91,4 +91,4 @@ def test_groups_widen_the_interval_of_rows_that_depend() -> None:
 )
 def test_bad_input(before: np.ndarray, after: np.ndarray, options: dict, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        audit_similarity(before, after, **options)
+        efface.audit.similarity(before, after, **options)

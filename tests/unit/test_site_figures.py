@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efface.audit import Audit, Figure, Finding, Series, audit_losses, audit_sites
+import efface.audit
+from efface.audit import Audit, Figure, Finding, Series
 from efface.report import render
 from efface.report.lines import draw_lines
 from efface.report.ticks import site_ticks
@@ -142,7 +143,7 @@ class TestPage:
         rng = np.random.default_rng(0)
         z = rng.integers(0, 2, 100)
         x = {f"h.{i}": rng.normal(size=(100, 3)) + 3 * z[:, None] for i in range(2)}
-        audit = audit_sites(x, {site: 0 * rows for site, rows in x.items()}, z, control=np.arange(100) % 20)
+        audit = efface.audit.sites(x, {site: 0 * rows for site, rows in x.items()}, z, control=np.arange(100) % 20)
         assert [s.label for s in audit.figures[0].series] == ["before", "after", "control task", "control task, after"]
         page = audit.html()
         assert page.count("data:image/svg+xml") == 1 and "linear probe: h.1" in page and "selectivity: h.1" in page
@@ -152,7 +153,7 @@ class TestPage:
     def test_losses_show_their_figures_and_say_a_long_unit_once_a_row(self) -> None:
         plain = np.arange(10.0)
         sites = {"leace": {"h.0": plain + 1.5}, "random": {"h.0": plain}}
-        audit = audit_losses(plain, sites, {"leace": plain + 2}, unit="bits per byte")
+        audit = efface.audit.losses(plain, sites, {"leace": plain + 2}, unit="bits per byte")
         assert audit.html().count("data:image/svg+xml") == 2
         row = render(as_data(audit))["parts"][1]["rows"][0]
         assert row["what"] == "leace: h.0, bits per byte"

@@ -1,35 +1,55 @@
 """Audits: is the concept gone, and what went with it? Independent of the erasers they judge.
 
-`efface.audit(pipe, "circle", judge=...)` is `efface.audit_pipeline`.
+| audit | of |
+|---|---|
+| `rows` | vectors before and after, by fresh probes; `similarity` of embeddings |
+| `sites`, `losses` | hidden states of a model, site by site; what erasing cost it |
+| `pipeline`, `gate` | what a text-to-image pipeline shows; which prompts an erasure acts on (`presence`, `detection`) |
+| `maps` | maps of importance of a classifier, next to controls |
+
+Each gives an `Audit`, which shows itself: `print(audit)`, and `.html() .markdown() .json() .to_frame() .plot()
+.save(path)`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from efface._lazy import attach, make_callable
+from efface._lazy import attach
 
 if TYPE_CHECKING:
     from efface.audit.audit import Audit
+    from efface.audit.explanations.maps import maps
     from efface.audit.figure import Figure, Series, Table
     from efface.audit.finding import Finding
-    from efface.audit.pipelines.presence import audit_presence
-    from efface.audit.states.losses import audit_losses
-    from efface.audit.states.probing import audit_sites
-    from efface.audit.vectors.audit import audit_vectors
-    from efface.audit.vectors.similarity import audit_similarity
+    from efface.audit.pipelines.detection import detection
+    from efface.audit.pipelines.gate import gate
+    from efface.audit.pipelines.pipeline import pipeline
+    from efface.audit.pipelines.presence import presence
+    from efface.audit.states.losses import losses
+    from efface.audit.states.sites import sites
+    from efface.audit.subjects import access_of
+    from efface.audit.vectors.rows import rows
+    from efface.audit.vectors.similarity import similarity
+    from efface.audit.vectors.task import Task
     from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
 
 _NAMES = {
-    "efface.audit.pipelines.presence": ("audit_presence",),
     "efface.audit.audit": ("Audit",),
+    "efface.audit.explanations.maps": ("maps",),
     "efface.audit.figure": ("Figure", "Series", "Table"),
     "efface.audit.finding": ("Finding",),
+    "efface.audit.pipelines.detection": ("detection",),
+    "efface.audit.pipelines.gate": ("gate",),
+    "efface.audit.pipelines.pipeline": ("pipeline",),
+    "efface.audit.pipelines.presence": ("presence",),
+    "efface.audit.states.losses": ("losses",),
+    "efface.audit.states.sites": ("sites",),
+    "efface.audit.subjects": ("access_of",),
+    "efface.audit.vectors.rows": ("rows",),
+    "efface.audit.vectors.similarity": ("similarity",),
+    "efface.audit.vectors.task": ("Task",),
     "efface.stats.intervals": ("Interval", "bootstrap_interval", "paired_interval", "wilson_interval"),
-    "efface.audit.states.losses": ("audit_losses",),
-    "efface.audit.states.probing": ("audit_sites",),
-    "efface.audit.vectors.audit": ("audit_vectors",),
-    "efface.audit.vectors.similarity": ("audit_similarity",),
 }
 
 __all__ = [
@@ -39,17 +59,20 @@ __all__ = [
     "Interval",
     "Series",
     "Table",
-    "audit_losses",
-    "audit_presence",
-    "audit_similarity",
-    "audit_sites",
-    "audit_vectors",
+    "Task",
+    "access_of",
     "bootstrap_interval",
+    "detection",
+    "gate",
+    "losses",
+    "maps",
     "paired_interval",
+    "pipeline",
+    "presence",
+    "rows",
+    "similarity",
+    "sites",
     "wilson_interval",
 ]
 
 __getattr__, __dir__ = attach(__name__, {name: module for module, names in _NAMES.items() for name in names}, globals())
-
-# What joins a pipeline, an erasure and an audit lives above all three; nothing here imports it.
-make_callable(__name__, "efface.api:audit_pipeline")

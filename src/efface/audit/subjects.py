@@ -6,7 +6,7 @@ so that no audit depends on how a subject is read, nor on an eraser.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 if TYPE_CHECKING:
@@ -101,16 +101,17 @@ class Classifies(Protocol):
         ...
 
 
+@runtime_checkable
 class PipelineSubject(DrawsPrompts, EncodesPrompts, Protocol):
-    """What audits of a pipeline ask for: access to prompts and embeddings, and a check that words can be read."""
+    """What audits of a pipeline ask for, as a view of one has it: access to prompts and embeddings."""
 
     @property
     def pipe(self) -> Any:
         """The pipeline itself, on which an erasure is put."""
         ...
 
-    def check_prompts(self, prompts: Sequence[str], /, **options: Any) -> Any:
-        """Refuse prompts that it would cut or cannot read."""
+    def check_concept(self, concept: Any, /) -> None:
+        """Refuse a concept with words or prompts that it cannot read."""
         ...
 
 

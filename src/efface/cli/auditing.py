@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+import efface.audit
 from efface._errors import InputError
 from efface._validate import check_finite
 from efface.audit.audit import Audit
-from efface.audit.vectors import Task, audit_vectors
+from efface.audit.vectors import Task
 from efface.cli.applying import Saved, find_features, load_saved
 from efface.cli.inputs import Inputs, Labels, choose_features, find_labels
 from efface.cli.outputs import check_output
@@ -112,7 +113,7 @@ Erase = Callable[[Tensor], Any]
 
 
 def _eraser(args: argparse.Namespace, saved: Saved | None, rows: Rows) -> dict[str, Any]:
-    """The argument of `audit_vectors` that gives the eraser."""
+    """The argument of `efface.audit.rows` that gives the eraser."""
     if rows.after is not None:
         return {"erase": _fixed(rows.after)}
     if saved is not None and saved.takes_labels:
@@ -144,4 +145,4 @@ def _audit(args: argparse.Namespace, name: str, z: Any, rows: Rows, eraser: dict
     task = None if args.task is None else Task(rows.task, name=args.task)
     numeric = isinstance(z, Tensor) or z.dtype.kind not in "US"
     kind = args.kind if args.kind != "auto" and numeric else None
-    return audit_vectors(rows.x, z, **eraser, task=task, name=name, kind=kind, seed=args.seed)
+    return efface.audit.rows(rows.x, z, **eraser, task=task, name=name, kind=kind, seed=args.seed)

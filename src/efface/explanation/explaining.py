@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import efface.audit
 from efface._errors import InputError
 from efface._progress import progress
 from efface._validate import check_positive_int
@@ -26,7 +27,7 @@ from efface.attribution.predictions import (
 from efface.attribution.removal import Removal
 from efface.attribution.removal_images import ConstantColour
 from efface.audit.audit import Audit
-from efface.audit.explanations import Subject, audit_maps
+from efface.audit.explanations import Subject
 from efface.core.config import plain
 from efface.explanation.copy import about_copy
 from efface.explanation.mapping import AT, METHODS, Maps, Setting, default_masker
@@ -185,7 +186,7 @@ def _audit(
         "steps": setting.steps,
         "draws": setting.draws,
     }
-    numbers = audit_maps(
+    numbers = efface.audit.maps(
         subjects, setting.fractions, at=AT, title="Next to controls", seed=setting.seed, settings=settings
     )
     return Audit(

@@ -3,6 +3,5 @@
 from __future__ import annotations
 
 from efface.audit.explanations.measured import Measured, Subject
-from efface.audit.explanations.ranking import audit_maps
 
-__all__ = ["Measured", "Subject", "audit_maps"]
+__all__ = ["Measured", "Subject"]

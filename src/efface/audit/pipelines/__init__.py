@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from efface.audit.pipelines.detection import Readings, audit_detection
-from efface.audit.pipelines.presence import Judge, Sampler, audit_presence
+from efface.audit.pipelines.detection import Readings
+from efface.audit.pipelines.presence import Judge, Sampler
 
-__all__ = ["Judge", "Readings", "Sampler", "audit_detection", "audit_presence"]
+__all__ = ["Judge", "Readings", "Sampler"]

@@ -12,6 +12,7 @@ from efface._errors import InputError
 from efface.audit.audit import Audit
 from efface.audit.figure import Figure, Series
 from efface.audit.finding import Finding
+from efface.core.provenance import called, provenance
 from efface.report.numbers import format_value as number
 from efface.stats.intervals import wilson_interval
 from efface.stats.roc import auroc_interval
@@ -23,7 +24,7 @@ AUROC, FIRED, ALARM = "AUROC", "fires where it is asked for", "fires where it is
 _FEWEST, _POINTS = 5, 200
 _CAVEATS = (
     "The figures are of these prompts. Who knows the gate writes others: an attack is measured by attacking.",
-    "A gate that fires is not an erasure that works: see what is drawn, with audit_pipeline.",
+    "A gate that fires is not an erasure that works: see what is drawn, with efface.audit.pipeline.",
 )
 
 
@@ -40,7 +41,7 @@ class Readings:
     absent: ArrayLike
 
 
-def audit_detection(
+def detection(
     readings: Mapping[str, Readings], *, title: str = "Where does the gate fire?", level: float = 0.95
 ) -> Audit:
     """ROC of a gate, concept by concept, and how often it fires at the threshold that it has.
@@ -56,6 +57,7 @@ def audit_detection(
     Raises:
         InputError: If there is nothing to audit, under 5 prompts of a kind, or values are not finite.
     """
+    call = called("efface.audit.detection", locals())
     if not readings:
         raise InputError("there are no readings: give those of at least one concept")
     findings: list[Finding] = []
@@ -74,6 +76,7 @@ def audit_detection(
         figures=(_curves(readings),),
         caveats=_CAVEATS,
         settings={"concepts": list(readings), "level": level},
+        provenance=provenance(data={name: vars(found) for name, found in readings.items()}, call=call),
     )
 
 

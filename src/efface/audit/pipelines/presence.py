@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from efface.audit.audit import Audit
 from efface.audit.figure import Figure, Series
 from efface.audit.finding import Finding
 from efface.audit.pipelines.balance import harmonic_interval
+from efface.core.provenance import called, content_hash, provenance
 from efface.report.data import AFTER, BEFORE, CHANGE, NO_CHANGE
 from efface.report.numbers import format_value as number
 from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
@@ -36,7 +38,7 @@ _CAVEATS = (
 )
 
 
-def audit_presence(
+def presence(
     sample: Sampler,
     judge: Judge,
     concept: str,
@@ -79,6 +81,7 @@ def audit_presence(
     Does not guarantee: that a concept that is not seen is not there to be found by better prompts, images or
     gradients.
     """
+    call = called("efface.audit.presence", locals())
     for which, given in (("prompts", prompts), ("paraphrases", paraphrases)):
         if isinstance(given, str):
             raise InputError(f"{which} is one string: write a list, {which}=[{given!r}]")
@@ -103,7 +106,9 @@ def audit_presence(
                 images[side] = _sampled(sampler, jobs, batch_size, side)
                 bar.update(1)
             hits = {side: _judged(judge, x, concept if name == again else name) for side, x in images.items()}
-            findings += _seen(name, hits, level)
+            known = {"judge": getattr(judge, "__qualname__", type(judge).__qualname__), "access": "prompts"}
+            evidence = {side: (content_hash(x),) for side, x in images.items()}
+            findings += [replace(f, evidence=evidence.get(f.condition, ()), **known) for f in _seen(name, hits, level)]
             if AFTER in images:
                 left[name] = hits[AFTER]
                 if name not in (concept, again):
@@ -119,6 +124,7 @@ def audit_presence(
         figures=(_figure(findings, tuple(sides)),),
         caveats=_CAVEATS,
         settings={"concept": concept, "seeds": numbers, "prompts": asked, "level": level},
+        provenance=provenance(call=call),
     )
 
 

@@ -6,7 +6,5 @@ Nothing here knows of models: a *site* is a name, with vectors of tokens or loss
 from __future__ import annotations
 
 from efface.audit.states.control import control_labels
-from efface.audit.states.losses import audit_losses
-from efface.audit.states.probing import audit_sites
 
-__all__ = ["audit_losses", "audit_sites", "control_labels"]
+__all__ = ["control_labels"]

@@ -16,11 +16,12 @@ from efface.audit.states import cost_text
 from efface.audit.states.cost_text import CONTROLLED, DIFFERENCE, ERASED, LOSS, NONE, WHOLE
 from efface.audit.states.pictures import change_by_site, loss_by_condition
 from efface.audit.states.reading import Floats, check_mapping, check_same_sites, read_column, read_losses, read_values
+from efface.core.provenance import called, provenance
 from efface.report.data import CHANGE, NO_CHANGE, NO_DIFFERENCE
 from efface.stats.intervals import Interval, bootstrap_interval, paired_interval
 
 
-def audit_losses(
+def losses(
     unscrubbed: Any,
     sites: Mapping[str, Mapping[str, Any]] | None = None,
     whole: Mapping[str, Any] | None = None,
@@ -74,11 +75,12 @@ def audit_losses(
     or that a small change means that the concept is not used: what is left elsewhere may stand in for it.
 
     >>> plain = np.array([10.0, 12.0, 14.0, 11.0])
-    >>> audit = audit_losses(plain, {"leace": {"h.0": plain + [2, 3, 2, 3]}, "random": {"h.0": plain + [0, 1, 0, 1]}})
+    >>> audit = losses(plain, {"leace": {"h.0": plain + [2, 3, 2, 3]}, "random": {"h.0": plain + [0, 1, 0, 1]}})
     >>> finding = audit.find("leace", "h.0", "difference")
     >>> finding.value, finding.verdict
     (2.0, 'higher than the control')
     """
+    call = called("efface.audit.losses", locals())
     plain = read_values(unscrubbed, "unscrubbed")
     n = len(plain)
     if not sites and not whole:
@@ -89,6 +91,7 @@ def audit_losses(
     ways = _read_whole(whole, n) if whole else {}
     parts = [_whole(ways, lines or {}, control, measure)] if ways or lines else []
     parts += [_by_site(by_site, control, measure)] if by_site else []
+    data = {"unscrubbed": plain, "sites": by_site or None, "whole": ways or None, "per": scale}
     findings = [f for part in parts for f in part.findings]
     return Audit(
         title or f"What erasing {name} costs",
@@ -96,6 +99,7 @@ def audit_losses(
         conclusions=tuple(cost_text.conclusions(findings, name, control)),
         caveats=cost_text.CAVEATS,
         settings={"sequences": n, "control": control, "unit": unit, "seed": seed, "level": level},
+        provenance=provenance(data=data, seed=seed, call=call),
         parts=tuple(parts),
     )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from efface.audit.vectors.audit import Task, audit_vectors
 from efface.audit.vectors.guardedness import canonical_correlations, class_mean_gap, edit_size
 from efface.audit.vectors.labels import Labels
 from efface.audit.vectors.probes import PROBES, Probe, ProbeScores
+from efface.audit.vectors.task import Task
 
 __all__ = [
     "PROBES",
@@ -13,7 +13,6 @@ __all__ = [
     "Probe",
     "ProbeScores",
     "Task",
-    "audit_vectors",
     "canonical_correlations",
     "class_mean_gap",
     "edit_size",

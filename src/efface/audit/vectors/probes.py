@@ -196,6 +196,7 @@ class ProbeScores:
             chance=chance,
             unit=unit,
             baseline=self._baseline(name) if condition == AFTER else None,
+            access="rows",
             **more,
         )
 

@@ -12,6 +12,7 @@ from efface._validate import check_finite, to_tensor
 from efface.audit.audit import Audit
 from efface.audit.figure import Figure, Series
 from efface.audit.finding import Finding
+from efface.core.provenance import called, provenance
 from efface.report.data import AFTER, BEFORE, CHANGE, NO_CHANGE
 from efface.report.numbers import format_value as number
 from efface.stats.intervals import bootstrap_interval, paired_interval
@@ -27,7 +28,7 @@ _NAMED = {
 }
 
 
-def audit_similarity(
+def similarity(
     before: Any,
     after: Any,
     *,
@@ -62,9 +63,10 @@ def audit_similarity(
     equal rank makes. Memory is `2 n^2` numbers.
 
     >>> x = np.eye(4)
-    >>> audit_similarity(x, 2 * x).find("cosine similarity", "with itself", "after").value
+    >>> similarity(x, 2 * x).find("cosine similarity", "with itself", "after").value
     1.0
     """
+    call = called("efface.audit.similarity", locals())
     x, y = _units(before, "before"), _units(after, "after")
     if len(x) != len(y):
         raise InputError(f"before has {len(x)} rows and after {len(y)}: give the same embeddings in the same order")
@@ -93,6 +95,7 @@ def audit_similarity(
         findings=tuple(findings),
         figures=(_figure(findings),),
         settings={"rows": len(x), "seed": seed, "level": level},
+        provenance=provenance(data={"before": before, "after": after, "groups": units}, seed=seed, call=call),
     )
 
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
+import efface.audit
 from efface.audit.audit import Audit
-from efface.audit.vectors import Task, audit_vectors
+from efface.audit.vectors import Task
 from efface.erasers.leace import LeaceEraser
 from efface_worlds.demo import Say
 from efface_worlds.demo.minilm_layers import layers
@@ -52,7 +53,7 @@ def tables(seed: int = 0, say: Say = lambda text: None) -> Audit:
     """Erase sex from the nine other features of the diabetes table."""
     world = load_diabetes()
     say(f"tables: {len(world.x)} patients, {world.x.shape[1]} features; fitting probes before and after")
-    audit = audit_vectors(
+    audit = efface.audit.rows(
         world.x,
         world.z,
         fit=fit_leace,
@@ -76,7 +77,7 @@ def sentences(seed: int = 0, say: Say = lambda text: None) -> Audit:
     x = embed(world.text)
     say("sentences: fitting probes before and after, on occupations held out")
     job = [world.jobs[i] for i in world.job]
-    audit = audit_vectors(
+    audit = efface.audit.rows(
         x,
         world.gender,
         fit=fit_leace,

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import efface.audit
 from efface.audit.audit import Audit
 from efface.audit.figure import Table
 from efface.audit.finding import Finding
 from efface.audit.states.measures import class_mean_gap
-from efface.audit.states.probing import audit_sites
-from efface.audit.vectors.similarity import audit_similarity
 from efface.report.data import AFTER, BEFORE
 from efface.scrubbing.features import SiteFeatures, collect
 from efface.scrubbing.fitting import scrub
@@ -109,7 +108,7 @@ def _gender_probes(
     options: dict[str, Any] = {"sites": list(scrubber.sites), "max_rows": rows, "seed": seed, "batch_size": 32}
     plain = collect(model, data, labels, **options)
     erased = collect(model, data, labels, scrubber=scrubber, **options)
-    return audit_sites(
+    return efface.audit.sites(
         plain.x,
         erased.x,
         [world.genders[i] for i in plain.labels.tolist()],
@@ -134,8 +133,8 @@ def _similarities(
     place = {key: row for row, key in enumerate(who)}
     pairs = [(row, place[job, template, 1]) for (job, template, gender), row in place.items() if gender == 0]
     setting: dict[str, Any] = {"pairs": pairs, "groups": world.job[test], "name": "gender", "seed": seed}
-    audit = audit_similarity(before, after, title="Sentence similarity", **setting)
-    random = audit_similarity(before, control, **setting)
+    audit = efface.audit.similarity(before, after, title="Sentence similarity", **setting)
+    random = efface.audit.similarity(before, control, **setting)
     own = random.find("cosine similarity", "with itself", "after").value
     said = f"A random edit of equal rank at the same sites leaves a cosine of {own:.3f} with the unedited embedding."
     return replace(audit, conclusions=(*audit.conclusions, said))

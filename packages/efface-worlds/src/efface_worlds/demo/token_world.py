@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import efface.audit
 from efface.audit.audit import Audit
-from efface.audit.states.losses import audit_losses
-from efface.audit.states.probing import audit_sites
 from efface.scrubbing.features import collect
 from efface.scrubbing.fitting import scrub
 from efface.scrubbing.scrubber import Scrubber
@@ -106,7 +105,7 @@ def _losses(
     leace = fitted[METHODS["leace"]]
     ways = {RANDOM: leace.random_control(seed), **fitted}
     whole = {way: _bits(model, heldout, scrubber) for way, scrubber in ways.items()}
-    audit = audit_losses(
+    audit = efface.audit.losses(
         _bits(model, heldout, None),
         whole=whole,
         control=RANDOM,
@@ -125,7 +124,7 @@ def _losses(
         way: {str(site): _bits(model, few, scrubber.only(site)) for site in scrubber.sites}
         for way, scrubber in single.items()
     }
-    by_site = audit_losses(_bits(model, few, None), sites, control=RANDOM, **_setting(few, seed))
+    by_site = efface.audit.losses(_bits(model, few, None), sites, control=RANDOM, **_setting(few, seed))
     conclusions = tuple(dict.fromkeys((*audit.conclusions, *by_site.conclusions)))
     settings = {**audit.settings, "sequences scored by site": len(few)}
     return replace(audit, conclusions=conclusions, parts=audit.parts + by_site.parts, settings=settings)
@@ -168,7 +167,7 @@ def _probes(model: Any, world: TokenWorld, scrubber: Scrubber, rows: int, seed: 
     plain = collect(model, data, world.lexical_type, **options)
     erased = collect(model, data, world.lexical_type, scrubber=scrubber, **options)
     labels, kept = _common(plain.labels, world.names)
-    return audit_sites(
+    return efface.audit.sites(
         {site: x[kept] for site, x in plain.x.items()},
         {site: x[kept] for site, x in erased.x.items()},
         [labels[i] for i in kept.tolist()],

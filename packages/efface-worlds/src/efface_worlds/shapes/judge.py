@@ -91,7 +91,7 @@ class Judge:
     network: JudgeNetwork
 
     def __call__(self, images: Tensor, name: str) -> Tensor:
-        """Whether each image shows a concept, `(n,)`: what `efface.audit(pipe, name, judge=load_judge())` asks.
+        """Whether each image shows a concept, `(n,)`: what `efface.audit.pipeline(..., judge=load_judge())` asks.
 
         Raises:
             InputError: As `judge`, or if no concept is called that.

@@ -22,12 +22,13 @@ from efface.audit.states.reading import check_same_sites, read_column, read_vect
 from efface.audit.vectors.folds import make_folds
 from efface.audit.vectors.labels import Labels
 from efface.audit.vectors.probes import threads_for
+from efface.core.provenance import called, provenance
 from efface.report.data import AFTER, BEFORE
 
 _HEADLINES_AT_MOST = 20
 
 
-def audit_sites(
+def sites(
     before: Mapping[str, Any],
     after: Mapping[str, Any] | None,
     z: Any,
@@ -83,24 +84,26 @@ def audit_sites(
     >>> rng = np.random.default_rng(0)
     >>> z = rng.integers(0, 2, 200)
     >>> x = {"layers.0": rng.normal(size=(200, 3)) + 2 * z[:, None]}
-    >>> audit = audit_sites(x, {"layers.0": 0 * x["layers.0"]}, z)
+    >>> audit = sites(x, {"layers.0": 0 * x["layers.0"]}, z)
     >>> [audit.find("linear probe", "layers.0", side).verdict for side in ("before", "after")]
     ['above chance', 'at chance']
     """
+    call = called("efface.audit.sites", locals())
     labels = _labels(z, name, classes)
     sides = _sides(before, after, len(labels))
     units, items = read_column(groups, "groups", len(labels)), read_column(control, "control", len(labels))
     drawn = None if items is None else control_labels(items, labels, seed=seed)
     splits = make_folds(len(labels), folds, groups=units, strata=labels.values, seed=seed)
     setting = Setting(labels, drawn, units, splits, seed, level)
-    sites = list(sides[BEFORE])
+    names = list(sides[BEFORE])
     findings: list[Finding] = []
-    with progress("probing", len(sites), unit="sites") as bar:
-        for site in sites:
+    with progress("probing", len(names), unit="sites") as bar:
+        for site in names:
             with threads_for(sides[BEFORE][site].numel()):
                 findings += measure_site(site, {c: _float64(x[site]) for c, x in sides.items()}, setting)
             bar.update(1)
-    return _audit(title, findings, sites, setting, folds, name)
+    origin = provenance(data={**sides, "z": z, "groups": groups, "control": control}, seed=seed, call=call)
+    return replace(_audit(title, findings, names, setting, folds, name), provenance=origin)
 
 
 def _audit(title: str, findings: list[Finding], sites: list[str], setting: Setting, folds: int, name: str) -> Audit:

@@ -21,14 +21,13 @@ from efface.audit.vectors.labels import Kind, Labels
 from efface.audit.vectors.pictures import Separation, before_after, by_group
 from efface.audit.vectors.probes import PROBES, ProbeScores
 from efface.audit.vectors.task import Task, as_tasks, audit_task
-
-__all__ = ["Task", "audit_vectors"]
+from efface.core.provenance import called, provenance
 
 _PAIR = 2
 _SCORES = {"accuracy": "share of rows read right", "R2": "R2"}
 
 
-def audit_vectors(
+def rows(
     x: Any,
     z: Any,
     erase: Erase | None = None,
@@ -84,29 +83,31 @@ def audit_vectors(
     >>> rng = np.random.default_rng(0)
     >>> z = rng.integers(0, 2, 200)
     >>> x = rng.normal(size=(200, 3)) + 2 * z[:, None]
-    >>> audit = audit_vectors(x, z, lambda x: 0 * x, probes=["linear"])
+    >>> audit = rows(x, z, lambda x: 0 * x, probes=["linear"])
     >>> audit.find("linear probe", "accuracy", "before").verdict
     'above chance'
     >>> audit.find("linear probe", "accuracy", "after").verdict
     'at chance'
     """
-    rows, concept = _read(x, z, name, kind, classes, groups)
+    call = called("efface.audit.rows", locals())
+    data, concept = _read(x, z, name, kind, classes, groups)
     if (erase is None) == (fit is None):
         raise InputError("give either erase=a fitted eraser or fit=a function (x, z) -> eraser, and not both")
-    run = _Run(rows, concept, erase, fit, groups, folds, seed, level)
+    run = _Run(data, concept, erase, fit, groups, folds, seed, level)
     concept_findings, figures = run.concept(_chosen(probes))
     task_findings, task_figures = run.tasks(as_tasks(task))
     findings = (*concept_findings, *task_findings)
     return Audit(
         title or f"Erasing {name}",
         text=probe_text.method(
-            concept, n=len(rows), d=rows.shape[1], folds=folds, groups=groups, inside=fit is not None
+            concept, n=len(data), d=data.shape[1], folds=folds, groups=groups, inside=fit is not None
         ),
         conclusions=tuple(probe_text.conclusions(findings, name)),
         findings=findings,
         figures=(figures[0], *task_figures, *figures[1:]),
         caveats=probe_text.caveats(concept, fitted_inside=fit is not None),
-        settings=_settings(rows, concept, folds, seed, level, probes),
+        settings=_settings(data, concept, folds, seed, level, probes),
+        provenance=provenance(subject=erase or fit, data={"x": data, "z": z}, seed=seed, call=call),
     )
 
 

@@ -26,6 +26,7 @@ from efface.audit.explanations.measured import (
 )
 from efface.audit.figure import Figure, Series, Table
 from efface.audit.finding import Finding
+from efface.core.provenance import called, provenance
 from efface.report.data import NO_DIFFERENCE
 from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
 
@@ -33,7 +34,7 @@ FEWEST = 10
 """Images from which differences are given an interval."""
 
 
-def audit_maps(
+def maps(
     subjects: Sequence[Subject],
     fractions: Sequence[float],
     *,
@@ -65,6 +66,7 @@ def audit_maps(
     Does not guarantee: that the best control is the best in truth: it is chosen on the same images, which makes the
     comparison a little harder for the maps. That a map is right about the world: there is no truth in here.
     """
+    call = called("efface.audit.maps", locals())
     n = check_together(subjects, fractions, at)
     place = list(fractions).index(at)
     bests = {subject.name: strongest(subject, place) for subject in subjects}
@@ -87,7 +89,18 @@ def audit_maps(
         tables=tuple(_table(kind, subjects, fractions, level) for kind in ("keep", "drop")),
         caveats=CAVEATS,
         settings={"images": n, "fractions": list(fractions), "seed": seed, **(settings or {})},
+        provenance=provenance(data=_data(subjects), seed=seed, call=call),
     )
+
+
+def _data(subjects: Sequence[Subject]) -> dict[str, Any]:
+    """What was measured of each map and control, by its name."""
+    sides = ((subject.name, kind) for subject in subjects for kind in (subject.methods, subject.controls))
+    return {
+        f"{name} on {model}" if model else name: {k: v for k, v in vars(measured).items() if v is not None}
+        for model, kind in sides
+        for name, measured in kind.items()
+    }
 
 
 def strongest(subject: Subject, place: int) -> str:
