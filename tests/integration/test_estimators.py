@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import efface.estimators
-from efface._errors import InputError, NothingErasedWarning
+from efface._errors import EffaceWarning, InputError, NothingErasedWarning
 from efface.erasers.leace import LeaceEraser
 from efface.estimators import (
     LeaceTransformer,
@@ -207,7 +207,7 @@ CATEGORICAL: dict[str, Any] = {
     "polars categorical": pl.Series(STRINGS.tolist(), dtype=pl.Categorical()),
     "polars enum": pl.Series(STRINGS.tolist(), dtype=pl.Enum(["f", "m", "d"])),
     "polars frame": pl.DataFrame({"s": STRINGS.tolist()}),
-    "mixed objects": np.array([0, "m", "m", 2.5, 0, "m", 0, 2.5], dtype=object),
+    "text objects and bytes": np.array(["f", b"m", "m", "d", "f", "m", b"f", "d"], dtype=object),
 }
 
 
@@ -234,7 +234,8 @@ CONTINUOUS: dict[str, Any] = {
 @pytest.mark.parametrize("sensitive", CONTINUOUS.values(), ids=CONTINUOUS)
 def test_floats_are_quantities(sensitive: Any) -> None:
     X = np.random.default_rng(0).normal(size=(8, 3))
-    oracle = OracleTransformer().fit(X, sensitive_features=sensitive)
+    with pytest.warns(EffaceWarning, match="floats of 3 distinct whole values"):
+        oracle = OracleTransformer().fit(X, sensitive_features=sensitive)
     assert oracle.report_.kind == "continuous"
     np.testing.assert_allclose(
         oracle.transform(X, sensitive_features=sensitive), _routed(OracleTransformer, X, NUMBERS, kind="continuous")
@@ -486,7 +487,13 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "one class": (lambda: LeaceTransformer().fit(X8, sensitive_features=["a"] * 8), "same value in all 8 rows"),
     "dates": (
         lambda: LeaceTransformer().fit(X8, sensitive_features=np.arange(8).astype("M8[D]")),
-        "expected classes",
+        "holds dates or times",
+    ),
+    "mixed objects": (
+        lambda: LeaceTransformer().fit(
+            X8, sensitive_features=np.array([0, "m", "m", 2.5, 0, "m", 0, 2.5], dtype=object)
+        ),
+        "mixes text and numbers",
     ),
     "no classes": (lambda: LeaceTransformer().fit(X8, sensitive_features=[{}] * 8), "values that are no classes"),
     "strings as numbers": (

@@ -60,5 +60,5 @@ def test_bad_input():
         join_concepts(A, X[:, 0], intersections=True)
     with pytest.raises(InputError, match="different widths"):
         compose(LeaceEraser.fit(X, A), LeaceEraser.fit(X[:, :4], A))
-    with pytest.raises(InputError, match="z has shape"):
+    with pytest.raises(InputError, match="concept 1 has shape"):
         join_concepts(A, B[:10].repeat(2, 1))

@@ -373,7 +373,7 @@ def test_masks_and_weights():
         ([0, 0, -1, 1], "negative class label -1"),
         ([0.5, 0.0, 1.0, 1.0], "integer"),
         ([0, 1], r"expected \(4,\)"),
-        (["a", "b", "a", "b"], "numpy.unique"),
+        (["a", "b", "a", 1], "numpy.unique"),
     ],
 )
 def test_bad_labels_are_errors_that_say_what_to_do(z, text):

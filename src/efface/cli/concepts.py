@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efface._errors import EffaceWarning, FormatError, InputError
+from efface._errors import FormatError, InputError
 from efface._io import write_json
+from efface.core.arrays import shared
+from efface.core.labels import Decided, Kind, Tally, check_kind, read_column
 from efface.streams import shortened
 
 SIDE_FILE = "concept.json"
 _VERSION = 1
 _MOST_CLASSES = 1000
-_MANY_CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Concept:
     """
 
     name: str
-    kind: str
+    kind: Decided
     classes: tuple[Any, ...] = ()
     width: int = 1
 
@@ -53,21 +53,17 @@ class Concept:
         """
         if self.kind == "columns":
             return values
+        column = read_column(values, self.name, kind=self.kind, first_row=first_row)
         if self.kind == "continuous":
-            return torch.from_numpy(np.array(values, dtype=np.float64))
-        classes = np.array(self.classes)
-        if (values.dtype.kind in "US") != (classes.dtype.kind in "US"):
-            raise InputError(
-                f"{self.name} holds {values.dtype} now, expected one of {shortened(self.classes, count=8)}"
-            )
-        codes = np.searchsorted(classes, values).clip(max=len(classes) - 1)
-        wrong = np.flatnonzero(classes[codes] != values)
+            return shared(column.numbers())
+        codes = column.codes(self.classes)
+        wrong = np.flatnonzero(codes < 0)
         if wrong.size:
             raise InputError(
                 f"{self.name} has the label {values[wrong[0]]!s} in row {first_row + int(wrong[0])}, which the eraser "
                 f"does not know: it was fitted on {shortened(self.classes, count=8)}"
             )
-        return torch.from_numpy(codes)
+        return shared(codes)
 
     def columns(self, values: Any, first_row: int) -> Tensor:
         """Columns of float64 `(n, width)`: one-hot for classes."""
@@ -81,30 +77,31 @@ class Learner:
     """Finds out in one pass over the labels what a concept is."""
 
     def __init__(self, name: str, kind: str) -> None:
-        self._name, self._wanted, self._kind, self._width = name, kind, "", 1
-        self._classes: set[Any] = set()
+        self._name = name
+        self._wanted: Kind = check_kind(kind)
+        self.kind: Decided | None = None
+        self._width = 1
+        self._tally = Tally(name, self._wanted)
 
     def update(self, values: Any) -> None:
         """Take in the labels of a chunk."""
-        self._kind = self._kind or self._decide(values)
-        if self._kind == "categorical":
-            self._classes.update(np.unique(values).tolist())
-            self._check_count()
-
-    def _decide(self, values: Any) -> str:
         if values.ndim == 2:
-            self._width = values.shape[1]
-            if self._wanted == "categorical":
-                raise InputError(f"{self._name} has {self._width} columns: give one label a row for classes")
-            return "columns"
-        if values.dtype.kind in "US":
-            return "categorical"
-        if self._wanted == "auto":
-            return "continuous" if values.dtype.kind == "f" else "categorical"
-        return self._wanted
+            self._take_columns(values.shape[1])
+            return
+        # Of several concepts --kind continuous is about those that are numbers.
+        wanted: Kind = "auto" if values.dtype.kind in "US" else self._wanted
+        column = read_column(values, self._name, kind=wanted, first_row=self._tally.n)
+        self.kind = self.kind or column.kind
+        self._tally.add(column.values, self.kind)
+        self._check_count()
+
+    def _take_columns(self, width: int) -> None:
+        if self._wanted == "categorical":
+            raise InputError(f"{self._name} has {width} columns: give one label a row for classes")
+        self.kind, self._width = "columns", width
 
     def _check_count(self) -> None:
-        if len(self._classes) > _MOST_CLASSES:
+        if len(self._tally.classes) > _MOST_CLASSES:
             raise InputError(
                 f"{self._name} has more than {_MOST_CLASSES} distinct values: write --kind continuous if it is a "
                 "quantity, or merge classes"
@@ -116,19 +113,13 @@ class Learner:
         Raises:
             InputError: If there is one class only.
         """
-        if self._kind != "categorical":
-            return Concept(self._name, self._kind, width=self._width)
-        classes = tuple(sorted(self._classes))
-        if len(classes) < 2:
+        if self.kind is None:
+            raise InputError(f"{self._name} has no rows: there is nothing to learn from")
+        classes = tuple(sorted(self._tally.classes))
+        if self.kind == "categorical" and len(classes) < 2:
             raise InputError(f"{self._name} has one class only ({shortened(classes)}): there is nothing to erase")
-        if len(classes) > _MANY_CLASSES and self._wanted == "auto" and isinstance(classes[0], int):
-            warnings.warn(
-                f"{self._name} holds {len(classes)} different integers, each taken for a class: write --kind "
-                "continuous if it is a quantity",
-                EffaceWarning,
-                stacklevel=2,
-            )
-        return Concept(self._name, self._kind, classes, len(classes))
+        self._tally.check()
+        return Concept(self._name, self.kind, classes, len(classes) or self._width)
 
 
 def learn(names: Sequence[str], kind: str, chunks: Iterable[Sequence[Any]]) -> tuple[Concept, ...]:
@@ -137,7 +128,7 @@ def learn(names: Sequence[str], kind: str, chunks: Iterable[Sequence[Any]]) -> t
     for values in chunks:
         for learner, part in zip(learners, values, strict=True):
             learner.update(part)
-        if not any(learner._kind == "categorical" for learner in learners):
+        if not any(learner.kind == "categorical" for learner in learners):
             break
     concepts = tuple(learner.concept() for learner in learners)
     if kind == "continuous" and [concept.kind for concept in concepts] == ["categorical"]:

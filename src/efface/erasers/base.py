@@ -15,6 +15,7 @@ from efface._errors import InputError
 from efface._validate import to_tensor
 from efface.core.edits import Edit, OnRows
 from efface.core.erasure import Erasure
+from efface.core.labels import read_labels
 from efface.core.saved_types import saved
 
 
@@ -35,6 +36,7 @@ class Report:
         x_rank: Numerical rank of sigma_xx; None if it was not kept.
         route: How sigma_xx was factored: `"cholesky"` or `"eigh"` (singular); None if it was not.
         shrinkage: Weight of the target in the shrunk covariance, 0 to 1.
+        classes: What the numbers of the classes stand for, where z was text.
     """
 
     method: str
@@ -48,6 +50,7 @@ class Report:
     x_rank: int | None = None
     route: str | None = None
     shrinkage: float = 0.0
+    classes: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,6 +85,12 @@ class Eraser(Erasure):
                 "have: call it, erased = eraser(x, z)"
             )
         return (OnRows(self),)
+
+    def class_numbers(self, x: Tensor, z: Any) -> Any:
+        """Labels z of rows x `(..., d)` as they are, or as numbers of the classes that the fit found in text."""
+        if self.report is None or not self.report.classes:
+            return z
+        return read_labels(z, tuple(x.shape[:-1]), classes=self.report.classes)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """The same eraser on another device or in another dtype; arguments as `Tensor.to`."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface._validate import to_tensor
+from efface.core.arrays import read_array
+from efface.core.labels import Kind, read_labels
 from efface.erasers.leace import LeaceEraser
-from efface.moments.concept import Kind, encode, width
 
 
 def join_concepts(*concepts: Any, kinds: Sequence[Kind] | None = None, intersections: bool = False) -> Tensor:
@@ -32,15 +32,18 @@ def join_concepts(*concepts: Any, kinds: Sequence[Kind] | None = None, intersect
     """
     if not concepts:
         raise InputError("no concepts were given: pass at least one array of labels")
-    tensors = [to_tensor(z, f"concept {i}") for i, z in enumerate(concepts)]
-    lead = tuple(min((t.shape for t in tensors), key=len))
-    chosen: Sequence[Kind] = kinds or ("auto",) * len(tensors)
-    if len(chosen) != len(tensors):
-        raise InputError(f"kinds has {len(chosen)} entries for {len(tensors)} concepts: give one for each")
-    encoded = [encode(z, lead, width(z, lead, kind), kind) for z, kind in zip(tensors, chosen, strict=True)]
-    columns = [c.double() for c, _ in encoded]
+    arrays = [read_array(z, f"concept {i}") for i, z in enumerate(concepts)]
+    lead = tuple(min((array.values.shape for array in arrays), key=len))
+    chosen: Sequence[Kind] = kinds or ("auto",) * len(arrays)
+    if len(chosen) != len(arrays):
+        raise InputError(f"kinds has {len(chosen)} entries for {len(arrays)} concepts: give one for each")
+    labels = [
+        read_labels(array, lead, name=f"concept {i}", kind=kind).check(kind)
+        for i, (array, kind) in enumerate(zip(arrays, chosen, strict=True))
+    ]
+    columns = [z.columns(z.width).double() for z in labels]
     if intersections:
-        columns.append(_cells([c for c, decided in encoded if decided == "categorical"]))
+        columns.append(_cells([c for c, z in zip(columns, labels, strict=True) if z.kind == "categorical"]))
     return torch.cat(columns, dim=-1)
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
-from efface._errors import EffaceWarning, InputError
+from efface._errors import InputError
 from efface._io import load_folder, save_folder
 from efface._validate import check_positive_int, to_tensor
 from efface.core.config import Config
+from efface.core.labels import Kind, Labels, check_kind, read_labels
 from efface.erasers.base import Eraser, Report, eraser_dtype
-from efface.moments.concept import Kind, encode, hide_masked, width
 from efface.moments.streaming import Moments
 
-_LIKE_CLASSES = 20
 _DECISIONS = (None, "categorical", "continuous", "columns")
 
 
@@ -48,9 +47,10 @@ class Fitter:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.x_dim, self.z_dim = check_positive_int(x_dim, "x_dim"), check_positive_int(z_dim, "z_dim")
-        self.kind: Kind = kind
+        self.kind: Kind = check_kind(kind)
         self.dtype = eraser_dtype(torch.get_default_dtype() if dtype is None else dtype)
         self.decided: str | None = None
+        self.classes: tuple[Any, ...] = ()
         self.moments = self._new_moments(device, torch.complex128 if self.dtype.is_complex else torch.float64)
         self._eraser: Eraser | None = None
 
@@ -80,16 +80,14 @@ class Fitter:
             weight: `(...)` frequencies.
             options: Arguments of the constructor.
         """
-        x = to_tensor(x, "x")
-        lead = tuple(x.shape[:-1])
+        x, mask, weight = to_tensors(x, mask, weight)
         if x.ndim == 0 or x.numel() == 0:
             raise InputError(f"x has shape {tuple(x.shape)}: there is nothing to fit on")
-        options.setdefault("device", x.device)
-        options.setdefault("dtype", eraser_dtype(x.dtype))
-        fitter = cls(x.shape[-1], width(hide_masked(z, mask, lead), lead, options.get("kind", "auto")), **options)
-        fitter.update(x, z, mask=mask, weight=weight)
-        if fitter.decided == "continuous" and fitter.kind == "auto":
-            _warn_if_like_classes(to_tensor(z, "z"))
+        labels = read_labels(z, tuple(x.shape[:-1]), kind=options.get("kind", "auto"), mask=mask)
+        fitter = cls(x.shape[-1], labels.width, **{"device": x.device, "dtype": eraser_dtype(x.dtype)} | options)
+        fitter._take(x, labels, mask, weight)
+        if not isinstance(z, Labels):
+            labels.check(fitter.kind, mask)
         return fitter
 
     def update(self, x: Any, z: Any, *, mask: Any = None, weight: Any = None) -> Self:
@@ -101,28 +99,52 @@ class Fitter:
             mask: `(...)` booleans: rows to take.
             weight: `(...)` frequencies, not negative.
         """
-        x = to_tensor(x, "x")
-        lead = tuple(x.shape[:-1])
-        columns, decided = encode(hide_masked(z, mask, lead), lead, self.z_dim, self.kind)
-        if self.decided not in (None, decided):
-            raise InputError(f"z was {self.decided} in earlier batches and is {decided} now: pass kind= to the fitter")
-        self.moments.update(x, columns, mask=mask, weight=weight)
-        self.decided, self._eraser = decided, None
+        x, mask, weight = to_tensors(x, mask, weight)
+        labels = read_labels(z, tuple(x.shape[:-1]), kind=self.kind, mask=mask, classes=self.classes)
+        first = self.decided is None
+        self._take(x, labels, mask, weight)
+        if first and labels.kind == "continuous" and not isinstance(z, Labels):
+            labels.check(self.kind, mask)
         return self
+
+    def _take(self, x: Tensor, labels: Labels, mask: Tensor | None, weight: Tensor | None) -> None:
+        """Add rows whose labels are decided."""
+        columns = labels.columns(self.z_dim)
+        self._check_as_before(labels)
+        self.moments.update_tensors(x, columns, mask, weight)
+        self._remember(labels)
+
+    def _check_as_before(self, labels: Labels) -> None:
+        now = labels.kind
+        if self.decided not in (None, now):
+            raise InputError(f"z was {self.decided} in earlier batches and is {now} now: pass kind= to the fitter")
+        if self.decided is not None and labels.classes != self.classes:
+            raise InputError("z holds text now and held class numbers in earlier batches: pass the same in all")
+
+    def _remember(self, labels: Labels) -> None:
+        self.decided, self.classes, self._eraser = labels.kind, labels.classes, None
 
     def merge(self, other: Fitter) -> Self:
         """Take in all that `other`, a fitter of the same type and options, has seen."""
         if type(other) is not type(self) or other.options() != self.options():
             raise InputError(f"cannot merge {other!r} into {self!r}: type and options must agree")
-        if None not in (self.decided, other.decided) and self.decided != other.decided:
-            raise InputError(f"z was {self.decided} here and {other.decided} there: pass kind= to both fitters")
+        if None not in (self.decided, other.decided):
+            if self.decided != other.decided:
+                raise InputError(f"z was {self.decided} here and {other.decided} there: pass kind= to both fitters")
+            if self.classes != other.classes:
+                raise InputError(
+                    f"z has the classes {self.classes} here and {other.classes} there: number them alike before"
+                )
         self.moments.merge(other.moments)
         self.decided, self._eraser = self.decided or other.decided, None
+        self.classes = self.classes or other.classes
         return self
 
     def copy(self) -> Self:
         """An independent fitter with the same statistics."""
-        return self._blank().load_state_dict(self.state_dict())
+        new = self._blank().load_state_dict(self.state_dict())
+        new.classes = self.classes
+        return new
 
     def __add__(self, other: Fitter) -> Self:
         return self.copy().merge(other)
@@ -161,8 +183,9 @@ class Fitter:
     def eraser(self) -> Any:
         """The eraser for what was seen so far; solved when first asked for, then kept until the next update."""
         if self._eraser is None:
-            with torch.no_grad():
-                self._eraser = self._solve()
+            # Not in inference mode either: tensors made there could not serve in training.
+            with torch.inference_mode(False), torch.no_grad():
+                self._eraser = self._named(self._solve())
         return self._eraser
 
     @property
@@ -192,6 +215,12 @@ class Fitter:
             )
         return self.moments.scatter_xz / freedom, sigma_zz, freedom
 
+    def _named(self, eraser: Eraser) -> Eraser:
+        """With the names of the classes in its report, if the fitter numbered them."""
+        if not self.classes or eraser.report is None:
+            return eraser
+        return replace(eraser, report=replace(eraser.report, classes=self.classes))
+
     def _solve(self) -> Eraser:
         raise TypeError(f"{type(self).__name__} does not define how it is solved")
 
@@ -215,6 +244,7 @@ class Fitter:
             "x_dim": self.x_dim,
             "z_dim": self.z_dim,
             "options": self.options(),
+            "classes": list(self.classes),
         }
         save_folder(path, config, self.state_dict())
 
@@ -223,7 +253,9 @@ class Fitter:
         """Read what `save` wrote; further updates give the same result as if there had been no interruption."""
         config, tensors = load_folder(path, expect=cls.__name__)
         options = config["options"] | {"dtype": getattr(torch, config["options"]["dtype"])}
-        return cls(config["x_dim"], config["z_dim"], device=device, **options).load_state_dict(tensors)
+        new = cls(config["x_dim"], config["z_dim"], device=device, **options).load_state_dict(tensors)
+        new.classes = tuple(config.get("classes", ()))
+        return new
 
     def _blank(self) -> Self:
         options: dict[str, Any] = self.options() | {"dtype": self.dtype}
@@ -240,13 +272,7 @@ def fit_of(fitter: type[Fitter]) -> Callable[..., Any]:
     return fit
 
 
-def _warn_if_like_classes(z: Tensor) -> None:
-    values = z.flatten().unique()
-    if z.is_complex() or not 2 < len(values) <= _LIKE_CLASSES or bool((values != values.round()).any()):
-        return
-    warnings.warn(
-        f"z holds floats of {len(values)} distinct whole values and is taken for a quantity: pass integers if they are "
-        "classes, or kind='continuous' if not",
-        EffaceWarning,
-        stacklevel=4,
-    )
+def to_tensors(x: Any, mask: Any, weight: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What goes with the rows of x, as tensors."""
+    mask, weight = (None if v is None else to_tensor(v, k) for k, v in (("mask", mask), ("weight", weight)))
+    return to_tensor(x, "x"), mask, weight

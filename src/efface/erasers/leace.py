@@ -11,6 +11,7 @@ from torch import Tensor
 
 from efface._errors import InputError, NothingErasedWarning
 from efface.core.config import Config, option
+from efface.core.labels import Kind
 from efface.core.method import Method, register
 from efface.erasers.base import Eraser, Report, check_shapes, on_tensors
 from efface.erasers.fitter import Fitter, fit_of
@@ -18,7 +19,6 @@ from efface.erasers.lowrank import erase_low_rank
 from efface.linalg.projection import Projection, oblique_projection, orthogonal_projection, rank_tolerance
 from efface.linalg.psd import factor_
 from efface.linalg.shrinkage import weight_of_sample
-from efface.moments.concept import Kind
 from efface.moments.gram import mirror
 
 ErasureMethod = Literal["leace", "orth"]

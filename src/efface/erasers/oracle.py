@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from efface._errors import NothingErasedWarning
-from efface._validate import to_tensor
 from efface.core.config import Config, option
+from efface.core.labels import Kind, read_labels
 from efface.core.method import Method, register
 from efface.erasers.base import Eraser, Report, check_shapes, on_tensors
 from efface.erasers.fitter import Fitter, fit_of
 from efface.erasers.lowrank import check_width, no_autocast
 from efface.linalg.projection import concept_whitener, rank_tolerance
 from efface.linalg.shrinkage import optimal_linear_shrinkage
-from efface.moments.concept import Kind, encode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +69,10 @@ class OracleEraser(Eraser):
 
     def _erase(self, x: Tensor, z: Any) -> Tensor:
         check_width(x, len(self.coef))
-        columns, _ = encode(to_tensor(z, "z"), tuple(x.shape[:-1]), len(self.mean_z))
+        # A quantity that was fitted as integers is one still.
+        kind = "continuous" if self.report is not None and self.report.kind == "continuous" else "auto"
+        labels = read_labels(self.class_numbers(x, z), tuple(x.shape[:-1]), kind=kind)
+        columns = labels.columns(len(self.mean_z))
         with no_autocast(x):
             dtype = torch.promote_types(x.dtype, self.coef.dtype)
             shift = columns.to(x.device, dtype) - self.mean_z.to(dtype)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from efface.core.config import Config, option
+from efface.core.labels import Kind
 from efface.core.method import Method, register
 from efface.erasers.fitter import fit_of
 from efface.erasers.leace import LeaceEraser, LeaceFitter
-from efface.moments.concept import Kind
 
 
 @dataclass(frozen=True, kw_only=True)

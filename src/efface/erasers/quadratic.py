@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from efface._errors import EffaceWarning, InputError, NotFittedError, NothingErasedWarning
-from efface._validate import check_positive_int, to_tensor
+from efface._validate import check_positive_int
 from efface.core.config import Config, option
+from efface.core.labels import Kind, Labels, read_labels
 from efface.core.method import Method, register
 from efface.erasers.base import Eraser, Report, check_shapes, eraser_dtype, on_tensors
-from efface.erasers.fitter import Fitter, fit_of
+from efface.erasers.fitter import Fitter, fit_of, to_tensors
 from efface.erasers.lowrank import check_width, no_autocast
 from efface.linalg.shrinkage import optimal_linear_shrinkage, shrinkage_weight
 from efface.linalg.transport import ot_barycenter, ot_map, ot_midpoint
 from efface.moments.classwise import ClassMoments, as_labels, check_label
-from efface.moments.concept import Kind, width
 from efface.moments.grouping import groupby
 
 _ROUNDING = 1e-8
@@ -96,7 +96,7 @@ class QuadraticEraser(Eraser):
         Raises:
             InputError: If a label was not fitted, or shapes disagree.
         """
-        return on_tensors(lambda t: _by_class(self.optimal_transport, t, z, self.class_means), x)
+        return on_tensors(lambda t: _by_class(self.optimal_transport, t, self.class_numbers(t, z), self.class_means), x)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -195,13 +195,17 @@ class QuadraticFitter(Fitter):
         The number of classes is the highest label plus one, or the width of one-hot rows, unless
         `num_classes` is given.
         """
-        x = to_tensor(x, "x")
+        x, mask, weight = to_tensors(x, mask, weight)
         if x.ndim == 0 or x.numel() == 0:
             raise InputError(f"x has shape {tuple(x.shape)}: there is nothing to fit on")
+        labels = read_labels(z, tuple(x.shape[:-1]), kind=options.get("kind", "auto"), mask=mask)
         k = options.pop("num_classes", None)
-        k = _count_classes(z, mask, tuple(x.shape[:-1]), options.get("kind", "auto")) if k is None else k
         defaults: dict[str, Any] = {"device": x.device, "dtype": eraser_dtype(x.dtype)}
-        return cls(x.shape[-1], k, **defaults | options).update(x, z, mask=mask, weight=weight)
+        fitter = cls(x.shape[-1], labels.width if k is None else k, **defaults | options)
+        fitter._take(x, labels, mask, weight)
+        if not isinstance(z, Labels):
+            labels.check(fitter.kind, mask)
+        return fitter
 
     def update(self, x: Any, z: Any, *, mask: Any = None, weight: Any = None) -> Self:
         """Take in a batch; bad input is refused before anything changes.
@@ -212,12 +216,19 @@ class QuadraticFitter(Fitter):
             mask: `(...)` booleans: rows to take.
             weight: `(...)` frequencies, not negative.
         """
-        z = to_tensor(z, "z")
-        if self.kind == "categorical" and z.is_floating_point() and bool((z == z.round()).all()):
-            z = z.long()
-        self.moments.update(x, z, mask=mask, weight=weight)
-        self.decided, self._eraser = "categorical", None
+        x, mask, weight = to_tensors(x, mask, weight)
+        labels = read_labels(z, tuple(x.shape[:-1]), kind=self.kind, mask=mask, classes=self.classes)
+        self._take(x, labels, mask, weight)
         return self
+
+    def _take(self, x: Tensor, labels: Labels, mask: Tensor | None, weight: Tensor | None) -> None:
+        """Add rows whose labels are decided; one-hot rows are classes, too."""
+        is_coded = labels.kind == "categorical" and labels.values.is_floating_point()
+        z = labels.numbers if is_coded else labels.values
+        labels = replace(labels, kind="categorical")
+        self._check_as_before(labels)
+        self.moments.update_tensors(x, z, mask, weight)
+        self._remember(labels)
 
     def update_single(self, x: Any, z: int, *, mask: Any = None, weight: Any = None) -> Self:
         """Take in a batch `(..., d)`, all of class `z`."""
@@ -378,17 +389,6 @@ def _move(x: Tensor, source: Tensor, T: Tensor, target: Tensor) -> Tensor:
     with no_autocast(x):
         dtype = torch.promote_types(x.dtype, T.dtype)
         return ((x.to(dtype) - source.to(dtype)) @ T.to(dtype).mH + target.to(dtype)).to(x.dtype)
-
-
-def _count_classes(z: Any, mask: Any, lead: tuple[int, ...], kind: Kind) -> int:
-    z = to_tensor(z, "z")
-    if mask is None:
-        return width(z, lead, kind)
-    chosen = to_tensor(mask, "mask")
-    if tuple(chosen.shape) != lead or tuple(z.shape[: len(lead)]) != lead or chosen.dtype != torch.bool:
-        return 1  # `update` says what is wrong.
-    z = z[chosen.to(z.device)]
-    return width(z, (len(z),), kind)
 
 
 register(

@@ -13,7 +13,9 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from efface._errors import InputError
 from efface._validate import to_tensor
-from efface.estimators.columns import Column, column_at, is_table, read_columns
+from efface.core.arrays import shared
+from efface.core.labels import Column, Labels
+from efface.estimators.columns import column_at, is_table, read_columns
 from efface.estimators.concept import ConceptEncoder
 from efface.estimators.inputs import of_length, position, too_many, weighted
 
@@ -116,10 +118,11 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         features, columns, weight = weighted(features, columns, sample_weight, at_least=at_least)
         if first:
             encoder = self._make_encoder(columns, classes, weight)
-            fitter = self._make_fitter(features.shape[1], encoder.width, to_tensor(features[:0], "X").dtype)
+            fitter = self._make_fitter(features.shape[1], encoder.width, shared(features[:0]).dtype)
         else:
             encoder, fitter = self.encoder_, self.fitter_
-        fitter.update(features, encoder.encode(columns, learning=True), weight=weight)
+        z = shared(encoder.encode(columns, learning=True))
+        fitter.update(features, Labels("z", encoder.kind, z), weight=weight)
         encoder.remember(columns)
         self.encoder_, self.fitter_ = encoder, fitter
 
@@ -166,6 +169,7 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _split(self, X: Any, *, reset: bool, at_least: int = 1) -> tuple[NDArray[Any], list[Column] | None]:
         """Features to edit `(n, d)`, and the sensitive columns if they are columns of X."""
+        X = _dense(X)
         if self.sensitive_columns is None:
             checked = _validate_data(self, X, reset=reset, dtype=_FLOATS, ensure_min_samples=at_least)
             return checked, None
@@ -260,10 +264,17 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = self.concept == "y"
+        tags.input_tags.sparse = True
         tags.input_tags.string = self.sensitive_columns is not None
         if tags.transformer_tags is not None:
             tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _dense(X: Any) -> Any:
+    """X, without what scikit-learn would drop in silence (a mask) or refuse (a sparse matrix)."""
+    special = isinstance(X, np.ma.MaskedArray) or hasattr(X, "tocsr")
+    return to_tensor(X, "X").numpy() if special else X
 
 
 class UnlabelledTransformer(EraserTransformer):

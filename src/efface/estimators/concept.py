@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efface._errors import InputError
-from efface.estimators.columns import Column, ColumnKind
-
-_SHOWN = 5
+from efface.core.labels import Column, Decided, Kind, check_kind, distinct, listed, unknown_class
 
 
 @dataclass
@@ -46,33 +44,14 @@ class ColumnCode:
             return column.numbers()
         if self.edges is not None:
             return np.searchsorted(self.edges, column.numbers(), side="right").astype(np.int64)
-        known = {c: i for i, c in enumerate(self.classes) if learning or self.seen[i]}
-        codes = np.array([known.get(v, -1) for v in column.values.tolist()], dtype=np.int64)
+        known = np.ones(len(self.classes), bool) if learning else self.seen
+        codes = column.codes(self.classes)
+        codes[~known[codes]] = -1
         if (codes < 0).any():
-            raise InputError(_unseen(column, codes < 0, list(known), learning))
+            advice = "name all classes in the first call: partial_fit(..., classes=[...])" if learning else ""
+            seen = [c for c, is_known in zip(self.classes, known, strict=True) if is_known]
+            raise InputError(unknown_class(column, codes, seen, advice))
         return codes
-
-
-def _unseen(column: Column, new: NDArray[np.bool_], known: list[Any], learning: bool) -> str:
-    found = _few(_distinct(column.values[new].tolist()))
-    advice = (
-        "name all classes in the first call: partial_fit(..., classes=[...])"
-        if learning
-        else "drop those rows, or fit on rows that have them"
-    )
-    return f"{column.label} has {found} in {int(new.sum())} rows, but only {_few(known)} were seen: {advice}"
-
-
-def _few(values: list[Any]) -> str:
-    return ", ".join(map(repr, values[:_SHOWN])) + (", ..." if len(values) > _SHOWN else "")
-
-
-def _distinct(values: list[Any]) -> list[Any]:
-    # Sorted by type first, so that a column that mixes strings and numbers has an order too.
-    try:
-        return sorted(set(values), key=lambda v: (type(v).__name__, v))
-    except TypeError as error:
-        raise InputError(f"a sensitive column holds values that are no classes: {error}") from error
 
 
 class ConceptEncoder:
@@ -107,11 +86,14 @@ class ConceptEncoder:
         joint: bool = False,
     ) -> None:
         named = _classes_by_column(columns, classes)
-        kinds = _kinds(columns, kind)
+        columns = _decided(columns, kind)
         self.joint = joint
-        self.codes = [_learn(c, k, n, n_bins, weight) for c, k, n in zip(columns, kinds, named, strict=True)]
+        self.codes = [_learn(c, n, n_bins, weight) for c, n in zip(columns, named, strict=True)]
         if classes_only or joint:
             self._refuse_quantities(columns)
+        for column, code, given in zip(columns, self.codes, named, strict=True):
+            if given is None and code.edges is None:
+                column.check()
         # Combinations that may occur: all if classes were named, else those of the first batch.
         self.combinations = self._all_combinations() if classes is not None else None
         if joint and self.combinations is None:
@@ -124,6 +106,13 @@ class ConceptEncoder:
                 f"{', '.join(bad)} holds quantities, and this method needs classes: pass n_bins=4 to cut it "
                 "at quantiles, kind='categorical' if its values are class labels, or use LeaceTransformer"
             )
+
+    @property
+    def kind(self) -> Decided:
+        """What z is to a fitter."""
+        if len(self.codes) > 1 and not self.joint:
+            return "columns"
+        return "continuous" if self.codes[0].classes is None else "categorical"
 
     @property
     def width(self) -> int:
@@ -193,16 +182,19 @@ def _one_hot(numbers: NDArray[Any], code: ColumnCode) -> NDArray[np.float64]:
     return np.eye(code.width)[numbers]
 
 
-def _kinds(columns: Sequence[Column], kind: str | Mapping[str, str]) -> list[ColumnKind]:
+def _decided(columns: Sequence[Column], kind: str | Mapping[str, str]) -> list[Column]:
+    """The columns, with the user's word on their kinds."""
     if isinstance(kind, Mapping):
         if unknown := sorted(set(kind) - {c.name for c in columns}):
-            raise InputError(f"kind names {_few(unknown)}, but the sensitive columns are {[c.name for c in columns]}")
-        wanted = [kind.get(c.name, "auto") if c.name is not None else "auto" for c in columns]
+            raise InputError(f"kind names {listed(unknown)}, but the sensitive columns are {[c.name for c in columns]}")
+        wanted: list[Kind] = [check_kind(kind.get(c.name, "auto") if c.name is not None else "auto") for c in columns]
     else:
-        wanted = [kind] * len(columns)
-    if bad := [w for w in wanted if w not in ("auto", "categorical", "continuous")]:
-        raise InputError(f"unknown kind {bad[0]!r}: choose 'auto', 'categorical' or 'continuous'")
-    return [c.kind if w == "auto" else w for c, w in zip(columns, wanted, strict=True)]  # pyright: ignore
+        wanted = [check_kind(kind)] * len(columns)
+    return [_as_wanted(c, w) for c, w in zip(columns, wanted, strict=True)]
+
+
+def _as_wanted(column: Column, wanted: Kind) -> Column:
+    return column if wanted == "auto" else replace(column, kind=wanted, wanted=wanted)
 
 
 def _classes_by_column(columns: Sequence[Column], classes: Any) -> list[list[Any] | None]:
@@ -218,12 +210,12 @@ def _classes_by_column(columns: Sequence[Column], classes: Any) -> list[list[Any
 
 
 def _listed(classes: Any) -> list[Any] | None:
-    return None if classes is None else _distinct(np.asarray(classes, dtype=object).tolist())
+    return None if classes is None else distinct(classes)
 
 
-def _learn(column: Column, kind: ColumnKind, classes: list[Any] | None, n_bins: int | None, weight: Any) -> ColumnCode:
-    if kind == "categorical":
-        found = _distinct(column.values.tolist()) if classes is None else classes
+def _learn(column: Column, classes: list[Any] | None, n_bins: int | None, weight: Any) -> ColumnCode:
+    if column.kind == "categorical":
+        found = list(column.classes()) if classes is None else classes
         return ColumnCode(column.name, found, seen=np.zeros(len(found), dtype=bool))
     if n_bins is None:
         column.numbers()

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from efface._errors import InputError
 from efface._validate import check_finite, to_tensor
-from efface.estimators.columns import Column
+from efface.core.arrays import shared
+from efface.core.labels import Column
 
 
 def too_many(given: list[str]) -> str:
@@ -71,10 +72,10 @@ def weighted(
     """
     if sample_weight is None:
         return features, columns, None
-    weight = np.asarray(sample_weight, dtype=np.float64)
+    weight = to_tensor(sample_weight, "sample_weight").double().numpy()
     if weight.shape != (len(features),):
         raise InputError(f"sample_weight has shape {weight.shape}, expected ({len(features)},): one for each row")
-    check_finite(to_tensor(weight, "sample_weight"), "sample_weight")
+    check_finite(shared(weight), "sample_weight")
     if (weight < 0).any():
         raise InputError("sample_weight has negative values: weights are frequencies, 0 leaves a row out")
     if not weight.any():
@@ -87,5 +88,4 @@ def weighted(
     if weight.all():
         return features, columns, weight
     used = weight > 0
-    kept = [Column(c.name, c.label, c.values[used], c.kind) for c in columns]
-    return features[used], kept, weight[used]
+    return features[used], [c.rows(used) for c in columns], weight[used]

@@ -13,6 +13,7 @@ from torch import Tensor
 from efface._errors import FormatError, InputError, NotFittedError
 from efface._io import load_folder, save_folder
 from efface._validate import check_finite, check_positive_int, to_rows, to_tensor
+from efface.core.labels import Labels
 from efface.moments.grouping import groupby
 from efface.moments.streaming import Moments
 
@@ -65,17 +66,22 @@ class ClassMoments:
         Raises:
             InputError: If shapes disagree, a label is out of range or a value not finite (rows are named).
         """
-        x = to_tensor(x, "x")
+        mask, weight = (None if v is None else to_tensor(v, k) for k, v in (("mask", mask), ("weight", weight)))
+        return self.update_tensors(to_tensor(x, "x"), to_tensor(z, "z"), mask, weight)
+
+    @torch.inference_mode(False)
+    def update_tensors(self, x: Tensor, z: Tensor, mask: Tensor | None = None, weight: Tensor | None = None) -> Self:
+        """`update` with what is in tensors already."""
         rows, lead = to_rows(x, self.x_dim, "x"), tuple(x.shape[:-1])
         taken = None if mask is None else _as_mask(mask, lead).to(rows.device)
-        labels = as_labels(z, lead, self.num_classes, taken).to(rows.device)
+        labels = _as_labels(z, lead, self.num_classes, taken).to(rows.device)
         weights = None if weight is None else _as_weights(weight, lead).to(rows.device)
         index = torch.arange(len(rows), device=rows.device) if taken is None else taken.nonzero().flatten()
         if len(index) == 0:
             return self
         self._check(rows if taken is None else rows[index], index)
         for label, chosen in groupby(index, labels[index], stable=True):
-            self.classes[label].update(rows[chosen], weight=None if weights is None else weights[chosen])
+            self.classes[label].update_tensors(rows[chosen], weight=None if weights is None else weights[chosen])
         return self
 
     def update_single(self, x: Any, z: int, *, mask: Any = None, weight: Any = None) -> Self:
@@ -223,7 +229,11 @@ def as_labels(z: Any, lead: tuple[int, ...], num_classes: int, taken: Tensor | N
     >>> as_labels([[0.0, 1.0], [1.0, 0.0]], (2,), 2)
     tensor([1, 0])
     """
-    z = to_tensor(z, "z")
+    z = z.values if isinstance(z, Labels) else to_tensor(z, "z")
+    return _as_labels(z, lead, num_classes, taken)
+
+
+def _as_labels(z: Tensor, lead: tuple[int, ...], num_classes: int, taken: Tensor | None) -> Tensor:
     if tuple(z.shape) == (*lead, num_classes) and num_classes > 1:
         return _from_one_hot(z.reshape(-1, num_classes), taken)
     if tuple(z.shape) not in (lead, (*lead, 1)):
@@ -269,14 +279,14 @@ def _from_one_hot(z: Tensor, taken: Tensor | None) -> Tensor:
     return (z == 1).to(torch.uint8).argmax(-1)
 
 
-def _as_mask(mask: Any, lead: tuple[int, ...]) -> Tensor:
+def _as_mask(mask: Tensor, lead: tuple[int, ...]) -> Tensor:
     chosen = _like(mask, "mask", lead)
     if chosen.dtype != torch.bool:
         raise InputError(f"mask holds {chosen.dtype}, expected booleans: write mask.bool()")
     return chosen
 
 
-def _as_weights(weight: Any, lead: tuple[int, ...]) -> Tensor:
+def _as_weights(weight: Tensor, lead: tuple[int, ...]) -> Tensor:
     weights = _like(weight, "weight", lead).to(torch.float64)
     check_finite(weights, "weight")
     if bool((weights < 0).any()):
@@ -284,8 +294,7 @@ def _as_weights(weight: Any, lead: tuple[int, ...]) -> Tensor:
     return weights
 
 
-def _like(value: Any, name: str, lead: tuple[int, ...]) -> Tensor:
-    tensor = to_tensor(value, name)
+def _like(tensor: Tensor, name: str, lead: tuple[int, ...]) -> Tensor:
     if tuple(tensor.shape) != lead:
         raise InputError(f"{name} has shape {tuple(tensor.shape)}, expected {lead}: one for each row of x")
     return tensor.reshape(-1)

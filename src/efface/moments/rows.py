@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface._validate import check_finite, to_rows, to_tensor
+from efface._validate import check_finite, to_rows
 
 
 def select_rows(
-    x: Any, z: Any, mask: Any, weight: Any, *, x_dim: int, z_dim: int
+    x: Tensor, z: Tensor | None, mask: Tensor | None, weight: Tensor | None, *, x_dim: int, z_dim: int
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Rows `(n, d)`, columns `(n, k)`, weights `(n,)` if any, and the numbers of the rows if some were left out.
 
@@ -27,12 +25,11 @@ def select_rows(
     Raises:
         InputError: If shapes disagree, the mask is not of booleans, or a weight is negative or not finite.
     """
-    x = to_tensor(x, "x")
     lead = tuple(x.shape[:-1])
     rows = to_rows(x, x_dim, "x")
     if z is None and z_dim:
         raise InputError(f"these moments keep a z of width {z_dim}: pass z")
-    columns = _aligned(z, "z", lead, (z_dim,)) if z_dim else rows.new_zeros(len(rows), 0)
+    columns = _aligned(z, "z", lead, (z_dim,)) if z is not None and z_dim else rows.new_zeros(len(rows), 0)
     weights = None if weight is None else _frequencies(_aligned(weight, "weight", lead, ()))
     if mask is None:
         return rows, columns, weights, None
@@ -45,8 +42,7 @@ def select_rows(
     return rows, columns, weights, chosen.nonzero().flatten()
 
 
-def _aligned(value: Any, name: str, lead: tuple[int, ...], tail: tuple[int, ...]) -> Tensor:
-    tensor = to_tensor(value, name)
+def _aligned(tensor: Tensor, name: str, lead: tuple[int, ...], tail: tuple[int, ...]) -> Tensor:
     if tuple(tensor.shape) != lead + tail:
         wanted = lead + tail
         raise InputError(

@@ -17,7 +17,7 @@ from torch import Tensor
 from efface._errors import FormatError, InputError, NotFittedError
 from efface._io import load_folder, save_folder
 from efface._memory import empty
-from efface._validate import check_finite
+from efface._validate import check_finite, to_tensor
 from efface.moments.chunk import Chunk, Scratch, compute_dtype, suitable_origin, sum_chunk
 from efface.moments.gram import mirror, rows_per_chunk
 from efface.moments.rows import select_rows
@@ -69,6 +69,7 @@ class Moments:
         dtype: torch.dtype = torch.float64,
         least: torch.dtype = torch.float32,
     ) -> None:
+        @torch.inference_mode(False)  # Sums that are made there could not be added to outside.
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
@@ -95,6 +96,15 @@ class Moments:
         Raises:
             InputError: If shapes disagree or a value is not finite (the rows are named).
         """
+        z = to_tensor(z, "z") if z is not None and self.z_dim else None
+        mask, weight = (None if v is None else to_tensor(v, k) for k, v in (("mask", mask), ("weight", weight)))
+        return self.update_tensors(to_tensor(x, "x"), z, mask, weight)
+
+    @torch.inference_mode(False)
+    def update_tensors(
+        self, x: Tensor, z: Tensor | None = None, mask: Tensor | None = None, weight: Tensor | None = None
+    ) -> Self:
+        """`update` with what is in tensors already."""
         rows, columns, weights, index = select_rows(x, z, mask, weight, x_dim=self.x_dim, z_dim=self.z_dim)
         size = rows_per_chunk(self.x_dim)
         before = self._state() if len(rows) > size else {}

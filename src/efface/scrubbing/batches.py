@@ -12,7 +12,9 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._validate import check_positive_int, to_tensor
-from efface.scrubbing.labels import IGNORE, rectangular
+from efface.core.arrays import read_array
+from efface.core.labels import Kind, Labels, Tally, check_complete, decide
+from efface.scrubbing.labels import IGNORE, complete, is_ragged, numbered, rectangular
 
 DataLike: TypeAlias = "Tensor | Mapping[str, Any] | Iterable[Mapping[str, Any]]"
 ConceptLike: TypeAlias = "str | Any | Callable[[Mapping[str, Any]], Any]"
@@ -93,8 +95,10 @@ class Batches:
         self._size = check_positive_int(batch_size, "batch_size")
         self._data = _checked(data)
         self._concept = concept if isinstance(concept, str) or callable(concept) else _as_rows(concept)
-        column = self._data.get(concept) if isinstance(concept, str) and isinstance(self._data, Mapping) else None
-        self._ragged = isinstance(self._concept, list) or _is_ragged(column)
+        self._ragged = isinstance(self._concept, list)
+        if isinstance(concept, str) and isinstance(self._data, dict) and concept in self._data:
+            self._data[concept] = column = _numbered_column(self._data[concept])
+            self._ragged = is_ragged(column)
         self._seen: list[int] = []
 
     def __iter__(self) -> Iterator[Batch]:
@@ -152,9 +156,9 @@ class Batches:
 
     def _labels(self, raw: Any, inputs: dict[str, Any], size: int) -> Tensor:
         main = Batch(0, 0, inputs, torch.empty(0)).main
-        if self._ragged or _is_ragged(raw) or (main.ndim == 2 and _is_rows_of_integers(raw)):
+        if self._ragged or is_ragged(raw) or (main.ndim == 2 and _is_rows_of_integers(raw)):
             raw = rectangular(raw, main.shape[1] if main.ndim > 1 else 0, self.ignore_index)
-        labels = to_tensor(raw, "concept")
+        labels = complete(read_array(raw, "concept"))
         if labels.ndim == 0 or len(labels) != size:
             raise InputError(f"a batch of {size} sequences has labels of shape {tuple(labels.shape)}")
         return labels
@@ -217,20 +221,12 @@ def _length(columns: Mapping[str, Any]) -> int:
 def _to_input(value: Any, name: str) -> Any:
     if isinstance(value, (Tensor, *_CONSTANT)):
         return value
-    if _is_ragged(value):
+    if is_ragged(value):
         raise InputError(f"{name} has rows of different lengths: write tokenizer(..., padding=True)")
     try:
         return to_tensor(value, name)
     except InputError:
         return value
-
-
-def _is_ragged(value: Any) -> bool:
-    return (
-        isinstance(value, (list, tuple))
-        and all(hasattr(row, "__len__") and not isinstance(row, (str, Tensor)) for row in value)
-        and len({len(row) for row in value}) > 1
-    )
 
 
 def _is_rows_of_integers(value: Any) -> bool:
@@ -244,7 +240,15 @@ def _as_rows(concept: Any) -> Any:
     """All labels at once: a tensor, or a list where rows differ in length."""
     if concept is None:
         raise InputError("concept is None: pass labels, the name of their column in data, or a function of a batch")
-    return list(concept) if _is_ragged(concept) else to_tensor(concept, "concept")
+    return numbered(concept)
+
+
+def _numbered_column(column: Any) -> Any:
+    """A column of data, its text as the numbers of its classes; what holds none is read batch by batch."""
+    if isinstance(column, Tensor) or not len(column):
+        return column
+    first = next((row for row in column if len(row)), [0]) if is_ragged(column) else column[:1]
+    return numbered(column[: len(column)]) if read_array(first, "concept").is_text else column
 
 
 @dataclass(frozen=True)
@@ -266,30 +270,31 @@ class Survey:
     width: int
 
 
-def survey(batches: Batches, kind: str = "auto") -> Survey:
+def survey(batches: Batches, kind: Kind = "auto") -> Survey:
     """Go through the labels once, without the model.
 
     Raises:
         InputError: If no label counts, or all that count are of one class: the concept is absent from the data.
     """
-    number = sequences = labelled = columns = 0
-    classes: set[int] = set()
-    categorical = True
+    number = sequences = columns = highest = 0
+    tally = Tally("concept", kind)
     for batch in batches:
-        categorical = kind == "categorical" or (kind == "auto" and not batch.labels.is_floating_point())
         counted = batch.labels[batch.counted(batches.ignore_index)]
-        number, sequences, labelled = number + 1, sequences + batch.size, labelled + len(counted)
-        if categorical and counted.ndim == 1:
-            classes |= set(counted.unique().long().tolist())
+        check_complete(counted, f"concept (batch {batch.number})")
+        number, sequences = number + 1, sequences + batch.size
+        decided = decide(counted, kind) if counted.ndim == 1 else "columns"
+        tally.add(counted, decided)
+        if decided == "categorical":
+            numbers = Labels("concept", decided, counted).numbers
+            highest = max(highest, int(numbers.max()) if len(numbers) else 0)
         else:
             columns = counted.shape[-1] if counted.ndim > 1 else 1
-    if not labelled:
+    if not tally.n:
         raise InputError(f"every label is ignore_index ({batches.ignore_index}) or padding: there is nothing to erase")
-    if columns:
-        return Survey(number, sequences, labelled, False, columns)
-    if len(classes) < 2:
+    if not columns and len(tally.classes) < 2:
         raise InputError(
-            f"the concept is absent from the data: all {labelled} labels are {classes.pop()}; pass data in which at "
-            "least two classes occur"
+            f"the concept is absent from the data: all {tally.n} labels are {tally.classes.pop()}; pass data in which "
+            "at least two classes occur"
         )
-    return Survey(number, sequences, labelled, True, max(classes) + 1)
+    tally.check()
+    return Survey(number, sequences, tally.n, not columns, columns or highest + 1)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from efface._errors import EffaceWarning, InputError
 from efface._progress import progress
 from efface.core.fingerprint import fingerprint
+from efface.core.labels import Kind, read_labels
 from efface.core.method import Method, get_method, methods
 from efface.core.site import Site
 from efface.erasers.base import eraser_dtype
@@ -41,7 +42,7 @@ def scrub(
     activations: Activations = "recompute",
     batch_size: int = 8,
     ignore_index: int = IGNORE,
-    kind: Literal["auto", "categorical", "continuous"] = "auto",
+    kind: Kind = "auto",
     table: Mapping[str, Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     scratch: str | os.PathLike[str] | None = None,
@@ -149,7 +150,7 @@ class _Fit:
     batches: Batches
     method: Method
     options: dict[str, Any]
-    kind: str
+    kind: Kind
     activations: Activations
     table: Mapping[str, Any] | None
     scratch: str | None
@@ -284,7 +285,10 @@ class _Fit:
         if site not in fitters:
             options = self._fitter_options(x)
             fitters[site] = self.method.fitter(x.shape[-1], self.survey.width, device=x.device, **options)
-        fitters[site].update(x, labels, mask=None if bool(counted.all()) else counted)
+        mask = None if bool(counted.all()) else counted
+        # The survey has judged the labels: here they are only read.
+        z = read_labels(labels, tuple(x.shape[:-1]), name="concept", kind=self.kind, mask=mask)
+        fitters[site].update(x, z, mask=mask)
 
     def _fitter_options(self, x: Tensor) -> dict[str, Any]:
         given = {"dtype": eraser_dtype(x.dtype)} | self.options

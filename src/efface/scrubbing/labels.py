@@ -10,6 +10,8 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._validate import to_tensor
+from efface.core.arrays import Array, read_array, refuse_rows, shared
+from efface.core.labels import read_column
 
 IGNORE = -100
 """Label of a position that belongs to no class; the convention of PyTorch's and of Hugging Face's losses."""
@@ -80,6 +82,52 @@ def labels_from_characters(
             taken |= inside
             labels[row, inside] = label
     return labels
+
+
+def numbered(labels: Any) -> Any:
+    """Text as the numbers of its classes in sorted order; other labels as a tensor, or a list of ragged rows.
+
+    Raises:
+        InputError: If one is missing.
+
+    >>> numbered(["noun", "verb", "noun"])
+    tensor([0, 1, 0])
+    >>> numbered([["verb", "noun"], ["noun"]])
+    [[1, 0], [0]]
+    """
+    if not is_ragged(labels):
+        read = read_array(labels, "concept")
+        return _codes(labels) if read.is_text else complete(read)
+    flat = [label for row in labels for label in row]
+    if not any(isinstance(label, str) for label in flat):
+        return list(labels)
+    codes = iter(_codes(flat).tolist())
+    return [[next(codes) for _ in row] for row in labels]
+
+
+def complete(read: Array) -> Tensor:
+    """Labels of a batch, if they are numbers and none is missing.
+
+    Raises:
+        InputError: If not; the text says how to leave labels out.
+    """
+    if read.missing is not None:
+        refuse_rows(read.missing, "concept is missing", f"write ignore_index ({IGNORE}) for labels that do not count")
+    return read.tensor("concept")
+
+
+def _codes(labels: Any) -> Tensor:
+    column = read_column(labels, "concept")
+    return shared(column.codes(column.classes()))
+
+
+def is_ragged(value: Any) -> bool:
+    """Whether it is a list of rows of different lengths."""
+    return (
+        isinstance(value, (list, tuple))
+        and all(hasattr(row, "__len__") and not isinstance(row, (str, Tensor)) for row in value)
+        and len({len(row) for row in value}) > 1
+    )
 
 
 def rectangular(rows: Sequence[Sequence[Any]], length: int, ignore_index: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._validate import check_positive_int
 from efface.audit.vectors.labels import Labels
+from efface.core.labels import settled
 from efface.report.data import AFTER, BEFORE
 
 Erase = Callable[[Tensor], Any]
@@ -103,10 +104,15 @@ def views(
     fixed = None if erase is None else _erased(erase, x)
     for train, test in splits:
         check_classes(concept, train)
-        after = fixed if fit is None else _erased(fit(x[torch.from_numpy(train)], concept.tensor(train)), x)
+        after = fixed if fit is None else _erased(_fitted(fit, x, concept, train), x)
         if after is None:
             raise InputError("give an eraser: fit=function of (x, z) that returns one, or erase=fitted eraser")
         yield View(train, test, before, after)
+
+
+def _fitted(fit: Fit, x: Tensor, concept: Labels, train: Rows) -> Any:
+    with settled():  # The audit has judged the labels; a part of them is no news.
+        return fit(x[torch.from_numpy(train)], concept.tensor(train))
 
 
 def check_classes(labels: Labels, train: Rows, *, may_lack: bool = False) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efface._errors import InputError
-from efface._validate import check_finite, to_tensor
+from efface.core.labels import Column, read_column
 
 Kind = Literal["categorical", "continuous"]
 _FEW = 2
@@ -35,7 +35,7 @@ class Labels:
 
     @classmethod
     def of(cls, z: Any, name: str, *, kind: Kind | None = None, classes: tuple[str, ...] | None = None) -> Labels:
-        """Read labels: integers, booleans and text are classes, floats are numbers; `kind` overrides.
+        """Read labels: integers, booleans, text and categories are classes, floats are numbers; `kind` overrides.
 
         Args:
             z: Classes `(n,)`, or numbers `(n,)` or `(n, k)`: array, tensor or sequence.
@@ -49,35 +49,33 @@ class Labels:
         >>> Labels.of(["nurse", "poet", "nurse"], "job")
         Labels(name='job', kind='categorical', values=array([0, 1, 0]), classes=('nurse', 'poet'))
         """
-        array = z.detach().cpu().numpy() if isinstance(z, Tensor) else np.asarray(z)
-        decided = kind or ("continuous" if array.dtype.kind == "f" else "categorical")
-        if decided == "categorical":
-            return cls._categorical(array, name, classes)
-        return cls._continuous(array, name)
+        column = read_column(z, name, kind=kind or "auto")
+        return cls._categorical(column, classes) if column.kind == "categorical" else cls._continuous(column)
 
     @classmethod
-    def _categorical(cls, array: NDArray[Any], name: str, names: tuple[str, ...] | None) -> Labels:
-        if array.ndim != 1:
-            raise InputError(f"{name} has shape {array.shape}: classes must be one label a row, (n,)")
-        if array.dtype.kind == "f":
-            check_finite(torch.from_numpy(array.astype(np.float64)), name)
-        found, codes = np.unique(array, return_inverse=True)
+    def _categorical(cls, column: Column, names: tuple[str, ...] | None) -> Labels:
+        name = column.label
+        if column.values.ndim != 1:
+            raise InputError(f"{name} has shape {column.values.shape}: classes must be one label a row, (n,)")
+        found = column.classes()
         if len(found) < _FEW:
             raise InputError(f"{name} has {len(found)} class(es): an audit needs rows of at least two")
         if names is not None and len(names) != len(found):
             raise InputError(f"{name} has {len(found)} classes, but {len(names)} names were given for them")
-        return cls(name, "categorical", codes.astype(np.int64), names or tuple(str(v) for v in found))
+        codes = column.check().codes(found)
+        return cls(name, "categorical", codes, names or tuple(str(v) for v in found))
 
     @classmethod
-    def _continuous(cls, array: NDArray[Any], name: str) -> Labels:
-        values = to_tensor(array, name).to(torch.float64)
+    def _continuous(cls, column: Column) -> Labels:
+        name, values = column.label, column.numbers()
         if values.ndim not in (1, 2):
-            raise InputError(f"{name} has shape {array.shape}: numbers must be (n,) or (n, k)")
+            raise InputError(f"{name} has shape {values.shape}: numbers must be (n,) or (n, k)")
+        if values.ndim == 1:
+            column.check()
         values = values.reshape(len(values), -1)
-        check_finite(values, name)
-        if len(values) == 0 or bool((values == values[:1]).all(dim=0).any()):
+        if len(values) == 0 or bool((values == values[:1]).all(axis=0).any()):
             raise InputError(f"{name} has a constant column or no rows: there is nothing to read")
-        return cls(name, "continuous", values.numpy())
+        return cls(name, "continuous", values)
 
     def __len__(self) -> int:
         return len(self.values)

@@ -1,0 +1,365 @@
+"""Reading what users pass as arrays: features and labels by one rule, whatever container they come in.
+
+Nothing here imports pandas, polars, pyarrow or scipy; their containers are known by what they can do.
+"""
+
+from __future__ import annotations
+
+import datetime
+import numbers
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from efface._errors import InputError
+
+_SHOWN = 5
+_LARGEST_DENSE = 2**31
+"""Bytes up to which a sparse matrix is made dense unasked."""
+
+_GAPS = ("NAType", "NaTType")
+_FLOAT_MARKS = ("isna", "is_null")
+_DROPS = ("dropna", "drop_nulls", "drop_null")
+_DECLARED = ("category", "categorical", "enum", "dictionary")
+
+_CONVERT = (
+    "convert it first, e.g. {name}.astype('float64') for numbers or "
+    "labels = numpy.unique({name}, return_inverse=True)[1] for categories"
+)
+_DATES = "{name}.astype('int64') for the time since 1970, {name}.astype('datetime64[Y]').astype(int) for the year"
+
+
+@dataclass(frozen=True)
+class Array:
+    """What was read of an array-like.
+
+    Attributes:
+        values: Numbers in native byte order (a tensor stays one), or text: strings `U`, or objects that are all `str`
+            (or integers too large for any dtype).
+        missing: Where a value is missing, of the shape of `values`; None if nowhere. What stands there is arbitrary.
+        declared: Whether the container says that these are categories, whatever their dtype.
+    """
+
+    values: NDArray[Any] | Tensor
+    missing: NDArray[np.bool_] | None = None
+    declared: bool = False
+
+    @property
+    def is_text(self) -> bool:
+        """Whether these are no numbers that a tensor can hold."""
+        return not isinstance(self.values, Tensor) and self.values.dtype.kind in "UO"
+
+    def tensor(self, name: str) -> Tensor:
+        """The numbers as a tensor that shares their memory where it can.
+
+        Raises:
+            InputError: If there are none, or one is missing, or too large for any dtype of torch.
+        """
+        if isinstance(self.values, Tensor):
+            return self.values
+        if self.missing is not None:
+            raise InputError(
+                f"{name} holds missing values (None, NA or masked) in {_rows(self.missing)}, not numbers: "
+                f"{_CONVERT.format(name=name)}, or drop or impute them"
+            )
+        if self.is_text:
+            what = "text" if self.values.size and isinstance(self.values.flat[0], str) else "large integers"
+            raise InputError(f"{name} holds {what}, not numbers: {_CONVERT.format(name=name)}")
+        return shared(_for_torch(self.values, name))
+
+    def where(self, chosen: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+        """The missing values among the chosen; None if there are none."""
+        missing = None if self.missing is None else self.missing & chosen
+        return missing if missing is not None and missing.any() else None
+
+
+def read_array(value: Any, name: str) -> Array:
+    """What an array-like holds: a tensor, an array, a table or series, a sparse matrix, or nested lists.
+
+    Args:
+        value: numpy (masked arrays too), torch, pandas, polars, pyarrow, scipy.sparse, or lists.
+        name: What to call it in messages.
+
+    Raises:
+        InputError: If it holds dates, mixes text and numbers, or holds other objects.
+
+    >>> read_array([1, None], "x").missing
+    array([False,  True])
+    >>> from decimal import Decimal
+    >>> read_array([Decimal("0.5"), 2], "x").values
+    array([0.5, 2. ])
+    """
+    if isinstance(value, Tensor):
+        return Array(_strided(value.detach(), name))
+    if type(value) is np.ndarray and value.dtype.kind in "biufc":
+        return Array(_native(value))
+    if hasattr(value, "tocsr") and hasattr(value, "toarray"):
+        return Array(_native(_dense_sparse(value, name)))
+    declared = str(getattr(value, "dtype", getattr(value, "type", ""))).lower().startswith(_DECLARED)
+    missing = _gaps(value)
+    values = _to_numpy(value, name) if missing is None else _without_gaps(value, missing, name)
+    if values.dtype.kind == "O":
+        values, inside = _of_objects(values, name)
+        missing = inside if missing is None else missing | (False if inside is None else inside)
+    return Array(_plain(values, name), missing, declared)
+
+
+def refuse_rows(bad: NDArray[np.bool_] | Tensor, what: str, advice: str, index: Any = None) -> None:
+    """Raise an error that names the rows where `bad` `(n, ...)` is true, if there are any.
+
+    Args:
+        bad: `(n, ...)` booleans.
+        what: `"{name} is missing"` and the like; the rows follow.
+        advice: What to do.
+        index: `(n,)` numbers of the rows where some were selected, or the number of the first.
+
+    Raises:
+        InputError: If any is true.
+    """
+    if bool(bad.any()):
+        raise InputError(f"{what} in {_rows(bad, index)}: {advice}")
+
+
+def _rows(bad: NDArray[np.bool_] | Tensor, index: Any = None) -> str:
+    """How many rows, and the first of them.
+
+    >>> _rows(np.array([False, True, True]), index=10)
+    '2 of 3 rows (first rows: 11, 12)'
+    """
+    rows = torch.as_tensor(bad).cpu().reshape(len(bad) if bad.ndim else 1, -1).any(1)
+    found = rows.nonzero().flatten()
+    first = found[:_SHOWN]
+    if isinstance(index, int):
+        first = first + index
+    elif index is not None:
+        first = torch.as_tensor(index).cpu()[first]
+    more = ", ..." if len(found) > _SHOWN else ""
+    return f"{len(found)} of {len(rows)} rows (first rows: {', '.join(map(str, first.tolist()))}{more})"
+
+
+# ------------------------------------------------------------------------------------------------ tensors and memory
+
+
+def _strided(value: Tensor, name: str) -> Tensor:
+    if value.layout is torch.strided:
+        return value
+    _check_dense(value.numel() * value.element_size(), name, "to_dense()")
+    return value.to_dense()
+
+
+def _dense_sparse(value: Any, name: str) -> NDArray[Any]:
+    _check_dense(int(np.prod(value.shape)) * value.dtype.itemsize, name, "toarray()")
+    return value.toarray()
+
+
+def _check_dense(size: int, name: str, call: str) -> None:
+    if size > _LARGEST_DENSE:
+        raise InputError(
+            f"{name} is sparse and would take {size / 2**30:.1f} GiB if it were dense: update a fitter in slices, "
+            f"fitter.update({name}[i : i + 1000].{call}, z[i : i + 1000])"
+        )
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    """Numbers in native byte order, and none wider than torch knows."""
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind in "fc" and size > (8 if kind == "f" else 16):
+        array = array.astype(np.float64 if kind == "f" else np.complex128)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _for_torch(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Unsigned integers as int64 (as float64 if only that holds them exactly), in C order."""
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64) if not array.size or array.max() < 2**63 else to_float(array, name)
+    return np.ascontiguousarray(array)
+
+
+def to_float(array: NDArray[Any], name: str) -> NDArray[np.float64]:
+    """Numbers as float64; unsigned integers beyond int64 only if that is exact.
+
+    Raises:
+        InputError: If they are rounded.
+    """
+    wide = array.astype(np.float64)
+    if array.dtype == np.uint64 and array.size and array.max() >= 2**63:
+        # 2**64 itself does not fit, and would wrap around to 0.
+        fits = np.where(wide < 2.0**64, wide, 0.0).astype(np.uint64)
+        if (fits != array).any():
+            raise InputError(
+                f"{name} holds unsigned integers above 2**63 that float64 does not hold exactly: subtract their "
+                f"least value first, or write {name}.astype('float64') to round them"
+            )
+    return wide
+
+
+def shared(array: NDArray[Any]) -> Tensor:
+    """A tensor on the memory of an array, which may be read-only."""
+    with warnings.catch_warnings():
+        # torch warns of read-only memory because it cannot protect it; efface never writes to its input.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+# -------------------------------------------------------------------------------------------------------- containers
+
+
+def _gaps(value: Any) -> NDArray[np.bool_] | None:
+    """Where a container of one column, or a masked array, says that values are missing; None if nowhere."""
+    if isinstance(value, np.ma.MaskedArray):
+        gaps = np.ma.getmaskarray(value)
+        gaps = np.array(gaps.tolist(), bool).reshape(gaps.shape) if gaps.dtype.kind != "b" else gaps
+    else:
+        mark = next((getattr(value, m) for m in _FLOAT_MARKS if hasattr(value, m)), None)
+        gaps = None if mark is None else np.asarray(mark(), dtype=bool)
+    return gaps if gaps is not None and gaps.any() else None
+
+
+def _without_gaps(value: Any, missing: NDArray[np.bool_], name: str) -> NDArray[Any]:
+    """Values of their own dtype, with some present value in place of the missing ones (which numpy may turn to NaN)."""
+    if isinstance(value, np.ma.MaskedArray):
+        return np.ma.getdata(value)
+    drop = next((getattr(value, d) for d in _DROPS if hasattr(value, d)), None)
+    if drop is None or missing.ndim != 1:
+        return _to_numpy(value, name)
+    present = _to_numpy(drop(), name)
+    values = np.full(missing.shape, present[0]) if len(present) else np.zeros(missing.shape)
+    values = values.astype(present.dtype) if len(present) else values
+    values[~missing] = present
+    return values
+
+
+def _to_numpy(value: Any, name: str) -> NDArray[Any]:
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return array_of_sequence(value, name)
+    try:
+        return np.ma.getdata(value) if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
+    except TypeError:
+        # Arrays on a device that numpy cannot reach.
+        if hasattr(value, "__dlpack__"):
+            return torch.from_dlpack(value).cpu().numpy()
+        raise
+
+
+def array_of_sequence(value: Sequence[Any], name: str) -> NDArray[Any]:
+    """Nested lists as an array, of objects where another dtype would change values."""
+    if value and all(isinstance(part, Tensor) for part in value):
+        value = [part.detach().cpu().numpy() for part in value]
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"{name} has rows of different lengths, not numbers in a grid: {error}") from error
+    # numpy writes numbers that stand beside text as text, and rounds integers beyond int64.
+    lossy = array.dtype.kind in "US" or (array.dtype.kind == "f" and bool((np.abs(array) >= 2.0**53).any()))
+    return np.array(value, dtype=object) if lossy else array
+
+
+# ------------------------------------------------------------------------------------------------ what values are
+
+
+def _plain(values: NDArray[Any], name: str) -> NDArray[Any]:
+    """Numbers or text of a dtype that is known below.
+
+    Raises:
+        InputError: If they are dates or records.
+    """
+    match values.dtype.kind:
+        case "b" | "i" | "u" | "f" | "c":
+            return _native(values)
+        case "U" | "O":
+            return values
+        case "S":
+            return np.char.decode(values, "utf-8")
+        case "M" | "m":
+            raise InputError(_no_dates(values.dtype, name))
+    raise InputError(f"{name} holds {values.dtype} values, not numbers: {_CONVERT.format(name=name)}")
+
+
+def _no_dates(what: Any, name: str) -> str:
+    return (
+        f"{name} holds dates or times ({what}), which are no classes and not numbers: convert it first to what "
+        f"you mean of them, e.g. "
+        f"{_DATES.format(name=name)}"
+    )
+
+
+def _of_objects(array: NDArray[Any], name: str) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Objects as numbers or text, and where they are missing."""
+    flat: list[Any] = array.ravel().tolist() if array.ndim else [array.item()]
+    missing = np.fromiter(map(_is_gap, flat), bool, len(flat))
+    if not missing.any():
+        return _typed(flat, name).reshape(array.shape), None
+    typed = _typed([v for v, gap in zip(flat, missing, strict=True) if not gap], name)
+    values = np.full(len(flat), typed[0], typed.dtype) if len(typed) else np.zeros(len(flat))
+    values[~missing] = typed
+    return values.reshape(array.shape), missing.reshape(array.shape)
+
+
+def _is_gap(value: Any) -> bool:
+    if value is None or value is np.ma.masked or type(value).__name__ in _GAPS:
+        return True
+    return isinstance(value, (float, np.floating, Decimal)) and value != value
+
+
+def _typed(values: list[Any], name: str) -> NDArray[Any]:
+    """Objects without gaps as an array of one sort."""
+    sorts = {t: _sort(t) for t in dict.fromkeys(map(type, values))}
+    found = set(sorts.values())
+    if found <= {"boolean", "integer", "real", "complex"}:
+        return _of_numbers(values, found)
+    if found <= {"text", "bytes"}:
+        texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values]
+        return np.array(texts, dtype=object)
+    if "date" in found:
+        what = next(t.__name__ for t, sort in sorts.items() if sort == "date")
+        raise InputError(_no_dates(what, name))
+    if "other" in found:
+        what = next(t.__name__ for t, sort in sorts.items() if sort == "other")
+        raise InputError(
+            f"{name} holds {what} objects, values that are no classes and not numbers: {_CONVERT.format(name=name)}; "
+            f"{name}.astype(str) makes text"
+        )
+    examples = " and ".join(repr(next(v for v in values if isinstance(v, t))) for t in _one_each(sorts))
+    raise InputError(
+        f"{name} mixes text and numbers ({examples}), not numbers alone: {_CONVERT.format(name=name)}; if all of "
+        f"them name classes, write {name}.astype(str)"
+    )
+
+
+def _one_each(sorts: dict[type, str]) -> Iterable[type]:
+    return {sort in ("text", "bytes"): t for t, sort in sorts.items()}.values()
+
+
+def _sort(kind: type) -> str:
+    if issubclass(kind, (str, bytes)):
+        return "text" if issubclass(kind, str) else "bytes"
+    if issubclass(kind, (bool, np.bool_)):
+        return "boolean"
+    if issubclass(kind, (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64)):
+        return "date"
+    if issubclass(kind, (numbers.Integral, np.integer)):
+        return "integer"
+    if issubclass(kind, (numbers.Real, Decimal)):
+        return "real"
+    return "complex" if issubclass(kind, numbers.Complex) else "other"
+
+
+def _of_numbers(values: list[Any], found: set[str]) -> NDArray[Any]:
+    if "complex" in found:
+        return np.array([complex(v) for v in values], dtype=np.complex128)
+    if "real" in found or not values:
+        return np.array([float(v) for v in values], dtype=np.float64)
+    if found == {"boolean"}:
+        return np.array(values, dtype=bool)
+    whole = [int(v) for v in values]
+    least, most = min(whole), max(whole)
+    if least >= -(2**63) and most < 2**63:
+        return np.array(whole, dtype=np.int64)
+    return np.array(whole, dtype=np.uint64 if least >= 0 and most < 2**64 else object)
