@@ -218,7 +218,11 @@ class OnWeights(Edit):
 
     delta: WeightDelta
     part: str = ""
-    needs = ("model", "classifier", "pipeline")
+
+    @property
+    def needs(self) -> tuple[Kind, ...]:  # type: ignore[override]
+        """A pipeline if its part is named, else a model."""
+        return ("pipeline",) if self.part else ("model", "classifier")
 
     def bind(self, run: Run, *, check: bool = True) -> Remove:
         """Write the delta.

@@ -104,12 +104,21 @@ class Erasure:
         return digest(*encoded(self, skip=_NOT_HASHED))
 
     def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        return type(self) is type(other) and self.digest == other.digest  # type: ignore[union-attr]
+        if self is other or type(self) is not type(other):
+            return self is other
+        mark = self._mark
+        return mark is not None and mark == other._mark  # type: ignore[union-attr]
 
     def __hash__(self) -> int:
-        return hash(self.digest)
+        return object.__hash__(self) if self._mark is None else hash(self._mark)
+
+    @property
+    def _mark(self) -> str | None:
+        """The digest; None where something in it is no data, such as a function: then it is equal to itself alone."""
+        try:
+            return self.digest
+        except InputError:
+            return None
 
     def __getstate__(self) -> dict[str, Any]:
         names = {f.name for f in dataclasses.fields(self)}

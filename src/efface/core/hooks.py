@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.core.ledger import ledger_of
 
 Where = Literal["input", "output"]
 Index: TypeAlias = int | str | None
@@ -66,10 +66,17 @@ def edit_call(module: nn.Module, where: Where, change: Callable[..., Any]) -> Re
             output | None`. None changes nothing.
     """
     with _LOCK:
-        stations = _STATIONS.setdefault(module, {})
-        if where not in stations:
-            stations[where] = Station(module, where)
-        return stations[where].add(change, lambda: stations.pop(where, None))
+        station = _station(module, where) or Station(module, where)
+        return station.add(change)
+
+
+def _hooks_of(module: nn.Module, where: Where) -> Any:
+    return (module._forward_pre_hooks if where == "input" else module._forward_hooks).values()
+
+
+def _station(module: nn.Module, where: Where) -> Station | None:
+    owners = (getattr(hook, "__self__", None) for hook in _hooks_of(module, where))
+    return next((owner for owner in owners if isinstance(owner, Station)), None)
 
 
 class Station:
@@ -84,7 +91,7 @@ class Station:
             handle = module.register_forward_hook(self.leaving, with_kwargs=True, prepend=True)
         self._off = handle.remove
 
-    def add(self, change: Callable[..., Any], emptied: Callable[[], Any]) -> Remove:
+    def add(self, change: Callable[..., Any]) -> Remove:
         """Put a change behind those that are there; the last one that is taken off takes the hook along."""
         self._count += 1
         number = self._count
@@ -94,7 +101,6 @@ class Station:
             with _LOCK:
                 if self.changes.pop(number, None) is not None and not self.changes:
                     self._off()
-                    emptied()
 
         return remove
 
@@ -117,12 +123,10 @@ class Station:
         return changed
 
 
-_STATIONS: WeakKeyDictionary[nn.Module, dict[str, Station]] = WeakKeyDictionary()
-
-
 def edits_on(module: nn.Module) -> int:
     """How many edits a module has on it now, those of its parts included."""
-    return sum(len(s.changes) for part in module.modules() for s in _STATIONS.get(part, {}).values())
+    places = [(part, where) for part in module.modules() for where in ("input", "output")]
+    return sum(len(s.changes) for part, where in places if (s := _station(part, where)) is not None)
 
 
 def _leaving(edit: StateEdit, index: Index, name: Any) -> Callable[..., Any]:
@@ -140,49 +144,43 @@ _EDITS: dict[str, Callable[..., Any]] = {"input": _entering, "output": _leaving}
 
 
 _MISSING = object()
-_PATCHES: dict[tuple[int, str], _Patches] = {}
 
 
 def patch(thing: Any, name: str, value: Any) -> Remove:
     """Put an attribute on one object, past its `__setattr__`, until the function that is returned is called.
 
-    Patches of one attribute come off in any order: the last of those that are left is seen, in the end what was there.
+    Patches of one attribute come off in any order, and what somebody else has put over one of them stays.
     """
+    own, patches = vars(thing), ledger_of(thing).patches
     with _LOCK:
-        patches = _PATCHES.setdefault((id(thing), name), _Patches(thing, name))
-        return patches.add(value)
+        entry = [value, own.get(name, _MISSING)]  # what is put there, and what it lies on
+        patches.setdefault(name, []).append(entry)
+        own[name] = value
+
+    def remove() -> None:
+        with _LOCK:
+            left = patches.get(name, [])
+            if not any(each is entry for each in left):
+                return
+            left[:] = [each for each in left if each is not entry]
+            _take_out(own, name, entry, left)
+            if not left:
+                del patches[name]
+
+    return remove
 
 
-class _Patches:
-    """The values that are put over one attribute of one object."""
-
-    def __init__(self, thing: Any, name: str) -> None:
-        self.thing, self.name, self.values = thing, name, []
-        self.before = vars(thing).get(name, _MISSING)
-
-    def add(self, value: Any) -> Remove:
-        self.values.append(value)
-        vars(self.thing)[self.name] = value
-
-        def remove() -> None:
-            with _LOCK:
-                place = next((i for i, known in enumerate(self.values) if known is value), None)
-                if place is not None:
-                    del self.values[place]
-                    self._show(value)
-
-        return remove
-
-    def _show(self, gone: Any) -> None:
-        own = vars(self.thing)
-        if own.get(self.name) is gone:  # otherwise it is under another one, or was replaced by somebody else
-            left = self.values[-1] if self.values else self.before
-            if left is _MISSING:
-                del own[self.name]
-            else:
-                own[self.name] = left
-        if not self.values:
-            _PATCHES.pop((id(self.thing), self.name), None)
+def _take_out(own: dict[str, Any], name: str, entry: list[Any], left: list[list[Any]]) -> None:
+    """Show what a patch lay on, or let the patch over it lie on that."""
+    value, below = entry
+    over = next((each for each in left if each[1] is value), None)
+    if over is not None:
+        over[1] = below
+    elif own.get(name) is value:
+        if below is _MISSING:
+            del own[name]
+        else:
+            own[name] = below
 
 
 @contextmanager

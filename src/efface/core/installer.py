@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import inspect
 import sys
-import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import torch
-from torch import nn
 
 from efface._errors import InputError
 from efface.core.edits import Edit
 from efface.core.hooks import Remove
+from efface.core.ledger import has_ledger, ledger_of
 from efface.core.run import Run
-from efface.core.subjects import Subject, as_subject, is_compiled
-
-_LOCK = threading.RLock()
-_ON: dict[int, list[Handle]] = {}
+from efface.core.subjects import Subject, as_subject
 
 
 class Handle(Run):
@@ -43,7 +39,7 @@ class Handle(Run):
     @property
     def is_on(self) -> bool:
         """Whether it has not been taken off yet."""
-        return self in _ON.get(id(self.subject.thing), ())
+        return self in ledger_of(self.subject.thing).handles
 
     def undo(self, *, force: bool = False) -> None:
         """Take the erasure off; other erasures stay. Nothing happens where it is off already.
@@ -54,15 +50,16 @@ class Handle(Run):
         Raises:
             InputError: If another edit of the same weights lies over this one, or weights were changed since.
         """
-        with _LOCK:
+        ledger = ledger_of(self.subject.thing)
+        with ledger.lock:
             if not self.is_on:
                 return
             while self._removes:
                 remove = self._removes[-1]
                 remove(force=True) if force and "force" in _parameters(remove) else remove()  # type: ignore[call-arg]
                 self._removes.pop()
-            _forget(self)
-        _recompile(self.subject)
+            ledger.handles.remove(self)
+        _recompile()
 
     def __enter__(self) -> Self:
         return self
@@ -73,8 +70,11 @@ class Handle(Run):
     def __repr__(self) -> str:
         return f"Handle({self.name} on {self.subject!r}, {'on' if self.is_on else 'off'})"
 
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self  # a copy of the subject tells the same log
+
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a handle belongs to its subject and cannot be pickled or copied: save the erasure instead")
+        raise TypeError("a handle belongs to its subject and cannot be pickled: save the erasure instead")
 
 
 def install(erasure: Any, edits: Sequence[Edit], thing: Any, *, check: bool = True) -> Handle:
@@ -91,7 +91,8 @@ def install(erasure: Any, edits: Sequence[Edit], thing: Any, *, check: bool = Tr
     """
     subject = as_subject(thing)
     _check_kind(erasure, edits, subject)
-    with _LOCK:
+    ledger = ledger_of(subject.thing)
+    with ledger.lock:
         _check_twice(erasure, subject)
         run = Handle(erasure, subject)
         with ExitStack() as stack:
@@ -99,15 +100,16 @@ def install(erasure: Any, edits: Sequence[Edit], thing: Any, *, check: bool = Tr
                 remove = edit.bind(run, check=check)
                 stack.callback(remove)
                 run._removes.append(remove)
-            _ON.setdefault(id(subject.thing), []).append(run)
+            ledger.handles.append(run)
             stack.pop_all()
-    _recompile(subject)
+    _recompile()
     return run
 
 
 def handles_on(thing: Any) -> tuple[Handle, ...]:
     """What is on a subject now, the first first."""
-    return tuple(_ON.get(id(as_subject(thing).thing), ()))
+    thing = as_subject(thing).thing
+    return tuple(ledger_of(thing).handles) if has_ledger(thing) else ()
 
 
 def _check_kind(erasure: Any, edits: Sequence[Edit], subject: Subject) -> None:
@@ -123,26 +125,20 @@ def _check_kind(erasure: Any, edits: Sequence[Edit], subject: Subject) -> None:
 
 
 def _check_twice(erasure: Any, subject: Subject) -> None:
-    for handle in _ON.get(id(subject.thing), ()):
+    for handle in ledger_of(subject.thing).handles:
         if handle.erasure is erasure or handle.erasure == erasure:
             raise InputError(f"{_name(erasure)} is on this {type(subject.thing).__name__} already: undo() its handle")
 
 
-def _forget(handle: Handle) -> None:
-    key = id(handle.subject.thing)
-    _ON[key].remove(handle)
-    if not _ON[key]:
-        del _ON[key]
+def _recompile() -> None:
+    """Compiled code does not see hooks that come or go: whatever was compiled is compiled anew when it is next run.
 
-
-def _recompile(subject: Subject) -> None:
-    """Compiled code does not see hooks that come or go: let it be compiled anew."""
-    if "torch._dynamo" not in sys.modules:
-        return
-    thing = subject.thing
-    models = [thing] if isinstance(thing, nn.Module) else list(getattr(thing, "components", {}).values())
-    if any(isinstance(model, nn.Module) and is_compiled(model) for model in models):
+    All of it, as a module does not know who has compiled a call of it.
+    """
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is not None and dynamo.counters["frames"]:
         torch.compiler.reset()
+        dynamo.counters["frames"].clear()
 
 
 def _parameters(function: Any) -> Any:

@@ -134,18 +134,3 @@ def _inner(module: nn.Module) -> nn.Module | None:
     else:
         return None
     return found if isinstance(found, nn.Module) else None
-
-
-def is_compiled(module: nn.Module) -> bool:
-    """Whether `torch.compile` has made code of a module or of a part of it.
-
-    >>> is_compiled(nn.Linear(2, 2))
-    False
-    """
-    for part in [*_layers(module), *module.modules()]:
-        own = vars(part)
-        if own.get("_compiled_call_impl") is not None or "_orig_mod" in own.get("_modules", {}):
-            return True
-        if hasattr(own.get("forward"), "_torchdynamo_orig_callable"):
-            return True
-    return False

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface.core.fingerprint import fingerprint
+from efface.core.ledger import ledger_of
 from efface.core.subjects import unwrapped
 
 _SAMPLE = 4096
@@ -273,7 +273,7 @@ class Written:
         old = place.value
         new = place.like(value, old)
         self._old.append((place, old, _sample(new)))
-        _STACKS.setdefault(place.module, {}).setdefault(place.name, []).append(self)
+        ledger_of(place.module).written.setdefault(place.name, []).append(self)
         place.put(new)
 
     def undo(self, *, force: bool = False) -> None:
@@ -286,7 +286,7 @@ class Written:
             InputError: If another edit lies over this one, or weights were changed since. Nothing is put back then.
         """
         for place, _, sample in self._old:
-            top = _STACKS[place.module][place.name][-1]
+            top = ledger_of(place.module).written[place.name][-1]
             if top is not self:
                 raise InputError(f"{top.name} was written over {self.name} in {place.path}: undo that one first")
             if not force and not _is_still(place.value, sample):
@@ -299,16 +299,13 @@ class Written:
     def _put_back(self) -> None:
         for place, old, _ in reversed(self._old):
             place.put(_as_now(place, old))
-            stack = _STACKS[place.module]
+            stack = ledger_of(place.module).written
             stack[place.name].remove(self)
             if not stack[place.name]:
                 del stack[place.name]
         for switch, value in self._config.items():
             setattr(self.model.config, switch, value)  # type: ignore[union-attr]
         self._old, self._config = [], {}
-
-
-_STACKS: WeakKeyDictionary[nn.Module, dict[str, list[Written]]] = WeakKeyDictionary()
 
 
 def write(model: nn.Module, delta: WeightDelta, *, name: str = "an edit", check: bool = True) -> Written:

@@ -1,0 +1,578 @@
+"""Putting on and taking off, proven once for every kind of edit: nesting, order, failures, threads, wrappers."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import itertools
+import pickle
+import threading
+import warnings
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from efface import InputError
+from efface._errors import NotReachedWarning
+from efface.core.edits import Edit, OnPrediction, OnRows, OnStates, OnText, OnWeights
+from efface.core.erasure import Erasure
+from efface.core.hooks import edits_on
+from efface.core.installer import handles_on
+from efface.core.site import Site
+from efface.core.weights import Add, LowRank, Multiply, Put, WeightDelta
+from tests.models import tiny
+from tests.pipelines import build
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Shift(Erasure):
+    """Adds a number: to rows, states, text, predictions or weights."""
+
+    by: float
+    kind: str
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        return EDITS[self.kind](self.by)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x + self.by
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Holds(Erasure):
+    """Edits as they are given."""
+
+    held: tuple[Edit, ...]
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        return self.held
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Broken(Erasure):
+    """A good edit, then one that cannot be put on."""
+
+    kind: str
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        return (*EDITS[self.kind](1.0), *BROKEN[self.kind])
+
+
+def _text(by: float) -> Edit:
+    def edit(embedding: Any, run: Any) -> Any:
+        run.count("prompts", len(embedding))
+        return embedding.replace(sequence=embedding.sequence + by)
+
+    return OnText(edit)
+
+
+def _prediction(by: float) -> Edit:
+    return OnPrediction(after=lambda step, run: step.cond + by)
+
+
+def _swap(by: float) -> Edit:
+    return OnPrediction(before=lambda index, embedding, rows, run: rows * (1 + by))
+
+
+def changing(changes: Any) -> WeightDelta:
+    return WeightDelta(changes)
+
+
+def _delta(by: float) -> WeightDelta:
+    return changing({"0.weight": Add(torch.full((4, 4), by)), "1.bias": Add(torch.ones(4))})
+
+
+EDITS: dict[str, Callable[[float], tuple[Edit, ...]]] = {
+    "rows": lambda by: (OnRows(lambda x: x + by),),
+    "states": lambda by: (OnStates({Site("0"): lambda x: x + by, Site("1", "input"): lambda x: x * (1 + by)}),),
+    "weights": lambda by: (
+        OnWeights(changing({"0.weight": Add(torch.full((4, 4), by)), "1.bias": Add(torch.ones(4))})),
+    ),
+    "text": lambda by: (_text(by),),
+    "prediction": lambda by: (_prediction(by),),
+    "swap": lambda by: (_swap(by),),
+    "unet": lambda by: (OnWeights(changing({"conv_in.bias": Add(torch.full((16,), by))}), part="unet"),),
+}
+NOWHERE = OnStates({Site("nowhere"): lambda x: x})
+BROKEN: dict[str, tuple[Edit, ...]] = {
+    "rows": (NOWHERE,),
+    "states": (NOWHERE,),
+    "weights": (OnWeights(changing({"9.weight": Add(torch.ones(1))})),),
+    "text": (OnWeights(changing({"none.weight": Add(torch.ones(1))}), part="unet"),),
+    "prediction": (OnWeights(changing({"conv_in.bias": Add(torch.ones(3))}), part="unet"),),
+    "swap": (OnWeights(changing({}), part="nothing"),),
+    "unet": (OnWeights(changing({"conv_in.bias": Add(torch.full((16,), torch.nan))}), part="unet"),),
+}
+KINDS = list(EDITS)
+ORDERED = ("weights", "unet")
+"""Kinds whose edits come off in the reverse order alone."""
+X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+
+
+def layers() -> Any:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+
+
+def subject_of(kind: str) -> Any:
+    return layers() if kind in ("rows", "states", "weights") else build("sd1")
+
+
+def said(subject: Any) -> Tensor:
+    """What a subject gives."""
+    if isinstance(subject, nn.Module):
+        with torch.no_grad():
+            return subject(X)
+    generator = torch.Generator().manual_seed(0)
+    call = {"height": 64, "width": 64, "num_inference_steps": 2, "output_type": "latent", "generator": generator}
+    return subject("a red circle", guidance_scale=3.0, **call).images
+
+
+def modules_of(subject: Any) -> list[nn.Module]:
+    parts = [subject] if isinstance(subject, nn.Module) else subject.components.values()
+    return [part for part in parts if isinstance(part, nn.Module)]
+
+
+def state(subject: Any) -> dict[str, Any]:
+    """Everything that an edit could leave behind."""
+    found: dict[str, Any] = {"own": sorted(k for k in vars(subject) if not k.startswith("_"))}
+    for i, part in enumerate(modules_of(subject)):
+        found |= {f"{i}.{k}": (id(v), v.clone()) for k, v in part.state_dict(keep_vars=True).items()}
+        found[f"{i} hooks"] = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in part.modules())
+    return found
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    def equal(x: Any, y: Any) -> bool:
+        return x[0] == y[0] and torch.equal(x[1], y[1]) if isinstance(x, tuple) else x == y
+
+    return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def subject(kind: str) -> Any:
+    return subject_of(kind)
+
+
+def test_on_and_off_bit_for_bit(kind: str, subject: Any) -> None:
+    before, plain = state(subject), said(subject)
+    with Shift(0.5, kind).on(subject) as run:
+        assert not torch.equal(said(subject), plain) and run.is_on and handles_on(subject) == (run,)
+    assert not run.is_on and not handles_on(subject)
+    assert same(state(subject), before) and torch.equal(said(subject), plain)
+    run.undo()  # a second time does nothing
+    assert same(state(subject), before)
+
+
+def test_until_it_is_undone(kind: str, subject: Any) -> None:
+    plain = said(subject)
+    run = Shift(0.5, kind).on(subject)
+    assert not torch.equal(said(subject), plain)
+    with run:
+        run.undo()
+        assert torch.equal(said(subject), plain)
+
+
+def test_twice_is_refused(kind: str, subject: Any) -> None:
+    plain = said(subject)
+    with Shift(0.5, kind).on(subject):
+        once = said(subject)
+        for again in (Shift(0.5, kind), pickle.loads(pickle.dumps(Shift(0.5, kind)))):
+            with pytest.raises(InputError, match=r"already: undo\(\) its handle"):
+                again.on(subject)
+        assert torch.equal(said(subject), once)
+    assert torch.equal(said(subject), plain)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_several_come_off_in_any_order_that_commutes(kind: str, order: tuple[int, ...]) -> None:
+    subject = subject_of(kind)
+    before, plain = state(subject), said(subject)
+    values = (0.5, 0.25, -0.125)
+    runs = [Shift(by, kind).on(subject) for by in values]
+    left = list(range(3))
+    for i in order:
+        if kind in ORDERED and i != left[-1]:
+            with pytest.raises(InputError, match="undo that one first"):
+                runs[i].undo()
+            assert runs[i].is_on
+            continue
+        runs[i].undo()
+        left.remove(i)
+        if left:
+            now = said(subject)
+            fresh = subject_of(kind)
+            for j in left:
+                Shift(values[j], kind).on(fresh)
+            assert torch.equal(said(fresh), now)
+    for run in reversed(runs):
+        run.undo()
+    assert same(state(subject), before) and torch.equal(said(subject), plain)
+
+
+@pytest.mark.parametrize(
+    "kinds", [("states", "weights"), ("text", "unet"), ("prediction", "text"), ("swap", "unet")], ids=str
+)
+def test_edits_of_other_kinds_are_independent(kinds: tuple[str, str]) -> None:
+    subject = subject_of(kinds[0])
+    before, plain = state(subject), said(subject)
+    for first, second in (kinds, kinds[::-1]):
+        one, two = Shift(0.5, first).on(subject), Shift(0.25, second).on(subject)
+        one.undo()
+        with_two = said(subject)
+        two.undo()
+        with Shift(0.25, second).on(subject):
+            assert torch.equal(said(subject), with_two)
+    assert same(state(subject), before) and torch.equal(said(subject), plain)
+
+
+def test_joined_is_one_after_the_other(kind: str, subject: Any) -> None:
+    both = Shift(0.5, kind) & Shift(0.25, kind)
+    plain = said(subject)
+    with both.on(subject):
+        joined = said(subject)
+    with Shift(0.5, kind).on(subject), Shift(0.25, kind).on(subject):
+        assert torch.equal(said(subject), joined)
+    assert torch.equal(said(subject), plain)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_exception_in_the_block_takes_it_off(kind: str, error: type[BaseException]) -> None:
+    subject = subject_of(kind)
+    before = state(subject)
+    with pytest.raises(error), Shift(0.5, kind).on(subject):
+        raise error
+    assert same(state(subject), before) and not handles_on(subject)
+
+
+def test_an_install_that_fails_leaves_nothing(kind: str, subject: Any) -> None:
+    before, plain = state(subject), said(subject)
+    with pytest.raises(InputError):
+        Broken(kind).on(subject)
+    assert same(state(subject), before) and not handles_on(subject) and torch.equal(said(subject), plain)
+    with Shift(0.5, kind).on(subject):
+        on = said(subject)
+        with pytest.raises(InputError):
+            Broken(kind).on(subject)
+        assert torch.equal(said(subject), on)
+    assert same(state(subject), before)
+
+
+def test_an_interrupt_while_it_is_put_on_leaves_nothing(
+    kind: str, subject: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, plain = state(subject), said(subject)
+
+    def stop(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    later = type("Later", (Edit,), {"needs": ("model", "pipeline"), "bind": stop})()
+    monkeypatch.setitem(EDITS, "later", lambda by: (*EDITS[kind](by), later))
+    with pytest.raises(KeyboardInterrupt):
+        Shift(1.0, "later").on(subject)
+    assert same(state(subject), before) and torch.equal(said(subject), plain)
+
+
+def test_the_wrong_subject_is_refused_untouched(kind: str) -> None:
+    wrong = build("sd1") if kind in ("rows", "states", "weights") else layers()
+    before = state(wrong)
+    with pytest.raises(InputError, match="is for a"):
+        Shift(0.5, kind).on(wrong)
+    with pytest.raises(InputError, match="an array"):
+        Shift(0.5, kind).on(torch.zeros(2, 2))
+    with pytest.raises(InputError, match="nothing that efface erases from"):
+        Shift(0.5, kind).on(object())
+    assert same(state(wrong), before)
+
+
+def test_an_erasure_that_is_on_is_still_a_value(kind: str, subject: Any) -> None:
+    erasure = Shift(0.5, kind)
+    with erasure.on(subject) as run:
+        assert copy.deepcopy(erasure) == pickle.loads(pickle.dumps(erasure)) == erasure
+        with pytest.raises(TypeError, match="save the erasure instead"):
+            pickle.dumps(run)
+
+
+def test_one_erasure_on_two_subjects(kind: str) -> None:
+    one, two = subject_of(kind), subject_of(kind)
+    erasure, plain = Shift(0.5, kind), said(one)
+    first, second = erasure.on(one), erasure.on(two)
+    first.undo()
+    assert torch.equal(said(one), plain) and not torch.equal(said(two), plain)
+    second.undo()
+    assert torch.equal(said(two), plain)
+
+
+def test_threads_that_put_on_and_take_off(kind: str, subject: Any) -> None:
+    before, plain = state(subject), said(subject)
+    failures: list[BaseException] = []
+
+    def work(i: int) -> None:
+        try:
+            for j in range(20):
+                with Shift(0.001 * (1 + 20 * i + j), kind).on(subject):
+                    pass
+        except InputError as error:  # edits of the same weights may come off in one order alone
+            if kind not in ORDERED:
+                failures.append(error)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(1 if kind in ORDERED else 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures and not handles_on(subject)
+    assert same(state(subject), before) and torch.equal(said(subject), plain)
+
+
+def test_what_fired_is_in_the_log(kind: str, subject: Any) -> None:
+    with Shift(0.5, kind).on(subject) as run:
+        said(subject)
+    counted = {"states": {"0": 1, "1:input": 1}, "rows": {"Sequential": 1}, "text": {"prompts": 1}}
+    assert run.log.counts == counted.get(kind, {})
+
+
+def test_a_subject_that_is_dropped_with_an_erasure_on_is_freed(kind: str) -> None:
+    subject = subject_of(kind)
+    Shift(0.5, kind).on(subject)
+    gone = weakref.ref(subject)
+    del subject
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("kind", ["states", "weights"])
+def test_a_copy_keeps_what_is_on_and_is_nobodys_business(kind: str) -> None:
+    subject = subject_of(kind)
+    with Shift(0.5, kind).on(subject) as run:
+        on = said(subject)
+        twin = copy.deepcopy(subject)
+        assert torch.equal(said(twin), on) and not handles_on(twin) and run.is_on
+    assert torch.equal(said(twin), on) and not torch.equal(said(subject), on)
+
+
+# -------------------------------------------------------------------------------------------------- states
+
+
+def test_edits_come_before_everybody_elses_hooks_and_in_their_own_order() -> None:
+    model, seen = layers(), list[Tensor]()
+    model[0].register_forward_hook(lambda _m, _a, out: seen.append(out.clone()))
+    double, plus = OnStates({Site("0"): lambda x: 2 * x}), OnStates({Site("0"): lambda x: x + 1})
+    plain = model[0](X)
+    seen.clear()
+    twice, more = Holds((double,)), Holds((plus,))
+
+    with twice.on(model), more.on(model):
+        model(X)
+        assert torch.equal(seen[-1], 2 * plain + 1) and edits_on(model) == 2
+    with more.on(model), twice.on(model):
+        model(X)
+        assert torch.equal(seen[-1], 2 * (plain + 1))
+
+
+def test_transformers_shows_erased_states_even_if_it_was_asked_before() -> None:
+    model, ids = tiny("llama"), torch.arange(8)[None] + 3
+    with torch.no_grad():
+        model(ids, output_hidden_states=True)  # its own hooks are on from here on
+        zero = OnStates({Site("model.layers.0"): torch.zeros_like})
+
+        with Holds((zero,)).on(model):
+            assert not model(ids, output_hidden_states=True).hidden_states[1].any()
+
+
+def test_a_site_that_is_never_passed_is_told() -> None:
+    class Skips(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    model = Skips()
+    both = Holds((OnStates({Site("used"): torch.zeros_like, Site("unused"): torch.zeros_like}),))
+
+    with pytest.warns(NotReachedWarning, match="ran 2 times and never came by unused"), both.on(model):
+        model(X)
+        model(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with both.on(model):
+            pass
+
+
+@pytest.mark.parametrize("wrap", ["compile", "torch.compile", "forward", "data parallel"])
+def test_wrappers_are_seen_through(wrap: str) -> None:
+    model = layers()
+    called: Any = model
+    if wrap == "compile":
+        model.compile(backend="eager")
+    elif wrap == "torch.compile":
+        called = torch.compile(model, backend="eager")
+    elif wrap == "forward":
+        model.forward = torch.compile(model.forward, backend="eager")  # type: ignore[method-assign]
+    else:
+        called = nn.DataParallel(model)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch.compile's own deprecations
+        plain = called(X)
+        for subject in (model, called):
+            with Shift(0.5, "states").on(subject):
+                assert not torch.allclose(called(X), plain)
+            torch.testing.assert_close(called(X), plain)
+
+
+def test_peft_is_seen_through() -> None:
+    peft = pytest.importorskip("peft")
+    model = tiny("llama")
+    ids = torch.arange(8)[None] + 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft asks transformers for an old name
+        wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], r=2)).eval()
+    delta = changing({"model.layers.0.self_attn.q_proj.weight": Multiply(left=torch.zeros(32, 32))})
+    gone = Holds((OnWeights(delta), OnStates({Site("model.layers.0"): torch.zeros_like})))
+
+    with torch.no_grad():
+        plain = wrapped(input_ids=ids).logits
+        with gone.on(wrapped) as run:
+            assert not torch.allclose(wrapped(input_ids=ids).logits, plain)
+            assert run.log.counts == {"model.layers.0": 1}
+        assert torch.equal(wrapped(input_ids=ids).logits, plain)
+
+
+# ------------------------------------------------------------------------------------------------- weights
+
+
+def weights(**changes: Any) -> Erasure:
+    return weights_of(changing({name.replace("_", "."): change for name, change in changes.items()}))
+
+
+def test_every_change_of_weights_is_what_it_says() -> None:
+    generator = torch.Generator().manual_seed(1)
+    a, up, down, left, right, put = (
+        torch.randn(*s, generator=generator) for s in ((4, 4), (4, 2), (2, 4), (4, 4), (4, 4), (4, 4))
+    )
+    w = layers()[0].weight.detach()
+    for change, expected in (
+        (Add(a), w.double() + a.double()),
+        (LowRank(up, down), w.double() + up.double() @ down.double()),
+        (Multiply(left=left), left.double() @ w.double()),
+        (Multiply(right=right), w.double() @ right.double()),
+        (Multiply(left, right), left.double() @ w.double() @ right.double()),
+        (Put(put), put),
+    ):
+        model = layers()
+        old = model[0].weight
+        with weights(**{"0_weight": change}).on(model):
+            assert torch.equal(model[0].weight, expected.float()) and model[0].weight.requires_grad
+        assert model[0].weight is old
+
+
+@pytest.mark.parametrize("convert", ["bfloat16", "half", "double"])
+def test_undo_after_a_conversion_and_back(convert: str) -> None:
+    model = layers()
+    old = [p.detach().clone() for p in model.parameters()]
+    run = Shift(0.5, "weights").on(model)
+    getattr(model, convert)()
+    run.undo()
+    for p, before in zip(model.parameters(), old, strict=True):
+        assert torch.equal(p, before.to(p.dtype))
+    model = layers()
+    run = Shift(0.5, "weights").on(model)
+    getattr(model, convert)()
+    model.float()
+    run.undo()
+    for name, p in model.named_parameters():
+        edited = name in ("0.weight", "1.bias")
+        expected = dict(layers().named_parameters())[name]
+        assert torch.equal(p, expected if edited else getattr(expected, convert)().float())
+
+
+def test_weights_that_were_trained_since_are_not_lost_unasked() -> None:
+    model = layers()
+    old = model[0].weight
+    run = Shift(0.5, "weights").on(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(X).square().mean().backward()
+    optimizer.step()
+    trained = model[0].weight.detach().clone()
+    with pytest.raises(InputError, match=r"changed since .*undo\(force=True\)"):
+        run.undo()
+    assert run.is_on and torch.equal(model[0].weight, trained)
+    run.undo(force=True)
+    assert model[0].weight is old and not run.is_on
+
+
+def test_another_base_is_refused() -> None:
+    model, other = layers(), layers()
+    with torch.no_grad():
+        other[0].weight.mul_(2)
+    delta = WeightDelta.between(model, other)
+    assert list(delta.changes) == ["0.weight"]
+    tuned = Holds((OnWeights(delta),))
+
+    with tuned.on(model):
+        assert torch.equal(model[0].weight, other[0].weight)
+    before = state(other)
+    with pytest.raises(InputError, match="with other weights than this one has"):
+        tuned.on(other)
+    with pytest.raises(InputError, match="no '0'"):
+        tuned.on(nn.Linear(2, 2), check=False)
+    assert same(state(other), before)
+    tuned.on(other, check=False).undo()
+    assert same(state(other), before)
+
+
+def test_what_cannot_be_edited_is_refused_untouched() -> None:
+    with pytest.raises(InputError, match="not in memory"):
+        weights(**{"0_weight": Add(torch.ones(4, 4))}).on(layers().to("meta"))
+    with pytest.raises(InputError, match="not finite"):
+        weights(**{"0_weight": Add(torch.full((4, 4), torch.inf))}).on(layers())
+    with pytest.raises(InputError, match="does not fit"):
+        weights(**{"0_weight": LowRank(torch.ones(3, 1), torch.ones(1, 4))}).on(layers())
+    quantised = layers()
+    quantised[0].weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(InputError, match="quantised"):
+        weights(**{"0_weight": Add(torch.ones(4, 4))}).on(quantised)
+
+
+def test_scaling_and_joining_deltas() -> None:
+    add, low = Add(torch.ones(4, 4)), LowRank(torch.ones(4, 1), torch.ones(1, 4))
+    delta = changing({"0.weight": add, "1.weight": low})
+    model = layers()
+    w = [m.weight.detach().double() for m in model]
+    with weights_of(delta.scaled(0.5)).on(model):
+        assert torch.equal(model[0].weight, (w[0] + 0.5).float()) and torch.equal(model[1].weight, (w[1] + 0.5).float())
+    twice = delta.then(changing({"0.weight": Multiply(left=2 * torch.eye(4))}))
+    with weights_of(twice).on(model):
+        assert torch.equal(model[0].weight, (2 * (w[0] + 1)).float())
+    with pytest.raises(InputError, match="no multiple"):
+        twice.scaled(0.5)
+    assert delta.nbytes == 4 * (16 + 8)
+
+
+def weights_of(delta: WeightDelta) -> Erasure:
+    return Holds((OnWeights(delta),))
+
+
+def test_models_with_dropout_and_gradients() -> None:
+    """A trained subject keeps its gradients, and gradients flow through edits."""
+    model = layers()
+    with Shift(0.5, "states").on(model):
+        model(X).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
