@@ -224,7 +224,8 @@ def test_audit_of_an_eraser_that_takes_labels(folder: Path) -> None:
     assert "linear probe" in Path("r.md").read_text()
 
 
-def test_audit_of_a_sample(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_audit_of_a_sample(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     x, z = make_data()
     np.save("X.npy", x)
     np.save("z.npy", z)

@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+import efface.audit
 from efface import LeaceFitter
+from efface.cli import main
 from efface.core.provenance import called, content_hash, provenance
 
 
@@ -104,3 +106,34 @@ def test_calls_are_short_and_have_no_addresses() -> None:
     text = called("f", {**given, "control": {"a": np.zeros(3)}, "level": 0.95, "title": ""})
     assert text.startswith("f(x=Tensor(3, 2), erase=Erase, name='sexsex") and "…" in text
     assert text.endswith("probes=['linear'], control={'a': ndarray(3,)}, level=0.95)") and "0x" not in text
+
+
+def test_an_audit_says_where_it_comes_from_and_is_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    z = rng.integers(0, 2, 60)
+    x = rng.normal(size=(60, 3)) + 2 * z[:, None]
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+
+    def audited() -> Any:
+        return efface.audit.rows(x, z, fit=_halved, probes=["linear"], seed=3)
+
+    found = audited().provenance
+    assert found["date"] == "1970-01-01T00:00:00Z" and found["seed"] == 3
+    assert {each["name"]: each["sha256"] for each in found["data"]} == {"x": content_hash(x), "z": content_hash(z)}
+    assert found["subject"] == [{"name": "_halved", "sha256": ""}] and "fit=_halved" in found["call"]
+    assert audited().html() == audited().html() and audited().json() == audited().json()
+
+
+def _halved(x: Any, z: Any) -> Any:
+    return lambda rows: rows / 2
+
+
+def test_a_report_of_the_command_line_has_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.normal(size=(60, 3)))
+    np.save(tmp_path / "z.npy", rng.integers(0, 2, 60))
+    np.save(tmp_path / "after.npy", np.zeros((60, 3)))
+    given = [str(tmp_path / "x.npy"), "--concept", str(tmp_path / "z.npy"), "--after", str(tmp_path / "after.npy")]
+    assert main(["audit", *given, "-o", str(tmp_path / "r.json")]) == 0, capsys.readouterr().err
+    found = json.loads((tmp_path / "r.json").read_text())["provenance"]
+    assert found["call"].startswith("efface audit ") and found["call"].endswith("r.json") and len(found["data"]) == 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         args = make_parser().parse_args(argv)
+        args.command_line = shlex.join(["efface", *(sys.argv[1:] if argv is None else argv)])
         with _plain_warnings():
             args.run(args)
     except (EffaceError, OSError) as error:

@@ -16,7 +16,7 @@ from efface.audit.audit import Audit
 from efface.audit.vectors import Task
 from efface.cli.applying import Saved, find_features, load_saved
 from efface.cli.inputs import Inputs, Labels, choose_features, find_labels
-from efface.cli.outputs import check_output
+from efface.cli.outputs import check_output, made_by
 from efface.cli.sample import Sample
 from efface.core.method import get_method
 from efface.streams import Source, column_names, open_source, progress
@@ -60,6 +60,7 @@ def audit_files(args: argparse.Namespace) -> None:
     names = [labels.name for labels in inputs.labels[: len(args.concept)]]
     audits = [_audit(args, name, z, rows, erase) for name, z in zip(names, rows.concepts, strict=True)]
     audit = audits[0] if len(audits) == 1 else Audit(f"Erasing {', '.join(names)}", parts=tuple(audits))
+    audit = made_by(args, audit)
     print(f"{audit}\n")
     for path in audit.save(args.output) if args.output else ():
         print(f"report written to {path}")

@@ -35,10 +35,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; prints the tables and the paths written."""
+    from efface.cli.outputs import made_by
+
     demonstration: Any = require("efface_worlds.demo.demonstration", extra="demo")
     start = time.perf_counter()
     names = [args.only] if args.only else WORLDS
-    audit = demonstration.demo_audit(names, seed=args.seed, say=_say)
+    audit = made_by(args, demonstration.demo_audit(names, seed=args.seed, say=_say))
     _say("drawing the page")
     paths = audit.save(args.out)
     print(f"{audit}\n")

@@ -19,7 +19,7 @@ from efface.attribution.removal_images import Blur, ConstantColour
 from efface.cli.classifiers import WORLDS, Classifier, load_classifier
 from efface.cli.image_files import ImageFile, find_images, read_images
 from efface.cli.map_files import check_maps_folder, write_maps
-from efface.cli.outputs import check_output
+from efface.cli.outputs import check_output, made_by
 from efface.cli.tuning import student_of
 from efface.explanation.explaining import check_class_names, explain
 from efface.explanation.mapping import METHODS
@@ -77,8 +77,9 @@ def explain_images(args: argparse.Namespace) -> None:
         seed=args.seed,
         title=f"What does {Path(args.model).name or args.model} need to see?",
     )
-    print(f"{found.audit}\n")
-    for path in found.audit.save(args.output) if args.output else ():
+    audit = made_by(args, found.audit)
+    print(f"{audit}\n")
+    for path in audit.save(args.output) if args.output else ():
         print(f"report written to {path}")
     if args.maps is not None:
         write_maps(args.maps, found, images.pixels, images.names, classifier.classes)

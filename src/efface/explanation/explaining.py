@@ -29,6 +29,7 @@ from efface.attribution.removal_images import ConstantColour
 from efface.audit.audit import Audit
 from efface.audit.explanations import Subject
 from efface.core.config import plain
+from efface.core.provenance import called, provenance
 from efface.explanation.copy import about_copy
 from efface.explanation.mapping import AT, METHODS, Maps, Setting, default_masker
 from efface.explanation.picturing import Shown, picture_part
@@ -114,6 +115,7 @@ def explain(
     Does not guarantee: that a map is right about the world. It says what this model needs under this Q; no truth is
     known here, so none is compared with.
     """
+    call = called("efface.explain", locals())
     chosen = _checked_methods(methods, train, fitted)
     check_inputs(images, images=True)
     _check_words(images, names, labels, check_positive_int(show, "show"))
@@ -142,7 +144,9 @@ def explain(
     copy = () if fitted is None or student is None else (about_copy(fitted, student, x, said),)
     if labels is not None:
         audit = replace(audit, text=(*audit.text, _score(said, labels)))
-    return Explanation(maps, said, replace(audit, parts=(picturing, *audit.parts, *copy)), fitted)
+    origin = provenance(subject=[model, fitted], data={"images": images, "train": train}, seed=seed, call=call)
+    audit = replace(audit, parts=(picturing, *audit.parts, *copy), provenance=origin)
+    return Explanation(maps, said, audit, fitted)
 
 
 def check_class_names(classes: Sequence[str] | None, said: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 import efface.audit
 from efface.audit.audit import Audit
 from efface.audit.vectors import Task
+from efface.core.provenance import provenance
 from efface.erasers.leace import LeaceEraser
 from efface_worlds.demo import Say
 from efface_worlds.demo.minilm_layers import layers
@@ -45,6 +46,7 @@ def demo_audit(names: Sequence[str], *, seed: int = 0, say: Say = lambda text: N
         ),
         conclusions=tuple(part.conclusions[0] for part in parts),
         settings={"seed": seed, "eraser": "LEACE", "worlds": list(names)},
+        provenance=provenance(subject="the worlds of efface-worlds", seed=seed, call="efface_worlds.demo.demo_audit"),
         parts=parts,
     )
 
