@@ -144,7 +144,8 @@ def load_folder(path: str | os.PathLike[str], *, expect: str | None = None) -> t
     if expect is not None and config.get("type") != expect:
         raise FormatError(f"{path} holds a {config.get('type')!r}, expected a {expect!r}")
     for name in config.get("complex", ()):
-        tensors[name] = torch.view_as_complex(tensors[name])
+        # Read from a file, numbers may start at any multiple of 8 bytes, and complex products need 16.
+        tensors[name] = torch.view_as_complex(tensors[name].clone())
     return config, tensors
 
 

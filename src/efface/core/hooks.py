@@ -70,11 +70,11 @@ def edit_call(module: nn.Module, where: Where, change: Callable[..., Any]) -> Re
         return station.add(change)
 
 
-def _hooks_of(module: nn.Module, where: Where) -> Any:
+def _hooks_of(module: nn.Module, where: str) -> Any:
     return (module._forward_pre_hooks if where == "input" else module._forward_hooks).values()
 
 
-def _station(module: nn.Module, where: Where) -> Station | None:
+def _station(module: nn.Module, where: str) -> Station | None:
     owners = (getattr(hook, "__self__", None) for hook in _hooks_of(module, where))
     return next((owner for owner in owners if isinstance(owner, Station)), None)
 
@@ -151,21 +151,21 @@ def patch(thing: Any, name: str, value: Any) -> Remove:
 
     Patches of one attribute come off in any order, and what somebody else has put over one of them stays.
     """
-    own, patches = vars(thing), ledger_of(thing).patches
-    with _LOCK:
+    own = vars(thing)
+    with ledger_of(thing) as ledger:
         entry = [value, own.get(name, _MISSING)]  # what is put there, and what it lies on
-        patches.setdefault(name, []).append(entry)
+        ledger.patches.setdefault(name, []).append(entry)
         own[name] = value
 
     def remove() -> None:
-        with _LOCK:
-            left = patches.get(name, [])
+        with ledger_of(thing) as ledger:
+            left = ledger.patches.get(name, [])
             if not any(each is entry for each in left):
                 return
             left[:] = [each for each in left if each is not entry]
             _take_out(own, name, entry, left)
             if not left:
-                del patches[name]
+                del ledger.patches[name]
 
     return remove
 

@@ -14,7 +14,7 @@ import torch
 from efface._errors import InputError
 from efface.core.edits import Edit
 from efface.core.hooks import Remove
-from efface.core.ledger import has_ledger, ledger_of
+from efface.core.ledger import ledger_of
 from efface.core.run import Run
 from efface.core.subjects import Subject, as_subject
 
@@ -39,7 +39,8 @@ class Handle(Run):
     @property
     def is_on(self) -> bool:
         """Whether it has not been taken off yet."""
-        return self in ledger_of(self.subject.thing).handles
+        with ledger_of(self.subject.thing) as ledger:
+            return self in ledger.handles
 
     def undo(self, *, force: bool = False) -> None:
         """Take the erasure off; other erasures stay. Nothing happens where it is off already.
@@ -50,8 +51,7 @@ class Handle(Run):
         Raises:
             InputError: If another edit of the same weights lies over this one, or weights were changed since.
         """
-        ledger = ledger_of(self.subject.thing)
-        with ledger.lock:
+        with ledger_of(self.subject.thing) as ledger:
             if not self.is_on:
                 return
             while self._removes:
@@ -91,9 +91,8 @@ def install(erasure: Any, edits: Sequence[Edit], thing: Any, *, check: bool = Tr
     """
     subject = as_subject(thing)
     _check_kind(erasure, edits, subject)
-    ledger = ledger_of(subject.thing)
-    with ledger.lock:
-        _check_twice(erasure, subject)
+    with ledger_of(subject.thing) as ledger:
+        _check_twice(erasure, subject, ledger.handles)
         run = Handle(erasure, subject)
         with ExitStack() as stack:
             for edit in edits:
@@ -109,7 +108,8 @@ def install(erasure: Any, edits: Sequence[Edit], thing: Any, *, check: bool = Tr
 def handles_on(thing: Any) -> tuple[Handle, ...]:
     """What is on a subject now, the first first."""
     thing = as_subject(thing).thing
-    return tuple(ledger_of(thing).handles) if has_ledger(thing) else ()
+    with ledger_of(thing) as ledger:
+        return tuple(ledger.handles)
 
 
 def _check_kind(erasure: Any, edits: Sequence[Edit], subject: Subject) -> None:
@@ -124,8 +124,8 @@ def _check_kind(erasure: Any, edits: Sequence[Edit], subject: Subject) -> None:
             raise InputError(f"{_name(erasure)} is for a {' or '.join(edit.needs)}, and this is a {subject!r}")
 
 
-def _check_twice(erasure: Any, subject: Subject) -> None:
-    for handle in ledger_of(subject.thing).handles:
+def _check_twice(erasure: Any, subject: Subject, on: Sequence[Handle]) -> None:
+    for handle in on:
         if handle.erasure is erasure or handle.erasure == erasure:
             raise InputError(f"{_name(erasure)} is on this {type(subject.thing).__name__} already: undo() its handle")
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 _NAME = "_efface"
+_LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
@@ -16,7 +20,6 @@ class Ledger:
         handles: Erasures that are on it, the first first.
         written: Of a module: name of a parameter or buffer -> the edits that were written into it, the first first.
         patches: Name of an attribute -> what is over it.
-        lock: Held while something goes on or comes off.
     """
 
     def __init__(self, owner: Any) -> None:
@@ -24,7 +27,6 @@ class Ledger:
         self.handles: list[Any] = []
         self.written: dict[str, list[Any]] = {}
         self.patches: dict[str, list[Any]] = {}
-        self.lock = threading.RLock()
 
     def __deepcopy__(self, memo: Any) -> None:
         return None
@@ -36,16 +38,21 @@ class Ledger:
         return type(None), ()
 
 
-def ledger_of(thing: Any) -> Ledger:
-    """The ledger of a thing; a copy of the thing gets one of its own."""
-    own = vars(thing)
+@contextmanager
+def ledger_of(thing: Any) -> Iterator[Ledger]:
+    """The ledger of a thing, for one thread at a time; one in which nothing is left is taken away again.
+
+    A copy of the thing gets a ledger of its own.
+    """
     with _LOCK:
-        found = own.get(_NAME)
-        if not isinstance(found, Ledger) or found.owner != id(thing):
-            found = own[_NAME] = Ledger(thing)
-        return found
-
-
-def has_ledger(thing: Any) -> bool:
-    """Whether anything was ever noted about a thing."""
-    return isinstance(getattr(thing, "__dict__", {}).get(_NAME), Ledger)
+        lock = _LOCKS.setdefault(thing, threading.RLock())
+    with lock:
+        own = vars(thing)
+        ledger = own.get(_NAME)
+        if not isinstance(ledger, Ledger) or ledger.owner != id(thing):
+            ledger = own[_NAME] = Ledger(thing)
+        try:
+            yield ledger
+        finally:
+            if not (ledger.handles or ledger.written or ledger.patches) and own.get(_NAME) is ledger:
+                del own[_NAME]

@@ -273,7 +273,8 @@ class Written:
         old = place.value
         new = place.like(value, old)
         self._old.append((place, old, _sample(new)))
-        ledger_of(place.module).written.setdefault(place.name, []).append(self)
+        with ledger_of(place.module) as ledger:
+            ledger.written.setdefault(place.name, []).append(self)
         place.put(new)
 
     def undo(self, *, force: bool = False) -> None:
@@ -286,7 +287,8 @@ class Written:
             InputError: If another edit lies over this one, or weights were changed since. Nothing is put back then.
         """
         for place, _, sample in self._old:
-            top = ledger_of(place.module).written[place.name][-1]
+            with ledger_of(place.module) as ledger:
+                top = ledger.written[place.name][-1]
             if top is not self:
                 raise InputError(f"{top.name} was written over {self.name} in {place.path}: undo that one first")
             if not force and not _is_still(place.value, sample):
@@ -299,10 +301,10 @@ class Written:
     def _put_back(self) -> None:
         for place, old, _ in reversed(self._old):
             place.put(_as_now(place, old))
-            stack = ledger_of(place.module).written
-            stack[place.name].remove(self)
-            if not stack[place.name]:
-                del stack[place.name]
+            with ledger_of(place.module) as ledger:
+                ledger.written[place.name].remove(self)
+                if not ledger.written[place.name]:
+                    del ledger.written[place.name]
         for switch, value in self._config.items():
             setattr(self.model.config, switch, value)  # type: ignore[union-attr]
         self._old, self._config = [], {}

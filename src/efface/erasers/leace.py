@@ -193,7 +193,8 @@ class LeaceFitter(Fitter):
     def _finish(
         self, projection: Projection, sigma_xz: Tensor, sigma_zz: Tensor, variance: Tensor, **found: Any
     ) -> LeaceEraser:
-        left, right = projection.left.to(self.dtype), projection.right.to(self.dtype)
+        # As they lie in memory when read from a file: in another layout a product may round otherwise.
+        left, right = (side.to(self.dtype).contiguous() for side in (projection.left, projection.right))
         report = Report(
             method=self.method,
             kind=self.decision,

@@ -16,7 +16,7 @@ _LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 # accelerate's own bookkeeping, which a call renews, and what is put on a pipeline from a callback of its call
-_KEPT = ("hook", "offload", "encode_prompt")
+_KEPT = ("hook", "offload", "encode_prompt", "_efface")
 
 
 def lock_of(pipe: Any) -> threading.RLock:
