@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efface import ErasureSpec, PipelineView
-from efface.diffusion.erasing import erase
-from efface.diffusion.erasure import Erasure
-from efface.diffusion.text.feedback import look_again
-from efface.diffusion.text.semantic_surgery import SemanticSurgery
+from efface import Concept, Erasure, PipelineView, erase
+from efface.core.run import Run
+from efface.core.subjects import as_subject
+from efface.diffusion.text.semantic_surgery.erasure import NAME as SURGERY
+from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
+from efface.diffusion.text.semantic_surgery.feedback import look_again
 from efface.pipelines.embedding import PromptEmbedding
 from efface_worlds import shapes
 from efface_worlds.shapes.concepts import FACTORS, concept
@@ -56,13 +57,13 @@ def captions_of(name: str, n: int, seed: int) -> list[str]:
 
 def fit(view: PipelineView, name: str, method: str) -> Erasure:
     """An erasure of one concept as a careful user would fit it: others named, the gate calibrated."""
-    spec = ErasureSpec(name, preserve=others_of(name))
+    asked = Concept(name, preserve=others_of(name))
     method, _, score = method.partition("@")
-    if method == SemanticSurgery.method:
-        absent = [t for i, o in enumerate(spec.preserve) for t in captions_of(o, _ABSENT, _CALIBRATION_SEED + 50 * i)]
-        start = SemanticSurgery.fit(view, spec, threshold=0.0, score=score or "per-token")  # type: ignore[arg-type]
+    if method == SURGERY:
+        absent = [t for i, o in enumerate(asked.preserve) for t in captions_of(o, _ABSENT, _CALIBRATION_SEED + 50 * i)]
+        start = erase(view, asked, SURGERY, threshold=0.0, score=score or "per-token")
         return start.calibrate(view, captions_of(name, _PRESENT, _CALIBRATION_SEED + 7), absent)
-    return erase(view, spec, method=method)
+    return erase(view, asked, method)
 
 
 def same_embedding(a: PromptEmbedding, b: PromptEmbedding) -> bool:
@@ -99,7 +100,7 @@ class Studio:
 
         def sample(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
             before = self.view.encode(list(prompts), allow_unknown=True)
-            with erasure.applied(self.view):
+            with erasure.on(self.view):
                 after = self.view.encode(list(prompts), allow_unknown=True)
                 changed = [i for i in range(len(prompts)) if not same_embedding(before[i], after[i])]
                 if erasure.method in GATED and len(changed) < len(prompts):
@@ -110,7 +111,8 @@ class Studio:
                     part, numbers = [prompts[i] for i in changed], [seeds[i] for i in changed]
                     images[changed] = self.view.sample(part, numbers, allow_unknown=True, **self.options)
             if feedback and isinstance(erasure, SemanticSurgery):
-                return look_again(erasure, self.view, prompts, seeds, images, shapes.load_judge(1), **self.options)
+                run = Run(as_subject(self.view))
+                return look_again(erasure, run, prompts, seeds, images, shapes.load_judge(1), **self.options)
             return images
 
         return once

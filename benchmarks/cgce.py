@@ -17,15 +17,19 @@ import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from benchmarks._measure import interleaved, table
 from benchmarks._studio import Studio, captions_of, others_of, prompts_of, rest_kept
-from efface import ErasureSpec, PipelineView, StillUnsafeWarning
-from efface.diffusion.text.cgce import Cgce
-from efface.diffusion.text.prompt_pairs import PromptPair, pairs_of_spec
+from efface import Concept, PipelineView, StillUnsafeWarning, erase
+from efface.core.run import Run
+from efface.core.subjects import as_subject
+from efface.diffusion.text.cgce.config import AT_APPLY
+from efface.diffusion.text.cgce.erasure import Cgce
+from efface.diffusion.text.cgce.pairs import PromptPair, pairs_of_concept
 from efface.stats.roc import auroc
 from efface_worlds import shapes
 from efface_worlds.shapes.concepts import concept
@@ -34,7 +38,6 @@ from efface_worlds.shapes.generation import GUIDANCE
 CONCEPTS = ("star", "circle", "heart", "triangle", "striped", "dotted")
 QUICK = ("star", "dotted")
 _SEED = 700
-_OF_REFINEMENT = {"until", "normalise", "eta", "max_iter", "threshold"}
 
 PAIRS: Mapping[str, Mapping[str, Any]] = {
     "default: 3 templates, in contexts": {},
@@ -95,9 +98,9 @@ def unread(name: str, n: int, seed: int) -> list[str]:
     return [text.replace(name, concept(name).unread[0]) for text in texts]
 
 
-def spec_of(name: str) -> ErasureSpec:
+def concept_of(name: str) -> Concept:
     """What a user would write: the word, and the other words of its kind."""
-    return ErasureSpec(name, preserve=others_of(name))
+    return Concept(name, preserve=others_of(name))
 
 
 def captions_as_pairs(name: str) -> list[PromptPair]:
@@ -107,11 +110,11 @@ def captions_as_pairs(name: str) -> list[PromptPair]:
 
 
 def fit(view: PipelineView, name: str, given: str = "", **options: Any) -> Cgce:
-    """An erasure; `given` says whether captions take the place of the spec's pairs, or are added to them."""
+    """An erasure; `given` says whether captions take the place of the concept's pairs, or are added to them."""
     if not given:
-        return Cgce.fit(view, spec_of(name), **options)
-    mine = [*(pairs_of_spec(spec_of(name)) if given == "both" else ()), *captions_as_pairs(name)]
-    return Cgce.fit(view, spec_of(name), pairs=mine, **options)
+        return erase(view, concept_of(name), "cgce", **options)
+    mine = [*(pairs_of_concept(concept_of(name)) if given == "both" else ()), *captions_as_pairs(name)]
+    return erase(view, concept_of(name), "cgce", pairs=mine, **options)
 
 
 class Trial:
@@ -152,8 +155,9 @@ class Trial:
         kept = [self.seen(sample, texts, o) for o, texts in self.others.items()]
         flat = [text for texts in self.others.values() for text in texts]
         changed = float((erasure.reading(self.studio.view.encode(flat)) > 0).float().mean())
-        erasure.refined(self.studio.view.encode(self.asked))
-        fired = [note for note in erasure.last if note["erased"]] or [
+        run = Run(as_subject(self.studio.view))
+        erasure.edited(self.studio.view.encode(self.asked), run)
+        fired = [note for note in run.log.last if note["erased"]] or [
             {"steps": math.nan, "moved": math.nan, "safe": True}
         ]
         return [
@@ -179,7 +183,7 @@ def ablate(title: str, options: Mapping[str, Mapping[str, Any]], trials: Sequenc
     for label, change in options.items():
         found = []
         for t in trials:
-            own = not set(change) - _OF_REFINEMENT
+            own = not set(change) - set(AT_APPLY)
             erasure = fitted[t.name].tuned(**change) if own else fit(t.studio.view, t.name, **{"seed": seed, **change})
             found.append(t.figures(erasure))
         mean = torch.tensor(found).nanmean(0).tolist()  # where nothing fired, there are no steps
@@ -199,7 +203,7 @@ def identity(view: PipelineView, trials: Sequence[Trial], seed: int) -> None:
     for t in trials:
         erasure, flat = fit(view, t.name, seed=seed), [text for texts in t.others.values() for text in texts]
         before = view.encode(flat)
-        with erasure.applied(view):
+        with erasure.on(view):
             after = view.encode(flat)
             pictures = view.sample(flat[:8], list(range(8)), **t.studio.options)
         same = sum(torch.equal(a, b) for a, b in zip(before.sequence, after.sequence, strict=True))
@@ -214,17 +218,16 @@ def cost(view: PipelineView, seed: int) -> None:
     erasure = fit(view, "star", seed=seed)
     fitting = time.perf_counter() - start
     here, gone = view.encode(prompts_of("star", 16)), view.encode(prompts_of("square", 16))
-    contestants: dict[str, Any] = {
-        "16 without": lambda: erasure.refined(gone),
-        "16 with": lambda: erasure.refined(here),
-    }
-    contestants |= {"1 with": lambda: erasure.refined(here[0]), "1 without": lambda: erasure.refined(gone[0])}
+    run = Run(as_subject(view))
+    sides = {"16 without": gone, "16 with": here, "1 with": here[0], "1 without": gone[0]}
+    contestants: dict[str, Any] = {name: partial(erasure.edited, e, run) for name, e in sides.items()}
     contestants["16 encoded"] = lambda: view.encode(list(here.prompts))
     contestants["a picture"] = lambda: view.sample([here.prompts[0]], [0], steps=30, guidance=GUIDANCE)
     best = interleaved(contestants, 5)
     rows = [("fit, star", f"{fitting:.2f} s"), *((name, f"{1000 * t:.1f} ms") for name, t in best.items())]
-    size = sum(p.numel() for p in erasure.readers[0][0].classifier.parameters())
-    table(f"Cost ({size} weights, {sum(erasure.readers[0][0].fit.pairs)} pairs)", ("what", "time"), rows)
+    size = sum(p.numel() for p in erasure.readers[0][0].classifier.trained.values())
+    (fitted,) = erasure.report["star"].values()
+    table(f"Cost ({size} weights, {sum(fitted.pairs)} pairs)", ("what", "time"), rows)
 
 
 def main() -> None:

@@ -39,8 +39,8 @@ from benchmarks._studio import (
 from efface import PipelineView
 from efface.audit.pipelines.balance import harmonic
 from efface.cli.generating import write_picture
-from efface.diffusion.erasing import diffusion_methods
-from efface.diffusion.erasure import Erasure
+from efface.core.erasure import Erasure
+from efface.core.method import methods as known_methods
 from efface_worlds import shapes
 from efface_worlds.shapes.concepts import concept, siblings
 from efface_worlds.shapes.generation import GUIDANCE
@@ -58,7 +58,7 @@ def run(studio: Studio, name: str, method: str, n: int, seeds: int) -> dict[str,
     fired = 0.0
     if erasure is not None:
         before = studio.view.encode([p for ps in others.values() for p in ps])
-        with erasure.applied(studio.view):
+        with erasure.on(studio.view):
             after = studio.view.encode([p for ps in others.values() for p in ps])
         fired = sum(not same_embedding(before[i], after[i]) for i in range(len(before))) / len(before)
     rest = {"rest": rest_kept(erased, name, n, range(seeds))}
@@ -169,13 +169,13 @@ def overhead(view: PipelineView, methods: Sequence[str], steps: int) -> None:
     """Time of a sample where nothing fires, against the plain pipeline, interleaved."""
     prompts, seeds = prompts_of("square", 8), list(range(8))
 
-    def applied(erasure: Erasure) -> object:
-        with erasure.applied(view):
+    def erased(erasure: Erasure) -> object:
+        with erasure.on(view):
             return view.sample(prompts, seeds, steps=steps, guidance=GUIDANCE)
 
     contestants: dict[str, Any] = {"none": lambda: view.sample(prompts, seeds, steps=steps, guidance=GUIDANCE)}
     for method in methods:
-        contestants[method] = partial(applied, fit(view, "star", method))
+        contestants[method] = partial(erased, fit(view, "star", method))
     best = interleaved(contestants, 7)
     rows = [(m, f"{t / len(prompts):.3f}", f"{100 * (t / best['none'] - 1):+.1f} %") for m, t in best.items()]
     table(f"Time of an image of squares, star erased, {steps} steps", ("method", "s per image", "against none"), rows)
@@ -200,7 +200,7 @@ def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", default=["erase", "overhead"])
-    known = sorted(diffusion_methods())
+    known = [m.name for m in known_methods("pipeline")]
     parser.add_argument("--methods", nargs="*", default=["none", *VARIANTS, *known])
     parser.add_argument("--concepts", nargs="*", default=[*OBJECTS, *STYLES])
     for option, value in (("templates", 5), ("seeds", 20), ("steps", 30)):

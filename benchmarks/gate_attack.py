@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -24,14 +25,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks._measure import table
+from benchmarks._noising import noised
+from benchmarks._relaxed_gate import relaxed
+from benchmarks._soft_tokens import SoftTokens
 from benchmarks._studio import fit, prompts_of
-from efface import PipelineView
-from efface.diffusion.erasure import Erasure
-from efface.diffusion.text.relaxed_gate import relaxed
-from efface.diffusion.text.semantic_surgery import SemanticSurgery
+from efface import Erasure, PipelineView
+from efface.core.run import Run
+from efface.core.subjects import as_subject
+from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.noising import noised
-from efface.pipelines.soft_tokens import SoftTokens
 from efface.stats.intervals import wilson_interval
 from efface_worlds import shapes
 from efface_worlds.shapes.concepts import concept
@@ -56,7 +58,8 @@ def edit_of(erasure: Erasure, view: PipelineView, way: str) -> Edit | None:
     if not isinstance(erasure, SemanticSurgery):
         return None
     if way == "through":
-        return lambda e, done: (erasure.operate(view, e), nothing)
+        run = Run(as_subject(view))
+        return lambda e, done: (erasure.edited(e, run), nothing)
     return lambda e, done: (
         relaxed(erasure, view, e, widen=_WIDEST ** (1 - done), straight_through=way == "straight-through"),
         nothing,
@@ -123,18 +126,12 @@ def judged(
     view: PipelineView, name: str, erasure: Erasure | None, tokens: SoftTokens | list[str] | None, n: int
 ) -> str:
     """How often the concept is seen; of prompts, each at one seed."""
-    with torch.no_grad():
-        if erasure is not None:
-            erasure.apply_(view)
-        try:
-            if isinstance(tokens, SoftTokens):
-                e = tokens.encode(n)
-            else:
-                e = view.encode(((tokens or prompts_of(name, 5)) * n)[:n])
-            images = view.sample(e, list(range(n)), steps=STEPS, guidance=GUIDANCE, batch_size=32)
-        finally:
-            if erasure is not None:
-                erasure.undo_(view)
+    with torch.no_grad(), nullcontext() if erasure is None else erasure.on(view):
+        if isinstance(tokens, SoftTokens):
+            e = tokens.encode(n)
+        else:
+            e = view.encode(((tokens or prompts_of(name, 5)) * n)[:n])
+        images = view.sample(e, list(range(n)), steps=STEPS, guidance=GUIDANCE, batch_size=32)
     i = wilson_interval(float(shapes.load_judge(2)(images, name).sum()), n)
     return f"{100 * i.value:.0f} [{100 * i.low:.0f}, {100 * i.high:.0f}]"
 

@@ -20,7 +20,7 @@ from tests.pipelines import BUILDERS, EMBEDDED, build, clip_tokenizer, df, direc
 
 from benchmarks._measure import table
 from efface import InputError
-from efface.diffusion import erase
+from efface.core.method import erase
 from efface.pipelines import KeyValueLayer, PipelineView
 
 PROMPTS, SEEDS = ["a red circle", "the small blue star"], [3, 4]
@@ -95,7 +95,7 @@ def negative_prompt(view: PipelineView, name: str) -> str:
         erasure = erase(view, "circle", method="negative-prompt")
     except InputError as error:
         return "refused: " + str(error).split(" and ")[0].split(" has ")[-1]
-    with erasure.applied(view):
+    with erasure.on(view):
         mine = direct(name, PROMPTS, SEEDS, pipe=view.pipe)
     return verdict(torch.equal(mine, direct(name, PROMPTS, SEEDS, negative_prompt=["circle"] * 2)), "bit for bit")
 

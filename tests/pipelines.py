@@ -19,6 +19,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
+from efface.core.run import Run
+from efface.core.subjects import as_subject
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     df: Any = importlib.import_module("diffusers")
@@ -467,3 +470,8 @@ def state(pipe: Any) -> list[Any]:
                 found.append((name, path, hooks, module.training, "forward" in vars(module), versions))
     found.append({k: plain(v) for k, v in vars(pipe.scheduler).items()})
     return [*found, torch.is_grad_enabled()]
+
+
+def run_of(pipe: Any) -> Run:
+    """What an edit of a pipeline is handed, for calls of the edit alone."""
+    return Run(as_subject(pipe))

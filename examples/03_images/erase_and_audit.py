@@ -17,19 +17,19 @@ print(view)
 print("keys and values of text:", *(layer.path for layer in view.key_value_layers()[:4]), "...")
 
 # %% What is to go, what is to stay.
-spec = efface.ErasureSpec(
+concept = efface.Concept(
     "circle",
     preserve=[*siblings("circle"), "star"],
     templates=["a red {} on a white background", "a striped {} on a grey background"],
 )
 
 # %% The simplest erasure: guide away from the word. Other methods are put on in the same way.
-erasure = efface.erase(pipe, spec, method="negative-prompt")
+erasure = efface.erase(pipe, concept, method="negative-prompt")
 
 # %% Before and after, at equal seeds.
 audit = efface.audit.pipeline(
     pipe,
-    spec,
+    concept,
     judge=load_judge(),
     erasure=erasure,
     seeds=3,

@@ -36,13 +36,11 @@ if TYPE_CHECKING:
         NothingErasedWarning,
         StillUnsafeWarning,
     )
-    from efface.core.erasure import load
-    from efface.core.method import Method, get_method, methods
+    from efface.core.concept import Concept
+    from efface.core.erasure import Erasure, load
+    from efface.core.method import Method, erase, get_method, methods
     from efface.core.saved_types import saved
     from efface.core.site import Site
-    from efface.diffusion.erasing import erase, load_erasure
-    from efface.diffusion.erasure import Erasure
-    from efface.diffusion.spec import ErasureSpec
     from efface.erasers.base import Eraser, EraserModule, Report
     from efface.erasers.compose import compose, join_concepts
     from efface.erasers.fitter import Fitter
@@ -78,10 +76,7 @@ _NAMES = {
         "NothingErasedWarning",
         "StillUnsafeWarning",
     ),
-    "efface.diffusion.erasing": ("erase", "load_erasure"),
-    "efface.diffusion.erasure": ("Erasure",),
     "efface.pipelines.view": ("PipelineView",),
-    "efface.diffusion.spec": ("ErasureSpec",),
     "efface.erasers.base": ("Eraser", "EraserModule", "Report"),
     "efface.erasers.fitter": ("Fitter",),
     "efface.erasers.compose": ("compose", "join_concepts"),
@@ -103,8 +98,9 @@ _NAMES = {
     "efface.scrubbing.fold": ("foldable",),
     "efface.scrubbing.labels": ("labels_from_characters", "labels_from_spans"),
     "efface.scrubbing.scrubber": ("Scrubber",),
-    "efface.core.erasure": ("load",),
-    "efface.core.method": ("Method", "get_method", "methods"),
+    "efface.core.concept": ("Concept",),
+    "efface.core.erasure": ("Erasure", "load"),
+    "efface.core.method": ("Method", "erase", "get_method", "methods"),
     "efface.core.saved_types": ("saved",),
     "efface.core.site": ("Site",),
     "efface.scrubbing.sites": ("find_sites",),
@@ -117,6 +113,7 @@ _ROOMS = (
 
 __all__ = [
     "ClassMoments",
+    "Concept",
     "ConceptScrubber",
     "EffaceError",
     "EffaceWarning",
@@ -124,7 +121,6 @@ __all__ = [
     "EraserModule",
     "Erasure",
     "ErasureMethod",
-    "ErasureSpec",
     "Explanation",
     "Fitter",
     "FormatError",
@@ -166,7 +162,6 @@ __all__ = [
     "labels_from_characters",
     "labels_from_spans",
     "load",
-    "load_erasure",
     "methods",
     "optimal_linear_shrinkage",
     "saved",

@@ -5,10 +5,7 @@ import json
 import pytest
 import torch
 
-from efface import FormatError, InputError, NothingErasedWarning
-from efface._registry import methods
-from efface.diffusion import Erasure, ErasureSpec, erase, load_erasure
-from efface.diffusion.erasing import diffusion_methods
+from efface import Concept, FormatError, InputError, NothingErasedWarning, erase, get_method, load, methods
 from efface.pipelines import PipelineView
 from tests.pipelines import BUILDERS, EMBEDDED, build, direct, small, state, tiny
 
@@ -30,21 +27,21 @@ def test_it_is_bit_for_bit_the_negative_prompt_of_the_pipeline(name):
     view = PipelineView.of(tiny(name))
     before = view.encode(PROMPTS)
     erasure = negative(name)
-    with erasure.applied(tiny(name)) as same:
-        assert same is erasure
+    with erasure.on(tiny(name)) as run:
+        assert run.erasure is erasure
         assert torch.equal(direct(name, PROMPTS, SEEDS), wanted)
         assert torch.equal(view.sample(PROMPTS, SEEDS, steps=2, **small(name)), wanted)
         assert torch.equal(view.sample(before, SEEDS, steps=2, **small(name)), wanted)
         inside = view.encode(PROMPTS)
         assert torch.equal(view.sample(inside, SEEDS, steps=2, **small(name)), wanted)
     assert torch.equal(direct(name, PROMPTS, SEEDS), plain)
-    assert erasure.report["fired"]["prompts"] >= 8
+    assert run.log.counts["prompts"] >= 8
 
 
 @guided_pipelines
 def test_a_negative_prompt_of_the_users_own_stays(name):
     wanted = direct(name, PROMPTS, SEEDS, negative_prompt=["a ring, circle", "a square, circle"])
-    with negative(name).applied(tiny(name)):
+    with negative(name).on(tiny(name)):
         assert torch.equal(direct(name, PROMPTS, SEEDS, negative_prompt=["a ring", "a square"]), wanted)
         mine = PipelineView.of(tiny(name)).sample(
             PROMPTS, SEEDS, steps=2, negative=["a ring", "a square"], **small(name)
@@ -56,7 +53,7 @@ def test_a_negative_prompt_of_ones_own_stays_with_several_pictures_a_prompt():
     own = ["a ring", "a square"]
     seeds, more = [3, 4, 5, 6], {"num_images_per_prompt": 2}
     wanted = direct("sd1", PROMPTS, seeds, negative_prompt=[f"{text}, circle" for text in own], **more)
-    with negative("sd1").applied(tiny("sd1")):
+    with negative("sd1").on(tiny("sd1")):
         assert torch.equal(direct("sd1", PROMPTS, seeds, negative_prompt=own, **more), wanted)
 
 
@@ -64,7 +61,7 @@ def test_a_negative_prompt_of_ones_own_stays_with_several_pictures_a_prompt():
 def test_distilled_guidance_is_refused(name):
     with pytest.raises(InputError, match="has embedded guidance and runs without a negative prompt"):
         erase(tiny(name), "circle", method="negative-prompt")
-    with pytest.raises(InputError, match="embedded guidance"), negative("sd1").applied(tiny(name)):
+    with pytest.raises(InputError, match="embedded guidance"), negative("sd1").on(tiny(name)):
         pass
     assert "encode_prompt" not in vars(tiny(name))
 
@@ -72,15 +69,15 @@ def test_distilled_guidance_is_refused(name):
 def test_without_guidance_it_warns_that_nothing_is_erased():
     plain = direct("sd1", ["a red circle"], [3], guidance_scale=1.0)
     erasure = negative("sd1")
-    with erasure.applied(tiny("sd1")), pytest.warns(NothingErasedWarning, match="pass a guidance_scale above 1"):
+    with erasure.on(tiny("sd1")) as run, pytest.warns(NothingErasedWarning, match="pass a guidance_scale above 1"):
         assert torch.equal(direct("sd1", ["a red circle"], [3], guidance_scale=1.0), plain)
-    assert erasure.report["fired"] == {"prompts without guidance": 1}
+    assert run.log.counts == {"prompts without guidance": 1}
 
 
 def test_a_window_of_the_call_is_that_of_the_negative_prompt_too():
     more = {"max_sequence_length": 20}
     wanted = direct("pixart-alpha", ["a red circle"], [3], negative_prompt="circle", **more)
-    with negative("pixart-alpha").applied(tiny("pixart-alpha")):
+    with negative("pixart-alpha").on(tiny("pixart-alpha")):
         assert torch.equal(direct("pixart-alpha", ["a red circle"], [3], **more), wanted)
 
 
@@ -88,72 +85,60 @@ def test_fitting_and_undoing_leave_the_pipeline_as_it_was():
     pipe = build("sd1")
     before = state(pipe)
     a = erase(pipe, "circle", method="negative-prompt")
-    b = erase(pipe, ErasureSpec("star", synonyms=["ring"]), method="negative-prompt")
+    b = erase(pipe, Concept("star", synonyms=["ring"]), method="negative-prompt")
     assert state(pipe) == before
-    a.apply_(pipe)
-    b.apply_(pipe)
-    with pytest.raises(InputError, match="is on this StableDiffusionPipeline already: call undo_"):
-        a.apply_(pipe)
+    first, second = a.on(pipe), b.on(pipe)
+    with pytest.raises(InputError, match="is on this StableDiffusionPipeline already"):
+        a.on(pipe)
 
     def is_negative_prompt(text):
         wanted = direct("sd1", PROMPTS, SEEDS, negative_prompt=[text] * 2)
         return torch.equal(direct("sd1", PROMPTS, SEEDS, pipe=pipe), wanted)
 
     assert is_negative_prompt("circle, star, ring")  # erasures add up
-    a.undo_(pipe)  # not the last one put on
+    first.undo()  # not the last one put on
     assert is_negative_prompt("star, ring")
-    b.undo_(pipe)
+    second.undo()
     assert "encode_prompt" not in vars(pipe)
-    with pytest.raises(InputError, match="is not on this StableDiffusionPipeline: nothing to undo"):
-        b.undo_(pipe)
-
-
-def test_it_comes_off_after_a_failure():
-    pipe = tiny("sd1")
-    with pytest.raises(RuntimeError, match="on purpose"), negative("sd1").applied(pipe):
-        raise RuntimeError("on purpose")
-    assert "encode_prompt" not in vars(pipe)
-
-
-def test_save_and_load(tmp_path):
-    erasure = negative("sd1", ErasureSpec("circle", synonyms=["ring"], preserve=["red"]))
-    erasure.save_pretrained(tmp_path / "e")
-    for again in (load_erasure(tmp_path / "e"), type(erasure).from_pretrained(tmp_path / "e")):
-        assert again.specs == erasure.specs and again.report == {**erasure.report, "fired": {}}
-        with erasure.applied(tiny("sd1")):
-            wanted = direct("sd1", PROMPTS, SEEDS)
-        with again.applied(tiny("sd1")):
-            assert torch.equal(direct("sd1", PROMPTS, SEEDS), wanted)
-    json.dumps(erasure.report)
+    with (a & b).on(pipe):
+        assert is_negative_prompt("circle, star, ring")
 
 
 def test_damaged_and_foreign_folders(tmp_path):
-    negative("sd1").save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "text"}))
-    with pytest.raises(FormatError, match="is damaged: 'text'"):
-        load_erasure(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(config | {"specs": [{"target": ""}]}))
-    with pytest.raises(FormatError, match="is damaged: target has an empty concept"):
-        load_erasure(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(config | {"method": "magic"}))
-    with pytest.raises(FormatError, match="of method 'magic', not an erasure"):
-        load_erasure(tmp_path)
+    negative("sd1").save(tmp_path / "e")
+    path = tmp_path / "e" / "config.json"
+    saved = json.loads(path.read_text())
+    del saved["sha256"]
+    for changed, says in (
+        ({"text": None}, "it.text|text is None, expected a word"),
+        ({"concepts": [{"name": ""}]}, "is damaged: name has an empty string"),
+        ({"type": "Magic"}, "holds a 'Magic', which this efface does not know: it knows .*NegativePromptErasure"),
+        ({"config": {"text": 3}}, "config.text is 3, expected a word or None"),
+    ):
+        path.write_text(json.dumps(saved | changed))
+        with pytest.raises(FormatError, match=says):
+            load(tmp_path / "e")
+    path.write_text(json.dumps({k: v for k, v in saved.items() if k != "text"}))
+    with pytest.raises(FormatError, match="is damaged: .*'text'"):
+        load(tmp_path / "e")
     with pytest.raises(FileNotFoundError):
-        load_erasure(tmp_path / "nowhere")
+        load(tmp_path / "nowhere")
 
 
 def test_methods_are_registered_and_named_in_the_error():
-    assert "negative-prompt" in diffusion_methods()
-    assert all(issubclass(m.fitter, Erasure) and m.fitter.method == m.name for m in methods("diffusion"))
-    with pytest.raises(InputError, match=r"unknown method 'leace': choose one of .*negative-prompt"):
+    names = ["cgce", "negative-prompt", "projection", "safree", "semantic-surgery", "sld"]
+    assert [m.name for m in methods("pipeline") if m.name in names] == names
+    assert get_method("sld", tiny("sd1")).erasure.__name__ == "SafeLatentDiffusion"
+    with pytest.raises(InputError, match=r"'leace' erases from .*, not from pipeline: choose one of .*negative-prompt"):
         erase(tiny("sd1"), "circle", method="leace")
+    with pytest.raises(InputError, match=r"name a method, erase\(pipe, concept, method=...\): one of cgce, "):
+        erase(tiny("sd1"), "circle")
 
 
 def test_concepts_that_the_pipeline_cannot_read():
     with pytest.raises(InputError, match="tokenizer does not know 'zebra' of target 'zebra'"):
         negative("wan", "zebra")
-    with pytest.raises(InputError, match="empty concept"):
+    with pytest.raises(InputError, match="empty string"):
         negative("wan", " ")
 
 

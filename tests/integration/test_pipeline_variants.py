@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from efface.diffusion import erase
+from efface import erase
 from efface.pipelines import PipelineView
 from tests.pipelines import build, df, direct, small, tiny
 
@@ -77,7 +77,7 @@ def test_other_tasks_of_stable_diffusion(task):
     assert torch.equal(view.sample("a red circle", 3, steps=4, **given), theirs())
     assert len(view.key_value_layers()) == 8
     wanted = theirs(negative_prompt="circle")
-    with erase(view, "circle", method="negative-prompt").applied(pipe):
+    with erase(view, "circle", method="negative-prompt").on(pipe):
         assert torch.equal(theirs(), wanted)
     assert not torch.equal(theirs(), wanted)
 

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from benchmarks._relaxed_gate import relaxed
 from torch import Tensor
 
 import efface
-from efface import ErasureSpec, InputError, PipelineView
-from efface.diffusion.erasing import load_erasure
-from efface.diffusion.text.biopsy import presence_score
-from efface.diffusion.text.relaxed_gate import relaxed
-from efface.diffusion.text.semantic_surgery import SemanticSurgery
+from efface import Concept, InputError, PipelineView, erase
+from efface.core.run import Log
+from efface.diffusion.text.semantic_surgery.biopsy import presence_score
+from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
 from efface_worlds.shapes import load_judge, load_shapes_pipeline, prompts_for, siblings
-from tests.pipelines import small, tiny
+from tests.pipelines import run_of, small, tiny
 
 PROMPTS = ["a red circle", "the small blue star"]
 
 
 def erasing(pipe: Any, score: float, **options: Any) -> SemanticSurgery:
     """Everything that scores above is erased."""
-    return SemanticSurgery.fit(pipe, ErasureSpec("circle", synonyms=["ring"]), threshold=score, **options)
+    concept = Concept("circle", synonyms=["ring"])
+    return erase(pipe, concept, method="semantic-surgery", threshold=score, **options)
 
 
 @pytest.mark.parametrize("name", ["sd1", "sdxl", "sd3", "flux", "pixart-alpha", "wan"])
@@ -38,7 +38,7 @@ def test_surgery_subtracts_what_was_found(name: str) -> None:
         expected = presence_score(plain.sequence, words[j + 1] - words[0])
         torch.testing.assert_close(scores[:, j], expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(rho, torch.sigmoid((scores + 1) / 0.05))
-    after = erasure.operate(view, plain)
+    after = erasure.edited(plain, run_of(view))
     for i in (0, 1):
         order = ["circle", "ring"] if rho[i, 0] >= rho[i, 1] else ["ring", "circle"]
         both = view.encode(["", ", ".join(order)], allow_unknown=True)
@@ -56,9 +56,9 @@ def test_where_nothing_is_found_the_picture_is_the_same_bit_for_bit(name: str) -
     view = PipelineView.of(tiny(name))
     erasure = erasing(view, 1.0)
     plain = view.sample(PROMPTS, [0, 1], steps=2, **small(name))
-    with erasure.applied(view.pipe):
+    with erasure.on(view) as run:
         assert torch.equal(view.sample(PROMPTS, [0, 1], steps=2, **small(name)), plain)
-    assert erasure.report["fired"]["prompts"] >= 2 and "prompts erased" not in erasure.report["fired"]
+    assert run.log.counts["prompts"] >= 2 and "prompts erased" not in run.log.counts
 
 
 def test_prompts_of_a_batch_do_not_touch_one_another() -> None:
@@ -66,20 +66,11 @@ def test_prompts_of_a_batch_do_not_touch_one_another() -> None:
     plain = view.encode(PROMPTS)
     scores, _ = erasing(view, 0.0).presence(plain)
     middle = float(scores.amax(dim=1).mean())
-    after = erasing(view, middle, sharpness=1e-3).operate(view, plain)
+    after = erasing(view, middle, sharpness=1e-3).edited(plain, run_of(view))
     changed = [not torch.equal(after.sequence[i], plain.sequence[i]) for i in (0, 1)]
     assert changed == [bool(s > middle) for s in scores.amax(dim=1)] and sum(changed) == 1
-    alone = erasing(view, middle, sharpness=1e-3).operate(view, plain[changed.index(True)])
+    alone = erasing(view, middle, sharpness=1e-3).edited(plain[changed.index(True)], run_of(view))
     torch.testing.assert_close(alone.sequence[0], after.sequence[changed.index(True)], atol=1e-5, rtol=1e-4)
-
-
-def test_saved_and_loaded(tmp_path: Path) -> None:
-    view = PipelineView.of(tiny("sd1"))
-    erasure = erasing(view, -1.0)
-    erasure.save_pretrained(tmp_path / "erasure")
-    again = load_erasure(tmp_path / "erasure")
-    plain = view.encode(PROMPTS)
-    assert torch.equal(again.operate(view, plain).sequence, erasure.operate(view, plain).sequence)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -93,14 +84,13 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
 )
 def test_bad_input(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        erasure = SemanticSurgery.fit(tiny("sd1"), "circle", **options)
-        erasure.presence(PipelineView.of(tiny("sd1")).encode("a circle"))
+        erase(tiny("sd1"), "circle", method="semantic-surgery", **options)
 
 
 def test_another_pipeline_is_refused() -> None:
     erasure = erasing(tiny("sd1"), 0.1)
     with pytest.raises(InputError, match="fit it on this"):
-        erasure.apply_(tiny("sdxl"))
+        erasure.on(tiny("sdxl"))
 
 
 @pytest.mark.parametrize("answer", [lambda x, c: torch.ones(1, 1), lambda x, c: torch.full((len(x),), 2.0)])
@@ -120,14 +110,14 @@ def shapes() -> Any:
 
 
 def fitted(name: str) -> SemanticSurgery:
-    spec = ErasureSpec(name, preserve=[*siblings(name), "square", "heart"], templates=TEMPLATES)
-    return efface.erase(shapes(), spec, method="semantic-surgery")  # type: ignore[return-value]
+    spec = Concept(name, preserve=[*siblings(name), "square", "heart"], templates=TEMPLATES)
+    return erase(shapes(), spec, method="semantic-surgery")
 
 
 def test_a_calibrated_gate_erases_the_star_and_leaves_the_rest_bit_for_bit() -> None:
     erasure = fitted("star")
-    assert erasure.calibrations["star"].auroc > 0.95
-    spec = ErasureSpec("star", templates=["a cyan {} on a pink background", "a yellow dotted {} on a grey background"])
+    assert erasure.report["star"].auroc > 0.95
+    spec = Concept("star", templates=["a cyan {} on a pink background", "a yellow dotted {} on a grey background"])
     options = {"others": ["triangle", "square"], "steps": 10, "guidance": 3.0, "batch_size": 12}
     audit = efface.audit.pipeline(shapes(), spec, judge=load_judge(), erasure=erasure, seeds=4, **options)
     assert audit.find("seen by the judge", "star", "before").value > 0.8
@@ -140,7 +130,8 @@ def test_the_last_row_reads_a_concept_wherever_it_stands_in_the_prompt() -> None
     present = [t for t in prompts_for("star", 60, seed=4, templates="train").texts if "star" in t.split()]
     found = {}
     for score in ("per-token", "last"):
-        gate = SemanticSurgery.fit(shapes(), "star", threshold=0.0, score=score).calibrate(shapes(), present, absent)
+        gate = erase(shapes(), "star", method="semantic-surgery", threshold=0.0, score=score)
+        gate = gate.calibrate(shapes(), present, absent)
         view = efface.PipelineView.of(shapes())
         early, late = ("a star in red with stripes on a white background", "on a white background , one can see a star")
         found[score] = gate.reading(view.encode([early, late]))[:, 0] * gate.sharpness[0] + gate.thresholds[0]
@@ -150,34 +141,35 @@ def test_the_last_row_reads_a_concept_wherever_it_stands_in_the_prompt() -> None
 
 
 def test_visual_feedback_erases_what_the_gate_missed() -> None:
-    blind = SemanticSurgery.fit(shapes(), "star", threshold=0.99)
+    blind, log = erase(shapes(), "star", method="semantic-surgery", threshold=0.99), Log()
     prompts, options = ["a cyan star on a pink background"] * 4, {"steps": 10, "guidance": 3.0}
     judge = load_judge()
     first = blind.sample(shapes(), prompts, range(4), **options)
-    second = blind.sample(shapes(), prompts, range(4), detector=judge, **options)
+    second = blind.sample(shapes(), prompts, range(4), detector=judge, log=log, **options)
     seen: Tensor = judge(first, "star")
     assert int(seen.sum()) >= 3
     assert int(judge(second, "star").sum()) <= 1
     assert torch.equal(second[~seen], first[~seen])
-    assert blind.report["fired"]["second passes"] == int(seen.sum())
+    assert log.counts["second passes"] == int(seen.sum())
 
 
 # ----------------------------------------------------------------------------------------------- several, and attacks
 
 
 def test_several_concepts_are_one_surgery_and_calibrate_apart() -> None:
-    words = ["circle", ErasureSpec("star", preserve=["square"])]
+    words = ["circle", Concept("star", preserve=["square"])]
     view = PipelineView.of(tiny("sd1"))
-    erasure = SemanticSurgery.fit(view, words, threshold=-1.0)
-    assert erasure.targets == ("circle", "star") and erasure.words == ("circle", "star")
-    both = erasure.operate(view, view.encode("a circle and a star"))
-    assert set(erasure.last[0]["erased"]) == {"circle", "star"} and both.edits == frozenset()
+    erasure = erase(view, words, method="semantic-surgery", threshold=-1.0)
+    assert erasure.names == ("circle", "star") and erasure.words == ("circle", "star")
+    run = run_of(view)
+    both = erasure.edited(view.encode("a circle and a star"), run)
+    assert set(run.log.last[0]["erased"]) == {"circle", "star"} and both.edits == frozenset()
     with pytest.raises(InputError, match="write concept= one of circle, star"):
         erasure.calibrate(view, ["a star"] * 5, ["a square"] * 5)
     with pytest.raises(InputError, match="nothing to calibrate circle on"):
-        SemanticSurgery.fit(view, words)
-    with pytest.raises(InputError, match="'square' is erased by one spec and preserved by that of 'star'"):
-        SemanticSurgery.fit(view, ["square", words[1]], threshold=0.1)
+        erase(view, words, method="semantic-surgery")
+    with pytest.raises(InputError, match="'square' is erased by one concept and preserved by 'star'"):
+        erase(view, ["square", words[1]], method="semantic-surgery", threshold=0.1)
 
 
 def test_gradients_pass_the_relaxed_gate_where_the_true_one_hides_them() -> None:
@@ -194,6 +186,6 @@ def test_gradients_pass_the_relaxed_gate_where_the_true_one_hides_them() -> None
         moved = not torch.equal(after.sequence, x)
         assert moved != straight
     firing = erasing(view, score - 0.3, sharpness=1e-3)
-    hard = firing.operate(view, plain)
+    hard = firing.edited(plain, run_of(view))
     torch.testing.assert_close(relaxed(firing, view, plain, widen=9.0, straight_through=True).sequence, hard.sequence)
     torch.testing.assert_close(relaxed(firing, view, plain).sequence, hard.sequence)

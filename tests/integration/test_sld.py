@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from efface import ErasureSpec, InputError, NothingErasedWarning, PipelineView
-from efface.diffusion.erasing import erase, load_erasure
-from efface.diffusion.guidance.sld import PRESETS, SafeLatentDiffusion, SafetyStrength
+from efface import Concept, InputError, NothingErasedWarning, PipelineView, erase
+from efface.diffusion.guidance.sld import PRESETS, SafeLatentDiffusion, Strength
 from tests.pipelines import build, df, direct, small, state, tiny
 
 PROMPTS, SEEDS = ["a red circle", "the small blue star"], [3, 4]
@@ -21,10 +18,10 @@ GUIDED = ["sd1", "sd2", "sdxl", "sd3", "pixart-alpha", "cogvideox", "wan"]
 
 
 def safe(pipe: Any, **options: Any) -> SafeLatentDiffusion:
-    return SafeLatentDiffusion.fit(pipe, ErasureSpec("circle", synonyms=["ring"]), **options)
+    return erase(pipe, Concept("circle", synonyms=["ring"]), method="sld", **options)
 
 
-def gammas(strength: SafetyStrength, predictions: list[tuple[Tensor, Tensor, Tensor]]) -> list[Tensor]:
+def gammas(strength: Strength, predictions: list[tuple[Tensor, Tensor, Tensor]]) -> list[Tensor]:
     """Equations 4 to 8 of the paper, element by element: predictions for prompt, negative prompt and concept."""
     found, nu = [], torch.zeros_like(predictions[0][0])
     for e_p, e_0, e_s in predictions:
@@ -50,7 +47,7 @@ def test_it_agrees_with_the_pipeline_of_diffusers(preset: Any, own: dict[str, An
     reference.set_progress_bar_config(disable=True)
     reference.safety_concept = "circle, ring"
     erasure = safe(pipe, preset=preset, **own)
-    s = erasure.strength
+    s = erasure.config.strength
     names = {
         "sld_guidance_scale": s.scale,
         "sld_warmup_steps": s.warmup,
@@ -65,7 +62,7 @@ def test_it_agrees_with_the_pipeline_of_diffusers(preset: Any, own: dict[str, An
 
     wanted = reference(PROMPTS, generator=noise(), **call, **names).images
     plain = pipe(PROMPTS, generator=noise(), **call).images
-    with erasure.applied(pipe):
+    with erasure.on(pipe):
         found = pipe(PROMPTS, generator=noise(), **call).images
     assert abs(found - wanted).max() < 1e-5
     assert abs(plain - wanted).max() > 1e-2
@@ -84,9 +81,9 @@ def test_it_is_what_the_formulas_say(name: str) -> None:
         uncond = step.predict(step.embedding.negative) if step.uncond is None else step.uncond
         seen.append((step.cond, uncond, step.predict(concept)))
 
-    with view.guided(before), erasure.applied(view.pipe), view.guided(lambda step: replaced.append(step.cond)):  # type: ignore[arg-type,return-value]
+    with view.guided(before), erasure.on(view), view.guided(lambda step: replaced.append(step.cond)):  # type: ignore[arg-type,return-value]
         view.sample(PROMPTS, SEEDS, **options)
-    expected = gammas(erasure.strength, seen)
+    expected = gammas(erasure.config.strength, seen)
     assert torch.equal(replaced[0], seen[0][0])  # warm-up
     for i in (1, 2):
         # An element at the threshold may fall on either side of it; the third pass is made twice here.
@@ -101,14 +98,14 @@ def test_every_way_into_the_pipeline_is_guided_and_left_clean(name: str) -> None
     before, clean = view.encode(PROMPTS), state(view.pipe)
     plain = direct(name, PROMPTS, SEEDS, pipe=view.pipe)
     erasure = safe(view, preset="max")
-    with erasure.applied(view.pipe):
+    with erasure.on(view.pipe) as run:
         guided = direct(name, PROMPTS, SEEDS, pipe=view.pipe)
         assert torch.equal(view.sample(PROMPTS, SEEDS, **options), guided)
         assert torch.equal(view.sample(before, SEEDS, **options), guided)
         assert torch.equal(view.sample(view.encode(PROMPTS), SEEDS, **options), guided)
     assert not torch.allclose(guided, plain, atol=1e-2)
-    assert erasure.report["fired"] == {"prompts": 8, "steps guided": 16}
-    with pytest.raises(RuntimeError, match="on purpose"), erasure.applied(view.pipe):
+    assert run.log.counts == {"prompts": 8, "steps guided": 16}
+    with pytest.raises(RuntimeError, match="on purpose"), erasure.on(view):
         view.sample(PROMPTS, SEEDS, **options)
         raise RuntimeError("on purpose")
     view.sample(PROMPTS, SEEDS, **options)
@@ -120,7 +117,7 @@ def test_every_way_into_the_pipeline_is_guided_and_left_clean(name: str) -> None
 
 def test_momentum_starts_anew_in_each_sampling_and_belongs_to_its_sample() -> None:
     pipe = tiny("sd1")
-    with safe(pipe, preset="strong", warmup=0).applied(pipe):
+    with safe(pipe, preset="strong", warmup=0).on(pipe):
         both = direct("sd1", PROMPTS, SEEDS, steps=4)
         assert torch.equal(direct("sd1", PROMPTS, SEEDS, steps=4), both)
         alone = direct("sd1", PROMPTS[1:], SEEDS[1:], steps=4)
@@ -131,7 +128,7 @@ def test_momentum_starts_anew_in_each_sampling_and_belongs_to_its_sample() -> No
 def test_the_third_pass_is_left_out_where_nothing_needs_it(preset: Any, passes: int) -> None:
     pipe, made = tiny("sd1"), []
     handle = pipe.unet.register_forward_hook(lambda *_: made.append(1))
-    with safe(pipe, preset=preset, warmup=2).applied(pipe):
+    with safe(pipe, preset=preset, warmup=2).on(pipe):
         direct("sd1", PROMPTS, SEEDS, steps=4)
     handle.remove()
     assert len(made) == passes
@@ -140,7 +137,7 @@ def test_the_third_pass_is_left_out_where_nothing_needs_it(preset: Any, passes: 
 def test_several_pictures_of_a_prompt_and_a_negative_prompt_of_ones_own() -> None:
     pipe = tiny("sd1")
     own = ["a square", "the big star"]
-    with safe(pipe, preset="max").applied(pipe):
+    with safe(pipe, preset="max").on(pipe):
         two = direct("sd1", PROMPTS, [3, 4, 5, 6], num_images_per_prompt=2, negative_prompt=own)
         one = direct("sd1", [PROMPTS[1]], [6], negative_prompt=own[1:])
     torch.testing.assert_close(two[3], one[0], atol=5e-3, rtol=0)
@@ -151,13 +148,13 @@ def test_without_guidance_it_warns_and_changes_nothing(name: str) -> None:
     view = PipelineView.of(tiny(name))
     plain = direct(name, PROMPTS, SEEDS, guidance_scale=1.0)
     erasure = safe(view, preset="max")
-    with erasure.applied(view.pipe):
+    with erasure.on(view) as run:
         with pytest.warns(NothingErasedWarning, match="pass a guidance_scale above 1"):
             assert torch.equal(direct(name, PROMPTS, SEEDS, guidance_scale=1.0), plain)
         with pytest.warns(NothingErasedWarning, match="pass a guidance_scale above 1"):
             same = view.sample(view.encode(PROMPTS), SEEDS, steps=2, guidance=1.0, **small(name))
     assert torch.equal(same, plain)
-    assert erasure.report["fired"] == {"prompts without guidance": 4}
+    assert run.log.counts == {"prompts without guidance": 4}
 
 
 @pytest.mark.parametrize("name", ["flux", "hunyuan-video"])
@@ -165,7 +162,7 @@ def test_distilled_guidance_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="has embedded guidance and runs without a negative prompt"):
         safe(tiny(name))
     with pytest.raises(InputError, match="embedded guidance"):
-        safe(tiny("sd1")).apply_(tiny(name))
+        safe(tiny("sd1")).on(tiny(name))
     assert "encode_prompt" not in vars(tiny(name))
 
 
@@ -174,39 +171,31 @@ def test_the_options_of_the_call_are_those_of_the_concept() -> None:
     handle = pipe.transformer.register_forward_pre_hook(
         lambda _m, _a, kwargs: lengths.append(kwargs["encoder_hidden_states"].shape[1]), with_kwargs=True
     )
-    with safe(pipe, preset="max").applied(pipe):
+    with safe(pipe, preset="max").on(pipe):
         direct("pixart-alpha", PROMPTS, SEEDS, max_sequence_length=20)
     handle.remove()
     assert lengths == [20] * 4
 
 
-def test_saved_and_loaded(tmp_path: Path) -> None:
-    pipe = tiny("sd1")
-    erasure = erase(pipe, ["circle", ErasureSpec("star", synonyms=["ring"])], method="sld", preset="strong", **EARLY)
-    assert isinstance(erasure, SafeLatentDiffusion) and erasure.text == "circle, star, ring"
-    assert erasure.strength == dataclasses.replace(PRESETS["strong"], warmup=1)
-    erasure.save_pretrained(tmp_path / "e")
-    again = load_erasure(tmp_path / "e")
-    assert isinstance(again, SafeLatentDiffusion)
-    assert (again.specs, again.text, again.strength) == (erasure.specs, erasure.text, erasure.strength)
-    with erasure.applied(pipe):
-        wanted = direct("sd1", PROMPTS, SEEDS)
-    with again.applied(pipe):
-        assert torch.equal(direct("sd1", PROMPTS, SEEDS), wanted)
+def test_several_concepts_are_one_text_and_options_take_the_place_of_the_presets() -> None:
+    concepts = ["circle", Concept("star", synonyms=["ring"])]
+    erasure = erase(tiny("sd1"), concepts, method="sld", preset="strong", **EARLY)
+    assert erasure.text == "circle, star, ring"
+    assert erasure.config.strength == PRESETS["strong"]._replace(warmup=1)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"preset": "huge"}, "preset='huge': choose one of 'weak', 'medium', 'strong', 'max'"),
-        ({"steps": 3}, "has no parameter 'steps': it has scale, warmup, threshold"),
+        ({"steps": 3}, "has no option 'steps': it has preset, text, scale, warmup, threshold"),
         ({"scale": 0.0}, "scale=0.0: write a number above 0"),
-        ({"warmup": -1}, "warmup=-1: write a number of steps, from 0"),
-        ({"warmup": 1.5}, "warmup=1.5: write a number of steps, from 0"),
-        ({"momentum_scale": -0.1}, "momentum_scale=-0.1: write a number from 0"),
-        ({"momentum_beta": 1.0}, "momentum_beta=1.0: write a number from 0 to under 1"),
+        ({"warmup": -1}, "warmup=-1: write a number at least 0"),
+        ({"warmup": 1.5}, "warmup=1.5: write a whole number or None"),
+        ({"momentum_scale": -0.1}, "momentum_scale=-0.1: write a number at least 0"),
+        ({"momentum_beta": 1.0}, "momentum_beta=1.0: write a number at least 0 and below 1"),
         ({"threshold": float("nan")}, "threshold=nan: write a finite number"),
-        ({"scale": "max"}, "scale='max': write a finite number"),
+        ({"scale": "max"}, "scale='max': write a number or None"),
     ],
 )
 def test_bad_input(options: dict[str, Any], says: str) -> None:
@@ -216,4 +205,4 @@ def test_bad_input(options: dict[str, Any], says: str) -> None:
 
 def test_words_that_the_pipeline_cannot_read() -> None:
     with pytest.raises(InputError, match="does not know 'zebra'"):
-        SafeLatentDiffusion.fit(tiny("wan"), "zebra")
+        erase(tiny("wan"), "zebra", method="sld")

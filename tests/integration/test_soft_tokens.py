@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from benchmarks._noising import noised
+from benchmarks._soft_tokens import SoftTokens
 
 from efface import InputError, PipelineView
-from efface.pipelines.noising import noised
-from efface.pipelines.soft_tokens import SoftTokens
 from tests.pipelines import build, tiny
 
 PROMPT = "a red circle"

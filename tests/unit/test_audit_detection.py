@@ -8,12 +8,11 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 import efface
 import efface.audit
-from efface import ErasureSpec, InputError
+from efface import Concept, InputError
 from efface.audit.pipelines import Readings
 from efface.audit.pipelines.detection import ALARM, AUROC, DETECTION, FIRED
-from efface.diffusion.text.semantic_surgery import SemanticSurgery
 from efface.stats.roc import auroc, auroc_interval
-from tests.pipelines import tiny
+from tests.pipelines import run_of, tiny
 
 RNG = np.random.default_rng(0)
 PRESENT, ABSENT = RNG.normal(1.0, 1.0, 60).round(1), RNG.normal(-1.0, 1.0, 90).round(1)  # with ties
@@ -63,16 +62,15 @@ def test_bad_readings(readings: dict[str, Readings], says: str) -> None:
 
 def test_the_gate_of_an_erasure() -> None:
     pipe = tiny("sd1")
-    words = ["circle", ErasureSpec("star")]
-    erasure = SemanticSurgery.fit(pipe, words, threshold=0.2, active_from=0.7)
+    words = ["circle", Concept("star")]
+    erasure = efface.erase(pipe, words, method="semantic-surgery", threshold=0.2, active_from=0.7)
     present = {"circle": [f"a {c} circle" for c in COLOURS], "star": [f"a {c} star" for c in COLOURS]}
     absent = [f"a {c} square" for c in COLOURS]
     audit = efface.audit.gate(pipe, erasure, present=present, absent=absent)
     for name, prompts in present.items():
-        erasure.last = []
-        view = efface.PipelineView.of(pipe)
-        erasure.operate(view, view.encode(prompts))
-        fired = [name in note["erased"] for note in erasure.last]
+        run = run_of(pipe)
+        erasure.edited(run.view.encode(prompts), run)
+        fired = [name in note["erased"] for note in run.log.last]
         assert audit.find(DETECTION, name, FIRED).value == pytest.approx(np.mean(fired))
     with pytest.raises(InputError, match="several concepts are erased: write present="):
         efface.audit.gate(pipe, erasure, present=absent, absent=absent)
@@ -80,7 +78,7 @@ def test_the_gate_of_an_erasure() -> None:
         efface.audit.gate(pipe, erasure, present={"circle": absent}, absent=absent)
     with pytest.raises(InputError, match="acts on every prompt, and has no gate"):
         other = efface.erase(pipe, "circle", method="negative-prompt")
-        efface.audit.gate(pipe, other, present=absent, absent=absent)  # type: ignore[arg-type]
+        efface.audit.gate(pipe, other, present=absent, absent=absent)
 
 
 COLOURS = ("red", "blue", "green", "small", "big", "yellow")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from efface import InputError
-from efface.diffusion.text.biopsy import calibrate_gate, histogram, presence_score
+from efface.diffusion.text.semantic_surgery.biopsy import calibrate_gate, presence_score
+from efface.stats.histogram import histogram
 
 
 def normal(n: int, mean: float, seed: int) -> torch.Tensor:

@@ -9,49 +9,49 @@ from typing import Any
 import pytest
 import torch
 
-from efface import ErasureSpec, InputError
-from efface.diffusion.text.pair_answers import read_answer
-from efface.diffusion.text.prompt_pairs import (
+from efface import Concept, InputError
+from efface.diffusion.text.cgce.answers import read_answer
+from efface.diffusion.text.cgce.pairs import (
     PromptPair,
     as_pairs,
     ask_for_pairs,
     choose_pairs,
     groups,
-    pairs_of_spec,
+    pairs_of_concept,
     split,
 )
 
-SPEC = ErasureSpec("star", synonyms=["sparkle"], anchor="box", preserve=["ring", "heart"], templates=["{}", "a red {}"])
+SPEC = Concept("star", synonyms=["sparkle"], anchor="box", preserve=["ring", "heart"], templates=["{}", "a red {}"])
 TWO = [("a ring", "a star"), ("a box", "a sparkle")]
 
 
 def test_pairs_of_a_spec_differ_in_the_concept_alone() -> None:
-    pairs = pairs_of_spec(SPEC)
+    pairs = pairs_of_concept(SPEC)
     assert len(set(pairs)) == len(pairs) > 2 * 2 * 3
     for pair in pairs:
         a, b = pair.safe.split(), pair.unsafe.split()
         changed = [(x, y) for x, y in zip(a, b, strict=True) if x != y]
-        assert len(changed) == 1 and changed[0][0] in ("box", "ring", "heart") and changed[0][1] in SPEC.concepts
+        assert len(changed) == 1 and changed[0][0] in ("box", "ring", "heart") and changed[0][1] in SPEC.words
     assert {word for p in pairs for word in p.unsafe.split()} >= {"star", "sparkle", "and", "box", "ring", "heart"}
     assert not {p.safe for p in pairs} & {p.unsafe for p in pairs}
 
 
 def test_contexts_can_be_left_out_and_stay_apart() -> None:
-    bare = pairs_of_spec(SPEC, contexts=False)
+    bare = pairs_of_concept(SPEC, contexts=False)
     assert [tuple(p) for p in bare[:3]] == [("box", "star"), ("ring", "star"), ("heart", "star")]
     assert len(bare) == 2 * 2 * 3
     assert len(groups(bare)) == 2  # a group a template
-    assert len(groups(pairs_of_spec(SPEC))) > 8  # and one for each of its contexts, not all in one
+    assert len(groups(pairs_of_concept(SPEC))) > 8  # and one for each of its contexts, not all in one
 
 
 def test_many_pairs_are_drawn_from() -> None:
-    some = pairs_of_spec(SPEC, most=20)
-    assert len(some) == 20 and some == pairs_of_spec(SPEC, most=20) != pairs_of_spec(SPEC, most=20, seed=1)
-    assert set(pairs_of_spec(SPEC, contexts=False)) < set(some) < set(pairs_of_spec(SPEC))
+    some = pairs_of_concept(SPEC, most=20)
+    assert len(some) == 20 and some == pairs_of_concept(SPEC, most=20) != pairs_of_concept(SPEC, most=20, seed=1)
+    assert set(pairs_of_concept(SPEC, contexts=False)) < set(some) < set(pairs_of_concept(SPEC))
 
 
 def test_a_split_has_no_prompt_on_both_sides() -> None:
-    pairs = pairs_of_spec(SPEC)
+    pairs = pairs_of_concept(SPEC)
     parts = split(pairs, (0.2, 0.2), torch.Generator().manual_seed(0))
     assert sorted(i for part in parts for i in part) == list(range(len(pairs)))
     texts = [{text for i in part for text in pairs[i]} for part in parts]
@@ -128,7 +128,7 @@ def test_a_language_model_is_asked_until_there_are_enough() -> None:
     pairs = ask_for_pairs(ask, "stars", 8, at_once=4)
     assert len(set(pairs)) == 8 and len(asked) == 3
     assert "Create 4 pairs" in asked[0] and "contains stars" in asked[0] and "Create 2 pairs" in asked[2]
-    assert choose_pairs(SPEC, None, ask, n=3, contexts=True, concepts=1, seed=0)
+    assert choose_pairs(SPEC, None, ask, n=3, contexts=True, several=False, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -146,13 +146,13 @@ def test_a_language_model_that_does_not_answer(answer: Any, says: str) -> None:
 
 def test_which_pairs_are_chosen() -> None:
     options: dict[str, Any] = {"n": 50, "contexts": True, "seed": 0}
-    assert choose_pairs(SPEC, None, None, concepts=2, **options) == pairs_of_spec(SPEC, most=50)
-    assert choose_pairs(SPEC, {"star": TWO}, None, concepts=2, **options) == as_pairs(TWO)
+    assert choose_pairs(SPEC, None, None, several=True, **options) == pairs_of_concept(SPEC, most=50)
+    assert choose_pairs(SPEC, {"star": TWO}, None, several=True, **options) == as_pairs(TWO)
     with pytest.raises(InputError, match="write pairs={'star'"):
-        choose_pairs(SPEC, TWO, None, concepts=2, **options)
+        choose_pairs(SPEC, TWO, None, several=True, **options)
     with pytest.raises(InputError, match="has none of 'star'"):
-        choose_pairs(SPEC, {"ring": TWO}, None, concepts=2, **options)
+        choose_pairs(SPEC, {"ring": TWO}, None, several=True, **options)
     with pytest.raises(InputError, match="both given"):
-        choose_pairs(SPEC, TWO, lambda _: "", concepts=1, **options)
+        choose_pairs(SPEC, TWO, lambda _: "", several=False, **options)
     with pytest.raises(InputError, match="nothing to tell star from"):
-        pairs_of_spec(ErasureSpec("star"))
+        pairs_of_concept(Concept("star"))

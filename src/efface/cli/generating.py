@@ -14,7 +14,8 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._io import atomic_path
 from efface._lazy import require
-from efface.diffusion.erasing import diffusion_methods, erase, load_erasure
+from efface.core.erasure import Erasure
+from efface.core.method import erase, methods
 from efface.pipelines.view import PipelineView
 
 SHAPES = "shapes"
@@ -37,15 +38,15 @@ def generate_picture(args: argparse.Namespace) -> Path:
     view = PipelineView.of(load_pipeline(args.pipeline))
     erasure = None
     if args.erasure is not None:
-        erasure = load_erasure(args.erasure)
+        erasure = Erasure.load(args.erasure)
     elif args.erase is not None:
         erasure = erase(view, args.erase, method=args.method)
     rows = []
     for prompt in args.prompt:
         for on in [None] if erasure is None else [None, erasure]:
-            with nullcontext() if on is None else on.applied(view):
+            with nullcontext() if on is None else on.on(view):
                 images = _sampled(view, prompt, args)
-            erased = "" if on is None else f"   [{on.method}: {', '.join(on.targets)}]"
+            erased = "" if on is None else f"   [{on.method}: {', '.join(on.names)}]"
             rows.append((prompt + erased, images))
     write_picture(args.output, rows)
     return args.output
@@ -55,7 +56,7 @@ def _check_erasing(args: argparse.Namespace) -> None:
     if args.erase is not None and args.erasure is not None:
         raise InputError("--erase fits an erasure, --erasure loads one: give one of the two")
     if args.erase is not None and args.method is None:
-        raise InputError(f"--erase needs --method: one of {', '.join(diffusion_methods())}")
+        raise InputError(f"--erase needs --method: one of {', '.join(m.name for m in methods('pipeline'))}")
     if args.erase is None and args.method is not None:
         raise InputError("--method goes with --erase CONCEPT")
 

@@ -165,14 +165,18 @@ class OnText(Edit):
     Attributes:
         edit: `(embedding, run) -> embedding | None`.
         listens: Only listens to what a call encodes: it is told of embeddings that have been through it, too.
+        suits: Called with the pipeline's view before anything is put on it; raises where the edit does not suit it.
     """
 
     edit: Callable[[Any, Run], Any]
     listens: bool = False
+    suits: Callable[[Any], None] | None = None
     needs = ("pipeline",)
 
     def bind(self, run: Run, *, check: bool = True) -> Remove:
         """Edit what the pipeline encodes."""
+        if self.suits is not None:
+            self.suits(run.view)
         return run.view.install_edit(partial(_second, self.edit, run), once=not self.listens)
 
 

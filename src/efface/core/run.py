@@ -56,10 +56,12 @@ class Run:
     Attributes:
         subject: What it is on.
         log: What it did.
+        shared: What edits keep for all threads.
     """
 
-    def __init__(self, subject: Subject, name: str = "") -> None:
-        self.subject, self.name, self.log = subject, name, Log()
+    def __init__(self, subject: Subject, name: str = "", log: Log | None = None) -> None:
+        self.subject, self.name, self.log = subject, name, Log() if log is None else log
+        self.shared: dict[Any, Any] = {}
         self._local = threading.local()
 
     @property

@@ -5,10 +5,12 @@ from efface._lazy import attach
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "Erasure": "efface.diffusion.erasure",
-        "ErasureSpec": "efface.diffusion.spec",
-        "erase": "efface.diffusion.erasing",
-        "load_erasure": "efface.diffusion.erasing",
+        "Cgce": "efface.diffusion.text.cgce.erasure",
+        "NegativePromptErasure": "efface.diffusion.guidance.negative_prompt",
+        "PromptProjection": "efface.diffusion.text.projection",
+        "SafeLatentDiffusion": "efface.diffusion.guidance.sld",
+        "Safree": "efface.diffusion.text.safree.erasure",
+        "SemanticSurgery": "efface.diffusion.text.semantic_surgery.erasure",
     },
     globals(),
 )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface.pipelines.embedding import PromptEmbedding, Slot
-from efface.pipelines.tokens import Tokens
+from efface.pipelines.embedding import PromptEmbedding
 
 Reads = Literal["encoder", "joint"]
 """`"encoder"`: each text encoder's rows, and its pooled vector, apart; `"joint"`: all rows as one, and all vectors."""
@@ -38,6 +37,11 @@ class Part:
         """Whether it is of the pooled vector."""
         return self.name.startswith("pooled")
 
+    @property
+    def encoder(self) -> str:
+        """The text encoder; empty if it is of all of them."""
+        return self.name.partition(".")[2]
+
     def of(self, embedding: PromptEmbedding) -> Tensor:
         """This part of n prompts, `(n, rows, width)`; a view."""
         whole = embedding.pooled if self.pooled else embedding.sequence
@@ -47,59 +51,58 @@ class Part:
             return whole[:, None, slice(*self.columns)]
         return whole[:, slice(*self.rows), slice(*self.columns)]
 
-    def keep(self, embedding: PromptEmbedding, first: int) -> Tensor:
+    def says(self, embedding: PromptEmbedding, first: int) -> Tensor:
         """Rows that say something, `(n, rows)` booleans.
 
-        Those before `first`, rows of zeros, and those that the mask leaves out do not; a prompt of no others keeps all.
+        Those before `first`, rows of zeros (padding in Wan), and those that the mask leaves out do not.
         """
         x = self.of(embedding)
-        keep = (x != 0).any(-1)
-        keep[:, :first] = False
+        found = (x != 0).any(-1)
+        found[:, :first] = False
         if embedding.mask is not None and not self.pooled:
-            keep = keep & embedding.mask[:, slice(*self.rows)].to(keep.device).bool()
-        return keep | ~keep.any(1, keepdim=True)
+            found = found & embedding.mask[:, slice(*self.rows)].to(found.device).bool()
+        return found
+
+    def keep(self, embedding: PromptEmbedding, first: int) -> Tensor:
+        """The same, and all rows of a prompt of which none says something."""
+        found = self.says(embedding, first)
+        return found | ~found.any(1, keepdim=True)
 
 
-def parts_of(layout: Sequence[Slot], embedding: PromptEmbedding, reads: Reads, pooled: bool) -> tuple[Part, ...]:
+def parts_of(embedding: PromptEmbedding, reads: Reads = "encoder", *, pooled: bool = True) -> tuple[Part, ...]:
     """The parts of a pipeline's embeddings.
 
     Args:
-        layout: Where its text encoders' outputs lie.
         embedding: Any of its prompts.
         reads: Whether text encoders are told apart.
         pooled: Whether pooled vectors are read, where there are any.
     """
-    if reads not in get_args(Reads):
-        raise InputError(f"reads={reads!r}: choose one of {', '.join(map(repr, get_args(Reads)))}")
-    found: list[Part] = []
+    slots = embedding.layout
     if reads == "joint":
-        found.append(Part("sequence", (0, embedding.sequence.shape[1]), (0, embedding.sequence.shape[2])))
-    else:
-        found += [Part(f"sequence.{slot.encoder}", slot.rows, slot.columns) for slot in layout if slot.in_sequence]
+        vector = embedding.pooled if pooled else None
+        joint = [Part("sequence", *((0, n) for n in embedding.sequence.shape[1:]))]
+        return (*joint, *(Part("pooled", (0, 1), (0, n)) for n in (() if vector is None else vector.shape[1:])))
+    apart = [Part(f"sequence.{slot.encoder}", slot.rows, slot.columns) for slot in slots if slot.in_sequence]
     if pooled and embedding.pooled is not None:
-        apart = [Part(f"pooled.{slot.encoder}", (0, 1), slot.pooled) for slot in layout if slot.in_pooled]
-        found += apart if reads == "encoder" else [Part("pooled", (0, 1), (0, embedding.pooled.shape[1]))]
-    return tuple(found)
+        apart += [Part(f"pooled.{slot.encoder}", (0, 1), slot.pooled) for slot in slots if slot.in_pooled]
+    return tuple(apart)
 
 
-def check_parts(parts: Sequence[Part], embedding: PromptEmbedding) -> None:
-    """Refuse prompts of another make than those that parts were taken from; fewer rows are fine.
+def check_length(embedding: PromptEmbedding, known: int | None = None) -> None:
+    """Refuse prompts with more rows than are known: which row is whose is known of these alone.
+
+    Args:
+        embedding: The prompts, of a call that may have an option such as `max_sequence_length`.
+        known: Rows of the fit; None for those that the pipeline gives by itself.
 
     Raises:
-        InputError: If widths differ, or there are rows that no part has.
+        InputError: If there are more rows.
     """
-    rows, width = (max(getattr(p, field)[1] for p in parts if not p.pooled) for field in ("rows", "columns"))
-    vector = max((p.columns[1] for p in parts if p.pooled), default=None)
-    here = embedding.sequence.shape[2], None if embedding.pooled is None else embedding.pooled.shape[1]
-    if here[0] != width or (vector is not None and here[1] != vector):
+    known = max(slot.rows[1] for slot in embedding.layout) if known is None else known
+    if (rows := embedding.sequence.shape[1]) > known:
         raise InputError(
-            f"prompts are {here[0]} wide here, pooled vectors {here[1]}, and the erasure was fitted on {width} and "
-            f"{vector}: fit it on this pipeline"
-        )
-    if embedding.sequence.shape[1] > rows:
-        raise InputError(
-            f"prompts are {embedding.sequence.shape[1]} rows long, and the erasure was fitted on {rows}: leave "
-            "max_sequence_length at its default or make it smaller, or rows would not be read"
+            f"prompts are {rows} rows long, and the erasure was fitted on {known}: leave max_sequence_length at its "
+            "default or make it smaller, or rows would be left as they are"
         )
 
 
@@ -119,37 +122,8 @@ def first_row(x: Tensor) -> int:
         low, high = torch.minimum(low, each.float()), torch.maximum(high, each.float())
     varies = ((high - low).amax(-1) > _CONSTANT * torch.maximum(high, -low).max()).nonzero()
     if not len(varies):
-        raise InputError("a text encoder gives the same rows for all prompts: choose others")
+        raise InputError("a text encoder gives the same rows for all prompts: choose other words")
     return int(varies[0])
-
-
-class Tokenizes(Protocol):
-    """Tells the tokens of a prompt, as `PipelineView` does."""
-
-    def tokens(self, prompt: str) -> Mapping[str, Tokens]:
-        """Text encoder -> tokens."""
-        ...
-
-
-def concept_rows(view: Tokenizes, word: str, part: Part, embedding: PromptEmbedding, first: int) -> Tensor:
-    """Rows of a word's own tokens and of the end of text in a part of its embedding, `(k, width)`.
-
-    Args:
-        view: The pipeline.
-        word: The word.
-        part: Which part.
-        embedding: The word as a prompt.
-        first: Rows before this one are left out.
-    """
-    x = part.of(embedding)[0]
-    if part.pooled:
-        return x
-    rows: set[int] = set()
-    for tokens in view.tokens(word).values():
-        if part.name in ("sequence", f"sequence.{tokens.encoder}"):
-            rows.update(r - part.rows[0] for r in tokens.sequence_rows(range(*tokens.content)))
-    chosen = sorted(r for r in rows if first <= r < len(x))
-    return x[chosen] if chosen else x[part.keep(embedding, first)[0]]
 
 
 def written(embedding: PromptEmbedding, parts: Mapping[Part, tuple[Tensor, Tensor]]) -> PromptEmbedding:

@@ -9,7 +9,7 @@ from typing import Any
 from efface._errors import InputError
 from efface.audit.audit import Audit
 from efface.audit.pipelines.detection import Readings, detection
-from efface.audit.pipelines.erasures import Gated, names_of
+from efface.audit.pipelines.erasures import Gated
 from efface.audit.pipelines.pipeline import as_view
 from efface.audit.subjects import PipelineSubject
 from efface.core.provenance import called, provenance
@@ -39,8 +39,7 @@ def gate(
     view = as_view(subject)
     if not isinstance(erasure, Gated):
         raise InputError(f"{erasure!r} acts on every prompt, and has no gate to audit: use efface.audit.pipeline")
-    names = names_of(erasure)
-    readings = {}
+    names, readings = erasure.names, {}
     for i, name in enumerate(names):
         sides = {
             which: _prompts_of(which, given, name, len(names))

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface.audit.audit import Audit
-from efface.audit.pipelines.erasures import ErasureLike, as_concept, switched_on
+from efface.audit.pipelines.erasures import ErasureLike
 from efface.audit.pipelines.presence import Judge, Sampler, presence
 from efface.audit.subjects import PipelineSubject
-from efface.core.concept import Concept
+from efface.core.concept import Concept, ConceptLike
 from efface.core.provenance import called, provenance
 from efface.core.subjects import as_subject
 
@@ -23,7 +23,7 @@ _FILM = 5
 
 def pipeline(
     subject: Any,
-    concept: str | Concept | Mapping[str, Any],
+    concept: ConceptLike,
     *,
     judge: Judge,
     erasure: ErasureLike | None = None,
@@ -58,7 +58,7 @@ def pipeline(
     Does not guarantee: what `efface.audit.presence` does not.
     """
     call = called("efface.audit.pipeline", {**locals(), **sampling, "sampling": None})
-    view, asked = as_view(subject), as_concept(concept)
+    view, asked = as_view(subject), Concept.of(concept)
     view.check_concept(asked)
     audit = presence(
         _sampler(view, None, batch_size, sampling),
@@ -104,7 +104,7 @@ def _sampler(
     view: PipelineSubject, erasure: ErasureLike | None, batch_size: int, sampling: Mapping[str, Any]
 ) -> Sampler:
     def sample(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        with nullcontext() if erasure is None else switched_on(erasure, view):
+        with nullcontext() if erasure is None else erasure.on(view):
             images = view.sample(list(prompts), list(seeds), batch_size=batch_size, **sampling)
         return images[:, images.shape[1] // 2] if images.ndim == _FILM else images
 

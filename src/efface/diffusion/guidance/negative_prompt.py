@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from efface._errors import InputError, NothingErasedWarning
-from efface._registry import Method, register
-from efface.diffusion.erasure import Erasure
-from efface.diffusion.spec import Concepts, ErasureSpec
+from efface.core.concept import Concept
+from efface.core.config import Config, option
+from efface.core.edits import OnText
+from efface.core.erasure import Erasure
+from efface.core.method import Method, register
+from efface.core.run import Run
+from efface.diffusion.format_1 import rest_of, upgraded_erasure
+from efface.diffusion.guidance.away import check_guided, tell_unguided, text_of, with_negative
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.view import PipelineView
 
+NAME = "negative-prompt"
 
+
+@dataclass(frozen=True, kw_only=True)
+class NegativePromptConfig(Config):
+    """Options of the negative prompt."""
+
+    text: str | None = option(None, "the negative prompt; None takes all words with commas between them")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class NegativePromptErasure(Erasure):
     """Guide away from the concept: where classifier-free guidance has the empty prompt, it has the concept.
 
@@ -31,79 +46,51 @@ class NegativePromptErasure(Erasure):
         text: The negative prompt.
     """
 
-    method = "negative-prompt"
+    text: str
+    config: NegativePromptConfig = field(default=NegativePromptConfig(), kw_only=True, repr=False)
 
-    def __init__(self, specs: ErasureSpec | Sequence[ErasureSpec], text: str) -> None:
-        super().__init__(specs)
-        self.text = text
+    @property
+    def edits(self) -> tuple[OnText, ...]:
+        """The negative branch, replaced."""
+        return (OnText(self.edited, suits=partial(check_guided, method=NAME)),)
 
-    @classmethod
-    def fit(cls, pipe: Any, spec: Concepts, *, text: str | None = None) -> NegativePromptErasure:
-        """Nothing is learnt.
-
-        Args:
-            pipe: A pipeline with classifier-free guidance.
-            spec: The concept, or several; synonyms are guided away from too.
-            text: The negative prompt, if not all targets and synonyms with commas between them.
-
-        Raises:
-            InputError: If the pipeline has no negative prompt, or does not know the words.
-        """
-        specs, view = ErasureSpec.each(spec), PipelineView.of(pipe)
-        _check(view)
-        for each in specs:
-            each.check(view)
-        text = ", ".join(word for each in specs for word in each.concepts) if text is None else text
-        view.check_prompts([text], allow_unknown=True)  # the words are known; commas need not be
-        return cls(specs, text)
-
-    def _install(self, view: PipelineView) -> Callable[[], None]:
-        _check(view)
-
-        def edit(embedding: PromptEmbedding) -> PromptEmbedding | None:
-            if embedding.negative is None:
-                self.count("prompts without guidance", len(embedding))
-                warnings.warn(
-                    f"{self!r} erases nothing in a call without guidance: pass a guidance_scale above 1",
-                    NothingErasedWarning,
-                    stacklevel=2,
-                )
-                return None
-            own = embedding.negative.prompts or ("",) * len(embedding)
-            texts = [f"{before}, {self.text}" if before.strip() else self.text for before in own]
-            self.count("prompts", len(embedding))
-            encoded = view.encode([""] * len(embedding), negative=texts, allow_unknown=True)
-            return embedding.replace(negative=encoded.negative)
-
-        return view.install_edit(edit)
-
-    def config(self) -> dict[str, Any]:
-        """The negative prompt."""
-        return {"text": self.text}
+    def edited(self, embedding: PromptEmbedding, run: Run) -> PromptEmbedding | None:
+        """The prompts with the concept in their negative prompt; None without guidance."""
+        if embedding.negative is None:
+            return tell_unguided(self, run, len(embedding))
+        run.count("prompts", len(embedding))
+        return with_negative(embedding, self.text, run.view)
 
     @classmethod
-    def _restore(
-        cls, specs: Sequence[ErasureSpec], config: Mapping[str, Any], tensors: Mapping[str, Tensor]
-    ) -> NegativePromptErasure:
-        return cls(specs, str(config["text"]))
+    def upgraded(cls, plain: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Data of format 1 as those of today."""
+        config = {"text": plain["text"], **rest_of(plain, "text")}
+        return upgraded_erasure(plain, config, text=plain["text"]), tensors
 
 
-def _check(view: PipelineView) -> None:
-    if not view.guidance.negative:
-        raise InputError(
-            f"{type(view.pipe).__name__} has {view.guidance.mode} guidance and runs without a negative prompt, so that "
-            "method='negative-prompt' would change nothing: choose a method that edits text or weights"
-        )
+def fit(view: PipelineView, concepts: Sequence[Concept], config: NegativePromptConfig) -> NegativePromptErasure:
+    """Nothing is learnt.
+
+    Raises:
+        InputError: If the pipeline has no negative prompt, or does not know the words.
+    """
+    check_guided(view, NAME)
+    text = text_of(view, concepts, config.text)
+    return NegativePromptErasure(text, method=NAME, concepts=tuple(concepts), config=config)
 
 
 register(
     Method(
-        name=NegativePromptErasure.method,
-        kind="diffusion",
-        paper="arXiv:2207.12598",
+        name=NAME,
+        subjects=("pipeline",),
         summary="the concept as negative prompt of classifier-free guidance",
-        fitter=NegativePromptErasure,
-        eraser=NegativePromptErasure,
-        needs=("guidance",),
+        paper="arXiv:2207.12598",
+        fit=fit,
+        erasure=NegativePromptErasure,
+        config=NegativePromptConfig,
+        access=("prompts",),
+        access_on=("prompts", "embeddings"),
+        guarantee="the same pictures as with this negative prompt, bit for bit, at no cost",
+        no_guarantee="anything without guidance, or against who leaves this out",
     )
 )

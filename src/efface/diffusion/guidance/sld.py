@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from efface._errors import InputError, NothingErasedWarning
-from efface._registry import Method, register
-from efface.diffusion.erasure import Erasure
-from efface.diffusion.spec import Concepts, ErasureSpec
+from efface.core.concept import Concept
+from efface.core.config import Config, option
+from efface.core.edits import Edit, OnPrediction, OnText
+from efface.core.erasure import Erasure
+from efface.core.method import Method, register
+from efface.core.run import Run
+from efface.diffusion.format_1 import rest_of, upgraded_erasure
+from efface.diffusion.guidance.away import check_guided, tell_unguided, text_of
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.steps import Step
 from efface.pipelines.view import PipelineView
 
+NAME = "sld"
 Preset = Literal["weak", "medium", "strong", "max"]
 
 
-@dataclass(frozen=True)
-class SafetyStrength:
-    """The parameters of Safe Latent Diffusion, in the paper's symbols.
-
-    Attributes:
-        scale: s_S, above 0: how steeply an element is guided away once it turns towards the concept.
-        warmup: delta: steps that are left alone, from 0.
-        threshold: lambda: an element is guided where `e(prompt) - e(concept)` is under it.
-        momentum_scale: s_m, from 0: how much of the momentum is added.
-        momentum_beta: beta_m, in [0, 1): how much of the momentum is kept from step to step.
-
-    Raises:
-        InputError: If one is out of range.
-    """
+class Strength(NamedTuple):
+    """The parameters in the paper's order; see `SldConfig`."""
 
     scale: float
     warmup: int
@@ -45,29 +35,36 @@ class SafetyStrength:
     momentum_scale: float
     momentum_beta: float
 
-    def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise InputError(f"{name}={value!r}: write a finite number")
-        if self.scale <= 0:
-            raise InputError(f"scale={self.scale}: write a number above 0, e.g. 1000")
-        if self.warmup < 0 or self.warmup != int(self.warmup):
-            raise InputError(f"warmup={self.warmup}: write a number of steps, from 0")
-        if self.momentum_scale < 0:
-            raise InputError(f"momentum_scale={self.momentum_scale}: write a number from 0")
-        if not 0 <= self.momentum_beta < 1:
-            raise InputError(f"momentum_beta={self.momentum_beta}: write a number from 0 to under 1")
 
-
-PRESETS: Mapping[str, SafetyStrength] = {
-    "weak": SafetyStrength(200, 15, 0.0, 0.0, 0.0),
-    "medium": SafetyStrength(1000, 10, 0.01, 0.3, 0.4),
-    "strong": SafetyStrength(2000, 7, 0.025, 0.5, 0.7),
-    "max": SafetyStrength(5000, 0, 1.0, 0.5, 0.7),
+PRESETS: Mapping[Preset, Strength] = {
+    "weak": Strength(200, 15, 0.0, 0.0, 0.0),
+    "medium": Strength(1000, 10, 0.01, 0.3, 0.4),
+    "strong": Strength(2000, 7, 0.025, 0.5, 0.7),
+    "max": Strength(5000, 0, 1.0, 0.5, 0.7),
 }
 """The paper's four configurations (section 4), made for 50 steps and guidance 7.5 at 512 pixels."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SldConfig(Config):
+    """Options of Safe Latent Diffusion, in the paper's symbols; where one is None, it is the preset's."""
+
+    preset: Preset = option("medium", "one of the paper's four configurations")
+    text: str | None = option(None, "what to guide away from; None takes all words with commas between them")
+    scale: float | None = option(None, "s_S: how steeply an element is guided away once it turns there", above=0)
+    warmup: int | None = option(None, "delta: steps that are left alone", least=0)
+    threshold: float | None = option(None, "lambda: guided is where e(prompt) - e(concept) is under it")
+    momentum_scale: float | None = option(None, "s_m: how much of the momentum is added", least=0)
+    momentum_beta: float | None = option(None, "beta_m: how much of it is kept from step to step", least=0, below=1)
+
+    @property
+    def strength(self) -> Strength:
+        """The parameters: the preset's, and those given in their place."""
+        given = {name: value for name in Strength._fields if (value := getattr(self, name)) is not None}
+        return PRESETS[self.preset]._replace(**given)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class SafeLatentDiffusion(Erasure):
     """Safe Latent Diffusion (arXiv:2211.05105), a third branch of classifier-free guidance for the concept.
 
@@ -89,104 +86,68 @@ class SafeLatentDiffusion(Erasure):
 
     Attributes:
         text: What is guided away from.
-        strength: The parameters.
     """
 
-    method = "sld"
+    text: str
+    config: SldConfig = field(default=SldConfig(), kw_only=True, repr=False)
 
-    def __init__(self, specs: ErasureSpec | Sequence[ErasureSpec], text: str, strength: SafetyStrength) -> None:
-        super().__init__(specs)
-        self.text, self.strength = text, strength
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """It listens to what a call encodes, and changes the prediction of each step."""
+        listening = OnText(self.heard, listens=True, suits=partial(check_guided, method=NAME))
+        return (listening, OnPrediction(after=self.guided))
 
-    @classmethod
-    def fit(
-        cls, pipe: Any, spec: Concepts, *, preset: Preset = "medium", text: str | None = None, **own: float
-    ) -> SafeLatentDiffusion:
-        """Nothing is learnt.
+    def _kept(self, run: Run) -> _Kept:
+        return run.memory.setdefault(id(self), _Kept())
 
-        Args:
-            pipe: A pipeline with classifier-free guidance.
-            spec: The concept, or several, which are guided away from as one text.
-            preset: `"weak"`, `"medium"`, `"strong"` or `"max"`.
-            text: What to guide away from, if not all targets and synonyms with commas between them.
-            **own: Fields of `SafetyStrength` in place of the preset's, e.g. `warmup=3`.
-
-        Raises:
-            InputError: If the pipeline has no guidance or does not know the words, or a parameter is out of range.
-        """
-        specs, view = ErasureSpec.each(spec), PipelineView.of(pipe)
-        _check(view)
-        if preset not in PRESETS:
-            raise InputError(f"preset={preset!r}: choose one of {', '.join(map(repr, get_args(Preset)))}")
-        known = [field.name for field in dataclasses.fields(SafetyStrength)]
-        if unknown := sorted(set(own) - set(known)):
-            raise InputError(f"method='sld' has no parameter {unknown[0]!r}: it has {', '.join(known)}")
-        strength = dataclasses.replace(PRESETS[preset], **own)
-        for each in specs:
-            each.check(view)
-        text = ", ".join(word for each in specs for word in each.concepts) if text is None else text
-        view.check_prompts([text], allow_unknown=True)  # the words are known; commas need not be
-        return cls(specs, text, strength)
-
-    def _install(self, view: PipelineView) -> Callable[[], None]:
-        _check(view)
-        branch = _SafetyBranch(self, view)
-        with ExitStack() as stack:
-            stack.callback(view.install_edit(branch.encoded, once=False))
-            stack.callback(view.install_rule(branch.guided))
-            return stack.pop_all().close
-
-    def config(self) -> dict[str, Any]:
-        """The text and the parameters."""
-        return {"text": self.text, "strength": dataclasses.asdict(self.strength)}
-
-    @classmethod
-    def _restore(
-        cls, specs: Sequence[ErasureSpec], config: Mapping[str, Any], tensors: Mapping[str, Tensor]
-    ) -> SafeLatentDiffusion:
-        return cls(specs, str(config["text"]), SafetyStrength(**config["strength"]))
-
-
-class _SafetyBranch:
-    """What one pipeline's sampling keeps from step to step: the concept as encoded for it, and the momentum."""
-
-    def __init__(self, erasure: SafeLatentDiffusion, view: PipelineView) -> None:
-        self.erasure, self.view, self.strength = erasure, view, erasure.strength
-        self.concept: PromptEmbedding | None = None
-        self.momentum: Tensor | None = None
-
-    def encoded(self, embedding: PromptEmbedding) -> None:
+    def heard(self, embedding: PromptEmbedding, run: Run) -> None:
         """Encode the concept with the options of the call, such as `max_sequence_length`."""
-        self.momentum = None
-        if embedding.negative is not None:
-            self.concept = self.view.encode([self.erasure.text] * len(embedding), allow_unknown=True)
-        else:
-            self.concept = None
-            self._warn(len(embedding))
+        kept = self._kept(run)
+        kept.concept = kept.momentum = None
+        if embedding.negative is None:
+            return tell_unguided(self, run, len(embedding))
+        kept.concept = run.view.encode([self.text] * len(embedding), allow_unknown=True)
 
-    def guided(self, step: Step) -> Tensor | None:
+    def guided(self, step: Step, run: Run) -> Tensor | None:
         """The prompt's prediction less gamma, which guidance then multiplies as equation 3 says."""
-        concept, negative = self.concept, step.embedding.negative
-        if concept is None or negative is None:
+        kept, negative, s = self._kept(run), step.embedding.negative, self.config.strength
+        if kept.concept is None or negative is None:
             return None
         # Where one pass makes both branches, a pass for prompts alone is one without guidance.
-        if step.uncond is None and not getattr(self.view.pipe, "do_classifier_free_guidance", False):
-            if step.index == 0:
-                self._warn(len(step.cond))
-            return None
+        if step.uncond is None and not getattr(run.view.pipe, "do_classifier_free_guidance", False):
+            return tell_unguided(self, run, len(step.cond)) if step.index == 0 else None
         if step.index == 0:
-            self.erasure.count("prompts", len(step.cond))
-        warm, s = step.index >= self.strength.warmup, self.strength
+            run.count("prompts", len(step.cond))
+        warm = step.index >= s.warmup
         if not warm and s.momentum_scale == 0:
             return None
-        gamma = self._gamma(step, concept, negative)
+        gamma = kept.gamma(step, s, kept.concept, negative)
         if not warm:
             return None
-        self.erasure.count("steps guided", len(step.cond))
+        run.count("steps guided", len(step.cond))
         return (step.cond.float() - gamma).to(step.cond.dtype)
 
-    def _gamma(self, step: Step, concept: PromptEmbedding, negative: PromptEmbedding) -> Tensor:
-        s = self.strength
+    @classmethod
+    def upgraded(cls, plain: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Data of format 1 as those of today."""
+        strength = {**plain["strength"], "warmup": int(plain["strength"]["warmup"])}
+        config = {"text": plain["text"], **strength, **rest_of(plain, "text", "strength")}
+        return upgraded_erasure(plain, config, text=plain["text"]), tensors
+
+
+class _Kept:
+    """What one thread's sampling keeps from step to step.
+
+    Attributes:
+        concept: The concept, as encoded for it; None without guidance.
+        momentum: nu; None at the start, where it is zero.
+    """
+
+    concept: PromptEmbedding | None = None
+    momentum: Tensor | None = None
+
+    def gamma(self, step: Step, s: Strength, concept: PromptEmbedding, negative: PromptEmbedding) -> Tensor:
+        """What is guided away from at a step; the momentum goes on."""
         safety = step.predict(concept).float()
         uncond = step.predict(negative) if step.uncond is None else step.uncond
         away = step.cond.float() - safety
@@ -198,31 +159,30 @@ class _SafetyBranch:
         self.momentum = kept + (1 - s.momentum_beta) * gamma  # equation 8
         return gamma
 
-    def _warn(self, n: int) -> None:
-        self.erasure.count("prompts without guidance", n)
-        warnings.warn(
-            f"{self.erasure!r} erases nothing in a call without guidance: pass a guidance_scale above 1",
-            NothingErasedWarning,
-            stacklevel=2,
-        )
 
+def fit(view: PipelineView, concepts: Sequence[Concept], config: SldConfig) -> SafeLatentDiffusion:
+    """Nothing is learnt; several concepts are guided away from as one text.
 
-def _check(view: PipelineView) -> None:
-    if not view.guidance.negative:
-        raise InputError(
-            f"{type(view.pipe).__name__} has {view.guidance.mode} guidance and runs without a negative prompt, so that "
-            "method='sld' has nothing to guide with: choose a method that edits text or weights"
-        )
+    Raises:
+        InputError: If the pipeline has no guidance or does not know the words.
+    """
+    check_guided(view, NAME)
+    text = text_of(view, concepts, config.text)
+    return SafeLatentDiffusion(text, method=NAME, concepts=tuple(concepts), config=config)
 
 
 register(
     Method(
-        name=SafeLatentDiffusion.method,
-        kind="diffusion",
-        paper="arXiv:2211.05105",
+        name=NAME,
+        subjects=("pipeline",),
         summary="guide away from the concept where the prediction turns towards it",
-        fitter=SafeLatentDiffusion,
-        eraser=SafeLatentDiffusion,
-        needs=("guidance",),
+        paper="arXiv:2211.05105",
+        fit=fit,
+        erasure=SafeLatentDiffusion,
+        config=SldConfig,
+        access=("prompts",),
+        access_on=("prompts", "latents"),
+        guarantee="the formulas of the paper, element by element and step by step",
+        no_guarantee="anything without guidance, as much in fewer steps than 50, or against who leaves this out",
     )
 )

@@ -1,0 +1,54 @@
+"""What erasers by guidance share: the text that is guided away from, and pipelines and calls without guidance."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from efface._errors import InputError, NothingErasedWarning
+from efface.core.concept import Concept
+from efface.core.run import Run
+from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.view import PipelineView
+
+
+def text_of(view: PipelineView, concepts: Sequence[Concept], text: str | None) -> str:
+    """A text of one's own, or all words with commas between them.
+
+    Raises:
+        InputError: If the pipeline cannot read it.
+    """
+    for concept in concepts:
+        view.check_concept(concept)
+    text = ", ".join(word for concept in concepts for word in concept.words) if text is None else text
+    view.check_prompts([text], allow_unknown=True)  # the words are known; commas need not be
+    return text
+
+
+def check_guided(view: PipelineView, method: str) -> None:
+    """Refuse a pipeline that runs without a negative prompt."""
+    if not view.guidance.negative:
+        raise InputError(
+            f"{type(view.pipe).__name__} has {view.guidance.mode} guidance and runs without a negative prompt, so that "
+            f"method={method!r} has nothing to guide with: choose a method that edits text or weights"
+        )
+
+
+def with_negative(embedding: PromptEmbedding, text: str, view: PipelineView) -> PromptEmbedding:
+    """The prompts with a text behind the negative prompts that they have."""
+    own = embedding.negative.prompts if embedding.negative is not None else ()
+    own = own or ("",) * len(embedding)
+    texts = [f"{before}, {text}" if before.strip() else text for before in own]
+    encoded = view.encode([""] * len(embedding), negative=texts, allow_unknown=True)
+    return embedding.replace(negative=encoded.negative)
+
+
+def tell_unguided(erasure: Any, run: Run, n: int) -> None:
+    """Count and warn of prompts of a call without guidance."""
+    run.count("prompts without guidance", n)
+    warnings.warn(
+        f"{erasure!r} erases nothing in a call without guidance: pass a guidance_scale above 1",
+        NothingErasedWarning,
+        stacklevel=2,
+    )

@@ -1,0 +1,1 @@
+"""SAFREE: tokens that pull towards the concept are projected off it."""

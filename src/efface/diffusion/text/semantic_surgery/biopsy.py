@@ -1,0 +1,127 @@
+"""Semantic biopsy: how much of a concept is in a prompt's embedding, and from which score on it counts as there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from efface._errors import InputError
+from efface.stats.histogram import histogram
+from efface.stats.roc import auroc
+
+Score = Literal["per-token", "flat", "last"]
+"""Which cosine of a prompt with a concept's direction.
+
+`"per-token"`: row by row, averaged over rows (released code); `"flat"`: of all rows as one vector (paper). Both fall
+the later the concept stands in the prompt, since in a causal text encoder the rows before it know nothing of it.
+`"last"` (ours): of the last row alone, which has read the whole prompt, wherever the concept stands in it. It needs
+prompts that are padded to one length by an encoder that does not mask the padding (CLIP, T5 of SD3 and FLUX); where
+the last row says nothing, calibration refuses.
+"""
+
+_FEWEST = 5
+_LEAST_AUROC = 0.75
+
+
+def presence_score(sequence: Tensor, direction: Tensor, score: Score = "per-token") -> Tensor:
+    """How much of a concept is in prompts, `(n,)`, between -1 and 1.
+
+    Args:
+        sequence: Embeddings `(n, rows, width)`.
+        direction: E(concept) - E(""), `(rows, width)`; rows of zeros (the first of CLIP) count 0.
+        score: Which cosine.
+
+    Source: Semantic Surgery (OpenReview 3FTVceZQrh), section 3 (flat); its released code (per token); ours (last).
+
+    >>> x = torch.eye(2)[None]
+    >>> presence_score(x, torch.eye(2)).item(), presence_score(x, torch.eye(2).flip(0)).item()
+    (1.0, 0.0)
+    """
+    if score not in get_args(Score):
+        raise InputError(f"score={score!r}: choose one of {', '.join(map(repr, get_args(Score)))}")
+    x, d = sequence.float(), direction.float()
+    if score == "flat":
+        return F.cosine_similarity(x.flatten(1), d.flatten()[None], dim=1)
+    if score == "last":
+        return F.cosine_similarity(x[:, -1], d[None, -1], dim=1)
+    return F.cosine_similarity(x, d[None], dim=-1).mean(dim=1)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Threshold and sharpness of a concept's gate, from scores of prompts with and without it.
+
+    Attributes:
+        threshold: Score from which on the concept counts as there (beta of the paper, with the sign of its formula).
+        sharpness: Gamma of `sigmoid((score - threshold) / gamma)`.
+        margin: Epsilon: half the gap between the quantiles that the threshold lies between.
+        miss: Share of the prompts with the concept that score below the threshold.
+        alarm: Share of the prompts without it that score above.
+        auroc: Probability that a prompt with the concept scores above one without.
+        n: Prompts with and without.
+    """
+
+    threshold: float
+    sharpness: float
+    margin: float
+    miss: float
+    alarm: float
+    auroc: float
+    n: tuple[int, int]
+
+
+def calibrate_gate(present: Tensor, absent: Tensor, *, error: float = 0.01, name: str = "the concept") -> Calibration:
+    """Choose threshold and sharpness from scores.
+
+    The threshold is where misses and false alarms are fewest together, in the middle of the gap. With at most delta of
+    either kind beyond a margin epsilon, the sharpness `epsilon / logit(1 - error)` makes the gate err by at most
+    `error` outside the margin (Theorem 2 of the paper).
+
+    Args:
+        present: Scores of prompts with the concept, `(n,)`, its synonyms among them.
+        absent: Scores of prompts without, `(m,)`, with siblings of it among them.
+        error: By how much the gate may be off 0 or 1 beyond the margin.
+        name: For errors.
+
+    Raises:
+        InputError: If there are under 5 scores of either kind, some are not finite, or the two do not separate; the
+            text then has the histogram.
+
+    Does not guarantee: anything for prompts of another kind than these.
+    """
+    for which, scores in (("present", present), ("absent", absent)):
+        if scores.ndim != 1 or len(scores) < _FEWEST:
+            raise InputError(f"{which} has {tuple(scores.shape)} scores of {name}: give at least {_FEWEST} prompts")
+        if not bool(scores.isfinite().all()):
+            raise InputError(f"scores of {name} are not finite: its embedding, or that of a prompt in {which}, is not")
+    if not 0 < error < 0.5:
+        raise InputError(f"error={error}: write a number between 0 and 0.5, e.g. 0.01")
+    p, a = present.double().sort().values, absent.double().sort().values
+    area = auroc(p.cpu(), a.cpu())
+    if area < _LEAST_AUROC:
+        raise InputError(
+            f"prompts with {name} do not score above those without (AUROC {area:.2f}, at least {_LEAST_AUROC} is "
+            f"needed): choose another word for it, or another score\n{histogram(p, a)}"
+        )
+    threshold, miss, alarm = _threshold(p, a)
+    low, high = a[a < threshold], p[p >= threshold]
+    margin = float(min(high.min() - threshold, threshold - low.max())) if len(low) and len(high) else 0.0
+    margin = max(margin, 1e-3 * float(p.max() - a.min()))
+    return Calibration(threshold, margin / math.log((1 - error) / error), margin, miss, alarm, area, (len(p), len(a)))
+
+
+def _threshold(p: Tensor, a: Tensor) -> tuple[float, float, float]:
+    """The middle of the widest gap between neighbouring scores at which errors of both kinds are fewest."""
+    both = torch.cat([p, a]).sort().values
+    places = (both[1:] + both[:-1]) / 2
+    miss = (p[None] < places[:, None]).double().mean(1)
+    alarm = (a[None] >= places[:, None]).double().mean(1)
+    cost = miss + alarm
+    best = (cost <= cost.min() + 1e-12).nonzero()[:, 0]
+    at = best[(both[1:] - both[:-1])[best].argmax()]
+    return float(places[at]), float(miss[at]), float(alarm[at])
