@@ -40,7 +40,7 @@ def verdict(good: bool, text: str) -> str:
 
 def hooked(model: Any, name: str, scrubber: Scrubber) -> str:
     before = gaps(model, name, data(name), scrubber)
-    with scrubber:
+    with scrubber.on(model):
         after = gaps(model, name, data(name), scrubber)
     return verdict(after < GOOD, f"{after:.0e} (was {before:.1f}) at {len(scrubber.sites)} sites")
 
@@ -54,11 +54,10 @@ def folded(model: Any, name: str, scrubber: Scrubber) -> str:
         return f"n/a: all sites are also read by {reason}"
     chosen = scrubber.only(*sites)
     with torch.no_grad():
-        with chosen:
+        with chosen.on(model):
             expected = model(**data(name))[0]
-        chosen.fold_()
-        error = float((model(**data(name))[0] - expected).abs().max() / expected.abs().max())
-        chosen.unfold_()
+        with chosen.folded(model).on(model):
+            error = float((model(**data(name))[0] - expected).abs().max() / expected.abs().max())
     if error >= GOOD or not why:
         return verdict(error < GOOD, f"{error:.0e}")
     return f"partly: {len(sites)} of {len(found)} sites, {error:.0e}; the others are also read by {reason}"
@@ -73,7 +72,7 @@ def generated(model: Any, name: str, scrubber: Scrubber) -> str:
     if name not in GENERATE:
         return f"n/a: {type(model).__name__} generates nothing"
     plain = generate(model, name)
-    with scrubber:
+    with scrubber.on(model):
         cached, whole = (generate(model, name, use_cache=use) for use in (True, False))
     changed = sum(a != b for a, b in zip(cached, plain, strict=True))
     return verdict(cached == whole, f"cached = uncached in {len(cached)} texts, {changed} not as unscrubbed")
@@ -84,7 +83,7 @@ def halved(name: str) -> str:
     inputs = {k: v.bfloat16() if v.is_floating_point() else v for k, v in data(name).items()}
     scrubber = scrub(model, inputs, concept(name), sites="norms")
     before = gaps(model, name, inputs, scrubber)
-    with scrubber:
+    with scrubber.on(model):
         after = gaps(model, name, inputs, scrubber)
     return verdict(after < 0.01, f"{after:.0e} (was {before:.1f})")
 

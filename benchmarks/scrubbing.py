@@ -17,6 +17,8 @@ import argparse
 import statistics
 import sys
 import warnings
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +78,12 @@ def overhead_row(width: int, repeats: int) -> list[object]:
     scrubber = scrub(model, {"input_ids": ids}, labels, sites="norms", order="parallel")
     with torch.inference_mode():
         fitting = statistics_overhead(model, ids, labels, scrubber, repeats)
-        plain, applied = paired_medians(lambda: model(ids), lambda: model(ids), repeats, scrubber)
-    scrubber.only(*foldable_sites(scrubber)).fold_()
-    folded_model, plain_model = model, gpt2_sized(width)
-    with torch.inference_mode():
-        reference, folded = paired_medians(lambda: plain_model(ids), lambda: folded_model(ids), repeats, None)
+        plain, applied = paired_medians(
+            lambda: model(ids), lambda: model(ids), repeats, partial(scrubber.on, model, check=False)
+        )
+    plain_model, part = gpt2_sized(width), scrubber.only(*foldable_sites(scrubber))
+    with torch.inference_mode(), part.folded(model).on(model):
+        reference, folded = paired_medians(lambda: plain_model(ids), lambda: model(ids), repeats)
     total = applied / plain - 1
     return [width, *map(percent, (fitting, total, total / len(scrubber.sites), folded / reference - 1))]
 
@@ -94,7 +97,7 @@ def statistics_overhead(model: Any, ids: Tensor, labels: Tensor, scrubber: Scrub
     """Time that updating the statistics of all sites adds to a forward pass, per site."""
     from efface.erasers.leace import LeaceFitter
     from efface.scrubbing.batches import Batches
-    from efface.scrubbing.gather import run_to, taking
+    from efface.scrubbing.forward import run_to, taking
 
     batch = next(iter(Batches({"input_ids": ids}, labels, batch_size=len(ids))))
     fitters = {site: LeaceFitter(model.config.n_embd, 1) for site in scrubber.sites}
@@ -106,20 +109,17 @@ def statistics_overhead(model: Any, ids: Tensor, labels: Tensor, scrubber: Scrub
         return taking(batch, site, update, -100)
 
     edits = {site: take(site) for site in scrubber.sites}
-    plain, fitted = paired_medians(lambda: model(ids), lambda: run_to(model, batch, edits), repeats, None)
+    plain, fitted = paired_medians(lambda: model(ids), lambda: run_to(model, batch, edits), repeats)
     return (fitted / plain - 1) / len(fitters)
 
 
-def paired_medians(first: Any, second: Any, repeats: int, scrubber: Scrubber | None) -> tuple[float, float]:
-    """Medians of interleaved times; with a scrubber, it is on in the second."""
+def paired_medians(first: Any, second: Any, repeats: int, put_on: Any = nullcontext) -> tuple[float, float]:
+    """Medians of interleaved times; what is put on is on in the second."""
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(repeats + 2):
         a = once(first)
-        if scrubber is not None:
-            scrubber.install_(check_model=False)
-        b = once(second)
-        if scrubber is not None:
-            scrubber.remove_()
+        with put_on():
+            b = once(second)
         if turn >= 2:
             times[0].append(a)
             times[1].append(b)

@@ -35,7 +35,7 @@ for row in scrubber.summary():
 
 # %% Two sentences that differ in the pronoun alone are next to each other now; the rest of the neighbourhood stays.
 before = embed_with(tokenizer, model, sentences)
-with scrubber:
+with scrubber.on(model):
     after = embed_with(tokenizer, model, sentences)
 pairs = [(i, i + 1) for i in range(0, len(sentences), 2)]
 for line in efface.audit.similarity(before, after, pairs=pairs, name="gender").conclusions:

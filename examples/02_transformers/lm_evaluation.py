@@ -71,8 +71,8 @@ HFLM: Any = huggingface.HFLM  # the library's decorators hide its signatures fro
 simple_evaluate: Any = lm_eval.simple_evaluate
 harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=32)
 print(f"{'wrong answer is of':18}", *(f"{name:>16}" for name in tasks))
-for condition, on in {"plain": nullcontext(), "scrubbed": scrubber, "control": scrubber.random_control()}.items():
-    with on:
+for condition, on in {"plain": None, "scrubbed": scrubber, "control": scrubber.random_control()}.items():
+    with nullcontext() if on is None else on.on(model):
         found = simple_evaluate(harness, tasks=list(tasks), task_manager=known_tasks, bootstrap_iters=100)
     scores = [(found["results"][name]["acc,none"], found["results"][name]["acc_stderr,none"]) for name in tasks]
     print(f"{condition:18}", *(f"{accuracy:7.3f} +- {error:.3f}" for accuracy, error in scores))

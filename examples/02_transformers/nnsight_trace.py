@@ -22,8 +22,8 @@ train = make_tokens("train", length=128, sequences=32, max_files=40)
 tokens = make_tokens("heldout", length=64, sequences=16, max_files=10).input_ids
 scrubber = efface.scrub(model, train.input_ids, train.lexical_type, sites="norms")
 
-# %% The plain model and the scrubbed one share their weights. (`with scrubber:` around a trace works as well, but then
-# nnsight shows, and takes, the activation at a site before it is erased.)
+# %% The plain model and the scrubbed one share their weights. (`with scrubber.on(model):` around a trace works as well,
+# but then nnsight shows, and takes, the activation at a site before it is erased.)
 plain = NNsight(model)
 scrubbed = nnsight_edited(scrubber, plain)
 
@@ -44,10 +44,10 @@ with scrubbed.trace(input_ids=tokens):
     logits = scrubbed.output.logits.save()
 after = loss(logits)
 
-with scrubber:
+with scrubber.on(model):
     difference = (model(input_ids=tokens).logits - logits).abs().max()
 print(f"nats a token: {before:.3f} plain, {after:.3f} scrubbed")
-print(f"largest difference of the logits to those under `with scrubber:`: {difference:.0e}\n")
+print(f"largest difference of the logits to those under `with scrubber.on(model):`: {difference:.0e}\n")
 
 # %% Put one back at a time (not the last, from which the logits are read).
 for site in scrubber.sites[:-1]:

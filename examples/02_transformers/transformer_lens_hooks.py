@@ -33,7 +33,7 @@ tokens = train.input_ids[:8]
 with torch.no_grad():
     plain = bridge(tokens)
     erased = bridge.run_with_hooks(tokens, fwd_hooks=hooks)
-    with scrubber:
+    with scrubber.on(model):
         expected = model(input_ids=tokens).logits
 print(f"largest difference of logits: {(erased - expected).abs().max():.0e}; ", end="")
 print(f"what the erasers changed: {(erased - plain).abs().max():.1f}")

@@ -56,14 +56,14 @@ if TYPE_CHECKING:
     from efface.moments.quantile import QuantileNormalizer, cdf, icdf
     from efface.moments.streaming import Moments
     from efface.pipelines.view import PipelineView
+    from efface.scrubbing.collecting import collect
     from efface.scrubbing.concept_scrubber import ConceptScrubber
     from efface.scrubbing.controls import RandomSubspace
-    from efface.scrubbing.features import collect
     from efface.scrubbing.fitting import scrub
     from efface.scrubbing.fold import foldable
-    from efface.scrubbing.labels import labels_from_characters, labels_from_spans
     from efface.scrubbing.scrubber import Scrubber
     from efface.scrubbing.sites import find_sites
+    from efface.scrubbing.token_labels import labels_from_characters, labels_from_spans
 
 _NAMES = {
     "efface._errors": (
@@ -93,10 +93,10 @@ _NAMES = {
     "efface.moments.streaming": ("Moments",),
     "efface.scrubbing.concept_scrubber": ("ConceptScrubber",),
     "efface.scrubbing.controls": ("RandomSubspace",),
-    "efface.scrubbing.features": ("collect",),
+    "efface.scrubbing.collecting": ("collect",),
     "efface.scrubbing.fitting": ("scrub",),
     "efface.scrubbing.fold": ("foldable",),
-    "efface.scrubbing.labels": ("labels_from_characters", "labels_from_spans"),
+    "efface.scrubbing.token_labels": ("labels_from_characters", "labels_from_spans"),
     "efface.scrubbing.scrubber": ("Scrubber",),
     "efface.core.concept": ("Concept",),
     "efface.core.erasure": ("Erasure", "load"),

@@ -71,7 +71,7 @@ def test_logits_of_a_bridge_are_those_under_hooks(name: str, role: str) -> None:
     model, scrubber = scrubbed(name, role)
     eager, bridge, ids = with_eager_attention(model), bridge_of(model), tokens()[:4]
     plain = bridge(ids)
-    with scrubber.applied(eager):
+    with scrubber.on(eager):
         expected = eager(input_ids=ids).logits
     assert difference(bridge.run_with_hooks(ids, fwd_hooks=transformer_lens_hooks(scrubber, bridge)), expected) < 3e-6
     assert difference(plain, expected) > 0.1
@@ -92,7 +92,7 @@ def test_logits_of_a_bridge_are_those_under_hooks(name: str, role: str) -> None:
 def test_inputs_and_parts_of_attention_have_hook_points(name: str, sites: Any) -> None:
     model, scrubber = scrubbed(name, sites)
     eager, bridge, ids = with_eager_attention(model), bridge_of(model), tokens()[:4]
-    with scrubber.applied(eager):
+    with scrubber.on(eager):
         expected = eager(input_ids=ids).logits
     assert difference(bridge.run_with_hooks(ids, fwd_hooks=transformer_lens_hooks(scrubber, bridge)), expected) < 3e-6
 
@@ -119,7 +119,7 @@ def test_a_cache_holds_what_was_erased() -> None:
 def test_generation_of_a_bridge() -> None:
     model, scrubber = scrubbed("llama", "norms")
     bridge, options = bridge_of(model), {"max_new_tokens": 6, "do_sample": False}
-    with scrubber:
+    with scrubber.on(model):
         expected = model.generate(tokens()[:4], **options)
     with bridge.hooks(fwd_hooks=transformer_lens_hooks(scrubber, bridge)):
         found = bridge.generate(tokens()[:4], **options, verbose=False, return_type="tokens", stop_at_eos=False)
@@ -130,7 +130,7 @@ def test_compatibility_mode_must_leave_the_weights_alone() -> None:
     model, scrubber = scrubbed("llama", "norms")
     bridge = bridge_of(model)
     bridge.enable_compatibility_mode(no_processing=True, disable_warnings=True)
-    with scrubber:
+    with scrubber.on(model):
         expected = model(input_ids=tokens()).logits
     found = bridge.run_with_hooks(tokens(), fwd_hooks=transformer_lens_hooks(scrubber, bridge))
     assert difference(found, expected) < 3e-6
@@ -152,7 +152,7 @@ def test_compatibility_mode_must_leave_the_weights_alone() -> None:
 )
 def test_a_site_that_would_not_be_erased_is_refused(site: str, message: str) -> None:
     with pytest.raises(efface.InputError, match=message):
-        transformer_lens_hooks(Scrubber({site: torch.zeros_like}), bridge_of(tiny("phi3")))
+        transformer_lens_hooks(Scrubber.at({site: torch.zeros_like}), bridge_of(tiny("phi3")))
 
 
 def test_only_a_bridge_takes_hooks() -> None:
@@ -177,7 +177,7 @@ def test_outputs_of_a_trace_are_those_under_hooks(name: str) -> None:
     wrapped: Any = NNsight(model)
     batch = {key: value[:4] for key, value in data(name).items()}
     plain = model(**batch)[0]
-    with scrubber:
+    with scrubber.on(model):
         expected = model(**batch)[0]
     edited = nnsight_edited(scrubber, wrapped)
     for _ in range(2):
@@ -202,7 +202,7 @@ def test_a_trace_shows_what_was_erased_and_can_patch_it() -> None:
         found = edited.output.logits.save()
     assert torch.equal(after, scrubber.erasers[site](before))
     zeroed = Scrubber({**scrubber.erasers, Site("model.layers.1.mlp"): torch.zeros_like})
-    with zeroed.applied(model):
+    with zeroed.on(model):
         assert torch.equal(model(input_ids=tokens()).logits, found)
 
 
@@ -210,7 +210,7 @@ def test_a_trace_under_hooks_has_the_same_logits() -> None:
     model, scrubber = scrubbed("llama", "norms")
     wrapped = NNsight(model)
     expected = logits_of(nnsight_edited(scrubber, wrapped))
-    with scrubber:
+    with scrubber.on(model):
         assert torch.equal(logits_of(wrapped), expected)
 
 
@@ -219,7 +219,7 @@ def test_each_step_of_a_generation_is_scrubbed_and_each_prompt_of_a_batch() -> N
     ids, options = tokens()[:4], {"max_new_tokens": 6, "do_sample": False}
     edited = nnsight_edited(scrubber, TransformersModel(model, tokenizer=tokenizer(), task="text-generation"))
     plain = model.generate(ids, **options)
-    with scrubber:
+    with scrubber.on(model):
         expected, logits = model.generate(ids, **options), model(input_ids=ids).logits
     with edited.generate(ids, **options) as tracer:
         found = tracer.result.save()
@@ -236,7 +236,7 @@ def test_each_step_of_a_generation_is_scrubbed_and_each_prompt_of_a_batch() -> N
 def test_an_encoder_runs_once_and_its_decoder_many_times() -> None:
     model, scrubber = scrubbed("t5", ["norms", "residual"])
     ids, options = tokens()[:4], {"max_new_tokens": 6, "do_sample": False}
-    with scrubber:
+    with scrubber.on(model):
         expected = model.generate(ids, **options)
     assert not torch.equal(model.generate(ids, **options), expected)
     wrapped: Any = NNsight(model)
@@ -247,12 +247,12 @@ def test_an_encoder_runs_once_and_its_decoder_many_times() -> None:
 
 def test_edited_models_can_be_edited_again_and_sites_come_in_any_order() -> None:
     model, scrubber = scrubbed("llama", "norms")
-    more = Scrubber({"model.layers.0.mlp": torch.zeros_like}, model=model)
+    more = Scrubber.at({"model.layers.0.mlp": torch.zeros_like})
     once = nnsight_edited(dict(reversed(scrubber.erasers.items())), NNsight(model))
     twice = nnsight_edited(more, once)
-    with scrubber:
+    with scrubber.on(model):
         expected = model(input_ids=tokens()).logits
-        with more:
+        with more.on(model):
             both = model(input_ids=tokens()).logits
     assert torch.equal(logits_of(twice), both)
     assert torch.equal(logits_of(once), expected)
@@ -301,7 +301,7 @@ def test_the_harness_scores_the_scrubbed_model(name: str) -> None:
     model, scrubber = scrubbed(name, "norms")
     plain = log_likelihoods(model)
     torch.testing.assert_close(plain, reference(model(input_ids=tokens()).logits), rtol=1e-5, atol=1e-5)
-    with scrubber:
+    with scrubber.on(model):
         found, logits = log_likelihoods(model), model(input_ids=tokens()).logits
     torch.testing.assert_close(found, reference(logits), rtol=1e-5, atol=1e-5)
     assert (found - plain).abs().min() > 1e-3
@@ -311,8 +311,8 @@ def test_the_harness_scores_the_scrubbed_model(name: str) -> None:
 def test_the_harness_does_not_undo_a_fold() -> None:
     """It calls `tie_weights()`, which must not give a head that holds an eraser the embedding's weights again."""
     model, scrubber = scrubbed("llama", "norms", tie_word_embeddings=True)
-    with scrubber:
+    with scrubber.on(model):
         expected = log_likelihoods(model)
-    scrubber.fold_(model)
-    torch.testing.assert_close(log_likelihoods(model), expected, rtol=1e-4, atol=1e-4)
-    assert model.lm_head.weight is not model.model.embed_tokens.weight
+    with scrubber.folded(model).on(model):
+        torch.testing.assert_close(log_likelihoods(model), expected, rtol=1e-4, atol=1e-4)
+        assert model.lm_head.weight is not model.model.embed_tokens.weight

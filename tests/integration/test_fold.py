@@ -11,8 +11,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from efface import InputError, LeaceEraser, Scrubber, Site, find_sites, foldable, scrub
-from efface.scrubbing.fold import Fold
+from efface import InputError, LeaceEraser, Scrubber, Site, find_sites, foldable, load, scrub
+from efface.core.weights import Written
+from efface.scrubbing.fold import Folded
 from tests.models import FAMILIES, GENERATE, POST_NORM, concept, data, generate, hooks, state, tiny
 
 FOLDABLE = {name: 5 for name in FAMILIES} | {"mixtral": 3, "phi": 3, "t5": 10, "vit": 4, "clip_text_model": 4}
@@ -42,7 +43,7 @@ def output(name: str, model_: Any = None) -> Tensor:
 
 
 def scrubbed(name: str, scrubber: Scrubber) -> Tensor:
-    with scrubber:
+    with scrubber.on(model(name)):
         return output(name)
 
 
@@ -75,15 +76,14 @@ def test_folded_is_hooked_and_unfolded_is_as_before(name, affine):
     known, before, plain = fitted(name, affine), whole_state(model(name)), output(name)
     hooked, old = scrubbed(name, known), dict(model(name).named_parameters())
     assert len(known.sites) == FOLDABLE[name] and difference(hooked, plain) > 0.05
-    fold = known.fold_()
-    try:
+    fold = known.folded(model(name))
+    assert same(before, whole_state(model(name)))
+    with fold.on(model(name)):
         assert hooks(model(name)) == 0
         assert difference(output(name), hooked) < 1e-5
         replaced = {n.rpartition(".")[0] for n, p in model(name).named_parameters() if p is not old.get(n, p)}
         assert replaced <= set(fold.layers) and len(fold.layers) >= len(known.sites)
         assert all(p.requires_grad for p in model(name).parameters())
-    finally:
-        known.unfold_()
     assert same(before, whole_state(model(name))) and torch.equal(output(name), plain)
 
 
@@ -95,11 +95,8 @@ def test_what_linear_layers_take_and_give_can_be_folded(sites: str, method: str)
     known = scrub(model(name), data(name), concept(name), sites=paths, method=method)
     hooked, before = scrubbed(name, known), whole_state(model(name))
     assert difference(hooked, output(name)) > 0.05
-    known.fold_()
-    try:
+    with known.folded(model(name)).on(model(name)):
         assert difference(output(name), hooked) < 1e-5
-    finally:
-        known.unfold_()
     assert same(before, whole_state(model(name)))
 
 
@@ -114,22 +111,18 @@ def random_eraser(width: int, seed: int) -> LeaceEraser:
 def test_several_edits_of_one_layer_are_made_in_the_order_of_the_forward_pass(order):
     sites = {"model.norm": 32, "lm_head:input": 32, "lm_head:input[0]": 32, "lm_head": 64, "lm_head:output[0]": 64}
     erasers = {site: random_eraser(width, i) for i, (site, width) in enumerate(sites.items())}
-    known = Scrubber(dict(list(erasers.items())[::order]), model=model("llama"))
+    known = Scrubber.at(dict(list(erasers.items())[::order]))
     hooked = scrubbed("llama", known)
-    known.fold_()
-    try:
+    with known.folded(model("llama")).on(model("llama")):
         assert difference(output("llama"), hooked) < 1e-5
-    finally:
-        known.unfold_()
 
 
 def test_a_layer_that_is_frozen_stays_frozen():
     own = tiny("llama")
     own.lm_head.weight.requires_grad_(False)
     known = scrub(own, data("llama"), concept("llama"), sites="model.norm")
-    known.fold_()
-    assert not own.lm_head.weight.requires_grad and not own.lm_head.bias.requires_grad
-    known.unfold_()
+    with known.folded(own).on(own):
+        assert not own.lm_head.weight.requires_grad and not own.lm_head.bias.requires_grad
     assert own.lm_head.bias is None and not own.lm_head.weight.requires_grad
 
 
@@ -140,48 +133,43 @@ def test_a_head_tied_to_the_embedding_gets_weights_of_its_own(name):
     assert own.lm_head.weight is embedding.weight and own.config.tie_word_embeddings
     known = scrub(own, data(name), concept(name), sites="norms")
     old = embedding.weight.detach().clone()
-    known.fold_()
-    assert own.lm_head.weight is not embedding.weight and torch.equal(embedding.weight, old)
-    assert not own.config.tie_word_embeddings
-    known.unfold_()
+    with known.folded(own).on(own):
+        assert own.lm_head.weight is not embedding.weight and torch.equal(embedding.weight, old)
+        assert not own.config.tie_word_embeddings
     assert own.lm_head.weight is embedding.weight and own.config.tie_word_embeddings
 
 
 def test_switches_in_the_config_follow_the_biases():
     own = tiny("llama")
     known = scrub(own, data("llama"), concept("llama"), sites="norms").only("model.layers.0.input_layernorm")
-    fold = known.fold_()
-    assert own.config.attention_bias and not own.config.mlp_bias and not fold.notes
-    added = [n for n, _ in own.named_parameters() if n.endswith("bias")]
-    assert len(added) == 8 and all("self_attn" in name for name in added)  # all of that part, as the switch says
-    assert all(not own.get_parameter(n).any() for n in added if "layers.1" in n or "o_proj" in n)
-    known.unfold_()
+    fold = known.folded(own)
+    with fold.on(own):
+        assert own.config.attention_bias and not own.config.mlp_bias and not fold.notes
+        added = [n for n, _ in own.named_parameters() if n.endswith("bias")]
+        assert len(added) == 8 and all("self_attn" in name for name in added)  # all of that part, as the switch says
+        assert all(not own.get_parameter(n).any() for n in added if "layers.1" in n or "o_proj" in n)
     assert not own.config.attention_bias and not [n for n, _ in own.named_parameters() if n.endswith("bias")]
 
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if name in GENERATE])
 def test_generation_of_the_folded_model(name):
     known = fitted(name)
-    with known:
+    with known.on(model(name)):
         hooked = generate(model(name), name)
-    known.fold_()
-    try:
+    with known.folded(model(name)).on(model(name)):
         assert generate(model(name), name) == hooked
-    finally:
-        known.unfold_()
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "vit"])
 def test_folded_into_a_bfloat16_model(name):
     half = tiny(name).bfloat16()
-    known = Scrubber(fitted(name).erasers, model=half)
+    known = fitted(name)
     inputs = {k: v.bfloat16() if v.is_floating_point() else v for k, v in data(name).items()}
-    with torch.no_grad(), known:
+    with torch.no_grad(), known.on(half):
         hooked = half(**inputs)[0]
-    known.fold_()
-    with torch.no_grad():
+    with torch.no_grad(), known.folded(half).on(half):
         assert difference(half(**inputs)[0].float(), hooked.float()) < 0.1
-    assert all(p.dtype == torch.bfloat16 for p in half.parameters())
+        assert all(p.dtype == torch.bfloat16 for p in half.parameters())
 
 
 # --------------------------------------------------------------------------------------------- what cannot be folded
@@ -205,7 +193,7 @@ def test_folded_into_a_bfloat16_model(name):
 def test_who_else_reads_is_named(name, site, reader):
     known, before = scrub(model(name), data(name), concept(name), sites=site), whole_state(model(name))
     with pytest.raises(InputError) as error:
-        known.fold_()
+        known.folded(model(name))
     assert f"the eraser of {site} cannot be folded" in str(error.value) and reader in str(error.value)
     assert "scrubber.only(...)" in str(error.value)
     assert same(before, whole_state(model(name)))
@@ -319,19 +307,17 @@ X = torch.randn(6, 6, 6, generator=torch.Generator().manual_seed(0))
 )
 def test_linear_layers_that_read_something_else(between, text):
     own = net(between)
-    known = Scrubber({"norm": random_eraser(6, 0)}, model=own)
-    with torch.no_grad(), known:
+    known = Scrubber.at({"norm": random_eraser(6, 0)})
+    with torch.no_grad(), known.on(own):
         hooked = own(X)
     before = state(own)
     if text is not None:
         with pytest.raises(InputError) as error:
-            known.fold_(inputs={"x": X})
+            known.folded(own, inputs={"x": X})
         assert any(part in str(error.value) for part in text.split("|"))
     else:
-        known.fold_(inputs={"x": X})
-        with torch.no_grad():
+        with torch.no_grad(), known.folded(own, inputs={"x": X}).on(own):
             assert difference(own(X), hooked) < 1e-5
-        known.unfold_()
     assert state(own) == before
 
 
@@ -340,13 +326,13 @@ def test_weights_that_would_not_be_finite():
     with torch.no_grad():
         own.transformer.h[1].mlp.c_fc.weight.mul_(3e4)
     known = Scrubber(
-        {s: LeaceEraser(e.proj_left * 60, e.proj_right, e.bias) for s, e in fitted("gpt2").erasers.items()}, model=own
+        {s: LeaceEraser(e.proj_left * 60, e.proj_right, e.bias) for s, e in fitted("gpt2").erasers.items()}
     )
     before = whole_state(own)
-    with pytest.raises(InputError, match="folding would give transformer.h.1.mlp.c_fc weights that are not finite in"):
-        known.fold_(inputs={"input_ids": torch.arange(3)[None]})
+    with pytest.raises(InputError, match="transformer.h.1.mlp.c_fc.weight would get weights that are not finite in"):
+        known.folded(own, inputs={"input_ids": torch.arange(3)[None]}).on(own)
     assert same(before, whole_state(own))
-    Scrubber(known.erasers, model=own.float()).fold_()  # as the message says
+    known.folded(own.float()).on(own).undo()  # as the message says
 
 
 def test_a_fold_that_is_interrupted_is_taken_back(monkeypatch):
@@ -354,49 +340,81 @@ def test_a_fold_that_is_interrupted_is_taken_back(monkeypatch):
     known = scrub(own, data("gpt2"), concept("gpt2"), sites="norms")
     before, replaced = whole_state(own), []
 
-    def interrupted(self: Fold, *args: Any) -> None:
+    def interrupted(self: Written, *args: Any) -> None:
         replaced.append(args)
         if len(replaced) == 3:
             raise KeyboardInterrupt
-        replace(self, *args)
+        write(self, *args)
 
-    replace = Fold._replace
-    monkeypatch.setattr(Fold, "_replace", interrupted)
+    write = Written._write
+    monkeypatch.setattr(Written, "_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        known.fold_()
+        known.folded(own).on(own)
     monkeypatch.undo()
     assert same(before, whole_state(own))
-    known.fold_()
-    known.unfold_()
+    known.folded(own).on(own).undo()
     assert same(before, whole_state(own))
 
 
 def test_what_has_no_matrix_is_not_folded():
     control = fitted("llama").random_control()
     with pytest.raises(InputError, match="RandomSubspace.*only affine erasers"):
-        control.fold_()
+        control.folded(model("llama"))
     with pytest.raises(InputError, match="only affine erasers"):
-        Scrubber({"model.norm": torch.zeros_like}, model=model("llama")).fold_()
+        Scrubber.at({"model.norm": torch.zeros_like}).folded(model("llama"))
 
 
 def test_one_thing_at_a_time():
     known, own = fitted("llama"), model("llama")
     before = whole_state(own)
-    with known, pytest.raises(InputError, match=r"installed on this model: call remove_\(\)"):
-        known.fold_()
-    with pytest.raises(InputError, match="nothing is folded"):
-        known.unfold_()
-    known.fold_()
-    with pytest.raises(InputError, match=r"folded into this model already: call unfold_\(\)"), known:
-        pass
-    with pytest.raises(InputError, match="already"):
-        known.fold_()
-    with pytest.raises(InputError, match="another model"):
-        known.fold_(tiny("llama"))
+    fold = known.folded(own)
+    on, into = (rf"these erasers are {how} this model already: undo\(\)" for how in ("on", "folded into"))
+    with known.on(own):
+        with pytest.raises(InputError, match=on):
+            known.folded(own)
+        with pytest.raises(InputError, match=on):
+            fold.on(own)
+        with pytest.raises(InputError, match=on):
+            known.only("model.norm").folded(own)
+    run = fold.on(own)
+    for again in (known.on, known.only("model.norm").on, known.folded, fold.on):
+        with pytest.raises(InputError, match=into):
+            again(own)
+    with pytest.raises(InputError, match="with other weights than this one has"):
+        fold.on(wider(tiny("llama")))
     with pytest.raises(InputError, match="weights have changed"):
-        fitted("llama", False).install_(own)
-    known.unfold_()
+        known.folded(wider(tiny("llama")))
+    run.undo()
+    run.undo()
     assert same(before, whole_state(own))
+
+
+def wider(own: Any) -> Any:
+    with torch.no_grad():
+        own.model.layers[1].mlp.up_proj.weight.mul_(1.05)
+    return own
+
+
+def test_some_sites_are_folded_and_the_rest_hooked():
+    known, own = fitted("llama"), model("llama")
+    before, expected = whole_state(own), scrubbed("llama", known)
+    few, rest = known.only(*known.sites[:2]), known.only(*known.sites[2:])
+    with few.folded(own).on(own), rest.on(own) as run:
+        assert difference(output("llama"), expected) < 1e-5 and len(run.log.counts) == len(rest.sites)
+    assert same(before, whole_state(own))
+
+
+def test_a_fold_is_a_value(tmp_path):
+    known, own = fitted("gpt2"), model("gpt2")
+    fold = known.folded(own)
+    fold.save(tmp_path / "fold")
+    again = load(tmp_path / "fold")
+    assert isinstance(again, Folded) and again == fold and again == known.folded(own) and again.layers == fold.layers
+    assert again != fitted("gpt2", False).folded(own)
+    with fold.on(own):
+        expected = output("gpt2")
+    with again.on(own):
+        assert torch.equal(output("gpt2"), expected)
 
 
 # ---------------------------------------------------------------------------------------------------- saved models
@@ -411,7 +429,7 @@ def loaded(name: str, path: Any) -> Any:
 def test_an_exported_model_is_scrubbed_wherever_it_is_loaded(name, tmp_path):
     known, before = fitted(name, affine=False), whole_state(model(name))
     expected, plain = scrubbed(name, known), output(name)
-    known.export_pretrained(tmp_path / "model")
+    known.export(tmp_path / "model", model(name))
     after = whole_state(model(name))
     own = {k: v for k, v in after[3].items() if k not in ("architectures", "dtype")}  # which save_pretrained sets
     assert own == {k: v for k, v in before[3].items() if k in own} and same(before[:3] + [0], after[:3] + [0])
@@ -438,26 +456,25 @@ def test_an_exported_model_is_scrubbed_wherever_it_is_loaded(name, tmp_path):
 )
 def test_which_biases_an_affine_export_would_lose(name, lost, tmp_path):
     known = fitted(name)
-    fold = known.fold_()
-    known.unfold_()
+    fold = known.folded(model(name))
     parts = {note.split(" ")[0].split(".")[-2:][0] if "layers" in note else "lm_head" for note in fold.notes}
     assert parts == lost
     before = whole_state(model(name))
     if lost:
         with pytest.raises(InputError, match="would not load again .*affine=False"):
-            known.export_pretrained(tmp_path / "model")
+            known.export(tmp_path / "model", model(name))
         assert same(before, whole_state(model(name))) and not list(tmp_path.iterdir())
         known = known.only(*known.sites[:-1])  # the last one is read by the head
         if lost != {"lm_head"}:
             return
     expected = scrubbed(name, known)
-    known.export_pretrained(tmp_path / "model")
+    known.export(tmp_path / "model", model(name))
     assert difference(output(name, loaded(name, tmp_path / "model")), expected) < 1e-5
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
     own = copy.deepcopy(model("gpt2"))
-    known = Scrubber(fitted("gpt2", False).erasers, model=own)
+    known = fitted("gpt2", False)
     before = whole_state(own)
 
     def fail(*_: Any, **__: Any) -> None:
@@ -465,7 +482,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(own, "save_pretrained", fail)
     with pytest.raises(OSError, match="disk full"):
-        known.export_pretrained(tmp_path / "model")
+        known.export(tmp_path / "model", own)
     assert same(before, whole_state(own)) and not list(tmp_path.iterdir())
 
 

@@ -39,7 +39,7 @@ def algorithm_1(name: str, paths: list[str]) -> dict[str, LeaceEraser]:
 def test_sequential_scrubbing_is_algorithm_1(name):
     known = fit(name)
     paths = [site.path for site in known.sites]
-    same(known, Scrubber(algorithm_1(name, paths)), 1e-4)
+    same(known, Scrubber.at(algorithm_1(name, paths)), 1e-4)
 
 
 @every_family
@@ -71,9 +71,9 @@ def test_the_concept_is_gone_from_all_sites_at_once_but_not_if_fitted_in_paralle
     paths = [site.path for site in known.sites]
     plain = class_gaps(model(name), name, paths)
     assert min(plain.values()) > 0.1
-    with known:
+    with known.on(model(name)):
         assert max(class_gaps(model(name), name, paths).values()) <= 1e-6
-    with loose:
+    with loose.on(model(name)):
         gaps = class_gaps(model(name), name, paths)
     assert gaps[paths[0]] <= 1e-6 and max(gaps.values()) > 1e-2
 
@@ -97,7 +97,7 @@ def test_ignored_tokens_are_left_out(route):
     known = fit(route=route, concept=marked, ignore_index=-7)
     assert known.summary()[0]["n"] == int((padding().bool() & ~ignored).sum())
     same(known, fit(route=route, concept=torch.where(ignored, -100, concept("llama"))))
-    with known:
+    with known.on(model("llama")):
         gaps = class_gaps(
             model("llama"), "llama", ["model.layers.0.input_layernorm"], marked.masked_fill(ignored, -100)
         )
@@ -145,7 +145,7 @@ def test_quantities_as_labels():
         return float((x.T @ labels / (x.norm(dim=0) * labels.norm())).abs().max())
 
     before = [correlation(path) for path in paths]
-    with fit(concept=z), torch.no_grad():
+    with fit(concept=z).on(model("llama")), torch.no_grad():
         assert min(before) > 0.1 and max(correlation(path) for path in paths) < 1e-6
     same(fit(concept=z), fit(concept=tokens(), kind="continuous"))
 
@@ -157,7 +157,7 @@ def test_statistics_of_a_bfloat16_model_are_exact(name, route):
     known = fit(name, route, model=half)
     assert known.erasers[known.sites[0]].proj_left.dtype == torch.float32
     for i, site in enumerate(known.sites):
-        with Scrubber({s: known.erasers[s] for s in known.sites[:i] if route != "parallel"}, model=half):
+        with Scrubber({s: known.erasers[s] for s in known.sites[:i] if route != "parallel"}).on(half):
             x, z = rows(name, site.path, model_=half)
         assert x.dtype == torch.bfloat16
         exact = LeaceFitter.fit(x.double(), z).eraser
@@ -169,7 +169,8 @@ def test_options_go_to_the_fitter():
     linear = fit(affine=False, shrinkage=False)
     assert all(eraser.bias is None for eraser in linear.erasers.values())
     assert all(eraser.report.shrinkage == 0 for eraser in linear.erasers.values())
-    assert linear.facts["options"] == {"affine": False, "shrinkage": False}
+    config: Any = linear.config
+    assert (config.affine, config.shrinkage, config.svd_tol, config.order) == (False, False, None, "sequential")
     double = fit(dtype=torch.float64)
     assert all(eraser.proj_left.dtype == torch.float64 for eraser in double.erasers.values())
 

@@ -86,7 +86,7 @@ def test_nan_in_the_padding_does_no_harm():
     own = Poisoned()
     known = scrub(own, data("llama"), tokens() % 3, sites="layer")
     kept = padding().bool()
-    same(known, Scrubber({"layer": LeaceEraser.fit(own.embed(tokens())[kept].detach(), tokens()[kept] % 3)}), 1e-5)
+    same(known, Scrubber.at({"layer": LeaceEraser.fit(own.embed(tokens())[kept].detach(), tokens()[kept] % 3)}), 1e-5)
 
 
 @every_route

@@ -18,8 +18,8 @@ from transformers import BatchEncoding
 from efface import EffaceWarning, InputError, labels_from_characters, labels_from_spans
 from efface.core.site import Site
 from efface.scrubbing.batches import Batch, Batches, survey
-from efface.scrubbing.gather import align
-from efface.scrubbing.labels import IGNORE, rectangular
+from efface.scrubbing.forward import align
+from efface.scrubbing.token_labels import IGNORE, rectangular
 
 N, LENGTH = 7, 5
 IDS = torch.arange(N * LENGTH).reshape(N, LENGTH)

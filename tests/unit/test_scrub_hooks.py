@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from efface import InputError, Scrubber, Site, methods, scrub
+from efface.core.edits import edit_sites
 from efface.core.hooks import edit_inputs, edit_value, edits_on
-from efface.scrubbing.gather import Stop, at_rest
-from efface.scrubbing.hooks import hooked, install
+from efface.core.installer import handles_on
+from efface.scrubbing.forward import Stop, at_rest, edited
 from tests.models import concept, data, hooks, state, tiny
 
 Pair = namedtuple("Pair", "hidden cache")
@@ -123,7 +124,7 @@ def test_inputs_that_are_not_there(args, kwargs, index, text):
 
 def test_edits_of_one_site_are_made_in_the_order_of_installation():
     layer = nn.Identity()
-    with hooked(layer, {Site(""): triple}), hooked(layer, {Site(""): lambda x: x + 1}):
+    with edited(layer, {Site(""): triple}), edited(layer, {Site(""): lambda x: x + 1}):
         assert torch.equal(layer(ONE), ONE * 3 + 1)
     assert torch.equal(layer(ONE), ONE)
 
@@ -131,7 +132,7 @@ def test_edits_of_one_site_are_made_in_the_order_of_installation():
 def test_a_site_that_is_missing_leaves_no_hook_on_the_others():
     model = nn.Sequential(nn.Identity(), nn.Identity())
     with pytest.raises(AttributeError):
-        install(model, {Site("0"): triple, Site("1", "input"): triple, Site("2"): triple})
+        edit_sites(model, {Site("0"): triple, Site("1", "input"): triple, Site("2"): triple})
     assert hooks(model) == 0
 
 
@@ -171,18 +172,18 @@ def logits(ids: Tensor | None = None) -> Tensor:
 
 
 def normally(scrubber: Scrubber, other: Scrubber) -> None:
-    with scrubber:
+    with scrubber.on(model()):
         scrubbed(len(scrubber.sites))
 
 
 def inside(scrubber: Scrubber, other: Scrubber) -> None:
-    with pytest.raises(Broken), scrubber:
+    with pytest.raises(Broken), scrubber.on(model()):
         scrubbed(len(scrubber.sites))
         raise Broken
 
 
 def in_the_model(scrubber: Scrubber, other: Scrubber) -> None:
-    with pytest.raises(IndexError), scrubber:
+    with pytest.raises(IndexError), scrubber.on(model()):
         logits(torch.full((1, 3), 10**6))
 
 
@@ -191,35 +192,36 @@ def in_an_eraser(scrubber: Scrubber, other: Scrubber) -> None:
         raise Broken
 
     erasers = {**scrubber.erasers, scrubber.sites[3]: fail}
-    with pytest.raises(Broken), Scrubber(erasers, model=model()):
+    with pytest.raises(Broken), Scrubber(erasers).on(model()):
         logits()
 
 
 def twice(scrubber: Scrubber, other: Scrubber) -> None:
-    with scrubber:
+    with scrubber.on(model()):
         once = hooks(model())
-        with scrubber:
-            assert hooks(model()) == once  # the same scrubber again changes nothing
+        with pytest.raises(InputError, match="on this LlamaForCausalLM already"):
+            scrubber.on(model())
+        assert hooks(model()) == once
         scrubbed(len(scrubber.sites))
 
 
 def two(scrubber: Scrubber, other: Scrubber) -> None:
-    with scrubber:
-        with other:
+    with scrubber.on(model()):
+        with other.on(model()):
             scrubbed(len(scrubber.sites) + len(other.sites))
         scrubbed(len(scrubber.sites))
 
 
 def crosswise(scrubber: Scrubber, other: Scrubber) -> None:
-    scrubber.install_()
-    other.install_().install_()
-    scrubber.remove_()
+    first, second = scrubber.on(model()), other.on(model())
+    first.undo()
     scrubbed(len(other.sites))
-    other.remove_().remove_()
+    second.undo()
+    second.undo()
 
 
 def interrupted(scrubber: Scrubber, other: Scrubber) -> None:
-    with pytest.raises(KeyboardInterrupt), scrubber, other:
+    with pytest.raises(KeyboardInterrupt), scrubber.on(model()), other.on(model()):
         scrubbed(len(scrubber.sites) + len(other.sites))
         raise KeyboardInterrupt
 
@@ -229,7 +231,7 @@ def interrupted_in_the_model(scrubber: Scrubber, other: Scrubber) -> None:
         raise KeyboardInterrupt
 
     erasers = {**scrubber.erasers, scrubber.sites[-1]: interrupt}
-    with pytest.raises(KeyboardInterrupt), other, Scrubber(erasers, model=model()):
+    with pytest.raises(KeyboardInterrupt), other.on(model()), Scrubber(erasers).on(model()):
         logits()
 
 
@@ -255,7 +257,7 @@ def test_afterwards_the_model_is_as_it_was(method, ending):
     ending(scrubber, other)
     assert state(model()) == before and hooks(model()) == 0
     assert torch.equal(logits(), output)
-    assert not scrubber._on and not other._on  # nor is the model kept alive
+    assert not handles_on(model())
 
 
 def test_a_model_in_training_stays_in_training_with_its_gradients():
@@ -266,7 +268,7 @@ def test_a_model_in_training_stays_in_training_with_its_gradients():
     before = state(trained)
     scrub(trained, data("llama"), concept("llama"), sites="norms")
     assert state(trained) == before
-    with known:
+    with known.on(trained):
         trained(input_ids=data("llama")["input_ids"]).logits.square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trained.parameters())
     assert state(trained) == before

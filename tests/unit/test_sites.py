@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from efface import InputError, Site, find_sites
 from efface.scrubbing.architectures import ROLES, TABLES, generic_patterns
-from efface.scrubbing.hooks import hooked
+from efface.scrubbing.forward import edited
 from efface.scrubbing.sites import _expression
 from tests.models import FAMILIES, POST_NORM, SEQUENCES, WIDTH, data, tiny
 
@@ -137,7 +137,7 @@ def test_the_users_table_goes_before_the_known_ones():
 def states(name: str, sites: list[Site]) -> dict[Site, Tensor]:
     """What is at these sites in one forward pass, `(b, t, d)`."""
     found: dict[Site, Tensor] = {}
-    with torch.no_grad(), hooked(model(name), {site: lambda x, s=site: found.update({s: x}) for site in sites}):
+    with torch.no_grad(), edited(model(name), {site: lambda x, s=site: found.update({s: x}) for site in sites}):
         model(name)(**data(name))
     return {site: x.reshape(SEQUENCES, -1, WIDTH) for site, x in found.items()}  # OPT's fc2 sees tokens in one row
 

@@ -7,6 +7,7 @@ caller's business.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from efface._errors import InputError
 from efface._lazy import require
 from efface._validate import check_positive_int
+from efface.core.hooks import look
 
 
 def _captum() -> Any:
@@ -134,16 +136,11 @@ def _layer(model: nn.Module, x: Tensor, layer: nn.Module | str | None) -> nn.Mod
 @torch.no_grad()
 def _last_convolution(model: nn.Module, x: Tensor) -> nn.Module:
     ran: list[nn.Module] = []
-    handles = [
-        module.register_forward_hook(lambda module, *_: ran.append(module))
-        for module in model.modules()
-        if isinstance(module, nn.Conv2d)
-    ]
-    try:
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                stack.callback(look(module, lambda module, *_: ran.append(module)))
         model(x[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
     if not ran:
         raise InputError("the model runs no nn.Conv2d: write layer=, the module whose maps gradcam should weigh")
     return ran[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface.attribution.predictions import check_labels, check_model
+from efface.core.hooks import edit_call
 
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _CONVOLUTION = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -125,16 +126,14 @@ def _slopes(
 def _outputs_of(layers: Sequence[nn.Module]) -> Iterator[Calls]:
     calls: Calls = []
 
-    def keep(module: nn.Module, _: object, output: Tensor) -> Tensor:
+    def keep(module: nn.Module, _args: object, _kwargs: object, output: Tensor) -> Tensor:
         calls.append((module, output))
         return output.clone()  # a ReLU in place would otherwise change what was kept
 
-    handles = [layer.register_forward_hook(keep) for layer in layers]
-    try:
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(edit_call(layer, "output", keep))
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _bias(layer: nn.Module, like: Tensor) -> Tensor:

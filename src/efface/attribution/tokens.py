@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface.attribution.maskers import Masker, Model
+from efface.core.hooks import edit_call
 from efface.core.saved_types import saved
 
 
@@ -70,7 +71,7 @@ class Tokens(Masker):
         kept = self.expand(mask, x)[..., None]
         seen: list[torch.Size] = []
 
-        def mix(_: nn.Module, __: Any, given: Tensor) -> Tensor:
+        def mix(_module: nn.Module, _args: Any, _kwargs: Any, given: Tensor) -> Tensor:
             seen.append(given.shape[:-1])
             if given.shape[:-1] != x.shape:
                 return given
@@ -78,7 +79,8 @@ class Tokens(Masker):
             share = kept.to(given.dtype)
             return share * given + (1 - share) * module.forward(q)
 
-        with _hooked(module, mix):
+        with ExitStack() as stack:
+            stack.callback(edit_call(module, "output", mix))
             out = model(x)
         if seen != [x.shape]:
             raise InputError(
@@ -151,12 +153,3 @@ def _own_embedding(part: nn.Module) -> nn.Module | None:
 
 def _embeddings(model: nn.Module) -> str:
     return ", ".join(repr(name) for name, m in model.named_modules() if isinstance(m, nn.Embedding))
-
-
-@contextmanager
-def _hooked(module: nn.Module, hook: Callable[..., Any]) -> Any:
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from efface._errors import InputError
+from efface.core.edits import OnRows, OnWeights
 from efface.core.method import Method, get_method
+from efface.core.subjects import Kind
 
 _USE = {
     "rows": "erased = erasure(x)",
@@ -18,13 +20,14 @@ _USE = {
 def model_card(erasure: Any) -> str:
     """Markdown for the `README.md` beside a saved erasure."""
     found = erasure.describe()
-    method = _method(erasure.method)
+    kind = _kind(erasure)
+    method = _method(erasure.method, kind)
     names = ", ".join(erasure.names) or "the concept of its labels"
     lines = [f"# {names}, erased by {erasure.method or type(erasure).__name__}", ""]
     if method is not None:
         lines += [f"{method.summary[:1].upper()}{method.summary[1:]} ({method.paper}).", ""]
-    use = _USE[method.subjects[0]] if method is not None else _USE["model"]
-    lines += ["```python", "import efface", "", 'erasure = efface.load("this folder")', *use.split("\n"), "```", ""]
+    use = ("import efface", "", 'erasure = efface.load("this folder")', _USE[kind])
+    lines += ["```python", *use, "```", ""]
     if method is not None and method.guarantee:
         lines += [f"**Guarantees**: {method.guarantee}", ""]
     if method is not None and method.no_guarantee:
@@ -35,9 +38,20 @@ def model_card(erasure: Any) -> str:
     return "\n".join([*lines, f"SHA-256 of the content: `{found['sha256']}`", ""])
 
 
-def _method(name: str) -> Method | None:
+def _kind(erasure: Any) -> Kind:
+    """What it is put on; what edits rows is called."""
     try:
-        return get_method(name)
+        edit = next(iter(erasure.edits))
+    except (InputError, TypeError, StopIteration):
+        return "rows"
+    if isinstance(edit, OnRows):
+        return "rows"
+    return "pipeline" if isinstance(edit, OnWeights) and edit.part else edit.needs[0]
+
+
+def _method(name: str, kind: Kind) -> Method | None:
+    try:
+        return get_method(name, kind)
     except InputError:
         return None
 

@@ -179,11 +179,11 @@ def _sequence(plain: Any, tensors: Mapping[str, Tensor], parts: tuple[Any, ...],
 
 
 def _anything(plain: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
-    """Plain data with tensors in it; a mapping with a known type is one of ours."""
+    """Plain data with tensors in it; a mapping with a type is one of ours."""
     if isinstance(plain, Mapping) and set(plain) == {TENSOR}:
         return _tensor(plain, tensors, name)
-    if isinstance(plain, Mapping) and (known := known_type(plain.get(TYPE))) is not None:
-        return _dataclass(plain, tensors, known, name)
+    if isinstance(plain, Mapping) and TYPE in plain:
+        return _dataclass(plain, tensors, saved_type(plain[TYPE]), name)
     if isinstance(plain, Mapping):
         return {key: _anything(value, tensors, f"{name}.{key}") for key, value in plain.items()}
     if isinstance(plain, list):

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError, NotReachedWarning
-from efface.core.hooks import Remove, StateEdit, edit_states, look
+from efface.core.fingerprint import fingerprint
+from efface.core.hooks import Remove, StateEdit, compiled_frames, edit_states, look
 from efface.core.run import Run
 from efface.core.site import Site
 from efface.core.subjects import Kind, unwrapped
-from efface.core.weights import WeightDelta, write
+from efface.core.weights import WeightDelta, fingerprint_below, write
 
 
 class Edit(ABC):
@@ -67,25 +68,28 @@ class OnStates(Edit):
 
     Attributes:
         edits: Site -> hidden states `(..., d)` -> what replaces them, or None.
+        base: Fingerprint of the model that they were fitted on; None fits any with these sites.
     """
 
     edits: Mapping[Site, StateEdit]
+    base: str | None = None
     needs = ("model", "classifier")
 
     def bind(self, run: Run, *, check: bool = True) -> Remove:
         """Hook every site.
 
         Raises:
-            InputError: If the module lacks one.
+            InputError: If the module lacks one, or has other weights than that of the fit.
         """
         model = unwrapped(run.view)
         check_sites(model, self.edits)
+        if check:
+            check_base(model, self.base)
+        named = {site: str(site) or type(model).__name__ for site in self.edits}
+        counted = {site: _counted(run, named[site], started(edit)) for site, edit in self.edits.items()}
         with ExitStack() as stack:
-            stack.callback(_watch(model, run, [_named(site, model) for site in self.edits]))
-            for site, edit in self.edits.items():
-                module = model.get_submodule(site.path)
-                counted = _counted(run, _named(site, model), on_any_device(edit))
-                stack.callback(edit_states(module, counted, where=site.where, index=site.index, name=site))
+            stack.callback(_watch(model, run, list(named.values())))
+            stack.callback(edit_sites(model, counted))
             return stack.pop_all().close
 
 
@@ -107,8 +111,26 @@ def check_sites(model: nn.Module, sites: Any) -> None:
         )
 
 
-def _named(site: Site, model: nn.Module) -> str:
-    return str(site) or type(model).__name__
+def check_base(model: nn.Module, base: str | None) -> None:
+    """Refuse a model whose weights, without what is written into it, are not those of a fit.
+
+    Raises:
+        InputError: If its fingerprint is another one.
+    """
+    if base is not None and base != fingerprint(model) and base != fingerprint_below(model):
+        raise InputError(
+            f"this {type(model).__name__} is not the model of the fit, its weights have changed: fit again, or write "
+            "on(model, check=False) if you know that the erasure still fits"
+        )
+
+
+def edit_sites(model: nn.Module, edits: Mapping[Site, StateEdit]) -> Remove:
+    """Replace the hidden states at sites of a model in every forward pass, all of them or none."""
+    with ExitStack() as stack:
+        for site, edit in edits.items():
+            module = model.get_submodule(site.path)
+            stack.callback(edit_states(module, edit, where=site.where, index=site.index, name=site))
+        return stack.pop_all().close
 
 
 def _counted(run: Run, site: str, edit: StateEdit) -> StateEdit:
@@ -121,12 +143,15 @@ def _counted(run: Run, site: str, edit: StateEdit) -> StateEdit:
 
 
 def _watch(model: nn.Module, run: Run, sites: list[str]) -> Remove:
-    """Count whole forward passes; when it is taken off, warn of sites that none of them came by."""
+    """Count whole forward passes; when it is taken off, warn of sites that none of them came by.
+
+    Nothing is counted in compiled code, so passes that may have run some are left out.
+    """
     passes = 0
 
     def count(*_: Any) -> None:
         nonlocal passes
-        passes += not torch.compiler.is_compiling()
+        passes += not (torch.compiler.is_compiling() or compiled_frames())
 
     off = look(model, count)
 
@@ -144,8 +169,12 @@ def _watch(model: nn.Module, run: Run, sites: list[str]) -> Remove:
     return remove
 
 
-def on_any_device(edit: Callable[[Tensor], Any]) -> StateEdit:
-    """An eraser as an edit of hidden states on whatever device they are, as under `device_map`."""
+def started(edit: Callable[[Tensor], Any]) -> StateEdit:
+    """An edit for one run: on whatever device hidden states are, as under `device_map`, and with a state of its own.
+
+    An edit that goes on from call to call is a pure value with a method `begin()`, which gives what does.
+    """
+    edit = edit.begin() if hasattr(edit, "begin") else edit  # type: ignore[attr-defined]
     if not hasattr(edit, "to"):
         return edit
     copies: dict[torch.device, Any] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,13 @@ def fingerprint(model: nn.Module) -> str:
     >>> mark == fingerprint(layer.bfloat16()), mark == fingerprint(nn.Linear(2, 2))
     (True, False)
     """
+    return fingerprint_of(model.named_parameters())
+
+
+def fingerprint_of(parameters: Iterable[tuple[str, Tensor]]) -> str:
+    """The fingerprint of a model that has these parameters, in this order."""
     total = 0
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         total = zlib.crc32(f"{name} {tuple(parameter.shape)}".encode(), total)
         if parameter.device.type != "meta":
             total = zlib.crc32(_sample(parameter.detach()), total)

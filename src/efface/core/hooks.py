@@ -8,6 +8,7 @@ the order in which they were put on. Hooks that only look come after it.
 from __future__ import annotations
 
 import copy
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -127,6 +128,12 @@ def edits_on(module: nn.Module) -> int:
     """How many edits a module has on it now, those of its parts included."""
     places = [(part, where) for part in module.modules() for where in ("input", "output")]
     return sum(len(s.changes) for part, where in places if (s := _station(part, where)) is not None)
+
+
+def compiled_frames() -> dict[str, int]:
+    """What `torch.compile` has made code of in this process; hooks that come later are not in that code."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return {} if dynamo is None else dynamo.counters["frames"]
 
 
 def _leaving(edit: StateEdit, index: Index, name: Any) -> Callable[..., Any]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import torch
+from torch import nn
 
 from efface._errors import InputError
 from efface.core.edits import Edit
-from efface.core.hooks import Remove
+from efface.core.hooks import Remove, compiled_frames
 from efface.core.ledger import ledger_of
 from efface.core.run import Run
-from efface.core.subjects import Subject, as_subject
+from efface.core.subjects import Subject, as_subject, unwrapped
 
 
 class Handle(Run):
@@ -39,7 +39,7 @@ class Handle(Run):
     @property
     def is_on(self) -> bool:
         """Whether it has not been taken off yet."""
-        with ledger_of(self.subject.thing) as ledger:
+        with ledger_of(_owner(self.subject)) as ledger:
             return self in ledger.handles
 
     def undo(self, *, force: bool = False) -> None:
@@ -51,7 +51,7 @@ class Handle(Run):
         Raises:
             InputError: If another edit of the same weights lies over this one, or weights were changed since.
         """
-        with ledger_of(self.subject.thing) as ledger:
+        with ledger_of(_owner(self.subject)) as ledger:
             if not self.is_on:
                 return
             while self._removes:
@@ -91,7 +91,7 @@ def install(erasure: Any, edits: Sequence[Edit], thing: Any, *, check: bool = Tr
     """
     subject = as_subject(thing)
     _check_kind(erasure, edits, subject)
-    with ledger_of(subject.thing) as ledger:
+    with ledger_of(_owner(subject)) as ledger:
         _check_twice(erasure, subject, ledger.handles)
         run = Handle(erasure, subject)
         with ExitStack() as stack:
@@ -107,9 +107,13 @@ def install(erasure: Any, edits: Sequence[Edit], thing: Any, *, check: bool = Tr
 
 def handles_on(thing: Any) -> tuple[Handle, ...]:
     """What is on a subject now, the first first."""
-    thing = as_subject(thing).thing
-    with ledger_of(thing) as ledger:
+    with ledger_of(_owner(as_subject(thing))) as ledger:
         return tuple(ledger.handles)
+
+
+def _owner(subject: Subject) -> Any:
+    """Where it is noted what is on a subject, whatever is wrapped around it."""
+    return unwrapped(subject.thing) if isinstance(subject.thing, nn.Module) else subject.thing
 
 
 def _check_kind(erasure: Any, edits: Sequence[Edit], subject: Subject) -> None:
@@ -135,10 +139,9 @@ def _recompile() -> None:
 
     All of it, as a module does not know who has compiled a call of it.
     """
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    if dynamo is not None and dynamo.counters["frames"]:
+    if compiled_frames():
         torch.compiler.reset()
-        dynamo.counters["frames"].clear()
+        compiled_frames().clear()
 
 
 def _parameters(function: Any) -> Any:

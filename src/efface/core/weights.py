@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface.core.fingerprint import fingerprint
+from efface.core.fingerprint import fingerprint, fingerprint_of
 from efface.core.ledger import ledger_of
 from efface.core.subjects import unwrapped
 
@@ -38,18 +38,23 @@ class Add:
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """`W + up down`, of shapes `(out, r)` and `(r, in)`; a weight that is no matrix is flattened behind its first."""
+    """`W + up down`, of shapes `(out, r)` and `(r, in)`; a weight that is no matrix is flattened behind its first.
+
+    `turned`: the layer keeps W as `(in, out)`, as GPT-2's Conv1D does.
+    """
 
     up: Tensor
     down: Tensor
+    turned: bool = False
 
     def on(self, w: Tensor) -> Tensor:
         """W after the change."""
-        return w + (self.up.to(w) @ self.down.to(w)).view_as(w)
+        change = self.up.to(w) @ self.down.to(w)
+        return (w.mT + change).mT if self.turned else w + change.view_as(w)
 
     def scaled(self, by: float) -> LowRank:
         """The change times a number."""
-        return LowRank(self.up * by, self.down)
+        return replace(self, up=self.up * by)
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,6 +282,10 @@ class Written:
             ledger.written.setdefault(place.name, []).append(self)
         place.put(new)
 
+    def replaced(self, module: nn.Module, name: str) -> Tensor | None:
+        """What was there in the place of one parameter or buffer."""
+        return next(old for place, old, _ in self._old if place.module is module and place.name == name)
+
     def undo(self, *, force: bool = False) -> None:
         """Put back what was there, bit for bit; a model that was converted or moved since stays so.
 
@@ -339,6 +348,26 @@ def holds(model: nn.Module, delta: WeightDelta) -> bool:
         return all(_is_still(_place(model, path).value, _sample(value)) for path, value in puts.items())
     except InputError:
         return False
+
+
+def fingerprint_below(model: nn.Module) -> str:
+    """The fingerprint that a model has without what is written into it."""
+    seen: set[int] = set()
+    below: list[tuple[str, Tensor]] = []
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            value = _below(module, name, parameter)
+            if value is not None and id(value) not in seen:
+                seen.add(id(value))
+                below.append((f"{path}.{name}" if path else name, value))
+    return fingerprint_of(below)
+
+
+def _below(module: nn.Module, name: str, value: Tensor | None) -> Tensor | None:
+    """What is under all that is written over one parameter."""
+    with ledger_of(module) as ledger:
+        written = ledger.written.get(name)
+        return written[0].replaced(module, name) if written else value
 
 
 def _as_now(place: _Place, old: Tensor | None) -> Tensor | None:

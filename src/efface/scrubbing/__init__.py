@@ -1,4 +1,4 @@
-"""Erasers inside models: fitted site after site, put on and taken off as hooks, or folded into the weights."""
+"""Erasers inside models: fitted site after site, put on by hooks, or folded into the weights."""
 
 from efface._lazy import attach
 
@@ -7,16 +7,17 @@ __getattr__, __dir__ = attach(
     {
         "Batches": "efface.scrubbing.batches",
         "ConceptScrubber": "efface.scrubbing.concept_scrubber",
-        "Fold": "efface.scrubbing.fold",
-        "IGNORE": "efface.scrubbing.labels",
+        "Folded": "efface.scrubbing.fold",
+        "IGNORE": "efface.scrubbing.token_labels",
         "RandomSubspace": "efface.scrubbing.controls",
+        "ScrubConfig": "efface.scrubbing.config",
         "Scrubber": "efface.scrubbing.scrubber",
         "Site": "efface.core.site",
-        "collect": "efface.scrubbing.features",
+        "collect": "efface.scrubbing.collecting",
         "find_sites": "efface.scrubbing.sites",
         "foldable": "efface.scrubbing.fold",
-        "labels_from_characters": "efface.scrubbing.labels",
-        "labels_from_spans": "efface.scrubbing.labels",
+        "labels_from_characters": "efface.scrubbing.token_labels",
+        "labels_from_spans": "efface.scrubbing.token_labels",
         "nnsight_edited": "efface.scrubbing.adapters",
         "scrub": "efface.scrubbing.fitting",
         "transformer_lens_hooks": "efface.scrubbing.adapters",

@@ -1,6 +1,6 @@
 """The erasers of a `Scrubber` in other libraries' wrappers of the same model: TransformerLens and nnsight.
 
-lm-evaluation-harness needs none: `with scrubber: simple_evaluate(HFLM(pretrained=model, ...), ...)`.
+lm-evaluation-harness needs none: `with scrubber.on(model): simple_evaluate(HFLM(pretrained=model, ...), ...)`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface.core.hooks import edit_inputs, edit_value
+from efface.core.edits import OnStates, started
+from efface.core.erasure import Erasure
+from efface.core.hooks import StateEdit, edit_inputs, edit_value
 from efface.core.site import Site
-from efface.scrubbing.hooks import Edit
-from efface.scrubbing.scrubber import Scrubber, edit_of
+from efface.scrubbing.scrubber import Scrubber
 
 
 def transformer_lens_hooks(
-    scrubber: Scrubber | Mapping[Site, Any], bridge: Any
+    scrubber: Erasure | Mapping[Site, Any], bridge: Any
 ) -> list[tuple[str, Callable[[Tensor, Any], Tensor]]]:
     """Erasers as `fwd_hooks` of a `TransformerBridge` of TransformerLens 4.
 
@@ -34,7 +35,7 @@ def transformer_lens_hooks(
     stream as it leaves a block is `hook_out` of the block, which TransformerLens calls `hook_resid_post`, too.
 
     Args:
-        scrubber: What `efface.scrub` made, or a mapping from sites to erasers.
+        scrubber: What `efface.scrub` made, another erasure of hidden states, or a mapping from sites to erasers.
         bridge: A bridge around a copy of the model of the fit, with its weights as they were.
 
     Returns:
@@ -98,7 +99,7 @@ def _check_fires(bridge: Any, points: Mapping[Site, Any]) -> None:
         )
 
 
-def _lens_hook(point: Any, edit: Edit) -> Callable[[Tensor, Any], Tensor]:
+def _lens_hook(point: Any, edit: StateEdit) -> Callable[[Tensor, Any], Tensor]:
     def erase(value: Tensor, hook: Any) -> Tensor:
         # Queries, keys, values and what o_proj gets come as (batch, position, head, width of a head).
         if value.ndim == 4 and getattr(point, "hook_conversion", None) is not None:
@@ -108,19 +109,19 @@ def _lens_hook(point: Any, edit: Edit) -> Callable[[Tensor, Any], Tensor]:
     return erase
 
 
-def nnsight_edited(scrubber: Scrubber | Mapping[Site, Any], model: Any) -> Any:
+def nnsight_edited(scrubber: Erasure | Mapping[Site, Any], model: Any) -> Any:
     """A copy of an nnsight model in whose traces, and each step of `generate`, the erasers work.
 
     In a trace of the copy, `.output` of a site is what was left after erasure. (A trace of `model` itself inside
-    `with scrubber:` has the same logits, but there nnsight shows, and takes, the value at a site *before* it is
-    erased.) The copy shares modules and weights with `model`, which stays as it was; take modules from the copy:
+    `with scrubber.on(model):` has the same logits, but there nnsight shows, and takes, the value at a site *before* it
+    is erased.) The copy shares modules and weights with `model`, which stays as it was; take modules from the copy:
 
         edited = nnsight_edited(scrubber, NNsight(model))
         with edited.trace(input_ids=tokens):
             hidden = edited.model.layers[0].input_layernorm.output.save()
 
     Args:
-        scrubber: What `efface.scrub` made, or a mapping from sites to erasers.
+        scrubber: What `efface.scrub` made, another erasure of hidden states, or a mapping from sites to erasers.
         model: `NNsight(model)` or `TransformersModel(model, ...)` of nnsight 0.8 or newer, around the model of the fit.
 
     Raises:
@@ -146,7 +147,7 @@ def nnsight_edited(scrubber: Scrubber | Mapping[Site, Any], model: Any) -> Any:
     return edited
 
 
-def _erase_visit(envoy: Any, site: Site, edit: Edit, visit: int) -> bool:
+def _erase_visit(envoy: Any, site: Site, edit: StateEdit, visit: int) -> bool:
     """Erase at a site when its module is next called; False if it was called for the last time."""
     try:
         value = envoy.output if site.where == "output" else envoy.inputs
@@ -162,6 +163,9 @@ def _erase_visit(envoy: Any, site: Site, edit: Edit, visit: int) -> bool:
     return True
 
 
-def _edits(scrubber: Scrubber | Mapping[Site, Any]) -> dict[Site, Edit]:
-    given = scrubber if isinstance(scrubber, Scrubber) else Scrubber(scrubber)
-    return {site: edit_of(eraser) for site, eraser in given.erasers.items()}
+def _edits(erasure: Erasure | Mapping[Site, Any]) -> dict[Site, StateEdit]:
+    given = erasure if isinstance(erasure, Erasure) else Scrubber(erasure)
+    edits = [edit for edit in given.edits if isinstance(edit, OnStates)]
+    if len(edits) != len(given.edits):
+        raise InputError(f"{given!r} edits more than hidden states at sites: put it on the model itself")
+    return {site: started(change) for edit in edits for site, change in edit.edits.items()}

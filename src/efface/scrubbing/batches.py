@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +14,7 @@ from efface._errors import InputError
 from efface._validate import check_positive_int, to_tensor
 from efface.core.arrays import read_array
 from efface.core.labels import Kind, Labels, Tally, check_complete, decide
-from efface.scrubbing.labels import IGNORE, complete, is_ragged, numbered, rectangular
-
-DataLike: TypeAlias = "Tensor | Mapping[str, Any] | Iterable[Mapping[str, Any]]"
-ConceptLike: TypeAlias = "str | Any | Callable[[Mapping[str, Any]], Any]"
+from efface.scrubbing.token_labels import IGNORE, complete, is_ragged, numbered, rectangular
 
 _CONSTANT = (bool, int, float, str, type(None))
 """What goes to the model as it is, batch after batch."""

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface.core.hooks import edit_inputs, edit_value
+from efface.core.hooks import Remove, edit_call, edit_inputs, edit_states
 
 HookFn: TypeAlias = Callable[[str, Tensor], Tensor | None]
 
@@ -110,13 +110,13 @@ class ConceptScrubber:
         layers = _find_layers(_unwrap(model), self.erasers)
         with ExitStack() as stack:
             for key, layer in layers.items():
-                stack.callback(self._hook(layer, partial(hook_fn, key)).remove)
+                stack.callback(self._hook(layer, partial(hook_fn, key)))
             yield self
 
-    def _hook(self, layer: nn.Module, edit: Callable[[Tensor], Tensor | None]) -> Any:
+    def _hook(self, layer: nn.Module, edit: Callable[[Tensor], Tensor | None]) -> Remove:
         if self.pre_hook:
-            return layer.register_forward_pre_hook(partial(_edit_if_any, edit), with_kwargs=True)
-        return layer.register_forward_hook(lambda _layer, _inputs, output: edit_value(output, edit))
+            return edit_call(layer, "input", partial(_edit_if_any, edit))
+        return edit_states(layer, edit)
 
 
 def _edit_if_any(edit: Callable[[Tensor], Tensor | None], _layer: nn.Module, args: Any, kwargs: Any) -> Any:

@@ -7,28 +7,30 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from efface._errors import EffaceWarning, InputError
 from efface._progress import progress
+from efface.core.concept import Concept
+from efface.core.edits import started
 from efface.core.fingerprint import fingerprint
+from efface.core.hooks import StateEdit
 from efface.core.labels import Kind, read_labels
-from efface.core.method import Method, get_method, methods
+from efface.core.method import Method
+from efface.core.provenance import called, provenance
 from efface.core.site import Site
+from efface.core.subjects import unwrapped
 from efface.erasers.base import eraser_dtype
 from efface.scrubbing.batches import Batches, Survey, survey
-from efface.scrubbing.carry import Activations, Carried, Store
+from efface.scrubbing.carried_activations import Carried, Store
 from efface.scrubbing.checkpoint import ScrubCheckpoint
-from efface.scrubbing.gather import at_rest, check_states, execution_order, run_to, taking
-from efface.scrubbing.hooks import Edit
-from efface.scrubbing.labels import IGNORE
-from efface.scrubbing.scrubber import Scrubber, edit_of
+from efface.scrubbing.config import Activations, Order, ScrubConfig, config_for, rows_method
+from efface.scrubbing.forward import at_rest, check_states, execution_order, run_to, taking
+from efface.scrubbing.scrubber import Scrubber
 from efface.scrubbing.sites import SitesLike, find_sites
-
-Order = Literal["sequential", "parallel"]
-_CHOICES = {"order": ("sequential", "parallel"), "activations": ("recompute", "memory", "disk")}
+from efface.scrubbing.token_labels import IGNORE
 
 
 def scrub(
@@ -75,10 +77,10 @@ def scrub(
         table: Role -> patterns, for a model whose sites of a role are not known or not right.
         checkpoint: Folder to go on from after an interruption, with the same result; deleted at the end.
         scratch: Under which folder to keep activations on disk; None takes the system's.
-        options: Further arguments of the method's fitter, such as `affine=False` or `shrinkage=False`.
+        options: Further options of the method, such as `affine=False` or `shrinkage=False`, and `dtype`.
 
     Returns:
-        A `Scrubber`: `with scrubber: model(...)` erases.
+        A `Scrubber`: `with scrubber.on(model): model(...)` erases.
 
     Raises:
         InputError: If a site matches nothing, labels do not fit the tokens, the concept is absent from the data, or
@@ -92,54 +94,71 @@ def scrub(
 
     Source: concept scrubbing, Algorithm 1 of arXiv:2306.03819.
     """
+    rows = rows_method(method)
+    config = config_for(rows).of(
+        {
+            "sites": sites,
+            "order": order,
+            "activations": activations,
+            "batch_size": batch_size,
+            "ignore_index": ignore_index,
+            "kind": kind,
+            "table": table,
+            **options,
+        },
+        method=method,
+    )
+    return scrub_with(rows, model, data, concept, config, checkpoint=checkpoint, scratch=scratch)
+
+
+def scrub_with(
+    rows: Method,
+    model: nn.Module,
+    data: Any,
+    labels: Any,
+    config: ScrubConfig,
+    *,
+    concepts: tuple[Concept, ...] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+) -> Scrubber:
+    """`scrub` by a method of rows, with its options as a value."""
+    model = unwrapped(model)
     fit = _Fit(
         model=model,
-        batches=Batches(data, concept, batch_size=batch_size, ignore_index=ignore_index),
-        method=_method(method),
-        options=options,
-        kind=kind,
-        activations=_choice("activations", activations),
-        table=table,
+        batches=Batches(data, labels, batch_size=config.batch_size, ignore_index=config.ignore_index),
+        method=rows,
+        config=config,
         scratch=None if scratch is None else os.fspath(scratch),
     )
-    found = find_sites(model, sites, table=table)
-    parallel = _choice("order", order) == "parallel"
+    found = find_sites(model, config.sites, table=config.table)
     with at_rest(model):
         fit.prepare(found)
-        settings = fit.settings(order)
+        settings = fit.settings()
         fit.checkpoint = ScrubCheckpoint(checkpoint, settings, fit.method)
-        fit.parallel() if parallel else fit.sequential()
+        fit.parallel() if config.order == "parallel" else fit.sequential()
         fit.checkpoint.clear()
-    facts = {k: settings[k] for k in ("method", "order", "fingerprint")} | {"options": _plain(options)}
-    return Scrubber(fit.erasers, model=model, facts=facts | {"labels": settings["labels"]})
+    return Scrubber(
+        fit.erasers,
+        settings["fingerprint"],
+        method=rows.name,
+        concepts=concepts,
+        config=config,
+        report=fit.survey,
+        provenance=_provenance(model, settings, config),
+    )
 
 
-def _method(name: str) -> Method:
-    method = get_method(name, "rows")
-    if method.labels_at_apply:
-        usable = [m.name for m in methods("rows") if not m.labels_at_apply]
-        raise InputError(
-            f"method {name!r} needs the labels when it is applied, which a model does not have: choose one of "
-            f"{', '.join(usable)}"
-        )
-    return method
-
-
-def _choice(name: str, value: str) -> Any:
-    if value not in _CHOICES[name]:
-        raise InputError(f"{name}={value!r}: choose one of {', '.join(map(repr, _CHOICES[name]))}")
-    return value
+def _provenance(model: nn.Module, settings: Mapping[str, Any], config: ScrubConfig) -> dict[str, Any]:
+    """Where a scrubber comes from; of a model and of batches the checksum of a fit is known, which is no SHA-256."""
+    found = provenance(subject=model, call=called("efface.scrub", {"method": settings["method"], **config.to_dict()}))
+    return {**found, "model": settings["fingerprint"], "batches": settings["data"]}
 
 
 def _eraser_of(fitter: Any) -> Any:
     """Its eraser, laid out in memory as when read from a file: a product may round otherwise in another layout."""
     eraser = fitter.eraser
     return replace(eraser, **{name: x.contiguous() for name, x in eraser.tensors().items()})
-
-
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as plain data."""
-    return {k: v if isinstance(v, (bool, int, float, str, type(None))) else str(v) for k, v in options.items()}
 
 
 @dataclass
@@ -149,10 +168,7 @@ class _Fit:
     model: nn.Module
     batches: Batches
     method: Method
-    options: dict[str, Any]
-    kind: Kind
-    activations: Activations
-    table: Mapping[str, Any] | None
+    config: ScrubConfig
     scratch: str | None
     calls: dict[Site, int] = field(default_factory=dict)
     erasers: dict[Site, Any] = field(default_factory=dict)
@@ -163,7 +179,7 @@ class _Fit:
 
     def prepare(self, found: list[Site]) -> None:
         """Look at the labels, and at the order in which the model comes by the sites."""
-        self.survey = survey(self.batches, self.kind)
+        self.survey = survey(self.batches, self.config.kind)
         self.calls = execution_order(self.model, found, next(iter(self.batches)))
         repeated = [str(site) for site, calls in self.calls.items() if calls > 1]
         if repeated:
@@ -174,20 +190,26 @@ class _Fit:
                 stacklevel=3,
             )
 
-    def settings(self, order: str) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """What must be the same for a fit to go on from a checkpoint; plain data."""
         return {
             "method": self.method.name,
-            "options": _plain(self.options),
-            "order": order,
-            "kind": self.kind,
+            "options": self._options_set(),
+            "order": self.config.order,
+            "kind": self.config.kind,
             "sites": [str(site) for site in self.calls],
             "fingerprint": fingerprint(self.model),
             "dtypes": sorted({str(parameter.dtype) for parameter in self.model.parameters()}),
             "data": self.batches.fingerprint,
-            "ignore_index": self.batches.ignore_index,
+            "ignore_index": self.config.ignore_index,
             "labels": asdict(self.survey),
         }
+
+    def _options_set(self) -> dict[str, Any]:
+        """Options of the fitters that are not at their defaults, as plain data."""
+        defaults = {option.name: option.default for option in type(self.config).options()}
+        changed = {k: v for k, v in self.config.fitter_options().items() if v != defaults[k]}
+        return {k: v if isinstance(v, bool | int | float | str | None) else str(v) for k, v in changed.items()}
 
     # ------------------------------------------------------------------------------------------ fitting
 
@@ -206,10 +228,10 @@ class _Fit:
     def sequential(self) -> None:
         """Site after site, with the erasers of the earlier ones on."""
         self.erasers = self.checkpoint.load_erasers()
-        if self.activations == "recompute":
+        if self.config.activations == "recompute":
             self._recompute()
             return
-        store = Store(self.activations, self.scratch)
+        store = Store(self.config.activations, self.scratch)
         try:
             self._carry(store)
         finally:
@@ -223,14 +245,14 @@ class _Fit:
 
     def _carry(self, store: Store) -> None:
         first = next(iter(self.batches))
-        carried = Carried(self.model, first, store, self.table)
+        carried = Carried(self.model, first, store, self.config.table)
         targets = self._targets(carried, first)
         total = self.n_batches * (len(self.calls) + max(targets.values(), default=0))
         with progress("scrubbing", total, unit="batches") as bar:
             for site, target in targets.items():
                 known = {s: eraser for s, eraser in self.erasers.items() if targets[s] <= target}
                 while carried.done < target:
-                    carried.advance(self.batches, {s: edit_of(e) for s, e in known.items()}, bar)
+                    carried.advance(self.batches, {s: started(e) for s, e in known.items()}, bar)
                 if site not in self.erasers:
                     self._fit_site(site, carried.run_to, bar)
 
@@ -248,7 +270,7 @@ class _Fit:
 
     def _fit_site(self, site: Site, run: Any, bar: Any) -> None:
         fitters, start = self.checkpoint.load_fitters([site])
-        edits = {s: edit_of(eraser) for s, eraser in self.erasers.items()}
+        edits = {s: started(eraser) for s, eraser in self.erasers.items()}
         for batch in self.batches:
             if batch.number >= start:
                 self._take(batch, fitters, [site], edits, run)
@@ -258,12 +280,12 @@ class _Fit:
         self.checkpoint.save_eraser(site, self.erasers[site])
 
     def _take(
-        self, batch: Any, fitters: dict[Site, Any], wanted: list[Site], edits: dict[Site, Edit], run: Any
+        self, batch: Any, fitters: dict[Site, Any], wanted: list[Site], edits: dict[Site, StateEdit], run: Any
     ) -> None:
         """One forward pass that updates the fitters of the wanted sites, with the edits of others on."""
         refused: list[tuple[Site, Tensor, Tensor]] = []
 
-        def take(site: Site) -> Edit:
+        def take(site: Site) -> StateEdit:
             def update(x: Tensor, labels: Tensor, counted: Tensor) -> None:
                 try:
                     self._update(fitters, site, x, labels, counted)
@@ -287,12 +309,12 @@ class _Fit:
             fitters[site] = self.method.fitter(x.shape[-1], self.survey.width, device=x.device, **options)
         mask = None if bool(counted.all()) else counted
         # The survey has judged the labels: here they are only read.
-        z = read_labels(labels, tuple(x.shape[:-1]), name="concept", kind=self.kind, mask=mask)
+        z = read_labels(labels, tuple(x.shape[:-1]), name="concept", kind=self.config.kind, mask=mask)
         fitters[site].update(x, z, mask=mask)
 
     def _fitter_options(self, x: Tensor) -> dict[str, Any]:
-        given = {"dtype": eraser_dtype(x.dtype)} | self.options
-        return given if self.kind == "auto" else given | {"kind": self.kind}
+        given = {"dtype": eraser_dtype(x.dtype)} | self.config.fitter_options()
+        return given if self.config.kind == "auto" else given | {"kind": self.config.kind}
 
     @property
     def n_batches(self) -> int:

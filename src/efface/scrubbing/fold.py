@@ -10,62 +10,132 @@ and what a linear layer gives is erased by `W' = W - L (R W)`, `b' = b - L R (b 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.core.edits import Edit, OnWeights
+from efface.core.erasure import Erasure
+from efface.core.fingerprint import fingerprint
+from efface.core.installer import Handle, handles_on
 from efface.core.site import Site
+from efface.core.weights import Add, Change, LowRank, Put, WeightDelta
 from efface.erasers.leace import LeaceEraser
-from efface.scrubbing.readers import example_inputs, find_readers, is_linear
+from efface.scrubbing.output_readers import example_inputs, find_readers, is_linear
 
 _BIAS_FLAGS = (("self_attn", "attention_bias"), ("mlp", "mlp_bias"))
 """Part of a block -> the switch in the config that gives its layers biases when the model is loaded."""
 
 
-class Fold:
-    """Erasers that are part of a model's weights.
+@dataclass(frozen=True, eq=False, repr=False)
+class Folded(Erasure):
+    """Erasers of a scrubber as an edit of the weights of one model: `with folded.on(model):`.
+
+    Attributes:
+        delta: How the weights change.
+        marks: Site -> content hash of the eraser that is folded.
+        notes: What saving the model needs: layers whose new biases its config cannot express.
+
+    Does not guarantee: the hooks' results to more than rounding; anything in a model that runs its layers' weights
+    without their biases.
+    """
+
+    delta: WeightDelta
+    marks: Mapping[Site, str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The change of weights."""
+        return (OnWeights(self.delta),)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Paths of the layers in which the erasers are."""
+        return tuple(name.removesuffix(".weight") for name in self.delta.changes if name.endswith(".weight"))
+
+    def __repr__(self) -> str:
+        return f"Folded({self.method or 'erasers'}, {len(self.marks)} sites into {len(self.layers)} layers)"
+
+    def on(self, subject: Any, *, check: bool = True) -> Handle:
+        """Write it into the weights of the model that it was made for, until `undo()`; see `Erasure.on`.
+
+        Raises:
+            InputError: If the model has other weights, has the erasers on already, or weights would not be finite.
+        """
+        check_apart(subject, self.marks)
+        return super().on(subject, check=check)
+
+
+def check_apart(subject: Any, marks: Mapping[Site, str], *, weights_only: bool = False) -> None:
+    """Refuse erasers that a model has on already.
+
+    Args:
+        subject: The model.
+        marks: Site -> content hash of an eraser.
+        weights_only: Ask only what is folded into its weights.
+
+    Raises:
+        InputError: If any is.
+    """
+    for handle in handles_on(subject):
+        folded = isinstance(handle.erasure, Folded)
+        theirs: Mapping[Site, str] = getattr(handle.erasure, "marks", {})
+        if (folded or not weights_only) and any(theirs.get(site) == mark for site, mark in marks.items()):
+            raise InputError(
+                f"these erasers are {'folded into' if folded else 'on'} this model already: undo() their handle, or "
+                "leave its with block, first"
+            )
+
+
+def fold(
+    model: nn.Module, erasers: Mapping[Site, Any], inputs: Mapping[str, Any] | None = None
+) -> tuple[WeightDelta, tuple[str, ...]]:
+    """Erasers as a change of the weights of a model, which is left as it is, and notes of what saving it needs.
+
+    Raises:
+        InputError: If one cannot be folded.
+    """
+    plan = _Plan(model)
+    for path, edits in _layers(model, erasers, inputs).items():
+        plan.add(path, edits)
+    return WeightDelta(plan.changes, fingerprint(model), plan.config), tuple(plan.notes)
+
+
+@dataclass
+class _Plan:
+    """What is to be written into a model.
 
     Attributes:
         model: The model.
-        layers: Paths of the layers whose weights were replaced.
-        notes: What saving the model needs: layers whose new biases its config cannot express.
+        changes: Name in its state dict -> changes.
+        config: Switches of its config.
+        notes: What saving needs.
     """
 
-    def __init__(self, model: nn.Module, erasers: Mapping[Site, Any], inputs: Mapping[str, Any] | None = None) -> None:
-        self.model = model
-        self._old: list[tuple[nn.Module, str, Any]] = []
-        self._config: dict[str, Any] = {}
-        self.notes: list[str] = []
-        plan = _plan(model, erasers, inputs)
-        new = {path: _new_weights(model.get_submodule(path), edits) for path, edits in plan.items()}
-        for path, (weight, bias) in new.items():
-            _check_finite(path, weight, bias)
-        self.layers = tuple(new)
-        try:
-            for path, (weight, bias) in new.items():
-                self._replace(path, weight, bias)
-        except BaseException:
-            self.undo()
-            raise
+    model: nn.Module
+    changes: dict[str, tuple[Change, ...]] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
-    def _replace(self, path: str, weight: Tensor, bias: Tensor | None) -> None:
+    def add(self, path: str, edits: list[tuple[str, LeaceEraser]]) -> None:
+        """Plan the edits of one layer."""
         module = self.model.get_submodule(path)
-        shared = _uses(self.model, module.weight) > 1  # type: ignore[arg-type]
-        if bias is not None and module.bias is None:
+        weight, bias = _changes(module, edits)
+        self.changes[f"{path}.weight"] = tuple(weight)
+        if bias and module.bias is None:
             self._say_bias(path)
-        self._set(module, "weight", weight)
-        if bias is not None:
-            self._set(module, "bias", bias)
-        if shared and getattr(getattr(self.model, "config", None), "tie_word_embeddings", False):
+        if bias:
+            self.changes[f"{path}.bias"] = tuple(bias)
+        if _uses(self.model, module.weight) > 1:  # type: ignore[arg-type]
             self._switch("tie_word_embeddings", False)
 
-    def _set(self, module: nn.Module, name: str, value: Tensor) -> None:
-        old = getattr(module, name)
-        self._old.append((module, name, old))
-        trains = module.weight.requires_grad if old is None else old.requires_grad  # type: ignore[union-attr]
-        setattr(module, name, nn.Parameter(value, requires_grad=bool(trains)))
+    def _switch(self, flag: str, value: bool) -> None:
+        if getattr(getattr(self.model, "config", None), flag, value) != value:
+            self.config[flag] = value
 
     def _say_bias(self, path: str) -> None:
         """A layer without bias gets one: let the config say so, or note that it cannot."""
@@ -74,8 +144,7 @@ class Fold:
         flag = next((flag for part, flag in _BIAS_FLAGS if parent.endswith(part) and hasattr(config, flag)), None)
         if flag is None:
             self.notes.append(f"{path} now has a bias, which {type(self.model).__name__} would not load again")
-            return
-        if not getattr(config, flag):
+        elif flag not in self.config and not getattr(config, flag):
             self._switch(flag, True)
             self._fill_biases(parent.rpartition(".")[2])
 
@@ -84,20 +153,7 @@ class Fold:
         for path, module in self.model.named_modules():
             if is_linear(module) and path.rpartition(".")[0].endswith(f".{part}") and module.bias is None:
                 weight: Tensor = module.weight  # type: ignore[assignment]
-                self._set(module, "bias", weight.new_zeros(weight.shape[0]))
-
-    def _switch(self, flag: str, value: bool) -> None:
-        config: Any = self.model.config
-        self._config.setdefault(flag, getattr(config, flag))
-        setattr(config, flag, value)
-
-    def undo(self) -> None:
-        """Put back what was there, bit for bit."""
-        for module, name, old in reversed(self._old):
-            setattr(module, name, old)
-        for flag, value in self._config.items():
-            setattr(self.model.config, flag, value)  # type: ignore[union-attr]
-        self._old, self._config = [], {}
+                self.changes.setdefault(f"{path}.bias", (Put(weight.new_zeros(weight.shape[0])),))
 
 
 def foldable(
@@ -129,7 +185,7 @@ def foldable(
     return found
 
 
-def _plan(
+def _layers(
     model: nn.Module, erasers: Mapping[Site, Any], inputs: Mapping[str, Any] | None
 ) -> dict[str, list[tuple[str, LeaceEraser]]]:
     """Layer -> the edits of what comes to it (`"upstream"`), is passed in (`"input"`) and given (`"output"`)."""
@@ -152,41 +208,36 @@ def _plan(
     return plan
 
 
-def _new_weights(module: nn.Module, edits: list[tuple[str, LeaceEraser]]) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias with the edits in them, formed in float64, in the layer's dtype."""
+def _changes(module: nn.Module, edits: list[tuple[str, LeaceEraser]]) -> tuple[list[Change], list[Change]]:
+    """How weight and bias of a layer change, in float64."""
     old: Tensor = module.weight.detach()  # type: ignore[assignment, operator]
-    flip = type(module) is not nn.Linear  # Conv1D keeps (in, out)
-    w = old.double().mT if flip else old.double()
+    turned = type(module) is not nn.Linear  # Conv1D keeps (in, out)
+    w = old.double().mT if turned else old.double()
     b = None if module.bias is None else module.bias.detach().double()  # type: ignore[operator]
+    weight: list[Change] = []
+    bias: list[Change] = []
     for where in ("input", "upstream", "output"):
         erasers = [eraser for at, eraser in edits if at == where]
         # before a layer the last edit is the innermost, after it the first
         for eraser in erasers if where == "output" else reversed(erasers):
-            w, b = _edited(w, b, where, eraser.to(device=w.device, dtype=torch.float64))
-    w = w.mT if flip else w
-    return w.to(old.dtype).contiguous(), None if b is None else b.to(old.dtype)
+            up, down, shift = _edit(w, b, where, eraser.to(device=w.device, dtype=torch.float64))
+            weight.append(LowRank(-up, down, turned))
+            w = w - up @ down
+            if shift is not None:
+                bias.append(Add(shift))
+                b = shift if b is None else b + shift
+    # A bias that the layer does not have is given as a whole: zeros plus it would lose the sign of a zero.
+    return weight, bias if module.bias is not None or b is None else [Put(b)]
 
 
-def _edited(w: Tensor, b: Tensor | None, where: str, eraser: LeaceEraser) -> tuple[Tensor, Tensor | None]:
+def _edit(w: Tensor, b: Tensor | None, where: str, eraser: LeaceEraser) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Factors of what an edit takes from the weight, and what it adds to the bias."""
     left, right, mu = eraser.proj_left, eraser.proj_right, eraser.bias
     if where != "output":
         through = w @ left
-        shift = None if mu is None else through @ (right @ mu)
-        total = shift if b is None else b if shift is None else b + shift
-        return w - through @ right, total
+        return through, right, None if mu is None else through @ (right @ mu)
     offset = (0 if b is None else b) - (0 if mu is None else mu)
-    if isinstance(offset, Tensor):
-        moved = -left @ (right @ offset)
-        b = moved if b is None else b + moved
-    return w - left @ (right @ w), b
-
-
-def _check_finite(path: str, weight: Tensor, bias: Tensor | None) -> None:
-    if not bool(weight.isfinite().all()) or (bias is not None and not bool(bias.isfinite().all())):
-        raise InputError(
-            f"folding would give {path} weights that are not finite in {weight.dtype}; the model is as it was. Convert "
-            "it first: model.float() or model.bfloat16()"
-        )
+    return left, right @ w, -left @ (right @ offset) if isinstance(offset, Tensor) else None
 
 
 def _uses(model: nn.Module, parameter: Tensor) -> int:

@@ -12,6 +12,7 @@ from torch import nn
 
 from efface._errors import InputError
 from efface.core.site import Site
+from efface.core.subjects import unwrapped
 from efface.scrubbing.architectures import ROLES, patterns
 
 _SLICED = re.compile(r"^(?P<role>\w+)\[(?P<start>-?\d*):(?P<stop>-?\d*)\]$")
@@ -24,7 +25,7 @@ def find_sites(model: nn.Module, sites: SitesLike, *, table: Mapping[str, Any] |
     """The sites that an address stands for, in the order of `model.named_modules()`.
 
     Args:
-        model: Any module.
+        model: Any module; wrappers (compiled, DataParallel, PEFT) are looked through.
         sites: One address or several:
             a role, `"norms"`, `"residual"`, `"mlp_out"` or `"attn_out"`, or some of it, `"residual[4:8]"`;
             a module path or a glob over paths (`*` one step, `**` any number), from the model or from its base model,
@@ -40,6 +41,7 @@ def find_sites(model: nn.Module, sites: SitesLike, *, table: Mapping[str, Any] |
     >>> [str(site) for site in find_sites(model, ["norms", "0:input"])]
     ['0:input', '1']
     """
+    model = unwrapped(model)
     wanted = [sites] if isinstance(sites, (str, Site, re.Pattern)) else list(sites)
     if not wanted:
         raise InputError(f"sites is empty: name at least one, such as {', '.join(map(repr, ROLES))}")

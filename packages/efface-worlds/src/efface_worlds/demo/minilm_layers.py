@@ -16,7 +16,7 @@ from efface.audit.figure import Table
 from efface.audit.finding import Finding
 from efface.audit.states.measures import class_mean_gap
 from efface.report.data import AFTER, BEFORE
-from efface.scrubbing.features import SiteFeatures, collect
+from efface.scrubbing.collecting import SiteFeatures, collect
 from efface.scrubbing.fitting import scrub
 from efface.scrubbing.scrubber import Scrubber
 from efface_worlds.demo import Say
@@ -125,9 +125,9 @@ def _similarities(
 ) -> Audit:
     texts = [world.text[i] for i in test]
     before = embed_with(tokenizer, model, texts)
-    with scrubber:
+    with scrubber.on(model):
         after = embed_with(tokenizer, model, texts)
-    with scrubber.random_control(seed):
+    with scrubber.random_control(seed).on(model):
         control = embed_with(tokenizer, model, texts)
     who = zip(world.job[test].tolist(), world.template[test].tolist(), world.gender[test].tolist(), strict=True)
     place = {key: row for row, key in enumerate(who)}

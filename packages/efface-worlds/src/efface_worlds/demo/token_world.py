@@ -13,7 +13,7 @@ from torch import Tensor
 
 import efface.audit
 from efface.audit.audit import Audit
-from efface.scrubbing.features import collect
+from efface.scrubbing.collecting import collect
 from efface.scrubbing.fitting import scrub
 from efface.scrubbing.scrubber import Scrubber
 from efface_worlds.demo import Say
@@ -142,7 +142,7 @@ def _setting(world: TokenWorld, seed: int) -> dict[str, Any]:
 
 
 def _bits(model: Any, world: TokenWorld, scrubber: Scrubber | None) -> Tensor:
-    with nullcontext() if scrubber is None else scrubber:
+    with nullcontext() if scrubber is None else scrubber.on(model):
         return world.sequence_bits(next_token_nats(model, world))
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.core.edits import edit_sites
+from efface.core.hooks import StateEdit, compiled_frames, look
 from efface.core.site import Site
 from efface.scrubbing.batches import Batch
-from efface.scrubbing.hooks import Edit, hooked
 
 
 class Stop(BaseException):
@@ -22,16 +23,23 @@ class Stop(BaseException):
 
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode and without gradients; each module's mode comes back whatever happens."""
+    """The model in evaluation mode and without gradients; each module's mode comes back whatever happens.
+
+    A model that is compiled runs as it is written: code that was compiled before would not see hooks.
+    """
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:
             module.training = False
-        with torch.no_grad():
+        with torch.no_grad(), _as_written():
             yield
     finally:
         for module in training:
             module.training = True
+
+
+def _as_written() -> Any:
+    return torch.compiler.set_stance("force_eager") if compiled_frames() else nullcontext()
 
 
 def run(model: nn.Module, batch: Batch) -> Any:
@@ -50,9 +58,17 @@ def _device(model: nn.Module) -> torch.device | None:
     return next((p.device for p in model.parameters() if p.device.type != "meta"), None)
 
 
-def run_to(model: nn.Module, batch: Batch, edits: Mapping[Site, Edit]) -> None:
+@contextmanager
+def edited(model: nn.Module, edits: Mapping[Site, StateEdit]) -> Iterator[None]:
+    """Edits of hidden states for the length of a block."""
+    with ExitStack() as stack:
+        stack.callback(edit_sites(model, edits))
+        yield
+
+
+def run_to(model: nn.Module, batch: Batch, edits: Mapping[Site, StateEdit]) -> None:
     """A forward pass with edits, one of which may end it by raising `Stop`."""
-    with suppress(Stop), hooked(model, edits):
+    with suppress(Stop), edited(model, edits):
         run(model, batch)
 
 
@@ -64,7 +80,7 @@ def execution_order(model: nn.Module, sites: list[Site], batch: Batch) -> dict[S
     """
     calls: dict[Site, int] = {}
 
-    def count(site: Site) -> Edit:
+    def count(site: Site) -> StateEdit:
         def note(_: Tensor) -> None:
             calls[site] = calls.get(site, 0) + 1
 
@@ -84,7 +100,7 @@ Take = Callable[[Tensor, Tensor, Tensor], None]
 """Takes hidden states `(..., d)`, labels `(..., ...)` and the mask `(...)` of rows that count."""
 
 
-def taking(batch: Batch, site: Site, take: Take, ignore_index: int, *, calls: int = 1, stop: bool = False) -> Edit:
+def taking(batch: Batch, site: Site, take: Take, ignore_index: int, *, calls: int = 1, stop: bool = False) -> StateEdit:
     """An edit that changes nothing: it hands hidden states and labels to `take`.
 
     Args:
@@ -180,12 +196,12 @@ def check_states(x: Tensor, counted: Tensor, model: nn.Module, batch: Batch, sit
     )
 
 
-def first_non_finite(model: nn.Module, batch: Batch, active: Mapping[Site, Edit]) -> str:
+def first_non_finite(model: nn.Module, batch: Batch, active: Mapping[Site, StateEdit]) -> str:
     """Path of the first module (in the order of execution, innermost first) that gives a number that is not finite."""
     found: list[str] = []
 
     def watch(name: str) -> Any:
-        def look(_module: nn.Module, _args: Any, output: Any) -> None:
+        def check(_module: nn.Module, _args: Any, output: Any) -> None:
             first = output[0] if isinstance(output, (tuple, list)) and output else output
             if (
                 not found
@@ -196,10 +212,10 @@ def first_non_finite(model: nn.Module, batch: Batch, active: Mapping[Site, Edit]
                 found.append(name)
                 raise Stop
 
-        return look
+        return check
 
     with ExitStack() as stack, at_rest(model):
         for name, module in model.named_modules():
-            stack.callback(module.register_forward_hook(watch(name)).remove)
+            stack.callback(look(module, watch(name)))
         run_to(model, batch, active)
     return found[0] if found else "an attention mask or an earlier edit"

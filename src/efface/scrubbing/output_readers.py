@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from efface._errors import InputError
-from efface.core.hooks import edit_value
+from efface.core.hooks import edit_value, look, look_before
 from efface.core.site import Site
-from efface.scrubbing.gather import at_rest
+from efface.scrubbing.forward import at_rest
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -46,11 +46,10 @@ def find_readers(model: nn.Module, sites: list[Site], inputs: Mapping[str, Any])
     with at_rest(model), ExitStack() as stack:
         for path, module in model.named_modules():
             if is_linear(module):
-                stack.callback(module.register_forward_pre_hook(watch.entering(path)).remove)
-                stack.callback(module.register_forward_hook(watch.leaving).remove)
+                stack.callback(look_before(module, watch.entering(path)))
+                stack.callback(look(module, watch.leaving))
         for site in sites:
-            hook = watch.beginning(site)
-            stack.callback(model.get_submodule(site.path).register_forward_hook(hook).remove)
+            stack.callback(look(model.get_submodule(site.path), watch.beginning(site)))
         with watch:
             output = model(**inputs)
     watch.finish(output)

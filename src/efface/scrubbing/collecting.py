@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface._validate import check_positive_int
+from efface.core.erasure import Erasure
+from efface.core.hooks import StateEdit
 from efface.core.site import Site
+from efface.core.subjects import unwrapped
 from efface.scrubbing.batches import Batch, Batches
-from efface.scrubbing.gather import Take, at_rest, execution_order, run_to, taking
-from efface.scrubbing.hooks import Edit
-from efface.scrubbing.labels import IGNORE
+from efface.scrubbing.forward import Take, at_rest, execution_order, run_to, taking
 from efface.scrubbing.sites import SitesLike, find_sites
+from efface.scrubbing.token_labels import IGNORE
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def collect(
     concept: Any,
     *,
     sites: SitesLike,
-    scrubber: Any = None,
+    scrubber: Erasure | None = None,
     max_rows: int = 10_000,
     batch_size: int = 8,
     ignore_index: int = IGNORE,
@@ -57,7 +59,8 @@ def collect(
         data: As for `scrub`.
         concept: As for `scrub`.
         sites: As for `scrub`; in the order of a forward pass they come back.
-        scrubber: A `Scrubber` to be on; what is collected at its own sites is after the edit.
+        scrubber: A `Scrubber`, or another erasure for models, to be on; what is collected at its own sites is after the
+            edit.
         max_rows: Tokens to keep, drawn at random by `seed` if there are more; the same ones with and without scrubber.
         batch_size: As for `scrub`.
         ignore_index: As for `scrub`.
@@ -67,10 +70,11 @@ def collect(
     Raises:
         InputError: As `scrub`.
     """
+    model = unwrapped(model)
     batches = Batches(data, concept, batch_size=batch_size, ignore_index=ignore_index)
     found = list(execution_order(model, find_sites(model, sites, table=table), next(iter(batches))))
     gatherer = _Gatherer(model, found, ignore_index, check_positive_int(max_rows, "max_rows"), seed)
-    with at_rest(model), nullcontext() if scrubber is None else scrubber.applied(model):
+    with at_rest(model), nullcontext() if scrubber is None else scrubber.on(model):
         for batch in batches:
             gatherer.add(batch)
     return gatherer.result()
@@ -86,7 +90,7 @@ class _Gatherer:
 
     def add(self, batch: Batch) -> None:
         """One forward pass, up to the last site."""
-        edits: dict[Site, Edit] = {}
+        edits: dict[Site, StateEdit] = {}
         for i, site in enumerate(self._sites):
             take = self._taker(str(i), site, batch, first=i == 0)
             edits[site] = taking(batch, site, take, self._ignore, stop=i == len(self._sites) - 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.core.hooks import StateEdit, look, patch
 from efface.core.site import Site
 from efface.scrubbing.batches import Batch
-from efface.scrubbing.gather import Stop, execution_order, run, run_to
-from efface.scrubbing.hooks import Edit, install
+from efface.scrubbing.forward import Stop, execution_order, run_to
 from efface.scrubbing.sites import find_sites
-
-Activations = Literal["recompute", "memory", "disk"]
 
 
 class Store:
@@ -35,7 +33,7 @@ class Store:
         folder: Under which to make a temporary folder for `"disk"`; None takes the system's.
     """
 
-    def __init__(self, where: Activations, folder: str | Path | None = None) -> None:
+    def __init__(self, where: Literal["memory", "disk"], folder: str | Path | None = None) -> None:
         self._kept: dict[tuple[str, int], tuple[Any, Any]] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="efface-", dir=folder) if where == "disk" else None
 
@@ -122,17 +120,17 @@ class Carried:
         """Number of the block in which a site lies; None if it lies in none."""
         return next((i for i, block in enumerate(self.blocks) if _inside(site, block)), None)
 
-    def active(self, edits: Mapping[Site, Edit]) -> dict[Site, Edit]:
+    def active(self, edits: Mapping[Site, StateEdit]) -> dict[Site, StateEdit]:
         """The edits that are still needed: those of blocks that are done are in what is carried."""
         finished = self.blocks[: self.done]
         return {site: edit for site, edit in edits.items() if not any(_inside(site, block) for block in finished)}
 
-    def run_to(self, batch: Batch, edits: Mapping[Site, Edit]) -> None:
+    def run_to(self, batch: Batch, edits: Mapping[Site, StateEdit]) -> None:
         """A forward pass from the first block that is not done, with edits, one of which may end it."""
         with self._shortcut(batch):
             run_to(self.model, batch, self.active(edits))
 
-    def advance(self, batches: Any, edits: Mapping[Site, Edit], bar: Any) -> None:
+    def advance(self, batches: Any, edits: Mapping[Site, StateEdit], bar: Any) -> None:
         """Run the next block on every batch, with the edits in it, and keep what it gives.
 
         Raises:
@@ -140,17 +138,16 @@ class Carried:
         """
         block = self.blocks[self.done]
         for batch in batches:
-            with self._shortcut(batch), ExitStack() as stack:
-                given = _capture(self.model, block, stack, self.active(edits), batch)
+            with self._shortcut(batch):
+                given = _capture(self.model, block, self.active(edits), batch)
             if batch.number == 0 and self.done in (1, len(self.blocks) - 1):
                 self._compare(batch, edits, given)
             self._store.put(_chain(block), batch.number, given)
             bar.update(1)
         self.done += 1
 
-    def _compare(self, batch: Batch, edits: Mapping[Site, Edit], given: Any) -> None:
-        with ExitStack() as stack:
-            expected = _capture(self.model, self.blocks[self.done], stack, dict(edits), batch)
+    def _compare(self, batch: Batch, edits: Mapping[Site, StateEdit], given: Any) -> None:
+        expected = _capture(self.model, self.blocks[self.done], edits, batch)
         for mine, theirs in zip(_tensors(given), _tensors(expected), strict=True):
             if not _close(mine.double(), theirs.double()):
                 raise InputError(
@@ -163,9 +160,8 @@ class Carried:
         """Blocks that are done give at once what is kept."""
         with ExitStack() as stack:
             for path in self.blocks[: self.done]:
-                module = self.model.get_submodule(path)
-                stack.callback(_restore, module, module.__dict__.get("forward"))
-                module.forward = _stub(self._store, _chain(path), batch.number)  # type: ignore[method-assign]
+                stub = _stub(self._store, _chain(path), batch.number)
+                stack.callback(patch(self.model.get_submodule(path), "forward", stub))
             yield
 
 
@@ -173,14 +169,7 @@ def _stub(store: Store, chain: str, number: int) -> Any:
     return lambda *_args, **_kwargs: store.get(chain, number)
 
 
-def _restore(module: nn.Module, forward: Any) -> None:
-    if forward is None:
-        module.__dict__.pop("forward", None)
-    else:
-        module.forward = forward
-
-
-def _capture(model: nn.Module, block: str, stack: ExitStack, edits: Mapping[Site, Edit], batch: Batch) -> Any:
+def _capture(model: nn.Module, block: str, edits: Mapping[Site, StateEdit], batch: Batch) -> Any:
     """What a block gives, with the edits on; the forward pass ends there."""
     found: list[Any] = []
 
@@ -188,11 +177,9 @@ def _capture(model: nn.Module, block: str, stack: ExitStack, edits: Mapping[Site
         found.append(output)
         raise Stop
 
-    stack.enter_context(install(model, edits))
-    # hooks run in the order of registration: this one comes after the edits of the block's own output
-    stack.callback(model.get_submodule(block).register_forward_hook(keep).remove)
-    with suppress(Stop):
-        run(model, batch)
+    with ExitStack() as stack:
+        stack.callback(look(model.get_submodule(block), keep))
+        run_to(model, batch, edits)
     return found[0]
 
 
