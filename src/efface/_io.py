@@ -130,11 +130,13 @@ def load_folder(path: str | os.PathLike[str], *, expect: str | None = None) -> t
             raise FileNotFoundError(f"{path} has no {name}: expected a folder written by save")
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(path / TENSORS)
+        # In memory of their own: a file's tensors lie at any multiple of 8 bytes, where products round otherwise than
+        # those of the tensors that were saved, and complex ones fail.
+        tensors = {name: tensor.clone() for name, tensor in load_file(path / TENSORS).items()}
     except (ValueError, SafetensorError) as error:
         raise FormatError(f"{path} cannot be read, it may be truncated: {error}") from error
     version = config.get("format_version") if isinstance(config, dict) else None
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise FormatError(f"{path / CONFIG} was not written by efface: it has no integer format_version")
     if version > FORMAT_VERSION:
         raise FormatError(
@@ -143,10 +145,16 @@ def load_folder(path: str | os.PathLike[str], *, expect: str | None = None) -> t
         )
     if expect is not None and config.get("type") != expect:
         raise FormatError(f"{path} holds a {config.get('type')!r}, expected a {expect!r}")
-    for name in config.get("complex", ()):
-        # Read from a file, numbers may start at any multiple of 8 bytes, and complex products need 16.
-        tensors[name] = torch.view_as_complex(tensors[name].clone())
+    names = config.get("complex", [])
+    if not isinstance(names, list) or not all(isinstance(n, str) and _is_pairs(tensors.get(n)) for n in names):
+        raise FormatError(f"{path / CONFIG} names complex tensors that {TENSORS} does not have: {names!r}")
+    for name in names:
+        tensors[name] = torch.view_as_complex(tensors[name])
     return config, tensors
+
+
+def _is_pairs(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.is_floating_point() and tensor.ndim > 0 and tensor.shape[-1] == 2
 
 
 def _to_real(tensor: Tensor) -> Tensor:

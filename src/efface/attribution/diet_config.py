@@ -12,7 +12,7 @@ from efface.attribution.maskers import Masker
 from efface.attribution.predictions import Outputs
 from efface.attribution.removal import Removal
 from efface.attribution.schedule import sparsity_at, threshold_at
-from efface.core.config import Config, option
+from efface.core.config import Config, option, required
 
 Guard = Literal["stop", "warn"]
 
@@ -26,8 +26,8 @@ class DietConfig(Config):
         masker: What cells are.
     """
 
-    removal: Removal
-    masker: Masker
+    removal: Removal = required("what stands where something is removed")
+    masker: Masker = required("what the cells of the masks are")
     outputs: Outputs = option("logits", "what the model gives")
     rounds: int = option(2, "rounds; the released scripts run five and use the second", least=1)
     horizon: int = option(5, "length of the schedules (R of the released code)", least=1)

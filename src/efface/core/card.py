@@ -9,6 +9,7 @@ from efface.core.edits import OnRows, OnWeights
 from efface.core.method import Method, get_method
 from efface.core.subjects import Kind
 
+_LONGEST = 300
 _USE = {
     "rows": "erased = erasure(x)",
     "model": "with erasure.on(model):\n    model(**inputs)",
@@ -32,10 +33,17 @@ def model_card(erasure: Any) -> str:
         lines += [f"**Guarantees**: {method.guarantee}", ""]
     if method is not None and method.no_guarantee:
         lines += [f"**Does not guarantee**: {method.no_guarantee}", ""]
-    for title, data in (("Concepts", found["concepts"]), ("Options", found["config"]), ("Fit", found["report"])):
-        lines += _section(title, data)
+    for concept in erasure.concepts:
+        lines += _section(f"Concept {concept.name}", _own_fields(concept))
+    lines += _section("Options", found["config"]) + _section("Fit", found["report"])
     lines += _section("Provenance", found["provenance"])
     return "\n".join([*lines, f"SHA-256 of the content: `{found['sha256']}`", ""])
+
+
+def _own_fields(concept: Any) -> dict[str, Any]:
+    """What a concept says beyond its name."""
+    plain = type(concept)(concept.name).to_dict()
+    return {name: value for name, value in concept.to_dict().items() if value != plain[name]}
 
 
 def _kind(erasure: Any) -> Kind:
@@ -50,19 +58,23 @@ def _kind(erasure: Any) -> Kind:
 
 
 def _method(name: str, kind: Kind) -> Method | None:
-    try:
-        return get_method(name, kind)
-    except InputError:
-        return None
+    for subject in (kind, None):
+        try:
+            return get_method(name, subject)
+        except InputError:
+            continue
+    return None
 
 
 def _section(title: str, data: Any) -> list[str]:
-    rows = data if isinstance(data, list) else [data] if data else []
-    items = [f"- `{key}`: {_cell(value)}" for row in rows if isinstance(row, dict) for key, value in row.items()]
+    items = [f"- `{key}`: {_cell(value)}" for key, value in (data or {}).items() if value not in (None, "", [], {}, ())]
     return [f"## {title}", "", *items, ""] if items else []
 
 
 def _cell(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, dict):
+        text = ", ".join(f"{key} {_cell(each)}" for key, each in value.items() if each not in (None, "", []))
+    else:
+        text = ", ".join(map(_cell, value)) if isinstance(value, list) else str(value)
     text = " ".join(text.split()).replace("|", "\\|")
-    return text if len(text) <= 300 else f"{text[:297]}..."
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -104,6 +104,8 @@ class Concept:
         ['circle', 'star']
         """
         single = isinstance(concepts, str | Mapping | Concept)
+        if not single and not isinstance(concepts, Sequence):
+            raise InputError(f"a concept is a word or efface.Concept(...), not a {type(concepts).__name__}")
         found = (cls.of(concepts),) if single else tuple(cls.of(concept) for concept in concepts)
         if not found:
             raise InputError("there is no concept: write a word, a Concept, or a list of them")

@@ -35,6 +35,15 @@ def option(default: Any, help: str, **bounds: float) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, "bounds": bounds})
 
 
+def required(help: str) -> Any:
+    """A field of a `Config` that has no default.
+
+    Args:
+        help: One line for people.
+    """
+    return dataclasses.field(metadata={"help": help})
+
+
 @dataclass(frozen=True)
 class Option:
     """One option of a method, as `--method help` and the docs show it.
@@ -42,7 +51,7 @@ class Option:
     Attributes:
         name: Its name.
         type: What it takes, in words, such as `"number"` or `"auto | number"`.
-        default: Its default.
+        default: Its default; `dataclasses.MISSING` if it must be given.
         help: One line.
         choices: The words that it takes, if it takes only these.
     """

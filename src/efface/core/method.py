@@ -6,17 +6,21 @@ adding a method is adding a file.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import nn
+
 from efface._errors import InputError
 from efface.core.concept import Concept
 from efface.core.config import Config
 from efface.core.discovery import discover
-from efface.core.subjects import KINDS, Kind, as_subject
+from efface.core.provenance import called, provenance
+from efface.core.subjects import KINDS, Kind, Subject, as_subject
 
 Access = Literal["rows", "labels", "prompts", "embeddings", "latents", "gradients", "weights"]
 """What a fit, or what is fitted, needs of its subject."""
@@ -78,6 +82,9 @@ class Method:
         data = {name: value for name, value in given.items() if name in self.data}
         return self.config.of({k: v for k, v in given.items() if k not in data}, method=self.name), data
 
+
+_HASHED = 2**28
+"""Bytes of an array up to which its content is hashed for the provenance of an erasure."""
 
 _METHODS: dict[tuple[Kind, str], Method] = {}
 
@@ -172,12 +179,20 @@ def erase(subject: Any, concept: Any, method: str | None = None, **options: Any)
         method = "leace"
     chosen = get_method(method, subject)
     config, data = chosen.configured(options)
-    return chosen.fit(found.view, _concepts(chosen, found.kind, concept), config, **data)
+    call = called("efface.erase", {"subject": subject, "concept": concept, "method": method, **options})
+    if found.kind == "pipeline":
+        erasure = chosen.fit(found.view, _concepts(chosen, concept), config, **data)
+    else:
+        labels = _labels(concept)
+        erasure = chosen.fit(found.view, labels, config, **data)
+        data = {"labels": labels, **data}
+        if isinstance(concept, Concept):
+            erasure = dataclasses.replace(erasure, concepts=(dataclasses.replace(concept, labels=None),))
+    about = _about(found, data, config, call)
+    return dataclasses.replace(erasure, provenance=about)
 
 
-def _concepts(method: Method, kind: Kind, concept: Any) -> Any:
-    if kind != "pipeline":
-        return concept
+def _concepts(method: Method, concept: Any) -> tuple[Concept, ...]:
     concepts = Concept.each(concept)
     if method.single and len(concepts) > 1:
         raise InputError(
@@ -185,3 +200,29 @@ def _concepts(method: Method, kind: Kind, concept: Any) -> Any:
             "with  a & b"
         )
     return concepts
+
+
+def _labels(concept: Any) -> Any:
+    if not isinstance(concept, Concept):
+        return concept
+    if concept.labels is None:
+        raise InputError(f"the concept {concept.name!r} has no labels: write Concept({concept.name!r}, labels=z)")
+    return concept.labels
+
+
+def _about(subject: Subject, data: Mapping[str, Any], config: Config, call: str) -> dict[str, Any]:
+    """Where an erasure comes from; content that would take long to hash is named only."""
+    arrays = {name: value for name, value in data.items() if 0 < _size(value) <= _HASHED}
+    thing = subject.thing
+    if isinstance(thing, nn.Module):
+        thing = {"name": type(thing).__name__, "sha256": ""}
+    elif subject.kind == "rows" and not 0 < _size(thing) <= _HASHED:
+        thing = {"name": called("", {"": thing})[2:-1], "sha256": ""}
+    return provenance(subject=thing, data=arrays, seed=getattr(config, "seed", None), call=call)
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return sum(map(_size, value.values()))
+    size = getattr(value, "nbytes", 0)
+    return size if isinstance(size, int) else 0

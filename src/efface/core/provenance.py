@@ -95,6 +95,10 @@ def called(function: str, arguments: Mapping[str, Any]) -> str:
     return f"{function}({', '.join(f'{name}={text}' for name, text in given.items())})"
 
 
+def _is_array(value: Any) -> bool:
+    return isinstance(getattr(value, "shape", None), tuple)
+
+
 def _is_left_out(value: Any) -> bool:
     return value is None or (isinstance(value, str | Mapping | list | tuple) and not value)
 
@@ -102,7 +106,7 @@ def _is_left_out(value: Any) -> bool:
 def _said(value: Any) -> str:
     if isinstance(value, str | bool | int | float):
         text = repr(value)
-    elif hasattr(value, "shape"):
+    elif _is_array(value):
         text = f"{type(value).__name__}{tuple(value.shape)}"
     elif isinstance(value, Mapping):
         text = f"{{{', '.join(f'{key!r}: {_said(each)}' for key, each in value.items())}}}"
@@ -164,7 +168,7 @@ def _feed(total: Any, value: Any) -> None:
         for key in sorted(value, key=str):
             total.update(f"{key}:".encode())
             _feed(total, value[key])
-    elif isinstance(value, Sequence) and not isinstance(value, str) and any(hasattr(v, "shape") for v in value):
+    elif isinstance(value, Sequence) and not isinstance(value, str) and any(map(_is_array, value)):
         for each in value:
             _feed(total, each)
     else:

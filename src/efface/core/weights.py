@@ -247,6 +247,16 @@ def _changed(place: _Place, change: Change, value: Tensor) -> Tensor:
     return found
 
 
+def _check_commutes(place: _Place, changes: tuple[Change, ...], name: str) -> None:
+    """Refuse to put a value over what another edit has written."""
+    with ledger_of(place.module) as ledger:
+        below = ledger.written.get(place.name, [])
+        if below and any(isinstance(change, Put) for change in changes):
+            raise InputError(
+                f"{name} would overwrite what {below[-1].name} has put in {place.path}: undo that one first"
+            )
+
+
 def _width(changes: tuple[Change, ...]) -> tuple[int, ...]:
     first = changes[0]
     return tuple(first.value.shape) if isinstance(first, Add | Put) else (0,)
@@ -263,6 +273,8 @@ class Written:
         self._old: list[tuple[_Place, Tensor | None, Tensor]] = []
         self._config: dict[str, Any] = {}
         places = {path: _place(model, path) for path in delta.changes}
+        for path, place in places.items():
+            _check_commutes(place, delta.changes[path], name)
         values = {path: _new_value(place, delta.changes[path]) for path, place in places.items()}
         try:
             for path, value in values.items():
@@ -332,7 +344,7 @@ def write(model: nn.Module, delta: WeightDelta, *, name: str = "an edit", check:
         InputError: If the model is another one, lacks a parameter, or weights would not be finite; it is as it was.
     """
     model = unwrapped(model)
-    if check and delta.base is not None and fingerprint(model) != delta.base:
+    if check and delta.base is not None and delta.base not in (fingerprint(model), fingerprint_below(model)):
         raise InputError(
             f"{name} was fitted on a {type(model).__name__} with other weights than this one has: fit it again, or "
             "write on(model, check=False) if you know that it still fits"

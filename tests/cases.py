@@ -1,0 +1,136 @@
+"""A tiny subject of each kind, a concept for it, and what it gives: what the shared suite drives every method on.
+
+A method needs nothing here. Only where its defaults take long is there an entry in `QUICK`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import efface
+from efface.attribution import Grid
+from efface.attribution.removal_images import ConstantColour
+from tests import models, squares
+from tests.pipelines import build
+
+QUICK: dict[str, dict[str, Any]] = {
+    "cgce": {"n_pairs": 24, "epochs": 4, "learning_rate": 0.01, "keep_rows": 0.5, "members": 2, "width": 8, "heads": 2},
+    "diet": {"rounds": 1, "epochs": 1, "step": 0.2, "steps": 6, "stop": 0.0, "least_agreement": 0.0, "rate": 1e-3},
+    "semantic-surgery": {"threshold": -2.0},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of subject.
+
+    Attributes:
+        subject: Makes it; equal at every call.
+        concept: What `efface.erase` is given.
+        data: What else.
+        said: What a subject gives, with or without an erasure on it.
+        erased: What an erasure makes of the subject: on it, or called.
+        wrong: Makes a subject of another kind.
+        other: Makes one of the same kind that the erasure does not fit.
+    """
+
+    subject: Callable[[], Any]
+    concept: Any
+    data: Callable[[], dict[str, Any]]
+    said: Callable[[Any], Tensor]
+    wrong: Callable[[], Any]
+    other: Callable[[], Any]
+
+    def fit(self, method: Any, **options: Any) -> Any:
+        """The method's erasure of the subject."""
+        given = {**self.data(), **QUICK.get(method.name, {}), **options}
+        return efface.erase(self.subject(), self.concept, method=method.name, **given)
+
+
+def rows() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(120, 5, generator=generator, dtype=torch.float64)
+    x[:, 0] += 2 * labels()
+    return x
+
+
+def labels() -> Tensor:
+    return torch.arange(120) % 3
+
+
+@cache
+def _tokens() -> Tensor:
+    return models.tokens()
+
+
+def _logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        return model(_tokens()).logits
+
+
+def _pictures() -> Tensor:
+    return squares.squares(32)[0]
+
+
+def _scores(model: Any) -> Tensor:
+    with torch.no_grad():
+        return model(_pictures())
+
+
+def _latents(pipe: Any) -> Tensor:
+    seeds = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    call = {"height": 64, "width": 64, "num_inference_steps": 12, "output_type": "latent", "generator": seeds}
+    return pipe(["a red circle", "a small star"], guidance_scale=4.0, **call).images
+
+
+def _classifier_data() -> dict[str, Any]:
+    removal = ConstantColour((0.25,) * 3, (0.1,) * 3)
+    return {"x": _pictures(), "removal": removal, "masker": Grid(2)}
+
+
+CIRCLE = efface.Concept(
+    "circle",
+    templates=["{}", "a {}", "a red {}", "a blue {}", "a photo of a {}", "a picture of the {}"],
+    preserve=["square", "star", "ring"],
+)
+
+CASES: dict[str, Case] = {
+    "rows": Case(
+        subject=rows,
+        concept=efface.Concept("group", labels=labels()),
+        data=dict,
+        said=lambda x: x,
+        wrong=object,
+        other=lambda: torch.zeros(3, 4, dtype=torch.float64),
+    ),
+    "model": Case(
+        subject=lambda: models.tiny("llama"),
+        concept=efface.Concept("kind", labels=models.tokens() % 3),
+        data=lambda: {"data": {"input_ids": _tokens()}, "sites": "norms"},
+        said=_logits,
+        wrong=lambda: build("sd1"),
+        other=lambda: models.tiny("gpt2"),
+    ),
+    "classifier": Case(
+        subject=squares.colour_net,
+        concept="distractors",
+        data=_classifier_data,
+        said=_scores,
+        wrong=lambda: build("sd1"),
+        other=lambda: torch.nn.Linear(3, 2),
+    ),
+    "pipeline": Case(
+        subject=lambda: build("sd1"),
+        concept=CIRCLE,
+        data=dict,
+        said=_latents,
+        wrong=lambda: models.tiny("llama"),
+        other=lambda: build("sdxl"),
+    ),
+}
