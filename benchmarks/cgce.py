@@ -27,6 +27,7 @@ from benchmarks._studio import Studio, captions_of, others_of, prompts_of, rest_
 from efface import Concept, PipelineView, StillUnsafeWarning, erase
 from efface.core.run import Run
 from efface.core.subjects import as_subject
+from efface.diffusion.text.cgce.classifier import TRAINED
 from efface.diffusion.text.cgce.config import AT_APPLY
 from efface.diffusion.text.cgce.erasure import Cgce
 from efface.diffusion.text.cgce.pairs import PromptPair, pairs_of_concept
@@ -225,7 +226,7 @@ def cost(view: PipelineView, seed: int) -> None:
     contestants["a picture"] = lambda: view.sample([here.prompts[0]], [0], steps=30, guidance=GUIDANCE)
     best = interleaved(contestants, 5)
     rows = [("fit, star", f"{fitting:.2f} s"), *((name, f"{1000 * t:.1f} ms") for name, t in best.items())]
-    size = sum(p.numel() for p in erasure.readers[0][0].classifier.trained.values())
+    size = sum(erasure.readers[0][0].classifier.weights[name].numel() for name in TRAINED)
     (fitted,) = erasure.report["star"].values()
     table(f"Cost ({size} weights, {sum(fitted.pairs)} pairs)", ("what", "time"), rows)
 

@@ -177,6 +177,15 @@ def test_the_options_of_the_call_are_those_of_the_concept() -> None:
     assert lengths == [20] * 4
 
 
+def test_two_as_one_are_what_they_are_one_after_the_other_each_with_its_own_momentum() -> None:
+    pipe = tiny("sd1")
+    one, other = safe(pipe, preset="strong", warmup=0), erase(pipe, "star", method="sld", preset="max")
+    with one.on(pipe), other.on(pipe):
+        wanted = direct("sd1", PROMPTS, SEEDS, steps=4)
+    with (one & other).on(pipe):
+        assert torch.equal(direct("sd1", PROMPTS, SEEDS, steps=4), wanted)
+
+
 def test_several_concepts_are_one_text_and_options_take_the_place_of_the_presets() -> None:
     concepts = ["circle", Concept("star", synonyms=["ring"])]
     erasure = erase(tiny("sd1"), concepts, method="sld", preset="strong", **EARLY)

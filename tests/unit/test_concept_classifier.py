@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from efface import InputError
-from efface.diffusion.text.cgce.classifier import EPS, ConceptClassifier
+from efface.diffusion.text.cgce.classifier import EPS, TRAINED, ConceptClassifier
 from efface.diffusion.text.cgce.config import CgceConfig
 from efface.diffusion.text.cgce.refinement import direction, refine
 from efface.diffusion.text.cgce.training import Encoded, gathered, some_rows, train
@@ -27,8 +27,8 @@ def classifier(members: int = 2, seed: int = 0) -> ConceptClassifier:
     made = ConceptClassifier.drawn(concept, rows, generator(seed + 1), width=8, heads=2, members=members)
     torch.testing.assert_close(made.weights["centre"], rows.mean(0))
     noise = {
-        name: value + 0.1 * torch.randn(value.shape, generator=generator(seed + 3))
-        for name, value in made.trained.items()
+        name: made.weights[name] + 0.1 * torch.randn(made.weights[name].shape, generator=generator(seed + 3))
+        for name in TRAINED
         if not name.startswith("w_")
     }
     return made.having(noise)
@@ -145,7 +145,7 @@ def test_tensors_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(InputError, match="do not fit"):
         ConceptClassifier(f.weights, heads=3)
     with pytest.raises(InputError, match="no tensor 'concept'"):
-        ConceptClassifier({}, heads=2)
+        ConceptClassifier({name: f.weights[name] for name in f.weights if name != "concept"}, heads=2)
 
 
 def test_bad_data() -> None:

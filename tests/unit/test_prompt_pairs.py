@@ -11,6 +11,7 @@ import torch
 
 from efface import Concept, InputError
 from efface.diffusion.text.cgce.answers import read_answer
+from efface.diffusion.text.cgce.config import CgceConfig
 from efface.diffusion.text.cgce.pairs import (
     PromptPair,
     as_pairs,
@@ -68,7 +69,7 @@ def test_files(tmp_path: Path, kind: str) -> None:
         path.write_text('unsafe,note,safe\na star,x,"a ring"\na sparkle,,a box\n', encoding="utf-8-sig")
     else:
         path.write_text(json.dumps(TWO if kind == "json lists" else [{"safe": s, "unsafe": u} for s, u in TWO]))
-    assert as_pairs(path) == as_pairs(str(path)) == as_pairs(TWO) == tuple(PromptPair(*p) for p in TWO)
+    assert as_pairs(path) == as_pairs(str(path)) == as_pairs(TWO) == [PromptPair(*p) for p in TWO]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_a_language_model_is_asked_until_there_are_enough() -> None:
     pairs = ask_for_pairs(ask, "stars", 8, at_once=4)
     assert len(set(pairs)) == 8 and len(asked) == 3
     assert "Create 4 pairs" in asked[0] and "contains stars" in asked[0] and "Create 2 pairs" in asked[2]
-    assert choose_pairs(SPEC, None, ask, n=3, contexts=True, several=False, seed=0)
+    assert choose_pairs(SPEC, None, ask, CgceConfig(n_pairs=3), several=False)
 
 
 @pytest.mark.parametrize(
@@ -145,14 +146,14 @@ def test_a_language_model_that_does_not_answer(answer: Any, says: str) -> None:
 
 
 def test_which_pairs_are_chosen() -> None:
-    options: dict[str, Any] = {"n": 50, "contexts": True, "seed": 0}
-    assert choose_pairs(SPEC, None, None, several=True, **options) == pairs_of_concept(SPEC, most=50)
-    assert choose_pairs(SPEC, {"star": TWO}, None, several=True, **options) == as_pairs(TWO)
+    config = CgceConfig(n_pairs=50)
+    assert choose_pairs(SPEC, None, None, config, several=True) == pairs_of_concept(SPEC, most=50)
+    assert choose_pairs(SPEC, {"star": TWO}, None, config, several=True) == as_pairs(TWO)
     with pytest.raises(InputError, match="write pairs={'star'"):
-        choose_pairs(SPEC, TWO, None, several=True, **options)
+        choose_pairs(SPEC, TWO, None, config, several=True)
     with pytest.raises(InputError, match="has none of 'star'"):
-        choose_pairs(SPEC, {"ring": TWO}, None, several=True, **options)
+        choose_pairs(SPEC, {"ring": TWO}, None, config, several=True)
     with pytest.raises(InputError, match="both given"):
-        choose_pairs(SPEC, TWO, lambda _: "", several=False, **options)
+        choose_pairs(SPEC, TWO, lambda _: "", config, several=False)
     with pytest.raises(InputError, match="nothing to tell star from"):
         pairs_of_concept(Concept("star"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,6 +49,13 @@ class Part:
         if self.pooled:
             return whole[:, None, slice(*self.columns)]
         return whole[:, slice(*self.rows), slice(*self.columns)]
+
+    def put(self, embedding: PromptEmbedding, value: Tensor) -> PromptEmbedding:
+        """The embedding with this part replaced by `(n, rows, width)`; all else stays bit for bit."""
+        role = "pooled" if self.pooled else "sequence"
+        found = embedding.replace(**{role: getattr(embedding, role).clone()})
+        self.of(found).copy_(value)
+        return found
 
     def says(self, embedding: PromptEmbedding, first: int) -> Tensor:
         """Rows that say something, `(n, rows)` booleans.
@@ -124,25 +130,3 @@ def first_row(x: Tensor) -> int:
     if not len(varies):
         raise InputError("a text encoder gives the same rows for all prompts: choose other words")
     return int(varies[0])
-
-
-def written(embedding: PromptEmbedding, parts: Mapping[Part, tuple[Tensor, Tensor]]) -> PromptEmbedding:
-    """An embedding with parts of some prompts replaced; all else stays bit for bit.
-
-    Args:
-        embedding: n prompts.
-        parts: Part -> which prompts, `(m,)` indices, and what they become, `(m, rows, width)`.
-    """
-    changed: dict[str, Tensor] = {}
-    for part, (index, value) in parts.items():
-        role = "pooled" if part.pooled else "sequence"
-        if role not in changed:
-            changed[role] = getattr(embedding, role).clone()
-        whole = changed[role]
-        if part.pooled:
-            whole[index, slice(*part.columns)] = value[:, 0].to(whole.dtype)
-        else:
-            place = whole[index]
-            place[:, slice(*part.rows), slice(*part.columns)] = value.to(whole.dtype)
-            whole[index] = place
-    return embedding.replace(**changed)

@@ -68,6 +68,13 @@ class PromptProjection(Erasure):
     pooled: Mapping[str, LeaceEraser]
     config: ProjectionConfig = field(default=ProjectionConfig(), kw_only=True, repr=False)
 
+    def check(self) -> None:
+        """Refuse projections whose tensors do not go together, and rows without a first one."""
+        for eraser in (*self.rows.values(), *self.pooled.values()):
+            eraser.check()
+        if set(self.first) != set(self.rows):
+            raise InputError(f"there are first rows of {sorted(self.first)} and projections of {sorted(self.rows)}")
+
     @property
     def edits(self) -> tuple[OnText, ...]:
         """The projection of every prompt."""

@@ -12,9 +12,13 @@ from torch import Tensor
 from efface._errors import InputError
 
 EPS = 1e-5
-_SHAPES = {"w_q": "dw", "w_k": "dw", "w_v": "dw", "w_o": "ww", "w_1": "ww", "w_2": "w"}
-_SHAPES |= {"b_q": "w", "b_v": "w", "b_o": "w", "b_1": "w", "b_2": "", "gain": "w", "shift": "w"}
-_KEPT = {"concept": "kd", "centre": "d", "scale": "", "platt": "2"}
+TRAINED = ("w_q", "w_k", "w_v", "w_o", "w_1", "w_2", "b_q", "b_v", "b_o", "b_1", "b_2", "gain", "shift")
+"""The weights that training changes; each has a member as its first index."""
+
+
+def _shapes(members: int, d: int, w: int) -> dict[str, tuple[int, ...]]:
+    inputs = {name: (d, w) for name in ("w_q", "w_k", "w_v")} | {"w_o": (w, w), "w_1": (w, w), "b_2": ()}
+    return {name: (members, *inputs.get(name, (w,))) for name in TRAINED}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,50 +46,39 @@ class ConceptClassifier:
     heads: int
 
     def __post_init__(self) -> None:
-        if missing := [name for name in (*_KEPT, *_SHAPES) if name not in self.weights]:
-            raise InputError(f"a classifier has no tensor {missing[0]!r}")
-        for name, letters in (_SHAPES | _KEPT).items():
-            shape = tuple(self.weights[name].shape)
-            wanted = ((self.members,) if name in _SHAPES else ()) + tuple(map(self._size, letters))
-            if shape != wanted or self.width % self.heads:
-                raise InputError(f"a classifier's tensors do not fit: {name} is {shape}, expected {wanted}")
+        if missing := {*TRAINED, "concept", "centre", "scale", "platt"} - set(self.weights):
+            raise InputError(f"a classifier has no tensor {min(missing)!r}")
+        d = self.weights["concept"].shape[-1]
+        wanted = _shapes(self.members, d, self.width) | {"centre": (d,), "scale": (), "platt": (2,)}
+        for name, shape in wanted.items():
+            if (found := tuple(self.weights[name].shape)) != shape or self.width % self.heads:
+                raise InputError(f"a classifier's tensors do not fit: {name} is {found}, expected {shape}")
 
     @property
     def members(self) -> int:
         """How many members."""
-        return self.weights["w_q"].shape[0]
+        return self.weights["w_2"].shape[0]
 
     @property
     def width(self) -> int:
         """Width of each."""
-        return self.weights["w_q"].shape[-1]
-
-    def _size(self, letter: str) -> int:
-        rows, d = self.weights["concept"].shape
-        return {"d": d, "w": self.width, "k": rows, "2": 2}[letter]
+        return self.weights["w_2"].shape[-1]
 
     @classmethod
     def drawn(
         cls, concept: Tensor, rows: Tensor, generator: torch.Generator, *, width: int, heads: int, members: int
     ) -> ConceptClassifier:
         """A new one: weights of variance 1 / inputs, biases 0, gains 1; centre and scale are those of rows `(n, d)`."""
-        sizes, weights = {"d": concept.shape[-1], "w": width}, {}
-        for name, letters in _SHAPES.items():
-            shape = (members, *(sizes[letter] for letter in letters))
-            if name.startswith("w_"):
-                weights[name] = (torch.randn(shape, generator=generator) / shape[1] ** 0.5).to(rows.device)
-            else:
-                weights[name] = torch.full(shape, 1.0 if name == "gain" else 0.0, device=rows.device)
+        weights = {}
+        for name, shape in _shapes(members, concept.shape[-1], width).items():
+            drawn = torch.randn(shape, generator=generator) / shape[1] ** 0.5 if name.startswith("w_") else None
+            constant = torch.full(shape, 1.0 if name == "gain" else 0.0)
+            weights[name] = (constant if drawn is None else drawn).to(rows.device)
         centre = rows.mean(0)
         scale = (rows - centre).square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
         platt = torch.tensor([1.0, 0.0], device=rows.device)
         concept = concept.detach().float().to(rows.device, copy=True)
         return cls(weights | {"concept": concept, "centre": centre, "scale": scale, "platt": platt}, heads)
-
-    @property
-    def trained(self) -> dict[str, Tensor]:
-        """The weights that training changes."""
-        return {name: self.weights[name] for name in _SHAPES}
 
     def having(self, weights: Mapping[str, Tensor]) -> ConceptClassifier:
         """The same with other weights of some names."""

@@ -24,7 +24,6 @@ from efface.diffusion.text.cgce.readers import Reader, check_parts, fit_readers
 from efface.diffusion.text.cgce.refinement import refine
 from efface.diffusion.text.cgce.training import Fit
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.embedding_parts import Part, written
 from efface.pipelines.view import PipelineView
 
 NAME = "cgce"
@@ -70,6 +69,12 @@ class Cgce(Erasure):
     def edits(self) -> tuple[OnText, ...]:
         """Refinement of every prompt in which a concept is found."""
         return (OnText(self.edited, suits=lambda view: self._check(view.encode("", allow_unknown=True))),)
+
+    def check(self) -> None:
+        """Refuse classifiers that do not go together."""
+        parts = {tuple(reader.part for reader in group) for group in self.readers}
+        if len(self.readers) != len(self.concepts) or len(parts) != 1:
+            raise InputError(f"there are {len(self.readers)} groups of classifiers for {len(self.concepts)} concepts")
 
     def _check(self, embedding: PromptEmbedding) -> None:
         check_parts([reader.part for reader in self.readers[0]], embedding)
@@ -119,8 +124,7 @@ class Cgce(Erasure):
         run.note(notes)
         if not len(rows):
             return embedding
-        parts, taken, done = self._refined(embedding, rows, fired[rows])
-        after = written(embedding, parts)
+        after, taken, done = self._refined(embedding, rows, fired[rows])
         for i, steps, safe in zip(rows.tolist(), taken.tolist(), done.tolist(), strict=True):
             old, new = embedding.sequence[i].float(), after.sequence[i].float()
             erased = [name for name, there in zip(self.names, fired[i].tolist(), strict=True) if there]
@@ -131,17 +135,20 @@ class Cgce(Erasure):
 
     def _refined(
         self, embedding: PromptEmbedding, rows: Tensor, fired: Tensor
-    ) -> tuple[dict[Part, tuple[Tensor, Tensor]], Tensor, Tensor]:
-        """Part -> the prompts `rows` and what they become; steps taken, `(m,)`; whether each is done."""
-        parts, taken, done = {}, torch.zeros_like(rows), torch.ones_like(rows, dtype=torch.bool)
+    ) -> tuple[PromptEmbedding, Tensor, Tensor]:
+        """The embedding with the prompts `rows` refined; steps taken, `(m,)`; whether each is done."""
+        after, taken, done = embedding, torch.zeros_like(rows), torch.ones_like(rows, dtype=torch.bool)
         for readers in zip(*self.readers, strict=True):
-            part, e = readers[0].part, readers[0].part.of(embedding)[rows]
+            part = readers[0].part
+            whole = part.of(embedding).clone()
             keeps = [part.keep(embedding, r.first)[rows] for r in readers]
-            stop = torch.tensor([self.config.stop(r.typical) for r in readers], device=e.device)
-            x, steps, ended = refine(e, keeps, [r.classifier.on(e.device) for r in readers], fired, stop, self.config)
-            parts[part] = (rows, x)
+            stop = torch.tensor([self.config.stop(r.typical) for r in readers], device=whole.device)
+            classifiers = [r.classifier.on(whole.device) for r in readers]
+            x, steps, ended = refine(whole[rows], keeps, classifiers, fired, stop, self.config)
+            whole[rows] = x.to(whole.dtype)
+            after = part.put(after, whole)
             taken, done = torch.maximum(taken, steps), done & ended
-        return parts, taken, done
+        return after, taken, done
 
     def _note(self, embedding: PromptEmbedding, i: int, z: Tensor) -> dict[str, Any]:
         presence = dict(zip(self.names, torch.sigmoid(z).tolist(), strict=True))
@@ -180,13 +187,8 @@ class Cgce(Erasure):
 
 def _upgraded_reader(reader: Mapping[str, Any], prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     weights = {name.removeprefix(prefix): tensor(name) for name in tensors if name.startswith(prefix)}
-    classifier = {"weights": weights, "heads": reader["sizes"]["heads"]}
-    return {
-        "part": reader["part"],
-        "first": reader["first"],
-        "typical": reader["fit"]["typical"],
-        "classifier": classifier,
-    }
+    own = {"typical": reader["fit"]["typical"], "classifier": {"weights": weights, "heads": reader["sizes"]["heads"]}}
+    return {"part": reader["part"], "first": reader["first"], **own}
 
 
 def fit(
@@ -216,10 +218,9 @@ def fit(
     """
     for each in concepts:
         view.check_concept(each)
-    how = {"n": config.n_pairs, "contexts": config.contexts, "seed": config.seed, "several": len(concepts) > 1}
-    found = {
-        each.name: fit_readers(view, each.name, choose_pairs(each, pairs, ask, **how), config) for each in concepts
-    }
+    several = len(concepts) > 1
+    chosen = {each.name: choose_pairs(each, pairs, ask, config, several=several) for each in concepts}
+    found = {name: fit_readers(view, name, each, config) for name, each in chosen.items()}
     fits = {name: {reader.part.name: one for reader, one in each.items()} for name, each in found.items()}
     readers = tuple(tuple(each) for each in found.values())
     return Cgce(readers, method=NAME, concepts=tuple(concepts), config=config, report=fits)

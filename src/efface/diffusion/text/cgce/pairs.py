@@ -14,6 +14,7 @@ import torch
 from efface._errors import InputError
 from efface.core.concept import Concept
 from efface.diffusion.text.cgce.answers import read_answer
+from efface.diffusion.text.cgce.config import CgceConfig
 
 
 class PromptPair(NamedTuple):
@@ -39,23 +40,16 @@ with the keys "safe" and "unsafe", and nothing else."""
 _FRAMES = ("{} and *", "* and {}")
 
 
-def pairs_of_concept(
-    concept: Concept, *, contexts: bool = True, most: int = 400, seed: int = 0
-) -> tuple[PromptPair, ...]:
+def pairs_of_concept(concept: Concept, *, contexts: bool = True, most: int = 400, seed: int = 0) -> list[PromptPair]:
     """Every template with a word of the concept, against the same template with `anchor` or a word of `preserve`.
 
     With `contexts` the templates are also filled with two words, "WORD and OTHER" or "OTHER and WORD", against two
     others: a concept is then to be found beside others, and others beside one another are to be left alone. No prompt
-    without the concept is in two templates or contexts, so that pairs can be kept apart (see `groups`).
-
-    Args:
-        concept: The concept; its `anchor` or `preserve` must name something.
-        contexts: Whether to add contexts.
-        most: How many pairs at most; those without context come first, others are drawn.
-        seed: Of the draw.
+    without the concept is in two templates or contexts, so that pairs can be kept apart (see `groups`). Of more pairs
+    than `most` some are drawn, those without context first.
 
     Raises:
-        InputError: If the concept names nothing else.
+        InputError: If the concept names no `anchor` and nothing to `preserve`.
 
     >>> [tuple(p) for p in pairs_of_concept(Concept("star", preserve=["ring"], templates=["a {}"]))]
     [('a ring', 'a star')]
@@ -79,21 +73,21 @@ def pairs_of_concept(
         for w in concept.words
     ]
     kept = _drawn(bare, most, seed)
-    return (*kept, *_drawn(framed, most - len(kept), seed))
+    return kept + _drawn(framed, most - len(kept), seed)
 
 
 def _pair(template: str, word: str, other: str) -> PromptPair:
     return PromptPair(template.replace("{}", other), template.replace("{}", word))
 
 
-def _drawn(pairs: Sequence[PromptPair], most: int, seed: int) -> tuple[PromptPair, ...]:
+def _drawn(pairs: list[PromptPair], most: int, seed: int) -> list[PromptPair]:
     if len(pairs) <= most:
-        return tuple(pairs)
+        return pairs
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[: max(most, 0)]
-    return tuple(pairs[i] for i in sorted(order.tolist()))
+    return [pairs[i] for i in sorted(order.tolist())]
 
 
-def as_pairs(given: Pairs) -> tuple[PromptPair, ...]:
+def as_pairs(given: Pairs) -> list[PromptPair]:
     """Pairs of a user's own, or of a `.json` file with a list of them or a `.csv` file with columns `safe`, `unsafe`.
 
     Raises:
@@ -106,7 +100,7 @@ def as_pairs(given: Pairs) -> tuple[PromptPair, ...]:
     items = _of_file(Path(given)) if isinstance(given, str | os.PathLike) else given
     if isinstance(items, Mapping) or not isinstance(items, Iterable):
         raise InputError(f"pairs must be a list of (safe, unsafe), not {type(items).__name__}")
-    found = tuple(dict.fromkeys(_one(item, i) for i, item in enumerate(items)))
+    found = list(dict.fromkeys(_one(item, i) for i, item in enumerate(items)))
     if not found:
         raise InputError("there are no pairs: give at least ten (safe, unsafe)")
     safe = {pair.safe for pair in found}
@@ -147,15 +141,8 @@ def _of_file(path: Path) -> Any:
     return [{key: row[key] or "" for key in ("safe", "unsafe")} for row in rows]
 
 
-def ask_for_pairs(ask: Ask, concept: str, n: int = 200, *, at_once: int = 50, tries: int = 8) -> tuple[PromptPair, ...]:
-    """Pairs by a language model, asked again until there are enough; an answer may be short, or cut off.
-
-    Args:
-        ask: Called with an instruction, gives the answer.
-        concept: What the unsafe prompts are to contain.
-        n: How many pairs; the paper has 1000.
-        at_once: How many to ask for in one go.
-        tries: How often to ask at most, counting answers with nothing new.
+def ask_for_pairs(ask: Ask, concept: str, n: int = 200, *, at_once: int = 50, tries: int = 8) -> list[PromptPair]:
+    """N pairs by a language model, asked `at_once` and again until there are enough; an answer may be cut off.
 
     Raises:
         InputError: If an answer is no text or holds no pairs, or fewer than half of the pairs came together.
@@ -174,7 +161,7 @@ def ask_for_pairs(ask: Ask, concept: str, n: int = 200, *, at_once: int = 50, tr
             break
     if len(found) < n / 2:
         raise InputError(f"the language model gave {len(found)} pairs in {tries} answers, {n} were asked for: ask less")
-    return tuple(found)[:n]
+    return list(found)[:n]
 
 
 def _answered(answer: Any) -> list[PromptPair]:
@@ -194,12 +181,10 @@ def choose_pairs(
     concept: Concept,
     pairs: Pairs | Mapping[str, Pairs] | None,
     ask: Ask | None,
+    config: CgceConfig,
     *,
-    n: int,
-    contexts: bool,
     several: bool,
-    seed: int,
-) -> tuple[PromptPair, ...]:
+) -> list[PromptPair]:
     """The pairs of one concept, of `several` or alone: given ones, those of a language model, or its own.
 
     Raises:
@@ -208,9 +193,9 @@ def choose_pairs(
     if pairs is not None and ask is not None:
         raise InputError("pairs and ask are both given: leave one out, or join pairs with those of ask_for_pairs()")
     if ask is not None:
-        return ask_for_pairs(ask, concept.name, n)
+        return ask_for_pairs(ask, concept.name, config.n_pairs)
     if pairs is None:
-        return pairs_of_concept(concept, contexts=contexts, most=n, seed=seed)
+        return pairs_of_concept(concept, contexts=config.contexts, most=config.n_pairs, seed=config.seed)
     if isinstance(pairs, Mapping):
         if concept.name not in pairs:
             raise InputError(f"pairs has none of {concept.name!r}: it has {', '.join(map(repr, pairs)) or 'none'}")

@@ -85,14 +85,12 @@ def check_parts(parts: Sequence[Part], embedding: PromptEmbedding) -> None:
     """Refuse prompts of another make than those that parts were taken from; fewer rows are fine.
 
     Raises:
-        InputError: If widths differ, or there are rows that no part has.
+        InputError: If they have other parts, or rows that no part has.
     """
-    rows, width = (max(getattr(p, field)[1] for p in parts if not p.pooled) for field in ("rows", "columns"))
-    vector = max((p.columns[1] for p in parts if p.pooled), default=None)
-    here = embedding.sequence.shape[2], None if embedding.pooled is None else embedding.pooled.shape[1]
-    if here[0] != width or (vector is not None and here[1] != vector):
-        raise InputError(
-            f"prompts are {here[0]} wide here, pooled vectors {here[1]}, and the erasure was fitted on {width} and "
-            f"{vector}: fit it on this pipeline"
-        )
-    check_length(embedding, rows)
+    reads, pooled = "encoder" if parts[0].encoder else "joint", any(part.pooled for part in parts)
+    here, there = (
+        {part.name: part.columns for part in found} for found in (parts_of(embedding, reads, pooled=pooled), parts)
+    )
+    if here != there:
+        raise InputError(f"prompts have the parts {here} here, and the erasure was fitted on {there}: fit it on this")
+    check_length(embedding, max(part.rows[1] for part in parts))

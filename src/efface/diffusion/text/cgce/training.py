@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface.diffusion.text.cgce.classifier import ConceptClassifier
+from efface.diffusion.text.cgce.classifier import TRAINED, ConceptClassifier
 from efface.diffusion.text.cgce.config import CgceConfig
 from efface.stats.histogram import histogram
 from efface.stats.platt import platt
@@ -86,7 +86,7 @@ def train(
         pairs: The pairs.
         parts: Indices of pairs for stopping and calibration, for the figures reported, and for training.
         config: How.
-        generator: Where weights, order and rows are drawn from; the global one is left alone.
+        generator: Where weights, order and rows are drawn from.
         name: For errors.
 
     Raises:
@@ -130,7 +130,7 @@ def _descended(
     generator: torch.Generator,
 ) -> tuple[ConceptClassifier, int]:
     """The classifier at its lowest loss on the pairs held out for stopping, and how many epochs that took."""
-    module = nn.ParameterDict({name: value.clone() for name, value in model.trained.items()})
+    module = nn.ParameterDict({name: model.weights[name].clone() for name in TRAINED})
     optimiser = torch.optim.AdamW(module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     trainer = Trainer(module, optimiser, name="the classifier")
     order = torch.tensor(training)

@@ -70,6 +70,14 @@ class SemanticSurgery(Erasure):
         """What is looked for: names and synonyms, in order."""
         return tuple(word for concept in self.concepts for word in concept.words)
 
+    def check(self) -> None:
+        """Refuse gates or directions that are not as many as the words."""
+        numbers = (len(self.words), len(self.directions), len(self.thresholds), len(self.sharpness))
+        if self.directions.ndim != 3 or len(set(numbers)) > 1:
+            raise InputError(
+                f"words, directions, thresholds and sharpness are {numbers}: there must be one of each a word"
+            )
+
     @property
     def edits(self) -> tuple[OnText, ...]:
         """Surgery on every prompt."""
