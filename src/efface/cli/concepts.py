@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efface._errors import FormatError, InputError
+from efface._errors import EffaceWarning, FormatError, InputError
 from efface._io import write_json
 from efface.core.arrays import shared
 from efface.core.labels import Decided, Kind, Tally, check_kind, read_column
@@ -118,7 +119,9 @@ class Learner:
         classes = tuple(sorted(self._tally.classes))
         if self.kind == "categorical" and len(classes) < 2:
             raise InputError(f"{self._name} has one class only ({shortened(classes)}): there is nothing to erase")
-        self._tally.check()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", EffaceWarning)  # A command has nobody but its user to say it to.
+            self._tally.check()
         return Concept(self._name, self.kind, classes, len(classes) or self._width)
 
 

@@ -52,9 +52,9 @@ class Array:
     declared: bool = False
 
     @property
-    def is_text(self) -> bool:
-        """Whether these are no numbers that a tensor can hold."""
-        return not isinstance(self.values, Tensor) and self.values.dtype.kind in "UO"
+    def is_named(self) -> bool:
+        """Whether these are text, or integers beyond int64: no numbers of a tensor, but as labels names of classes."""
+        return not isinstance(self.values, Tensor) and (self.values.dtype.kind in "UO" or _is_beyond(self.values))
 
     def tensor(self, name: str) -> Tensor:
         """The numbers as a tensor that shares their memory where it can.
@@ -69,7 +69,7 @@ class Array:
                 f"{name} holds missing values (None, NA or masked) in {_rows(self.missing)}, not numbers: "
                 f"{_CONVERT.format(name=name)}, or drop or impute them"
             )
-        if self.is_text:
+        if self.values.dtype.kind in "UO":
             what = "text" if self.values.size and isinstance(self.values.flat[0], str) else "large integers"
             raise InputError(f"{name} holds {what}, not numbers: {_CONVERT.format(name=name)}")
         return shared(_for_torch(self.values, name))
@@ -105,8 +105,8 @@ def read_array(value: Any, name: str) -> Array:
     declared = str(getattr(value, "dtype", getattr(value, "type", ""))).lower().startswith(_DECLARED)
     missing = _gaps(value)
     values = _to_numpy(value, name) if missing is None else _without_gaps(value, missing, name)
-    if values.dtype.kind == "O":
-        values, inside = _of_objects(values, name)
+    if values.dtype.kind in "OT":  # objects, or numpy's strings of any length
+        values, inside = _of_objects(values.astype(object), name, declared=declared)
         missing = inside if missing is None else missing | (False if inside is None else inside)
     return Array(_plain(values, name), missing, declared)
 
@@ -178,8 +178,13 @@ def _native(array: NDArray[Any]) -> NDArray[Any]:
 def _for_torch(array: NDArray[Any], name: str) -> NDArray[Any]:
     """Unsigned integers as int64 (as float64 if only that holds them exactly), in C order."""
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64) if not array.size or array.max() < 2**63 else to_float(array, name)
+        array = to_float(array, name) if _is_beyond(array) else array.astype(np.int64)
     return np.ascontiguousarray(array)
+
+
+def _is_beyond(array: NDArray[Any]) -> bool:
+    """Whether there is an unsigned integer that int64 does not hold."""
+    return array.dtype == np.uint64 and bool(array.size) and int(array.max()) >= 2**63
 
 
 def to_float(array: NDArray[Any], name: str) -> NDArray[np.float64]:
@@ -189,7 +194,7 @@ def to_float(array: NDArray[Any], name: str) -> NDArray[np.float64]:
         InputError: If they are rounded.
     """
     wide = array.astype(np.float64)
-    if array.dtype == np.uint64 and array.size and array.max() >= 2**63:
+    if _is_beyond(array):
         # 2**64 itself does not fit, and would wrap around to 0.
         fits = np.where(wide < 2.0**64, wide, 0.0).astype(np.uint64)
         if (fits != array).any():
@@ -290,13 +295,15 @@ def _no_dates(what: Any, name: str) -> str:
     )
 
 
-def _of_objects(array: NDArray[Any], name: str) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+def _of_objects(
+    array: NDArray[Any], name: str, *, declared: bool = False
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """Objects as numbers or text, and where they are missing."""
     flat: list[Any] = array.ravel().tolist() if array.ndim else [array.item()]
     missing = np.fromiter(map(_is_gap, flat), bool, len(flat))
     if not missing.any():
-        return _typed(flat, name).reshape(array.shape), None
-    typed = _typed([v for v, gap in zip(flat, missing, strict=True) if not gap], name)
+        return _typed(flat, name, declared).reshape(array.shape), None
+    typed = _typed([v for v, gap in zip(flat, missing, strict=True) if not gap], name, declared)
     values = np.full(len(flat), typed[0], typed.dtype) if len(typed) else np.zeros(len(flat))
     values[~missing] = typed
     return values.reshape(array.shape), missing.reshape(array.shape)
@@ -308,8 +315,8 @@ def _is_gap(value: Any) -> bool:
     return isinstance(value, (float, np.floating, Decimal)) and value != value
 
 
-def _typed(values: list[Any], name: str) -> NDArray[Any]:
-    """Objects without gaps as an array of one sort."""
+def _typed(values: list[Any], name: str, declared: bool) -> NDArray[Any]:
+    """Objects without gaps as an array of one sort; declared categories of any other (intervals, say) by their text."""
     sorts = {t: _sort(t) for t in dict.fromkeys(map(type, values))}
     found = set(sorts.values())
     if found <= {"boolean", "integer", "real", "complex"}:
@@ -317,6 +324,8 @@ def _typed(values: list[Any], name: str) -> NDArray[Any]:
     if found <= {"text", "bytes"}:
         texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values]
         return np.array(texts, dtype=object)
+    if declared:
+        return np.array([str(v) for v in values], dtype=object)
     if "date" in found:
         what = next(t.__name__ for t, sort in sorts.items() if sort == "date")
         raise InputError(_no_dates(what, name))

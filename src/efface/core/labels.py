@@ -428,7 +428,7 @@ def read_labels(
     check_kind(kind)
     read = z if isinstance(z, Array) else read_array(z, name)
     _check_lead(read.values, lead, name)
-    if read.is_text or classes:
+    if read.is_named or classes:
         return _numbered(read, lead, name, kind, chosen, classes)
     values = _hide(_complete(read, name, chosen, lead), chosen, lead)
     if tuple(values.shape) not in (lead, (*lead, 1)):
@@ -461,9 +461,10 @@ def _numbered(
 ) -> Labels:
     """Text (or what earlier batches had numbered) as numbers of classes in sorted order."""
     values = _on_host(read.values)
-    if kind == "continuous" or tuple(values.shape) not in (lead, (*lead, 1)):
-        Array(values).tensor(name)
-        raise InputError(f"{name} has shape {values.shape}, expected one class a row, {lead}")
+    if kind == "continuous":
+        return Labels(name, kind, _complete(read, name, mask, lead).reshape(lead))
+    if tuple(values.shape) not in (lead, (*lead, 1)):
+        raise InputError(f"{name} has names of classes in shape {values.shape}, expected one a row, {lead}")
     values = values.reshape(lead)
     used = np.ones(lead, bool) if mask is None else mask.cpu().numpy()
     check_complete(values[used], name, None if read.missing is None else read.missing.reshape(lead)[used])

@@ -33,9 +33,9 @@ def read_columns(value: Any, source: str) -> list[Column]:
     if hasattr(value, "column_names"):  # a pyarrow table
         return [read_column(value.column(n), f"{source}[{n!r}]", name=n) for n in value.column_names]
     array: Any = array_of_sequence(value, source) if isinstance(value, (list, tuple)) else value
-    array = array if hasattr(array, "__len__") else np.asarray(array)
+    array = array.toarray() if hasattr(array, "tocsr") else array if hasattr(array, "__len__") else np.asarray(array)
     name = None if getattr(array, "name", None) is None else str(array.name)
-    shape = tuple(getattr(array, "shape", (len(array),)))
+    shape = tuple(array.shape) if hasattr(array, "shape") else (len(array),)
     if len(shape) == 1:
         return [read_column(array, source, name=name)]
     if len(shape) != 2:

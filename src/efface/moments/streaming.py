@@ -132,8 +132,9 @@ class Moments:
         dtype = compute_dtype(x.dtype, self.least)
         if len(x) * self.x_dim**2 <= _SMALL:
             dtype = torch.promote_types(dtype, torch.float64)
-        if dtype.is_complex and not self.s_xx.is_complex():
-            raise InputError("x is complex: make the fitter with dtype=torch.complex64 or torch.complex128")
+        for name, values in (("x", x), ("z", z)):
+            if values.is_complex() and not self.s_xx.is_complex():
+                raise InputError(f"{name} is complex: make the fitter with dtype=torch.complex64 or torch.complex128")
         x, z = x.to(self.s_xz.device), z.to(self.s_xz.device, self.s_zz.dtype)
         w = None if w is None else w.to(self.s_xz.device, torch.float64)
         chunk = self._sum(x, z, w, dtype, scratch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -91,11 +91,15 @@ class Batches:
         self.ignore_index = ignore_index
         self._size = check_positive_int(batch_size, "batch_size")
         self._data = _checked(data)
-        self._concept = concept if isinstance(concept, str) or callable(concept) else _as_rows(concept)
+        self.classes: list[Any] = []
+        if isinstance(concept, str) or callable(concept):
+            self._concept = concept
+        else:
+            self._concept, self.classes = _as_rows(concept)
         self._ragged = isinstance(self._concept, list)
         if isinstance(concept, str) and isinstance(self._data, dict) and concept in self._data:
-            self._data[concept] = column = _numbered_column(self._data[concept])
-            self._ragged = is_ragged(column)
+            self._data[concept], self.classes = _numbered_column(self._data[concept])
+            self._ragged = is_ragged(self._data[concept])
         self._seen: list[int] = []
 
     def __iter__(self) -> Iterator[Batch]:
@@ -233,19 +237,20 @@ def _is_rows_of_integers(value: Any) -> bool:
     )
 
 
-def _as_rows(concept: Any) -> Any:
-    """All labels at once: a tensor, or a list where rows differ in length."""
+def _as_rows(concept: Any) -> tuple[Any, list[Any]]:
+    """All labels at once: a tensor, or a list where rows differ in length; and the classes if they were text."""
     if concept is None:
         raise InputError("concept is None: pass labels, the name of their column in data, or a function of a batch")
     return numbered(concept)
 
 
-def _numbered_column(column: Any) -> Any:
-    """A column of data, its text as the numbers of its classes; what holds none is read batch by batch."""
-    if isinstance(column, Tensor) or not len(column):
-        return column
-    first = next((row for row in column if len(row)), [0]) if is_ragged(column) else column[:1]
-    return numbered(column[: len(column)]) if read_array(first, "concept").is_text else column
+def _numbered_column(column: Any) -> tuple[Any, list[Any]]:
+    """A column of data, its text as the numbers of its classes; numbers of a data set on disk are read in batches."""
+    if isinstance(column, Tensor) or not hasattr(column, "__len__") or not len(column):
+        return column, []
+    if is_ragged(column) or read_array(column[:1], "concept").is_named:
+        return numbered(column[: len(column)])
+    return column, []
 
 
 @dataclass(frozen=True)
@@ -258,6 +263,7 @@ class Survey:
         labelled: Labels that count.
         categorical: Whether labels are classes.
         width: Number of classes, or of columns.
+        classes: Names of the classes, if labels were text.
     """
 
     batches: int
@@ -265,6 +271,7 @@ class Survey:
     labelled: int
     categorical: bool
     width: int
+    classes: list[Any] = field(default_factory=list)
 
 
 def survey(batches: Batches, kind: Kind = "auto") -> Survey:
@@ -273,6 +280,8 @@ def survey(batches: Batches, kind: Kind = "auto") -> Survey:
     Raises:
         InputError: If no label counts, or all that count are of one class: the concept is absent from the data.
     """
+    if kind == "continuous" and batches.classes:
+        raise InputError("concept holds text, not numbers: leave out kind='continuous', or convert it first")
     number = sequences = columns = highest = 0
     tally = Tally("concept", kind)
     for batch in batches:
@@ -294,4 +303,4 @@ def survey(batches: Batches, kind: Kind = "auto") -> Survey:
             "at least two classes occur"
         )
     tally.check()
-    return Survey(number, sequences, tally.n, not columns, columns or highest + 1)
+    return Survey(number, sequences, tally.n, not columns, columns or highest + 1, batches.classes)

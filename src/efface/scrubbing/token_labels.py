@@ -84,25 +84,30 @@ def labels_from_characters(
     return labels
 
 
-def numbered(labels: Any) -> Any:
-    """Text as the numbers of its classes in sorted order; other labels as a tensor, or a list of ragged rows.
+def numbered(labels: Any) -> tuple[Any, list[Any]]:
+    """Labels as a tensor, or a list of ragged rows; text as the numbers of its classes, which are given in their order.
 
     Raises:
         InputError: If one is missing.
 
     >>> numbered(["noun", "verb", "noun"])
-    tensor([0, 1, 0])
+    (tensor([0, 1, 0]), ['noun', 'verb'])
     >>> numbered([["verb", "noun"], ["noun"]])
-    [[1, 0], [0]]
+    ([[1, 0], [0]], ['noun', 'verb'])
     """
-    if not is_ragged(labels):
-        read = read_array(labels, "concept")
-        return _codes(labels) if read.is_text else complete(read)
-    flat = [label for row in labels for label in row]
-    if not any(isinstance(label, str) for label in flat):
-        return list(labels)
-    codes = iter(_codes(flat).tolist())
-    return [[next(codes) for _ in row] for row in labels]
+    ragged = is_ragged(labels)
+    flat = [label for row in labels for label in row] if ragged else labels
+    read = read_array(flat, "concept")
+    if not read.is_named:
+        values = complete(read)
+        return (list(labels) if ragged else values), []
+    column = read_column(flat, "concept")
+    classes = list(column.classes())
+    codes = shared(column.codes(classes))
+    if not ragged:
+        return codes, classes
+    following = iter(codes.tolist())
+    return [[next(following) for _ in row] for row in labels], classes
 
 
 def complete(read: Array) -> Tensor:
@@ -114,11 +119,6 @@ def complete(read: Array) -> Tensor:
     if read.missing is not None:
         refuse_rows(read.missing, "concept is missing", f"write ignore_index ({IGNORE}) for labels that do not count")
     return read.tensor("concept")
-
-
-def _codes(labels: Any) -> Tensor:
-    column = read_column(labels, "concept")
-    return shared(column.codes(column.classes()))
 
 
 def is_ragged(value: Any) -> bool:
