@@ -501,6 +501,7 @@ def test_what_is_known_of_a_scrubber():
         "labelled": int(padding().sum()),
         "categorical": True,
         "width": 3,
+        "classes": (),
     }
 
 

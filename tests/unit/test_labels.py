@@ -404,7 +404,7 @@ def test_labels_of_tokens() -> None:
     batches = Batches(ids, tags, batch_size=3)
     (first, last) = batches
     assert first.labels.tolist() == [[1, 2, 1], [2, 1, -100], [1, 0, 2]] and last.labels.tolist() == [[1, -100, -100]]
-    assert survey(batches).width == 3 and survey(batches).classes == ["D", "N", "V"]
+    assert survey(batches).width == 3 and survey(batches).classes == ("D", "N", "V")
     with pytest.raises(InputError, match="concept is missing"):
         Batches(ids, [[0, 1, 0], [None], [1], [0]])
     with pytest.raises(InputError, match=r"concept is missing.*ignore_index \(-100\)"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -271,7 +271,7 @@ class Survey:
     labelled: int
     categorical: bool
     width: int
-    classes: list[Any] = field(default_factory=list)
+    classes: tuple[Any, ...] = ()
 
 
 def survey(batches: Batches, kind: Kind = "auto") -> Survey:
@@ -303,4 +303,4 @@ def survey(batches: Batches, kind: Kind = "auto") -> Survey:
             "at least two classes occur"
         )
     tally.check()
-    return Survey(number, sequences, tally.n, not columns, columns or highest + 1, batches.classes)
+    return Survey(number, sequences, tally.n, not columns, columns or highest + 1, tuple(batches.classes))

@@ -202,7 +202,7 @@ class _Fit:
             "dtypes": sorted({str(parameter.dtype) for parameter in self.model.parameters()}),
             "data": self.batches.fingerprint,
             "ignore_index": self.config.ignore_index,
-            "labels": {name: value for name, value in asdict(self.survey).items() if value != []},
+            "labels": {**asdict(self.survey), "classes": list(self.survey.classes)},
         }
 
     def _options_set(self) -> dict[str, Any]:
