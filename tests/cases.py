@@ -35,7 +35,6 @@ class Case:
         concept: What `efface.erase` is given.
         data: What else.
         said: What a subject gives, with or without an erasure on it.
-        erased: What an erasure makes of the subject: on it, or called.
         wrong: Makes a subject of another kind.
         other: Makes one of the same kind that the erasure does not fit.
     """
@@ -49,8 +48,13 @@ class Case:
 
     def fit(self, method: Any, **options: Any) -> Any:
         """The method's erasure of the subject."""
-        given = {**self.data(), **QUICK.get(method.name, {}), **options}
-        return efface.erase(self.subject(), self.concept, method=method.name, **given)
+        return efface.erase(self.subject(), self.concept, method=method.name, **self.given(method), **options)
+
+    def given(self, method: Any) -> dict[str, Any]:
+        """What the case has of that which the fit of a method takes."""
+        taken = {*method.data, *(option.name for option in method.config.options())}
+        data = {name: value for name, value in self.data().items() if name in taken}
+        return {**data, **QUICK.get(method.name, {})}
 
 
 def rows() -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efface import _io, _lazy, _registry, _validate
+from efface import _io, _lazy, _validate
 from efface._errors import EffaceError, FormatError, InputError, MissingExtraError, NotFittedError
 
 # ---------------------------------------------------------------------------------------------- errors
@@ -275,45 +275,3 @@ def test_lazy_names_are_imported_once_and_listed(package: ModuleType) -> None:
     assert package.thing is package.thing is vars(package)["thing"]
     with pytest.raises(AttributeError, match="has no attribute 'other'"):
         _ = package.other
-
-
-# -------------------------------------------------------------------------------------------- registry
-
-
-def _method(name: str, **changes: Any) -> _registry.Method:
-    return _registry.Method(name, "vector", "arXiv:0", "one line", fitter=dict, eraser=list, **changes)
-
-
-@pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty registry for one test."""
-    monkeypatch.setattr(_registry, "_METHODS", {})
-
-
-@pytest.mark.usefixtures("registry")
-def test_methods_come_in_order_of_name_and_by_kind() -> None:
-    for name in ("b", "a"):
-        _registry.register(_method(name))
-    assert [m.name for m in _registry.methods()] == ["a", "b"]
-    assert list(_registry.methods("image")) == []
-    assert _registry.get_method("b").fitter is dict
-
-
-@pytest.mark.usefixtures("registry")
-def test_a_name_is_given_once() -> None:
-    method = _registry.register(_method("a"))
-    assert _registry.register(method) is method
-    with pytest.raises(InputError, match="'a' is already registered"):
-        _registry.register(_method("a"))
-
-
-@pytest.mark.usefixtures("registry")
-def test_an_unknown_method_lists_the_known() -> None:
-    _registry.register(_method("leace"))
-    with pytest.raises(InputError, match="unknown method 'lease': choose one of leace"):
-        _registry.get_method("lease")
-
-
-def test_methods_say_whether_labels_are_needed_to_apply() -> None:
-    assert not _method("a").labels_at_apply
-    assert _method("a", needs=("x", "z")).labels_at_apply

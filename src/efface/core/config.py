@@ -88,8 +88,13 @@ class Config:
             object.__setattr__(self, field.name, value)
 
     @classmethod
-    def of(cls, given: Mapping[str, Any] | None = None, *, method: str = "") -> Self:
+    def of(cls, given: Mapping[str, Any] | None = None, *, method: str = "", more: tuple[str, ...] = ()) -> Self:
         """A config from options by name.
+
+        Args:
+            given: Name -> value.
+            method: Whose, for the message.
+            more: What else may be given there, for the message.
 
         Raises:
             InputError: If one is unknown; the text names those there are.
@@ -97,7 +102,7 @@ class Config:
         given = dict(given or {})
         names = [field.name for field in _fields(cls)]
         if unknown := [name for name in given if name not in names]:
-            raise InputError(_no_option(unknown[0], names, method))
+            raise InputError(_no_option(unknown[0], [*names, *more], method))
         missing = dataclasses.MISSING
         needed = [f.name for f in _fields(cls) if f.default is missing and f.default_factory is missing]
         if absent := [name for name in needed if name not in given]:

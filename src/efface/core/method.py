@@ -80,7 +80,8 @@ class Method:
             InputError: If a name is unknown or a value is out of range.
         """
         data = {name: value for name, value in given.items() if name in self.data}
-        return self.config.of({k: v for k, v in given.items() if k not in data}, method=self.name), data
+        options = {name: value for name, value in given.items() if name not in data}
+        return self.config.of(options, method=self.name, more=self.data), data
 
 
 _HASHED = 2**28
