@@ -27,6 +27,7 @@ from efface.core.edits import OnWeights
 from efface.core.installer import handles_on
 from efface.core.method import Method, register, unregister
 from efface.core.weights import Put
+from efface.erasers.base import Eraser
 from tests.cases import CASES, Case
 from tests.toys import TOYS
 
@@ -73,7 +74,7 @@ def _quiet() -> Any:
 def given(case: Case, erasure: Any, subject: Any = None) -> Tensor:
     """What an erasure makes of the subject of a case."""
     subject = case.subject() if subject is None else subject
-    if callable(erasure):
+    if isinstance(erasure, Eraser):
         labels = case.concept.labels
         return erasure(subject, labels) if erasure.takes_labels else erasure(subject)
     with put_on(erasure, subject):
