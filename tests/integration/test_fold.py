@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor, nn
 
 from efface import InputError, LeaceEraser, Scrubber, Site, find_sites, foldable, load, scrub
-from efface.core.weights import Written
+from efface.core.writing import Written
 from efface.scrubbing.fold import Folded
 from tests.models import FAMILIES, GENERATE, POST_NORM, concept, data, generate, hooks, state, tiny
 

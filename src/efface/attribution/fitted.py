@@ -14,7 +14,8 @@ from efface.attribution.mask_search import MaskSearch, QfaResult
 from efface.core.codec import TENSOR, TYPE
 from efface.core.edits import Edit, OnWeights
 from efface.core.erasure import Erasure
-from efface.core.weights import WeightDelta, holds, write
+from efface.core.weights import WeightDelta
+from efface.core.writing import holds, write
 
 _PARTS = ("removal", "masker")
 

@@ -24,7 +24,8 @@ from efface.core.hooks import Remove, StateEdit, compiled_frames, edit_states, l
 from efface.core.run import Run
 from efface.core.site import Site
 from efface.core.subjects import Kind, unwrapped
-from efface.core.weights import WeightDelta, fingerprint_below, write
+from efface.core.weights import WeightDelta
+from efface.core.writing import fingerprint_below, write
 
 
 class Edit(ABC):
