@@ -1,0 +1,23 @@
+"""Changes that were meant: pattern of keys -> why. What they give now is pinned beside the record."""
+
+_CONTIGUOUS = (
+    "erasers lie contiguous in memory, as they do when read from a file: products round otherwise in the last digit; "
+    "2127722 gives the same for an eraser read from a file"
+)
+_AREA = "one area under the curve for all rooms, whose sums were in another order in the gate's audit: the last digit"
+_COUNTS = "what fired is counted by what is on, anew each time, and no longer by the erasure for as long as it lives"
+
+MEANT: dict[str, str] = {
+    "*/words": "prose: reports say more, and by which versions and call they were made",
+    "leace/method orth/applied": _CONTIGUOUS,
+    "orth/*/applied": _CONTIGUOUS,
+    "mean_difference/*/applied": _CONTIGUOUS,
+    "composing/intersections/applied": _CONTIGUOUS,
+    "composing/joined/applied": _CONTIGUOUS,
+    "negative_prompt/shapes/beside one's own/fired": _COUNTS,
+    "audit_gate/two concepts/findings": _AREA,
+    "audit_gate/two concepts/numbers": _AREA,
+    "intervals/area/interval": _AREA,
+    "intervals/detection/findings": _AREA,
+    "intervals/detection/numbers": _AREA,
+}
