@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import efface
-from efface import InputError
+from efface import InputError, MissingExtraError
 from efface.core import discovery
 from efface.core.config import Config
 from efface.core.erasure import Erasure
@@ -92,6 +92,12 @@ def test_rooms_that_register_are_found_by_their_marker(tmp_path: Path, monkeypat
     (root / "b" / "c" / discovery.MARKER).write_text("two\n")
     monkeypatch.setattr(discovery, "_ROOT", root)
     assert discovery._own() == ["efface.a.one", "efface.a.two", "efface.b.c.two"]
+
+
+def test_a_method_that_lacks_an_extra_names_it() -> None:
+    register(make("lacks", requires={"no_such_package": "files"}))
+    with pytest.raises(MissingExtraError, match=r"'no_such_package'.*efface\[files\]"):
+        efface.erase(torch.randn(20, 3), torch.arange(20) % 2, method="lacks")
 
 
 def test_a_method_that_cannot_be_named_wrong() -> None:

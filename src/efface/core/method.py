@@ -16,6 +16,7 @@ from typing import Any, Literal
 from torch import nn
 
 from efface._errors import InputError
+from efface._lazy import require
 from efface.core.concept import Concept
 from efface.core.config import Config
 from efface.core.discovery import discover
@@ -47,6 +48,7 @@ class Method:
         concepts: Which kinds of labels it takes, of rows and models.
         labels_at_apply: Whether it is called as `erasure(x, z)`.
         single: Whether it erases one concept at a time.
+        requires: Module that it needs -> the extra of efface that brings it.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Method:
     concepts: tuple[str, ...] = ("categorical", "continuous")
     labels_at_apply: bool = False
     single: bool = False
+    requires: Mapping[str, str] = field(default_factory=dict)
     data: tuple[str, ...] = field(init=False)
     """What `fit` takes besides the concept and its options."""
 
@@ -171,6 +174,7 @@ def erase(subject: Any, concept: Any, method: str | None = None, **options: Any)
 
     Raises:
         InputError: If there is no such method or option (the text lists those there are), or the concept does not suit.
+        MissingExtraError: If the method needs a package that is not installed.
     """
     found = as_subject(subject)
     if method is None:
@@ -180,6 +184,8 @@ def erase(subject: Any, concept: Any, method: str | None = None, **options: Any)
         method = "leace"
     chosen = get_method(method, subject)
     config, data = chosen.configured(options)
+    for module, extra in chosen.requires.items():
+        require(module, extra=extra)
     call = called("efface.erase", {"subject": subject, "concept": concept, "method": method, **options})
     if found.kind == "pipeline":
         erasure = chosen.fit(found.view, _concepts(chosen, concept), config, **data)
