@@ -1,11 +1,9 @@
 """Erasing in one call, end to end, by the one method there is: the negative prompt."""
 
-import json
-
 import pytest
 import torch
 
-from efface import Concept, FormatError, InputError, NothingErasedWarning, erase, get_method, load, methods
+from efface import Concept, InputError, NothingErasedWarning, erase, get_method, methods
 from efface.pipelines import PipelineView
 from tests.pipelines import BUILDERS, EMBEDDED, build, direct, small, state, tiny
 
@@ -102,27 +100,6 @@ def test_fitting_and_undoing_leave_the_pipeline_as_it_was():
     assert "encode_prompt" not in vars(pipe)
     with (a & b).on(pipe):
         assert is_negative_prompt("circle, star, ring")
-
-
-def test_damaged_and_foreign_folders(tmp_path):
-    negative("sd1").save(tmp_path / "e")
-    path = tmp_path / "e" / "config.json"
-    saved = json.loads(path.read_text())
-    del saved["sha256"]
-    for changed, says in (
-        ({"text": None}, "it.text|text is None, expected a word"),
-        ({"concepts": [{"name": ""}]}, "is damaged: name has an empty string"),
-        ({"type": "Magic"}, "holds a 'Magic', which this efface does not know: it knows .*NegativePromptErasure"),
-        ({"config": {"text": 3}}, "config.text is 3, expected a word or None"),
-    ):
-        path.write_text(json.dumps(saved | changed))
-        with pytest.raises(FormatError, match=says):
-            load(tmp_path / "e")
-    path.write_text(json.dumps({k: v for k, v in saved.items() if k != "text"}))
-    with pytest.raises(FormatError, match="is damaged: .*'text'"):
-        load(tmp_path / "e")
-    with pytest.raises(FileNotFoundError):
-        load(tmp_path / "nowhere")
 
 
 def test_methods_are_registered_and_named_in_the_error():

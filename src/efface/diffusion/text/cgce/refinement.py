@@ -52,7 +52,7 @@ def refine(
         classifiers: One a concept, k of them.
         fired: Which concepts fired, `(n, k)` booleans.
         stop: Logits at which the concepts that fired are left, `(k,)`.
-        config: How; no concept may be above the logit of its threshold.
+        config: How; no concept may be above its limit.
 
     Returns:
         The refined embeddings, in float32 but exact in the dtype of `e`; steps taken, `(n,)`; whether each is done.

@@ -153,11 +153,8 @@ def _descended(
 @torch.no_grad()
 def _scores(model: ConceptClassifier, pairs: Encoded, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Logits and labels of some pairs' prompts, a few pairs at a time."""
-    found = []
-    for index in torch.tensor(chosen).split(_SCORED_AT_ONCE):
-        x, keep, labels = pairs.at(index)
-        found.append((model(x, keep), labels))
-    z, labels = zip(*found, strict=True)
+    some = map(pairs.at, torch.tensor(chosen).split(_SCORED_AT_ONCE))
+    z, labels = zip(*((model(x, keep), labels) for x, keep, labels in some), strict=True)
     return torch.cat(z), torch.cat(labels)
 
 
