@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from efface._errors import EffaceWarning, InputError
 from efface._progress import progress
-from efface.core.concept import Concept
 from efface.core.edits import started
 from efface.core.fingerprint import fingerprint
 from efface.core.hooks import StateEdit
@@ -118,7 +117,6 @@ def scrub_with(
     labels: Any,
     config: ScrubConfig,
     *,
-    concepts: tuple[Concept, ...] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     scratch: str | os.PathLike[str] | None = None,
 ) -> Scrubber:
@@ -142,7 +140,6 @@ def scrub_with(
         fit.erasers,
         settings["fingerprint"],
         method=rows.name,
-        concepts=concepts,
         config=config,
         report=fit.survey,
         provenance=_provenance(model, settings, config),

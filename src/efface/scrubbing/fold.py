@@ -124,6 +124,11 @@ class _Plan:
     def add(self, path: str, edits: list[tuple[str, LeaceEraser]]) -> None:
         """Plan the edits of one layer."""
         module = self.model.get_submodule(path)
+        if module.weight.device.type == "meta":  # type: ignore[union-attr]
+            raise InputError(
+                f"the weights of {path} are not in memory (offloaded or on the meta device), so nothing can be folded "
+                "into them: load the model without offloading, or leave the scrubber to hooks"
+            )
         weight, bias = _changes(module, edits)
         self.changes[f"{path}.weight"] = tuple(weight)
         if bias and module.bias is None:

@@ -44,14 +44,15 @@ def _as_written() -> Any:
 
 def run(model: nn.Module, batch: Batch) -> Any:
     """One forward pass; inputs are moved to the model's device, and no cache is built."""
-    device = _device(model)
+    device = device_of(model)
     inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.inputs.items()}
     if "use_cache" not in inputs and "use_cache" in inspect.signature(model.forward).parameters:
         inputs["use_cache"] = False
     return model(**inputs)
 
 
-def _device(model: nn.Module) -> torch.device | None:
+def device_of(model: nn.Module) -> torch.device | None:
+    """Where a model takes its inputs; None for one that has no weights in memory."""
     own = getattr(model, "device", None)
     if isinstance(own, torch.device) and own.type != "meta":
         return own

@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from efface._errors import InputError
-from efface.core.concept import Concept
 from efface.core.method import Method, methods, register
 from efface.scrubbing.config import ScrubConfig, config_for
 from efface.scrubbing.fitting import scrub_with
@@ -19,7 +18,7 @@ from efface.scrubbing.scrubber import Scrubber
 def _fit(rows: Method) -> Callable[..., Scrubber]:
     def fit(
         model: nn.Module,
-        concept: Any,
+        labels: Any,
         config: ScrubConfig,
         *,
         data: Any = None,
@@ -28,11 +27,7 @@ def _fit(rows: Method) -> Callable[..., Scrubber]:
     ) -> Scrubber:
         if data is None:
             raise InputError("pass what goes through the model, erase(model, labels, data=..., sites='norms')")
-        named = (concept,) if isinstance(concept, Concept) else ()
-        labels = concept.labels if isinstance(concept, Concept) else concept
-        if labels is None:
-            raise InputError(f"{concept.name!r} has no labels: write Concept({concept.name!r}, labels=...)")
-        return scrub_with(rows, model, data, labels, config, concepts=named, checkpoint=checkpoint, scratch=scratch)
+        return scrub_with(rows, model, data, labels, config, checkpoint=checkpoint, scratch=scratch)
 
     return fit
 

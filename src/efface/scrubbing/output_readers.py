@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from efface._errors import InputError
 from efface.core.hooks import edit_value, look, look_before
 from efface.core.site import Site
-from efface.scrubbing.forward import at_rest
+from efface.scrubbing.forward import at_rest, device_of
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -166,7 +166,7 @@ def example_inputs(model: nn.Module) -> dict[str, Any]:
         InputError: If it is not known what the model takes.
     """
     config, name = getattr(model, "config", None), getattr(model, "main_input_name", None)
-    device = next(model.parameters()).device
+    device = device_of(model)
     if name == "input_ids" and config is not None:
         ids = torch.arange(1, 4, device=device).remainder(getattr(config, "vocab_size", 4)).unsqueeze(0)
         return {"input_ids": ids} | ({"decoder_input_ids": ids} if config.is_encoder_decoder else {})

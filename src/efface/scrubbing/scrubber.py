@@ -45,6 +45,7 @@ class Scrubber(Erasure):
     Does not guarantee: what `scrub` does not. In particular an edit applies to what the modules at its sites see: a
     model that is called around them (another attention path, a fused kernel) is not scrubbed.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     >>> with Scrubber.at({"0": torch.zeros_like}).on(model):
     ...     bool((model(torch.ones(1, 2)) == model[1].bias).all())
