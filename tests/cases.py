@@ -48,7 +48,7 @@ class Case:
 
     def fit(self, method: Any, **options: Any) -> Any:
         """The method's erasure of the subject."""
-        return efface.erase(self.subject(), self.concept, method=method.name, **self.given(method), **options)
+        return efface.erase(self.subject(), self.concept, method=method.name, **{**self.given(method), **options})
 
     def given(self, method: Any) -> dict[str, Any]:
         """What the case has of that which the fit of a method takes."""

@@ -395,8 +395,11 @@ def test_two_threads_on_two_subjects(subject: str, method: Method) -> None:
 @every_method
 def test_joined_with_another(subject: str, method: Method, tmp_path: Path) -> None:
     erasure = fitted(subject, method.name)
-    both = erasure & erasure
-    assert both.names == erasure.names and len(both.parts) == 2
+    with pytest.raises(InputError, match="twice"):
+        erasure & erasure  # noqa: B018
+    other = dataclasses.replace(erasure, concepts=(efface.Concept("other"),))
+    both = erasure & other
+    assert both.names == (*erasure.names, "other") and both.parts == (erasure, other)
     both.save(tmp_path / "both")
     assert efface.load(tmp_path / "both") == both
 

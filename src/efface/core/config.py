@@ -8,6 +8,7 @@ import math
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, get_args, get_origin
 
@@ -81,10 +82,9 @@ class Config:
         saved(cls)
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
         for field in _fields(type(self)):
-            value = checked(getattr(self, field.name), hints[field.name], field.name)
-            _check_bounds(field, value)
+            given = getattr(self, field.name)
+            value = _default(type(self), field.name) if given is field.default else _taken(type(self), field, given)
             object.__setattr__(self, field.name, value)
 
     @classmethod
@@ -100,7 +100,7 @@ class Config:
             InputError: If one is unknown; the text names those there are.
         """
         given = dict(given or {})
-        names = [field.name for field in _fields(cls)]
+        names = cls.names()
         if unknown := [name for name in given if name not in names]:
             raise InputError(_no_option(unknown[0], [*names, *more], method))
         missing = dataclasses.MISSING
@@ -109,6 +109,11 @@ class Config:
             whose = f"method={method!r}" if method else "this method"
             raise InputError(f"{whose} needs {' and '.join(f'{name}=' for name in absent)}")
         return cls(**given)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of all options, in order."""
+        return tuple(field.name for field in _fields(cls))
 
     @classmethod
     def options(cls) -> tuple[Option, ...]:
@@ -132,10 +137,25 @@ def _no_option(name: str, names: list[str], method: str) -> str:
     return f"{whose} has no option {name!r}{hint}: it has {', '.join(names) or 'none'}"
 
 
-def _fields(cls: type) -> list[dataclasses.Field[Any]]:
-    return [field for field in dataclasses.fields(cls) if field.name != "unknown"]
+@cache
+def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
+    return tuple(field for field in dataclasses.fields(cls) if field.name != "unknown")
 
 
+def _taken(cls: type, field: dataclasses.Field[Any], given: Any) -> Any:
+    value = checked(given, _hints(cls)[field.name], field.name)
+    _check_bounds(field, value)
+    return value
+
+
+@cache
+def _default(cls: type, name: str) -> Any:
+    """A default as it is taken; checked once a class."""
+    field = next(field for field in _fields(cls) if field.name == name)
+    return _taken(cls, field, field.default)
+
+
+@cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 

@@ -195,6 +195,11 @@ class Joined(Erasure):
 
     parts: tuple[Erasure, ...]
 
+    def __post_init__(self) -> None:
+        for i, part in enumerate(self.parts):
+            if part in self.parts[:i]:
+                raise InputError(f"{part!r} is in it twice, and an erasure is on once or not at all: leave one out")
+
     @property
     def edits(self) -> tuple[Edit, ...]:
         """All edits, in order."""

@@ -65,7 +65,7 @@ class Fitter:
     @property
     def config(self) -> Config:
         """The options, as the erasers keep them."""
-        return self.config_type(**{option.name: getattr(self, option.name) for option in self.config_type.options()})
+        return self.config_type(**{name: getattr(self, name) for name in self.config_type.names()})
 
     # ---------------------------------------------------------------------------------------- gathering
 
@@ -266,7 +266,7 @@ def fit_of(fitter: type[Fitter]) -> Callable[..., Any]:
     """What a method of rows registers as its fit."""
 
     def fit(x: Any, z: Any, config: Config, *, mask: Any = None, weight: Any = None) -> Any:
-        options = {option.name: getattr(config, option.name) for option in config.options()}
+        options = {name: getattr(config, name) for name in config.names()}
         return fitter.fit(x, z, mask=mask, weight=weight, **options).eraser
 
     return fit

@@ -40,8 +40,8 @@ class ScrubConfig(Config):
 
     def fitter_options(self) -> dict[str, Any]:
         """What goes to the fitters of rows."""
-        own = {own.name for own in ScrubConfig.options()}
-        found = {of_rows.name: getattr(self, of_rows.name) for of_rows in type(self).options()}
+        own = set(ScrubConfig.names())
+        found = {name: getattr(self, name) for name in self.names()}
         given = {name: value for name, value in found.items() if name not in own}
         return given | ({} if self.dtype is None else {"dtype": getattr(torch, self.dtype)})
 
