@@ -455,6 +455,22 @@ def test_peft_is_seen_through() -> None:
         assert torch.equal(wrapped(input_ids=ids).logits, plain)
 
 
+def test_offloading_by_accelerate_is_seen_through() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = layers()
+    plain = said(model)
+    with Shift(0.5, "states").on(model):
+        expected = said(model)
+    accelerate.cpu_offload(model, execution_device="cpu")
+    assert model[0].weight.device.type == "meta" and torch.equal(said(model), plain)
+    with Shift(0.5, "states").on(model):
+        assert torch.equal(said(model), expected)
+    assert torch.equal(said(model), plain)
+    with pytest.raises(InputError, match="not in memory"):
+        Shift(0.5, "weights").on(model)
+    assert torch.equal(said(model), plain)
+
+
 # ------------------------------------------------------------------------------------------------- weights
 
 
