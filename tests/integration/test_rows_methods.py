@@ -133,7 +133,7 @@ def test_as_a_module(method):
     module = eraser.to_module()
     args = (x, z) if method.labels_at_apply else (x,)
     torch.testing.assert_close(module(*args), eraser(*args))
-    assert set(module.state_dict()) == set(eraser.tensors())
+    assert set(module.state_dict()) == set(eraser.tensors()) and module.eraser == eraser
     fresh = method.fitter.fit(x * 2, z).eraser.to_module()
     fresh.load_state_dict(module.state_dict())
     torch.testing.assert_close(fresh(*args), module(*args))

@@ -26,7 +26,8 @@ from efface.audit.vectors.labels import Labels as AuditLabels
 from efface.cli import main
 from efface.cli.concepts import learn
 from efface.core.arrays import read_array
-from efface.core.labels import Labels, Tally, read_column, read_labels, settled
+from efface.core.labels import Tally, read_column, settled
+from efface.core.row_labels import Labels, read_labels
 from efface.erasers.compose import join_concepts
 from efface.erasers.leace import LeaceEraser, LeaceFitter
 from efface.erasers.oracle import OracleEraser
@@ -507,7 +508,7 @@ def test_a_fit_reads_features_and_labels_once(monkeypatch: pytest.MonkeyPatch) -
         return read_array(value, name)
 
     monkeypatch.setattr("efface._validate.read_array", count)
-    monkeypatch.setattr("efface.core.labels.read_array", count)
+    monkeypatch.setattr("efface.core.row_labels.read_array", count)
     for eraser in (LeaceEraser, OracleEraser, QuadraticEraser):
         read.clear()
         eraser.fit(X, S, mask=np.ones(N, bool), weight=np.ones(N))

@@ -15,7 +15,7 @@ from efface._errors import InputError
 from efface._validate import to_tensor
 from efface.core.edits import Edit, OnRows
 from efface.core.erasure import Erasure
-from efface.core.labels import read_labels
+from efface.core.row_labels import read_labels
 from efface.core.saved_types import saved
 
 
@@ -142,16 +142,16 @@ class EraserModule(nn.Module):
     def __init__(self, eraser: Eraser) -> None:
         super().__init__()
         self._type = type(eraser)
-        own = [f.name for f in dataclasses.fields(eraser) if not f.kw_only]
-        self._missing = {name: None for name in own if getattr(eraser, name) is None}
         self._names = tuple(eraser.tensors())
+        rest = (f.name for f in dataclasses.fields(eraser) if f.name not in self._names)
+        self._rest: dict[str, Any] = {name: getattr(eraser, name) for name in rest}
         for name, tensor in eraser.tensors().items():
             self.register_buffer(name, tensor.clone())
 
     @property
     def eraser(self) -> Eraser:
         """The eraser as a value, with the present buffers."""
-        return self._type(**self._missing | {name: getattr(self, name) for name in self._names})
+        return self._type(**self._rest, **{name: getattr(self, name) for name in self._names})
 
     def forward(self, x: Tensor, *z: Tensor) -> Tensor:
         """Erase the concept from `x` `(..., d)`; oracle-type erasers take `z` too."""

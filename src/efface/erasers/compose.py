@@ -10,7 +10,8 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface.core.arrays import read_array
-from efface.core.labels import Kind, read_labels
+from efface.core.labels import Kind
+from efface.core.row_labels import read_labels
 from efface.erasers.leace import LeaceEraser
 
 

@@ -14,7 +14,8 @@ from efface._errors import InputError
 from efface._io import load_folder, save_folder
 from efface._validate import check_positive_int, to_tensor
 from efface.core.config import Config
-from efface.core.labels import Kind, Labels, check_kind, read_labels
+from efface.core.labels import Kind, check_kind
+from efface.core.row_labels import Labels, read_labels
 from efface.erasers.base import Eraser, Report, eraser_dtype
 from efface.moments.streaming import Moments
 

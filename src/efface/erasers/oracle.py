@@ -11,8 +11,9 @@ from torch import Tensor
 
 from efface._errors import NothingErasedWarning
 from efface.core.config import Config, option
-from efface.core.labels import Kind, read_labels
+from efface.core.labels import Kind
 from efface.core.method import Method, register
+from efface.core.row_labels import read_labels
 from efface.erasers.base import Eraser, Report, check_shapes, on_tensors
 from efface.erasers.fitter import Fitter, fit_of
 from efface.erasers.lowrank import check_width, no_autocast

@@ -12,8 +12,9 @@ from torch import Tensor
 from efface._errors import EffaceWarning, InputError, NotFittedError, NothingErasedWarning
 from efface._validate import check_positive_int
 from efface.core.config import Config, option
-from efface.core.labels import Kind, Labels, read_labels
+from efface.core.labels import Kind
 from efface.core.method import Method, register
+from efface.core.row_labels import Labels, read_labels
 from efface.erasers.base import Eraser, Report, check_shapes, eraser_dtype, on_tensors
 from efface.erasers.fitter import Fitter, fit_of, to_tensors
 from efface.erasers.lowrank import check_width, no_autocast

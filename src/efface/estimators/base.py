@@ -14,7 +14,8 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from efface._errors import InputError
 from efface._validate import to_tensor
 from efface.core.arrays import shared
-from efface.core.labels import Column, Labels
+from efface.core.labels import Column
+from efface.core.row_labels import Labels
 from efface.estimators.columns import column_at, is_table, read_columns
 from efface.estimators.concept import ConceptEncoder
 from efface.estimators.inputs import of_length, position, too_many, weighted

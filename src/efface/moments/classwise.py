@@ -13,7 +13,7 @@ from torch import Tensor
 from efface._errors import FormatError, InputError, NotFittedError
 from efface._io import load_folder, save_folder
 from efface._validate import check_finite, check_positive_int, to_rows, to_tensor
-from efface.core.labels import Labels
+from efface.core.row_labels import Labels
 from efface.moments.grouping import groupby
 from efface.moments.streaming import Moments
 

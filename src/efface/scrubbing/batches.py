@@ -13,7 +13,8 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._validate import check_positive_int, to_tensor
 from efface.core.arrays import read_array
-from efface.core.labels import Kind, Labels, Tally, check_complete, decide
+from efface.core.labels import Kind, Tally, check_complete, decide
+from efface.core.row_labels import Labels
 from efface.scrubbing.token_labels import IGNORE, complete, is_ragged, numbered, rectangular
 
 _CONSTANT = (bool, int, float, str, type(None))

@@ -16,9 +16,10 @@ from efface._progress import progress
 from efface.core.edits import started
 from efface.core.fingerprint import fingerprint
 from efface.core.hooks import StateEdit
-from efface.core.labels import Kind, read_labels
+from efface.core.labels import Kind
 from efface.core.method import Method
 from efface.core.provenance import called, provenance
+from efface.core.row_labels import read_labels
 from efface.core.site import Site
 from efface.core.subjects import unwrapped
 from efface.erasers.base import eraser_dtype
