@@ -8,14 +8,11 @@ import pickle
 import warnings
 from dataclasses import asdict
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from efface import (
     EffaceWarning,
@@ -425,47 +422,6 @@ def test_files_that_cannot_be_used(tmp_path):
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:100])
     with pytest.raises(FormatError, match="truncated"):
         Scrubber.load(folder)
-
-
-OLD = Path(__file__).parents[1] / "fixtures" / "2127722"
-"""Folders that an earlier efface wrote, with what it computed."""
-
-
-@pytest.mark.parametrize("name", ["scrubber-leace", "scrubber-orth-linear"])
-def test_folders_of_format_1(name, tmp_path):
-    config = LlamaConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=24,
-        vocab_size=32,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    own = LlamaForCausalLM(config).eval()
-    own.load_state_dict(load_file(OLD / f"{name}.model.safetensors"))
-    expected = load_file(OLD / f"{name}.expected.safetensors")
-    known = load(OLD / name)
-    for scrubber in (known, saved_again(known, tmp_path)):
-        with torch.no_grad(), scrubber.on(own):
-            assert torch.equal(own(input_ids=expected["input_ids"]).logits, expected["output"])
-    if "folded" in expected:
-        with torch.no_grad(), known.folded(own).on(own):
-            assert torch.equal(own(input_ids=expected["input_ids"]).logits, expected["folded"])
-    linear = name == "scrubber-orth-linear"
-    assert isinstance(known, Scrubber) and known.method == ("orth" if linear else "leace")
-    assert known.report is not None and known.report.labelled == int(padding().sum())
-    assert known.config is not None and known.config.to_dict()["order"] == ("parallel" if linear else "sequential")
-    assert known.config.to_dict()["affine"] is not linear
-    assert known.summary()[0]["n"] == known.report.labelled
-
-
-def saved_again(known: Scrubber, folder: Path) -> Any:
-    known.save(folder / "again")
-    assert load(folder / "again") == known
-    return load(folder / "again")
 
 
 def test_what_cannot_be_saved(tmp_path):

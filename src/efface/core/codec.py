@@ -9,7 +9,7 @@ import math
 import types
 import typing
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 import torch
@@ -205,7 +205,7 @@ def _dataclass(plain: Any, tensors: Mapping[str, Tensor], hint: type, name: str)
     found = {key: decoded(given[key], tensors, hints[key], _below(name, key)) for key in taken}
     if unknown:
         kept = issubclass(cls, Config)
-        _warn_unknown(name, unknown, kept)
+        warn_unknown(name, unknown, kept=kept)
         found |= {"unknown": unknown} if kept else {}
     try:
         return cls(**found)
@@ -213,12 +213,19 @@ def _dataclass(plain: Any, tensors: Mapping[str, Tensor], hint: type, name: str)
         raise FormatError(f"{name} is damaged: {error}") from error
 
 
-def _warn_unknown(name: str, unknown: Mapping[str, Any], kept: bool) -> None:
+def warn_unknown(name: str, unknown: Iterable[str], *, kept: bool) -> None:
+    """Tell of what stands in a file and a newer version wrote.
+
+    Args:
+        name: What holds it.
+        unknown: What it is called there.
+        kept: Whether it is kept.
+    """
     warnings.warn(
         f"{name} has {', '.join(map(repr, unknown))}, which this version of efface does not know: "
         f"{'kept, and without effect' if kept else 'left out'}; upgrade with  pip install -U efface",
         UnknownOptionWarning,
-        stacklevel=2,
+        stacklevel=3,
     )
 
 

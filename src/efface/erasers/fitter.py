@@ -13,6 +13,7 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._io import load_folder, save_folder
 from efface._validate import check_positive_int, to_tensor
+from efface.core.codec import warn_unknown
 from efface.core.config import Config
 from efface.core.labels import Kind, check_kind
 from efface.core.row_labels import Labels, read_labels
@@ -53,6 +54,7 @@ class Fitter:
         self.decided: str | None = None
         self.classes: tuple[Any, ...] = ()
         self.moments = self._new_moments(device, torch.complex128 if self.dtype.is_complex else torch.float64)
+        self.unknown: dict[str, Any] = {}
         self._eraser: Eraser | None = None
 
     def _new_moments(self, device: str | torch.device | None, dtype: torch.dtype) -> Any:
@@ -66,7 +68,8 @@ class Fitter:
     @property
     def config(self) -> Config:
         """The options, as the erasers keep them."""
-        return self.config_type(**{name: getattr(self, name) for name in self.config_type.names()})
+        own = {name: getattr(self, name) for name in self.config_type.names()}
+        return self.config_type(**own, unknown=self.unknown)
 
     # ---------------------------------------------------------------------------------------- gathering
 
@@ -144,7 +147,7 @@ class Fitter:
     def copy(self) -> Self:
         """An independent fitter with the same statistics."""
         new = self._blank().load_state_dict(self.state_dict())
-        new.classes = self.classes
+        new.classes, new.unknown = self.classes, self.unknown
         return new
 
     def __add__(self, other: Fitter) -> Self:
@@ -244,18 +247,27 @@ class Fitter:
             "type": type(self).__name__,
             "x_dim": self.x_dim,
             "z_dim": self.z_dim,
-            "options": self.options(),
+            "options": {**self.unknown, **self.options()},
             "classes": list(self.classes),
         }
         save_folder(path, config, self.state_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str | torch.device | None = None) -> Self:
-        """Read what `save` wrote; further updates give the same result as if there had been no interruption."""
+        """Read what `save` wrote; further updates give the same result as if there had been no interruption.
+
+        Options that the file lacks take their default; those of a newer version are kept, with a warning.
+        """
         config, tensors = load_folder(path, expect=cls.__name__)
-        options = config["options"] | {"dtype": getattr(torch, config["options"]["dtype"])}
+        names = cls(1, 1).options()
+        options = {name: value for name, value in config["options"].items() if name in names}
+        unknown = {name: value for name, value in config["options"].items() if name not in names}
+        if unknown:
+            warn_unknown(f"the fit in {os.fspath(path)}", unknown, kept=True)
+        if "dtype" in options:
+            options["dtype"] = getattr(torch, options["dtype"])
         new = cls(config["x_dim"], config["z_dim"], device=device, **options).load_state_dict(tensors)
-        new.classes = tuple(config.get("classes", ()))
+        new.classes, new.unknown = tuple(config.get("classes", ())), unknown
         return new
 
     def _blank(self) -> Self:
