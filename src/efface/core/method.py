@@ -182,7 +182,7 @@ def erase(subject: Any, concept: Any, method: str | None = None, **options: Any)
             names = ", ".join(m.name for m in methods("pipeline"))
             raise InputError(f"name a method, erase(pipe, concept, method=...): one of {names}")
         method = "leace"
-    chosen = get_method(method, subject)
+    chosen = get_method(method, found)
     config, data = chosen.configured(options)
     for module, extra in chosen.requires.items():
         require(module, extra=extra)
