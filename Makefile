@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 .PHONY: demo test test-slow checks lint types imports dists bench clean
 
 demo: $(READY)
-	$(BIN)/efface demo --out demo-out
+	$(BIN)/efface demo --out demo-out --force
 
 # What reads the source alone comes first, two at a time, since it fails sooner; then the tests, on every core.
 test: $(READY)

@@ -38,7 +38,7 @@ from benchmarks._studio import (
 )
 from efface import PipelineView
 from efface.audit.pipelines.balance import harmonic
-from efface.cli.generating import write_picture
+from efface.cli.generate import write_picture
 from efface.core.erasure import Erasure
 from efface.core.method import methods as known_methods
 from efface_worlds import shapes

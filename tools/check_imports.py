@@ -78,7 +78,7 @@ TABLE: dict[str, Room] = {
     "pipelines": Room(),
     "diffusion": Room((*_VECTORS, "erasers", "pipelines", "stats", "training")),
     "compat": Room((*_VECTORS, "erasers", "scrubbing")),
-    "cli": Room(_BELOW_CLI, lazy=_TOOLS),
+    "cli": Room(_BELOW_CLI, lazy=_TOOLS | {"typer"}, eager=frozenset({"typer"})),
 }
 
 _HF, _DIFFUSERS = frozenset({"transformers", "tokenizers"}), frozenset({"diffusers", "torchmetrics"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,16 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface.core.arrays import read_array, refuse_rows
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """A hint for the text of an error: what comes near to an unknown name; empty if nothing does.
+
+    >>> did_you_mean("lease", ["leace", "orth"])
+    " (did you mean 'leace'?)"
+    """
+    near = difflib.get_close_matches(given, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def to_tensor(value: Any, name: str) -> Tensor:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import pytest
 
 from efface.audit import Audit, Finding
-from efface.cli import demo
+from efface.cli import main
+from efface.cli.options import Demo
 from efface.report.numbers import format_value
 from efface_worlds import sentences
 from efface_worlds.demo.demonstration import demo_audit
 from tests.unit.test_report import Page
-
-
-def parse(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    demo.add_parser(parser.add_subparsers())
-    return parser.parse_args(["demo", *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +31,8 @@ def findings(audit: Audit) -> list[Finding]:
 
 
 def test_tables_from_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], tables: Audit) -> None:
-    args = parse("--out", str(tmp_path / "out"), "--only", "tables")
-    assert args.run(args) == 0
+    argv = ["demo", "--out", str(tmp_path / "out"), "--only", "tables"]
+    assert main(argv) == 0
     shown = capsys.readouterr()
     html, data = tmp_path / "out/report.html", tmp_path / "out/report.json"
     assert str(html) in shown.out and str(data) in shown.out
@@ -53,7 +47,7 @@ def test_tables_from_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_defaults() -> None:
-    args = parse()
+    args = Demo()
     assert (args.out, args.seed, args.only) == (Path("demo-out"), 0, None)
 
 

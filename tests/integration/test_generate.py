@@ -15,7 +15,7 @@ from torch import Tensor
 import efface
 from efface import Concept, InputError, PipelineView
 from efface.cli import main
-from efface.cli.generating import write_picture
+from efface.cli.generate import write_picture
 from efface.core.installer import handles_on
 from efface_worlds.shapes import generate as draw
 from efface_worlds.shapes import load_shapes_pipeline

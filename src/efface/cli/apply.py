@@ -2,36 +2,185 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from efface.cli import add_command
-from efface.cli.fit import add_chunk_rows, add_columns, add_concept
+import torch
+from torch import Tensor
 
-_HELP = "erase a concept from a file with an eraser that was fitted before"
-_DESCRIPTION = """Erase a concept from a file with an eraser that was fitted before.
-
-  efface apply X.npy --eraser eraser/ -o X_clean.npy
-  efface apply people.csv --eraser eraser/ -o people_clean.csv
-
-The file is read and written in chunks. Row order and all other columns of a table stay as they are, the
-concept's own column too: drop it yourself if it must not be there. The format follows the suffix of -o.
-"""
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add the command to the parser."""
-    parser = add_command(subparsers, run, help=_HELP, description=_DESCRIPTION)
-    parser.add_argument("x", metavar="X", help="embeddings: .npy .npz .csv .parquet .safetensors (file.npz:name)")
-    parser.add_argument("--eraser", required=True, metavar="DIR", help="folder written by efface fit")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="file to write")
-    add_concept(parser, required=False)
-    add_columns(parser)
-    add_chunk_rows(parser)
+from efface._errors import InputError
+from efface._validate import check_finite
+from efface.cli.concepts import Side, joint, load_side
+from efface.cli.inputs import Inputs, Labels, choose_features, find_labels
+from efface.cli.options import Apply, Chosen
+from efface.cli.outputs import check_free
+from efface.core.erasure import load
+from efface.erasers.base import Eraser
+from efface.streams import SUFFIXES, TABLES, Source, column_names, open_sink, open_source, progress, shortened
 
 
-def run(args: argparse.Namespace) -> None:
-    """Apply and write."""
-    from efface.cli.applying import apply_file
+@dataclass(frozen=True)
+class Saved:
+    """An eraser from a folder.
 
-    apply_file(args)
+    Attributes:
+        eraser: The value.
+        side: What `efface fit` noted beside it, if it was made by that.
+        takes_labels: Whether it is called as `eraser(x, z)`.
+    """
+
+    eraser: Any
+    side: Side | None
+    takes_labels: bool
+
+    def erase(self, x: Tensor, values: Sequence[Any], first_row: int) -> Tensor:
+        """The rows without the concept."""
+        if not self.takes_labels:
+            return self.eraser(x)
+        if self.side is None:
+            raise InputError("this eraser needs labels and was not made by efface fit: apply it in Python")
+        return self.eraser(x, joint(self.side.concepts, values, first_row))
+
+
+def load_saved(folder: str) -> Saved:
+    """The eraser in a folder.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        FormatError: If it is damaged or newer.
+    """
+    eraser = load(folder)
+    if not isinstance(eraser, Eraser):
+        raise InputError(f"{folder} holds a {type(eraser).__name__}, which does not erase from tables of numbers")
+    return Saved(eraser, load_side(Path(folder)), eraser.takes_labels)
+
+
+def run(args: Apply) -> None:
+    """Erase from a file and write the result."""
+    saved, source = load_saved(args.eraser), open_source(args.x)
+    inputs = find_inputs_for(saved, source, args)
+    _check_output(args, inputs)
+    change = Change()
+    with (
+        progress("applying", source.rows) as bar,
+        open_sink(args.output, like=source, features=inputs.features) as sink,
+    ):
+        for chunk, values in inputs.chunks(args.chunk_rows, rest=True):
+            x = chunk.numbers(inputs.features)
+            check_finite(x, source.where, first_row=chunk.first_row)
+            erased = saved.erase(x, values, chunk.first_row)
+            sink.write(chunk.replace(inputs.features, erased))
+            change.update(x, erased)
+            bar.update(len(chunk))
+    _print_result(args.output, inputs, change)
+
+
+def _check_output(args: Apply, inputs: Inputs) -> None:
+    path = Path(args.output)
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"-o {args.output}: expected a suffix of {' '.join(SUFFIXES)}")
+    read = [inputs.x.path, *(labels.source.path for labels in inputs.labels if labels.source is not None)]
+    if path.exists() and any(path.samefile(file) for file in read):
+        raise InputError(f"-o {args.output} is a file that is read: name another, or its rows would be lost")
+    check_free([path], "-o", force=args.force)
+
+
+def find_inputs_for(saved: Saved, source: Source, args: Apply) -> Inputs:
+    """The columns of a file that an eraser is for, and the labels that it needs.
+
+    Raises:
+        InputError: If the file is not as wide as the eraser, or labels are missing.
+    """
+    labels = _labels(saved, source, args.concept) if saved.takes_labels else ()
+    own = [found.column for found in labels if found.source is None and found.column]
+    return Inputs(source, find_features(saved, source, args, own), labels)
+
+
+def find_features(saved: Saved, source: Source, args: Chosen, labels: Sequence[str]) -> tuple[str, ...]:
+    """The columns of a file that an eraser is for.
+
+    Raises:
+        InputError: If the file has not those that it was fitted on, or not as many.
+    """
+    features = None if saved.side is None or args.columns or args.exclude else saved.side.columns
+    if features is None:
+        features = choose_features(source, columns=args.columns, exclude=args.exclude, labels=labels)
+    known = {*column_names(source)}
+    missing = [name for name in features if name not in known]
+    if missing:
+        raise InputError(
+            f"{source.where} has no column {shortened(missing)}, which the eraser was fitted on: "
+            "name the columns that take their place, in the same order, with --columns"
+        )
+    _check_width(saved.side, source, features)
+    return features
+
+
+def _check_width(side: Side | None, source: Source, features: Sequence[str]) -> None:
+    lists = {column.name for column in source.columns if column.kind == "list"}
+    if side is not None and len(features) != side.x_dim and not lists & {*features}:
+        raise InputError(
+            f"{source.where} has {len(features)} features ({shortened(features)}), the eraser was fitted on "
+            f"{side.x_dim}: give it the same columns, chosen with --columns if need be"
+        )
+
+
+def _labels(saved: Saved, source: Source, specs: Sequence[str] | None) -> tuple[Labels, ...]:
+    """The labels named by the user, or the columns that have the names of the fitted concepts."""
+    concepts = () if saved.side is None else saved.side.concepts
+    if not specs and not all(concept.name in column_names(source) for concept in concepts):
+        raise InputError(
+            "this eraser needs the labels of each row: write --concept "
+            + " --concept ".join(concept.name for concept in concepts)
+        )
+    specs = specs or [concept.name for concept in concepts]
+    if len(specs) != len(concepts):
+        raise InputError(f"--concept was given {len(specs)} times, the eraser was fitted on {len(concepts)} concepts")
+    return tuple(find_labels(spec, source) for spec in specs)
+
+
+class Change:
+    """How much was changed, relative to the variance of X."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._origin: Tensor | None = None
+        self._sum: Any = 0.0
+        self._squares = self._changed = 0.0
+
+    def update(self, x: Tensor, erased: Tensor) -> None:
+        """Take in a chunk before and after."""
+        wide, new = _wide(x), _wide(erased)
+        self._changed += float((new - wide).abs().square().sum())
+        # About a point near the mean, so that a large mean does not swallow the variance.
+        self._origin = wide.mean(0) if self._origin is None else self._origin
+        centred = wide - self._origin
+        self._sum = self._sum + centred.sum(0)
+        self._squares += float(centred.abs().square().sum())
+        self.rows += len(x)
+
+    @property
+    def size(self) -> float:
+        """Mean squared change over total variance."""
+        variance = self._squares - float((self._sum / self.rows**0.5).abs().square().sum())
+        return self._changed / variance if variance > 0 else 0.0
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+def _print_result(output: str, inputs: Inputs, change: Change) -> None:
+    print(f"{output}: {change.rows} rows, {len(inputs.features)} columns changed ({shortened(inputs.features)})")
+    print(f"edit size: {change.size:.3g} of the variance of X")
+    changed = {*inputs.features}
+    kept = [name for name in column_names(inputs.x) if name not in changed]
+    if inputs.x.shape is None and kept:
+        into_table = Path(output).suffix.lower() in TABLES
+        what = "kept as they were" if into_table else "not written, as an array has no room for them"
+        print(f"other columns {what}: {shortened(kept, count=20)}")
+    types = {c.type for c in inputs.x.columns if c.name in changed and c.type.startswith(("int", "uint"))}
+    if types:
+        print(f"columns of {', '.join(sorted(types))} became floating point: an erased integer is no integer")

@@ -2,49 +2,145 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from efface.cli import add_command
-from efface.cli.fit import add_columns, add_concept, add_kind, at_least_one
+from torch import Tensor
 
-_HELP = "show whether a concept is gone, and what else went"
-_DESCRIPTION = """Show how well a concept can be read from X, before and after erasure, and what else went.
+import efface.audit
+from efface._errors import InputError
+from efface._validate import check_finite
+from efface.audit.audit import Audit
+from efface.audit.vectors import Task
+from efface.cli import options
+from efface.cli.apply import Saved, find_features, load_saved
+from efface.cli.inputs import Inputs, Labels, choose_features, find_labels
+from efface.cli.outputs import check_report, made_by, write_report
+from efface.cli.sample import Sample
+from efface.cli.settings import configured
+from efface.core.method import get_method
+from efface.streams import Source, column_names, open_source, progress
 
-  efface audit X.npy --concept z.npy
-  efface audit people.csv --concept sex --eraser eraser/ --task income -o report.html
-  efface audit X.npy --concept z.npy --after X_clean.npy -o report.json
-
-Without --eraser and --after, an eraser is fitted anew in each fold on the rows that are not scored: the fairest
-way to see what a method does. With them, X should be rows that the eraser was not fitted on.
-"""
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add the command to the parser."""
-    parser = add_command(subparsers, run, help=_HELP, description=_DESCRIPTION)
-    parser.add_argument("x", metavar="X", help="embeddings: .npy .npz .csv .parquet .safetensors (file.npz:name)")
-    add_concept(parser, required=True)
-    add_kind(parser)
-    after = parser.add_mutually_exclusive_group()
-    after.add_argument("--eraser", metavar="DIR", help="folder written by efface fit: audit X erased by it")
-    after.add_argument("--after", metavar="FILE", help="the same rows, erased")
-    after.add_argument("--method", default="leace", help="without an eraser: what to fit in each fold (default: leace)")
-    parser.add_argument("--task", metavar="Y", help="labels of what should survive: a column of X, or a file")
-    parser.add_argument("-o", "--output", metavar="FILE", help="report to write: .html, .json or .md")
-    add_columns(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of every random choice (default: 0)")
-    parser.add_argument(
-        "--max-rows",
-        type=at_least_one,
-        default=20_000,
-        metavar="N",
-        help="audit a random sample of so many rows of a larger file (default: 20000)",
-    )
+_CHUNK_ROWS, _METHOD = 4096, "leace"
 
 
-def run(args: argparse.Namespace) -> None:
-    """Audit and report."""
-    from efface.cli.auditing import audit_files
+@dataclass(frozen=True)
+class Rows:
+    """The rows that are audited.
 
-    audit_files(args)
+    Attributes:
+        x: Before `(n, d)`.
+        concepts: Labels of each concept.
+        task: Labels of the task, if there is one.
+        after: After `(n, d)`, if it was given as a file.
+        seen: Rows of the file.
+    """
+
+    x: Tensor
+    concepts: list[Any]
+    task: Any
+    after: Tensor | None
+    seen: int
+
+
+def run(args: options.Audit) -> None:
+    """Audit files, print what follows and write the report."""
+    check_report(args.output, force=args.force)
+    saved = load_saved(args.eraser) if args.eraser else None
+    inputs = _find_inputs(args, saved)
+    rows = _read(inputs, args)
+    if len(rows.x) < rows.seen:
+        print(f"a random sample of {len(rows.x)} of {rows.seen} rows (--max-rows, seed {args.seed})")
+    erase = _eraser(args, saved, rows)
+    _say_what_is_audited(args)
+    names = [labels.name for labels in inputs.labels[: len(args.concept)]]
+    audits = [_audit(args, name, z, rows, erase) for name, z in zip(names, rows.concepts, strict=True)]
+    audit = audits[0] if len(audits) == 1 else Audit(f"Erasing {', '.join(names)}", parts=tuple(audits))
+    write_report(made_by(args, audit, seed=args.seed), args.output)
+
+
+def _find_inputs(args: options.Audit, saved: Saved | None) -> Inputs:
+    """X, and as labels the concepts, then the task, then X after erasure, where they were given."""
+    x = open_source(args.x)
+    named = [*args.concept, *([args.task] if args.task else [])]
+    labels = [find_labels(spec, x) for spec in named]
+    own = [found.column for found in labels if found.source is None and found.column]
+    features = _features(args, saved, x, own)
+    if args.after:
+        labels.append(_after(args.after, x, features))
+    return Inputs(x, features, tuple(labels))
+
+
+def _features(args: options.Audit, saved: Saved | None, x: Source, own: list[str]) -> tuple[str, ...]:
+    if saved is None:
+        return choose_features(x, columns=args.columns, exclude=args.exclude, labels=own)
+    features = find_features(saved, x, args, own)
+    both = sorted({*features} & {*own})
+    if both:
+        raise InputError(
+            f"{', '.join(both)} is one of the columns that the eraser edits: fit it with --exclude {','.join(both)}"
+        )
+    return features
+
+
+def _after(spec: str, x: Source, features: tuple[str, ...]) -> Labels:
+    source = open_source(spec)
+    columns = features if source.shape is None or x.shape is not None else column_names(source)
+    return Labels(spec, None, source.select(columns), columns)
+
+
+def _read(inputs: Inputs, args: options.Audit) -> Rows:
+    sample = Sample(args.max_rows, seed=args.seed)
+    with progress("reading", inputs.x.rows) as bar:
+        for chunk, values in inputs.chunks(_CHUNK_ROWS):
+            x = chunk.numbers(inputs.features)
+            check_finite(x, inputs.x.where, first_row=chunk.first_row)
+            sample.update([x, *values])
+            bar.update(len(x))
+    x, *rest = sample.parts()
+    after = rest.pop() if args.after else None
+    task = rest.pop() if args.task else None
+    return Rows(x, rest, task, after, sample.seen)
+
+
+Erase = Callable[[Tensor], Any]
+
+
+def _eraser(args: options.Audit, saved: Saved | None, rows: Rows) -> dict[str, Any]:
+    """The argument of `efface.audit.rows` that gives the eraser."""
+    if args.settings and (args.eraser or args.after):
+        raise InputError("--set goes with --method: with --eraser and --after nothing is fitted")
+    if rows.after is not None:
+        return {"erase": _fixed(rows.after)}
+    if saved is not None and saved.takes_labels:
+        return {"erase": _fixed(saved.erase(rows.x, rows.concepts, 0))}
+    if saved is not None:
+        return {"erase": saved.eraser}
+    method = get_method(args.method or _METHOD, "rows")
+    config = configured(method, args.settings, flags=("kind",))
+    if method.labels_at_apply:
+        raise InputError(
+            f"--method {method.name} needs the labels of the rows that are held out: "
+            "fit and apply it, then audit with --after"
+        )
+    return {"fit": lambda x, z: method.fit(x, z, config)}
+
+
+def _say_what_is_audited(args: options.Audit) -> None:
+    if args.eraser or args.after:
+        print("these should be rows that the eraser was not fitted on: on its own rows the audit flatters it")
+    else:
+        each = ", for each concept by itself" if len(args.concept) > 1 else ""
+        print(f"{args.method or _METHOD} is fitted anew in each fold, on the rows that are not scored{each}")
+
+
+def _fixed(after: Tensor) -> Erase:
+    return lambda _: after
+
+
+def _audit(args: options.Audit, name: str, z: Any, rows: Rows, eraser: dict[str, Any]) -> Audit:
+    task = None if args.task is None else Task(rows.task, name=args.task)
+    numeric = isinstance(z, Tensor) or z.dtype.kind not in "US"
+    kind = args.kind if args.kind != "auto" and numeric else None
+    return efface.audit.rows(rows.x, z, **eraser, task=task, name=name, kind=kind, seed=args.seed)

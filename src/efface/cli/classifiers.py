@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 
 from efface._errors import FormatError, InputError
 from efface._lazy import require
-from efface.cli import Say
+from efface.cli.options import Explain
+from efface.cli.outputs import Say
 from efface.cli.pretrained import load_pretrained
 from efface.explanation.pixels import PixelModel
 
@@ -63,7 +63,7 @@ class Classifier:
     own: Own | None = None
 
 
-def load_classifier(args: argparse.Namespace, say: Say) -> Classifier:
+def load_classifier(args: Explain, say: Say) -> Classifier:
     """The model that the user named.
 
     Raises:
@@ -93,7 +93,7 @@ def load_classifier(args: argparse.Namespace, say: Say) -> Classifier:
     )
 
 
-def _check_options(args: argparse.Namespace, factory: bool) -> None:
+def _check_options(args: Explain, factory: bool) -> None:
     given = [f"--{name}" for name in ("weights", "size", "mean", "std", "classes") if getattr(args, name) is not None]
     if given and not factory:
         raise InputError(f"{', '.join(given)} goes with a model of package.module:factory; {args.model} knows its own")
@@ -102,7 +102,7 @@ def _check_options(args: argparse.Namespace, factory: bool) -> None:
 
 
 def _world(name: str, seed: int, say: Say) -> Classifier:
-    worlds = require("efface_worlds.attribution", extra="worlds")
+    worlds: Any = require("efface_worlds.attribution", extra="worlds")
     say(f"training a small classifier on {_TRAIN} images of {WORLDS[name]}, a few seconds")
     world = worlds.make_world(WORLDS[name], seed, train=_TRAIN, test=_TEST)
     model = PixelModel(worlds.train_classifier(world, seed, epochs=_EPOCHS))
@@ -110,7 +110,7 @@ def _world(name: str, seed: int, say: Say) -> Classifier:
     return Classifier(model, 3, (world.train.images.shape[2], world.train.images.shape[3]), world.classes, own=own)
 
 
-def _made(args: argparse.Namespace) -> Classifier:
+def _made(args: Explain) -> Classifier:
     model = _called(args.model)
     if args.weights is not None:
         _load_weights(model, args.weights)
@@ -184,7 +184,7 @@ def _channels(model: nn.Module) -> int:
     return found
 
 
-def _numbers(args: argparse.Namespace, name: str, channels: int) -> list[float] | None:
+def _numbers(args: Explain, name: str, channels: int) -> list[float] | None:
     text = getattr(args, name)
     if text is None:
         return None

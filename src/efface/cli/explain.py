@@ -2,97 +2,238 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from efface.cli import add_command
-from efface.cli.fit import at_least_one
+import torch
+from torch import Tensor, nn
 
-_HELP = "show which part of each image a classifier listens to, next to controls"
-_DESCRIPTION = """Show which part of each image a classifier listens to, and measure the maps that say so.
+from efface._errors import InputError
+from efface._validate import did_you_mean
+from efface.attribution.fitted import DietErasure
+from efface.attribution.maskers import Grid, Masker
+from efface.attribution.removal import Marginal, Removal
+from efface.attribution.removal_images import Blur, ConstantColour
+from efface.cli.classifiers import WORLDS, Classifier, load_classifier
+from efface.cli.image_files import ImageFile, find_images, read_images
+from efface.cli.map_files import check_maps_folder, write_maps
+from efface.cli.options import Explain
+from efface.cli.outputs import check_report, made_by, teller, write_report
+from efface.cli.settings import parsed
+from efface.core.method import get_method
+from efface.explanation.explaining import check_class_names, explain
+from efface.explanation.mapping import METHODS, Setting, default_masker
 
-  efface explain digits -o report.html
-  efface explain my-vit/ photos/ --method qfa --method gradient -o report.html
-  efface explain mypackage.models:make_net photos/ --weights net.safetensors --size 224 -o report.html
-  efface explain my-vit/ photos/ --method diet --train training-photos/ --student student/ -o report.html
+_BLUR = 8
+_FLAGS = ("outputs", "steps", "batch_size", "seed", "rate", "least_agreement")
+"""Options of DiET that have flags of their own."""
 
-MODEL is a folder that transformers can load as an image classifier (with its image processor), or
-package.module:factory, a function without arguments that returns a torch module, or a world of efface-worlds:
-"digits" (a classifier trained where a corner patch goes with the class), "hard-digits", "block-digits", "shape-pairs".
-IMAGES is an image or a folder of them, in any depth; a world has images of its own. Pickled files are not read.
-"""
+_say = teller("explain")
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the command to the parser."""
-    parser = add_command(subparsers, run, help=_HELP, description=_DESCRIPTION)
-    parser.add_argument("model", metavar="MODEL", help="folder of transformers, package.module:factory, or a world")
-    parser.add_argument("images", metavar="IMAGES", nargs="?", type=Path, help="an image, or a folder of images")
-    parser.add_argument("-o", "--output", metavar="FILE", help="report to write: .html, .json or .md")
-    parser.add_argument("--maps", type=Path, metavar="DIR", help="write maps (safetensors) and overlays (PNG) here")
-    parser.add_argument(
-        "--method",
-        action="append",
-        metavar="NAME",
-        help="qfa (default), diet, gradient, ...; may be given several times",
+@dataclass(frozen=True)
+class Images:
+    """What is explained: pixels `(n, channels, h, w)`, names, folders (or none), and labels of a world."""
+
+    pixels: Tensor
+    names: list[str]
+    folders: list[str] | None = None
+    labels: Tensor | None = None
+
+
+def run(args: Explain) -> None:
+    """Explain images, print what follows, write the report and the maps.
+
+    Raises:
+        InputError: If the model, an image or an option cannot be used.
+    """
+    check_report(args.output, force=args.force)
+    check_maps_folder(args.maps, force=args.force)
+    methods = _methods(args)
+    files = None if args.images is None else find_images(args.images, args.limit, args.seed, _say)
+    classifier = load_classifier(args, _say)
+    images = _images(args, classifier, files)
+    train = _train(args, classifier, images.pixels)
+    labels = _labels(images, classifier) if args.labels else None
+    model = classifier.model.to("cuda") if torch.cuda.is_available() else classifier.model
+    _check_reads(classifier, images.pixels)
+    fitted = _saved_student(args, classifier)
+    removal, masker = _removal(args, train, images.pixels), _masker(args, images.pixels)
+    if "diet" in methods and fitted is None:
+        fitted = _tuned_student(args, model, train, removal, masker)
+    found = explain(
+        model,
+        images.pixels,
+        methods=methods,
+        removal=removal if fitted is None else None,
+        masker=masker if fitted is None else None,
+        fitted=fitted,
+        classes=classifier.classes,
+        labels=labels,
+        names=images.names,
+        outputs=args.outputs,
+        steps=args.steps,
+        show=args.show,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        title=f"What does {Path(args.model).name or args.model} need to see?",
     )
-    _add_model(parser)
-    _add_masks(parser)
-    parser.add_argument(
-        "--labels", action="store_true", help="names of folders are true classes: tell them in the report"
-    )
-    limit = "explain a random sample of so many images of a larger folder (default: 64)"
-    parser.add_argument("--limit", type=at_least_one, default=64, metavar="N", help=limit)
-    parser.add_argument("--show", type=at_least_one, default=8, metavar="N", help="pictures in the report (default: 8)")
-    parser.add_argument("--batch-size", type=at_least_one, default=32, metavar="N", help="images at once (default: 32)")
-    parser.add_argument("--seed", type=int, default=0, help="of every random choice (default: 0)")
+    write_report(made_by(args, found.audit, seed=args.seed), args.output)
+    if args.maps is not None:
+        write_maps(args.maps, found, images.pixels, images.names, classifier.classes)
+        print(f"maps written to {args.maps}")
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("a model of package.module:factory")
-    group.add_argument("--weights", type=Path, metavar="FILE", help="its weights: .safetensors")
-    group.add_argument("--size", metavar="HxW", help="size of its images, e.g. 224 or 224x320 (default: theirs)")
-    group.add_argument("--mean", metavar="M,M,M", help="what it subtracts from pixels in [0, 1] (default: nothing)")
-    group.add_argument("--std", metavar="S,S,S", help="what it divides by")
-    group.add_argument(
-        "--classes", type=Path, metavar="FILE", help="names of its classes, one a line, in the order of its outputs"
-    )
-    group.add_argument("--outputs", choices=("logits", "probabilities"), default="logits", help="default: logits")
+def _methods(args: Explain) -> list[str]:
+    methods = list(dict.fromkeys(args.method or ["qfa"]))
+    strange = [name for name in methods if name not in METHODS]
+    if strange:
+        hint = did_you_mean(strange[0], METHODS)
+        raise InputError(f"--method {strange[0]}: there is no such method{hint}, write one of {', '.join(METHODS)}")
+    own = args.model in WORLDS and not Path(args.model).is_dir()
+    ready = args.student is not None and args.student.exists()
+    if "diet" in methods and args.train is None and not ready and not own:
+        raise InputError(
+            "--method diet tunes a copy of the model: write --train FOLDER, images like those that the model was "
+            "trained on (no labels needed), or --student FOLDER, a copy that was tuned before"
+        )
+    given = {"student": args.student, "rate": args.rate, "least-agreement": args.least_agreement}
+    for flag in [*(flag for flag, value in given.items() if value is not None), *(["set"] if args.settings else [])]:
+        if "diet" not in methods:
+            raise InputError(f"--{flag} goes with --method diet")
+    _asked(args)
+    return methods
 
 
-def _add_masks(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("masks")
-    group.add_argument(
-        "--removal", choices=("constant", "blur", "marginal"), help="what stands where something is removed"
-    )
-    group.add_argument(
-        "--blur", type=float, metavar="PIXELS", help="spread of --removal blur (default: an eighth of the shorter side)"
-    )
-    cells = group.add_mutually_exclusive_group()
-    cells.add_argument("--cells", type=at_least_one, metavar="N", help="N x N cells (default: about 16 x 16)")
-    cells.add_argument("--upsampling", type=at_least_one, metavar="N", help="cells of N x N pixels")
-    group.add_argument("--steps", type=at_least_one, default=30, metavar="N", help="passes of the search (default: 30)")
-    group.add_argument(
-        "--train", type=Path, metavar="DIR", help="images that diet tunes on, and that removal draws from"
-    )
-    group.add_argument(
-        "--train-limit", type=at_least_one, default=800, metavar="N", help="so many of them at most (default: 800)"
-    )
-    group.add_argument("--rate", type=float, metavar="R", help="diet's learning rate (default: 0.0001)")
-    group.add_argument(
-        "--least-agreement",
-        type=float,
-        metavar="S",
-        help="share of the images tuned on of which diet's copy must say the same as the model (default: 0.97)",
-    )
-    group.add_argument(
-        "--student", type=Path, metavar="DIR", help="diet's tuned copy: read from here, or tuned and written here"
-    )
+def _images(args: Explain, classifier: Classifier, files: Sequence[ImageFile] | None) -> Images:
+    if files is None:
+        if classifier.own is None:
+            raise InputError(f"{args.model} has no images of its own: write a file or a folder of images after it")
+        own, n = classifier.own, min(args.limit, len(classifier.own.test))
+        return Images(own.test[:n], [f"image {i}" for i in range(n)], None, own.labels[:n])
+    pixels = _read(files, classifier)
+    return Images(pixels, [file.name for file in files], [file.folder for file in files])
 
 
-def run(args: argparse.Namespace) -> None:
-    """Explain and report."""
-    from efface.cli.explaining import explain_images
+def _read(files: Sequence[ImageFile], classifier: Classifier) -> Tensor:
+    return read_images(files, channels=classifier.channels, size=classifier.size, prepare=classifier.prepare, say=_say)
 
-    explain_images(args)
+
+def _train(args: Explain, classifier: Classifier, pixels: Tensor) -> Tensor | None:
+    if args.train is None:
+        return None if classifier.own is None else classifier.own.train[: args.train_limit]
+    found = _read(find_images(args.train, args.train_limit, args.seed, _say), classifier)
+    if found.shape[1:] != pixels.shape[1:]:
+        raise InputError(
+            f"images of --train are {tuple(found.shape[2:])} and those to explain {tuple(pixels.shape[2:])} pixels: "
+            "write the size that the model wants, e.g. --size 224"
+        )
+    return found
+
+
+def _labels(images: Images, classifier: Classifier) -> Tensor:
+    """True classes by the folder of each image."""
+    if images.labels is not None:
+        return images.labels
+    folders = images.folders or []
+    known: dict[str, int] = {}
+    for k, names in enumerate(classifier.classes or ()):
+        for name in (names, *names.split(",")):
+            known.setdefault(name.strip().lower(), k)
+    numbers = classifier.classes is None
+    found = [int(f) if numbers and f.isdecimal() else known.get(f.strip().lower(), -1) for f in folders]
+    strange = sorted({folder for folder, k in zip(folders, found, strict=True) if k < 0})
+    if strange:
+        listed = ", ".join(repr(name) for name in (classifier.classes or ())[:8])
+        wanted = "numbers of classes, since this model has no names" if numbers else f"one of {listed}"
+        raise InputError(f"--labels: folder {strange[0]!r} is no class of the model; expected {wanted}")
+    return torch.tensor(found)
+
+
+@torch.no_grad()
+def _check_reads(classifier: Classifier, pixels: Tensor) -> None:
+    """Refuse images that the model cannot read, and names that are not its classes', before anything long starts."""
+    one = pixels[:1].to(next((p.device for p in classifier.model.parameters()), pixels.device))
+    try:
+        said = classifier.model(one)
+    except (RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the model cannot read images of shape {tuple(one.shape)}: {said}; if it wants another size, write e.g. "
+            "--size 224"
+        ) from error
+    if isinstance(said, Tensor) and said.ndim == 2:  # else `explain` says what is wrong
+        check_class_names(classifier.classes, said)
+
+
+def _saved_student(args: Explain, classifier: Classifier) -> DietErasure | None:
+    if args.student is None or not args.student.exists():
+        return None
+    if any(getattr(args, name) is not None for name in ("removal", "blur", "cells", "upsampling")):
+        raise InputError(
+            f"{args.student} was tuned with its own removal and cells, which serve all methods: leave --removal, "
+            "--blur, --cells and --upsampling out"
+        )
+    if _asked(args):
+        raise InputError(
+            f"{args.student} is tuned already: leave --rate, --least-agreement and --set out, or name a new folder"
+        )
+    return DietErasure.load(args.student)
+
+
+def _tuned_student(
+    args: Explain, model: nn.Module, train: Tensor | None, removal: Removal, masker: Masker | None
+) -> DietErasure:
+    """A copy tuned on images; with `--student` it is saved there, and a tuning that was interrupted goes on.
+
+    Raises:
+        InputError: If there are no images to tune on.
+    """
+    if train is None:
+        raise InputError("--method diet tunes a copy of the model: write --train FOLDER")
+    setting = Setting(
+        removal, masker or default_masker(train), args.outputs, args.steps, batch_size=args.batch_size, seed=args.seed
+    )
+    _say(f"tuning a copy of the model on {len(train)} images")
+    unfinished = None if args.student is None else Path(f"{args.student}.unfinished")
+    fitted = replace(setting.diet(), **_asked(args)).fit(model, train, checkpoint=unfinished)
+    if args.student is not None:
+        fitted.save(args.student)
+        _say(f"the tuned copy is in {args.student}")
+    return fitted
+
+
+def _asked(args: Explain) -> dict[str, Any]:
+    """Options of DiET that were given."""
+    flags = {"rate": args.rate, "least_agreement": args.least_agreement}
+    options = parsed(get_method("diet", "classifier"), args.settings, flags=_FLAGS)
+    return options | {name: value for name, value in flags.items() if value is not None}
+
+
+def _removal(args: Explain, train: Tensor | None, pixels: Tensor) -> Removal:
+    reference = pixels if train is None else train
+    if args.removal == "blur":
+        return Blur(max(1.0, min(pixels.shape[2:]) / _BLUR) if args.blur is None else args.blur)
+    if args.blur is not None:
+        raise InputError("--blur is the spread of --removal blur: write that too")
+    if args.removal == "marginal":
+        if len(reference) < 2:
+            raise InputError(
+                "--removal marginal draws pixels of other images: write --train FOLDER, or explain several"
+            )
+        return Marginal(reference, low=0.0, high=1.0)
+    return ConstantColour.of(reference)
+
+
+def _masker(args: Explain, pixels: Tensor) -> Masker | None:
+    height, width = pixels.shape[2:]
+    most = min(height, width)
+    for name in ("cells", "upsampling"):
+        value = getattr(args, name)
+        if value is not None and value > most:
+            raise InputError(f"--{name} {value} on images of {height} x {width} pixels: write {most} or less")
+    if args.cells is not None:
+        return Grid(cells=(args.cells, args.cells))
+    return None if args.upsampling is None else Grid(args.upsampling)

@@ -2,77 +2,150 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from efface.cli import add_command
+from torch import Tensor
 
-_HELP = "learn from a file how to erase a concept"
-_DESCRIPTION = """Learn from a file how to erase a concept, and save the eraser.
-
-  efface fit X.npy --concept z.npy -o eraser/
-  efface fit people.csv --concept sex --exclude name,city -o eraser/
-  efface fit data.npz:X --concept data.npz:z -o eraser/ --method oracle
-
-The file is read in chunks and may be larger than memory. Classes need a second pass, over the labels alone.
-"""
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add the command to the parser."""
-    parser = add_command(subparsers, run, help=_HELP, description=_DESCRIPTION)
-    parser.add_argument("x", metavar="X", help="embeddings: .npy .npz .csv .parquet .safetensors (file.npz:name)")
-    add_concept(parser, required=True)
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for the eraser")
-    parser.add_argument("--method", default="leace", help="how to erase (default: leace); a wrong name lists all")
-    add_kind(parser)
-    add_columns(parser)
-    add_chunk_rows(parser)
-    parser.add_argument("--checkpoint", metavar="DIR", help="keep the state here, and go on from it if interrupted")
+from efface._errors import InputError
+from efface._io import atomic_dir
+from efface._validate import check_finite
+from efface.cli.concepts import Concept, Side, joint, joint_kind, learn
+from efface.cli.inputs import Inputs, choose_features, find_labels
+from efface.cli.options import Chosen, Fit
+from efface.cli.outputs import check_free
+from efface.cli.settings import configured
+from efface.core.checkpoint import Checkpoint
+from efface.core.config import Config
+from efface.core.method import Method, get_method
+from efface.core.provenance import provenance
+from efface.erasers.base import eraser_dtype
+from efface.streams import column_names, open_source, progress, shortened
 
 
-def add_concept(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Where the labels are."""
-    parser.add_argument(
-        "--concept",
-        action="append",
-        required=required,
-        metavar="Z",
-        help="labels: a column of X, or a file (z.npy, z.npz:name, z.csv:column); repeat for several concepts",
+def run(args: Fit) -> None:
+    """Fit an eraser on a file and save it."""
+    method = get_method(args.method, "rows")
+    config = configured(method, args.settings, flags=("kind",))
+    _check_output(args)
+    inputs = find_inputs(args.x, args.concept, args)
+    concepts = learn_concepts(inputs, args.kind, args.chunk_rows)
+    _check_method(method, concepts)
+    print(f"{inputs.x.where}: {len(inputs.features)} features ({shortened(inputs.features)})")
+    fitter = _gather(inputs, concepts, method, config, args)
+    eraser = dataclasses.replace(fitter.eraser, provenance=provenance(subject=inputs.x.where, call=args.command_line))
+    side = Side(method.name, fitter.x_dim, _columns(inputs), concepts)
+    with atomic_dir(args.output) as folder:
+        eraser.save(folder)
+        side.save(folder)
+    _print_report(fitter, method, args.output)
+
+
+def _check_output(args: Fit) -> None:
+    path = Path(args.output)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"-o {args.output} is a file, expected the name of a folder for the eraser")
+    check_free([path], "-o", force=args.force)
+
+
+def find_inputs(spec: str, concepts: Sequence[str], args: Chosen) -> Inputs:
+    """The features and labels that the user named."""
+    x = open_source(spec)
+    labels = tuple(find_labels(concept, x) for concept in concepts)
+    own = [found.column for found in labels if found.source is None and found.column]
+    features = choose_features(x, columns=args.columns, exclude=args.exclude, labels=own)
+    return Inputs(x, features, labels)
+
+
+def learn_concepts(inputs: Inputs, kind: str, rows: int) -> tuple[Concept, ...]:
+    """What the concepts are, and say so."""
+    names = [labels.name for labels in inputs.labels]
+    with progress("labels", inputs.x.rows) as bar:
+
+        def chunks() -> Any:
+            for values in inputs.labels_only(rows):
+                yield values
+                bar.update(len(values[0]))
+
+        concepts = learn(names, kind, chunks())
+    for concept in concepts:
+        print(f"concept {concept}")
+    return concepts
+
+
+def _check_method(method: Method, concepts: Sequence[Concept]) -> None:
+    if "continuous" in method.concepts or (len(concepts) == 1 and concepts[0].kind == "categorical"):
+        return
+    raise InputError(
+        f"--method {method.name} takes one concept with classes, got {'; '.join(map(str, concepts))}: "
+        "use --method leace, or --kind categorical"
     )
 
 
-def add_kind(parser: argparse.ArgumentParser) -> None:
-    """What the labels are."""
-    parser.add_argument(
-        "--kind",
-        choices=("auto", "categorical", "continuous"),
-        default="auto",
-        help="what numbers are as labels (default: integers classes, floats quantities); text is classes",
-    )
+def _columns(inputs: Inputs) -> tuple[str, ...] | None:
+    whole = inputs.x.shape is not None and inputs.features == column_names(inputs.x)
+    return None if whole else inputs.features
 
 
-def add_columns(parser: argparse.ArgumentParser) -> None:
-    """Which columns are X."""
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--columns", metavar="A,B,...", help="the columns that are X (default: all but the concept)")
-    group.add_argument("--exclude", metavar="A,B,...", help="columns that are not X")
+def _settings(inputs: Inputs, concepts: Sequence[Concept], config: Config, args: Fit) -> dict[str, Any]:
+    files = [inputs.x, *(labels.source for labels in inputs.labels if labels.source is not None)]
+    stats = [(file.where, file.path.stat().st_size, file.path.stat().st_mtime_ns) for file in files]
+    return {
+        "files": stats,
+        "features": inputs.features,
+        "method": args.method,
+        "options": config.to_dict(),
+        "concepts": [dataclasses.asdict(concept) for concept in concepts],
+        "chunk_rows": args.chunk_rows,
+    }
 
 
-def add_chunk_rows(parser: argparse.ArgumentParser) -> None:
-    """How much is in memory at a time."""
-    parser.add_argument("--chunk-rows", type=at_least_one, default=4096, metavar="N", help="rows in memory at a time")
+def _gather(inputs: Inputs, concepts: Sequence[Concept], method: Method, config: Config, args: Fit) -> Any:
+    """A fitter that has seen the whole file."""
+    elsewhere = "name another folder with --checkpoint"
+    checkpoint = Checkpoint(args.checkpoint, _settings(inputs, concepts, config, args), elsewhere=elsewhere)
+    fitter, start = None, 0
+    if checkpoint.found:
+        with checkpoint.reading() as position:
+            fitter, start = method.fitter.load(checkpoint.path("fitter")), int(position["rows"])  # type: ignore[attr-defined]
+        print(f"going on from row {start}, kept in {args.checkpoint}")
+    with progress("fitting", inputs.x.rows, done=start) as bar:
+        for chunk, values in inputs.chunks(args.chunk_rows, start=start):
+            x, z = chunk.numbers(inputs.features), joint(concepts, values, chunk.first_row)
+            fitter = _new_fitter(method, x, concepts, config) if fitter is None else fitter
+            _update(fitter, x, z, inputs, chunk.first_row)
+            bar.update(len(chunk))
+            if checkpoint.due():
+                checkpoint.write({"rows": chunk.first_row + len(chunk)}, {"fitter": fitter.save})
+    checkpoint.clear()
+    return fitter
 
 
-def at_least_one(text: str) -> int:
-    """An integer of at least one from the command line."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
-    return int(text)
+def _new_fitter(method: Method, x: Tensor, concepts: Sequence[Concept], config: Config) -> Any:
+    options = {option.name: getattr(config, option.name) for option in config.options()}
+    options |= {"kind": joint_kind(concepts), "dtype": eraser_dtype(x.dtype)}
+    return method.fitter(x.shape[1], sum(concept.width for concept in concepts), **options)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Fit and save."""
-    from efface.cli.fitting import fit_file
+def _update(fitter: Any, x: Tensor, z: Tensor, inputs: Inputs, first_row: int) -> None:
+    """Update; where that fails on a value, say in which row of the whole file."""
+    try:
+        fitter.update(x, z)
+    except InputError:
+        check_finite(x, inputs.x.where, first_row=first_row)
+        check_finite(z, " and ".join(labels.spec for labels in inputs.labels), first_row=first_row)
+        raise
 
-    fit_file(args)
+
+def _print_report(fitter: Any, method: Method, output: str) -> None:
+    report = dataclasses.asdict(fitter.report)
+    print(f"{method.name}: rank {report.get('rank')} from {report.get('n')} rows")
+    if report.get("edit") is not None:
+        print(f"edit size: {report['edit']:.3g} of the variance of X")
+    if report.get("residual") is not None:
+        print(f"residual: {report['residual']:.1e}, the largest correlation of a feature with the concept left")
+    print(f"eraser saved in {output}")
+    if method.labels_at_apply:
+        print("this method needs the labels when it is applied: efface apply ... --concept ...")

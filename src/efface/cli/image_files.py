@@ -14,7 +14,7 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._lazy import require
 from efface._progress import progress
-from efface.cli import Say
+from efface.cli.outputs import Say
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 

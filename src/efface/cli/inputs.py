@@ -9,6 +9,7 @@ from itertools import zip_longest
 from typing import Any
 
 from efface._errors import InputError
+from efface._validate import did_you_mean
 from efface.streams import SUFFIXES, Chunk, Source, column_names, open_source, shortened, split_spec
 
 
@@ -44,13 +45,14 @@ def find_labels(spec: str, x: Source) -> Labels:
     Raises:
         InputError: If it is neither; the text lists the columns that there are.
     """
-    if spec in column_names(x):
+    names = column_names(x)
+    if spec in names:
         return Labels(spec, spec)
     path, name = split_spec(spec)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
-            f"--concept {spec!r} is neither a column of {x.where} (it has {shortened(column_names(x), count=20)}) "
-            f"nor a file ({' '.join(SUFFIXES)})"
+            f"--concept {spec!r} is neither a column of {x.where} (it has {shortened(names, count=20)}) nor a file "
+            f"({' '.join(SUFFIXES)}){did_you_mean(spec, names)}"
         )
     source = open_source(spec)
     if source.shape is not None:

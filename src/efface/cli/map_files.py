@@ -13,18 +13,20 @@ from efface._errors import InputError
 from efface._io import atomic_dir, write_json
 from efface._lazy import require
 from efface.audit.picture import Picture
+from efface.cli.outputs import check_free
 from efface.explanation.explaining import Explanation
 from efface.explanation.picturing import to_heat, to_pixels
 
 TENSORS, INDEX = "maps.safetensors", "maps.json"
 
 
-def check_maps_folder(folder: Path | None) -> None:
+def check_maps_folder(folder: Path | None, *, force: bool) -> None:
     """Refuse before the work is done what could not be written after it."""
     if folder is None:
         return
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--maps {folder} is a file: write a folder")
+    check_free([folder / TENSORS, folder / INDEX], "--maps", force=force)
     require("matplotlib", extra="report")
 
 

@@ -1,38 +1,71 @@
-"""Where a report may be written, checked before the work is done, and by which command it was made."""
+"""What commands write: checked before the work is done, told where it lies, and by which command it was made."""
 
 from __future__ import annotations
 
-import argparse
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from efface._errors import InputError
 from efface._lazy import require
 from efface.audit.audit import Audit
+from efface.cli.options import Options
 from efface.core.provenance import provenance
+from efface.report.saving import FORMATS, targets
+
+Say = Callable[[str], None]
+"""Told what is going on."""
 
 
-def check_output(output: str | None) -> None:
-    """Refuse before the work is done what could not be written after it.
+def teller(command: str) -> Say:
+    """Lines on stderr that begin with the name of the command."""
+    return lambda text: print(f"efface {command}: {text}", file=sys.stderr, flush=True)
+
+
+def check_free(paths: Iterable[Path], flag: str, *, force: bool) -> None:
+    """Refuse to replace files, or a folder that has something in it, without being asked to.
+
+    Raises:
+        InputError: If one is there, and not to be replaced.
+    """
+    taken = [path for path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+    if taken and not force:
+        raise InputError(f"{flag} {taken[0]} is there already: name another, or write --force to replace it")
+
+
+def check_report(output: str | None, *, force: bool) -> None:
+    """Refuse before the work is done a report that could not be written after it.
 
     Args:
         output: What `-o` was given, or None.
+        force: Whether files that are there may be replaced.
 
     Raises:
-        InputError: If the suffix is that of no report.
+        InputError: If the suffix is that of no report, or the file is there.
         MissingExtraError: If a page is asked for and its packages are not installed.
     """
-    suffix = ".json" if output is None else Path(output).suffix.lower()
-    if suffix not in ("", ".html", ".json", ".md"):
+    if output is None:
+        return
+    suffix = Path(output).suffix.lower()
+    if suffix not in ("", *FORMATS):
         raise InputError(f"-o {output}: expected a suffix of .html .json .md, or a folder for .html and .json")
     if suffix in ("", ".html"):
         for module in ("jinja2", "matplotlib"):
             require(module, extra="report")
+    check_free(targets(output), "-o", force=force)
 
 
-def made_by(args: argparse.Namespace, audit: Audit) -> Audit:
+def write_report(audit: Audit, output: str | None) -> None:
+    """Print what follows from an audit, and write it if asked."""
+    print(f"{audit}\n")
+    for path in audit.save(output) if output else ():
+        print(f"report written to {path}")
+
+
+def made_by(args: Options, audit: Audit, *, seed: int) -> Audit:
     """The audit with the command that made it, instead of the call within it, as its origin."""
     inner = {key: value for key, value in audit.provenance.items() if key != "call"}
     # A command may also be run from Python, without a command line.
-    outer = provenance(seed=args.seed, call=getattr(args, "command_line", "") or audit.provenance.get("call", ""))
+    outer = provenance(seed=seed, call=args.command_line or audit.provenance.get("call", ""))
     return replace(audit, provenance={**outer, **inner})

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, get_args, get_origin
 
 from efface._errors import InputError
+from efface._validate import did_you_mean
 from efface.core.saved_types import is_base, saved
 
 _RANGES: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
@@ -55,6 +55,7 @@ class Option:
         default: Its default; `dataclasses.MISSING` if it must be given.
         help: One line.
         choices: The words that it takes, if it takes only these.
+        values: What can be written for it in a shell: words, true and false, none; an empty text stands for all else.
     """
 
     name: str
@@ -62,6 +63,16 @@ class Option:
     default: Any
     help: str
     choices: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
+
+    @property
+    def default_text(self) -> str:
+        """Its default as it is written in a shell; empty if it has none.
+
+        >>> Option("band", "(a number, a number)", (0.97, None), "").default_text
+        '0.97,none'
+        """
+        return "" if self.default is dataclasses.MISSING else _written(self.default)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +127,28 @@ class Config:
         return tuple(field.name for field in _fields(cls))
 
     @classmethod
+    def parse(cls, texts: Sequence[str], *, method: str = "") -> dict[str, Any]:
+        """Options by name from texts `name=value`, as they are written in a shell.
+
+        Raises:
+            InputError: If a text has no name, there is no such option, or its value is none that it takes.
+        """
+        hints, names = _hints(cls), cls.names()
+        found = {}
+        for text in texts:
+            name, equals, value = text.partition("=")
+            if not equals:
+                raise InputError(f"{text!r} is no option: write name=value, such as {names[0] if names else 'x'}=...")
+            if name not in names:
+                raise InputError(_no_option(name, names, method))
+            found[name] = from_text(value, hints[name], name)
+        return found
+
+    @classmethod
     def options(cls) -> tuple[Option, ...]:
         """All options, in order."""
         hints = _hints(cls)
-        return tuple(
-            Option(f.name, in_words(hints[f.name]), f.default, f.metadata.get("help", ""), choices_of(hints[f.name]))
-            for f in _fields(cls)
-        )
+        return tuple(_option(field, hints[field.name]) for field in _fields(cls))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: every option, and those of a newer version."""
@@ -130,11 +156,17 @@ class Config:
         return {**self.unknown, **own}
 
 
-def _no_option(name: str, names: list[str], method: str) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+def _option(field: dataclasses.Field[Any], hint: Any) -> Option:
+    words, members = choices_of(hint), _members(hint)
+    few = {bool: ("true", "false"), NoneType: ("none",)}
+    more = [few.get(member, ("",)) for member in members if get_origin(member) is not Literal]
+    values = tuple(dict.fromkeys([*words, *(text for texts in more for text in texts)]))
+    return Option(field.name, in_words(hint), field.default, field.metadata.get("help", ""), words, values)
+
+
+def _no_option(name: str, names: Sequence[str], method: str) -> str:
     whose = f"method={method!r}" if method else "this method"
-    return f"{whose} has no option {name!r}{hint}: it has {', '.join(names) or 'none'}"
+    return f"{whose} has no option {name!r}{did_you_mean(name, names)}: it has {', '.join(names) or 'none'}"
 
 
 @cache
@@ -203,10 +235,58 @@ def checked(value: Any, hint: Any, name: str) -> Any:
             return found
     choices = choices_of(hint)
     if choices and len(choices) == len(_members(hint)):
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        hint_text = f" (did you mean {near[0]!r}?)" if near else ""
-        raise InputError(f"{name}={value!r}{hint_text}: choose one of {', '.join(map(repr, choices))}")
+        raise InputError(
+            f"{name}={value!r}{did_you_mean(str(value), choices)}: choose one of {', '.join(map(repr, choices))}"
+        )
     raise InputError(f"{name}={value!r}: write {in_words(hint)}")
+
+
+_TRUTH = {"true": True, "yes": True, "false": False, "no": False}
+
+
+def from_text(text: str, hint: Any, name: str) -> Any:
+    """What a text that was written in a shell means, by the type hint of plain data.
+
+    Raises:
+        InputError: If it means nothing that the hint allows.
+
+    >>> from_text("0.9,1", tuple[float, float], "band"), from_text("auto", float | Literal["auto"], "threshold")
+    ((0.9, 1.0), 'auto')
+    >>> from_text("false", bool, "shrinkage"), from_text("none", float | None, "svd_tol")
+    (False, None)
+    """
+    for member in sorted(_members(hint), key=lambda member: member is not NoneType):
+        found = _meant(text, member, name)
+        if found is not _NO:
+            return found
+    return checked(text, hint, name)
+
+
+def _meant(text: str, member: Any, name: str) -> Any:
+    origin, word = get_origin(member), text.strip().lower()
+    if origin is Literal:
+        return get_args(member)[0] if text == str(get_args(member)[0]) else _NO
+    if member is NoneType:
+        return None if word == "none" else _NO
+    if member is bool:
+        return _TRUTH.get(word, _NO)
+    if member in (int, float):
+        try:
+            return member(text)
+        except ValueError:
+            return _NO
+    if origin is tuple:
+        parts, kinds = text.split(","), get_args(member)
+        kinds = kinds[:1] * len(parts) if kinds[-1] is Ellipsis else kinds
+        matched = len(parts) == len(kinds)
+        return tuple(from_text(p, kind, name) for p, kind in zip(parts, kinds, strict=True)) if matched else _NO
+    return text if member is str else _NO
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_written, value))
+    return str(value).lower() if isinstance(value, bool | NoneType) else str(value)
 
 
 _NO = object()

@@ -7,7 +7,6 @@ adding a method is adding a file.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from torch import nn
 
 from efface._errors import InputError
 from efface._lazy import require
+from efface._validate import did_you_mean
 from efface.core.concept import Concept
 from efface.core.config import Config
 from efface.core.discovery import discover
@@ -147,8 +147,7 @@ def get_method(name: str, subject: Kind | Any = None) -> Method:
 
 
 def _no_method(name: str, subject: Any, known: tuple[Method, ...]) -> str:
-    near = difflib.get_close_matches(str(name), [m.name for m in known], n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    hint = did_you_mean(str(name), [m.name for m in known])
     kind = subject if isinstance(subject, str) else "/".join(_kinds_of(subject)) if subject is not None else ""
     elsewhere = [m for m in methods() if m.name == name]
     if elsewhere:
@@ -156,7 +155,7 @@ def _no_method(name: str, subject: Any, known: tuple[Method, ...]) -> str:
             f"method {name!r} erases from {' and '.join(elsewhere[0].subjects)}, not from {kind}: "
             f"choose one of {', '.join(m.name for m in known)}"
         )
-    return f"unknown method {name!r}{hint}: choose one of {', '.join(m.name for m in known)}"
+    return f"unknown method {name!r}{hint}: choose one of {', '.join(dict.fromkeys(m.name for m in known))}"
 
 
 def erase(subject: Any, concept: Any, method: str | None = None, **options: Any) -> Any:

@@ -22,7 +22,12 @@ from efface.attribution.removal import Removal
 from efface.attribution.selection import cells_of, top_k
 from efface.audit.explanations import Measured
 
-METHODS = ("qfa", "diet", *BASELINES)
+SUMMARIES = {
+    "qfa": "search for the smallest mask that keeps what the model says (arXiv:2307.15007)",
+    "diet": "the same search on a copy that was tuned to listen to nothing else (arXiv:2307.15007)",
+    **{name: f"{baseline.summary} ({baseline.paper})" for name, baseline in BASELINES.items()},
+}
+METHODS = tuple(SUMMARIES)
 """What `efface.explain` can be asked for."""
 
 AT = 0.05

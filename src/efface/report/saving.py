@@ -48,14 +48,23 @@ def save(audit: AuditData, path: str | os.PathLike[str]) -> tuple[Path, ...]:
     Raises:
         InputError: If the suffix is another, or `path` is a file where a folder is meant.
     """
+    files = targets(path)
+    texts = [_WRITERS[file.suffix.lower()](audit) for file in files]
+    for file, text in zip(files, texts, strict=True):
+        write_text(file, text)
+    return files
+
+
+def targets(path: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """The files that `save` writes.
+
+    Raises:
+        InputError: If the suffix is another, or `path` is a file where a folder is meant.
+    """
     path = Path(path)
     single = bool(path.suffix) and not path.is_dir()
     if single and path.suffix.lower() not in _WRITERS:
         raise InputError(f"{path}: expected a file that ends in one of {', '.join(FORMATS)}, or a folder")
     if path.is_file() and not single:
         raise InputError(f"{path} is a file: write a folder, or a file that ends in one of {', '.join(FORMATS)}")
-    targets = (path,) if single else tuple(path / name for name in _FOLDER_HOLDS)
-    texts = [_WRITERS[target.suffix.lower()](audit) for target in targets]
-    for target, text in zip(targets, texts, strict=True):
-        write_text(target, text)
-    return targets
+    return (path,) if single else tuple(path / name for name in _FOLDER_HOLDS)

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._validate import did_you_mean
 
 _SHOWN = 5
 
@@ -113,9 +114,8 @@ def check_columns(wanted: Sequence[str], known: Sequence[str], where: str) -> No
     """
     missing = [name for name in wanted if name not in set(known)]
     if missing:
-        raise InputError(
-            f"{where} has no column {shortened([repr(name) for name in missing])}: it has {shortened(known, count=20)}"
-        )
+        named = shortened([repr(name) for name in missing]) + did_you_mean(missing[0], known)
+        raise InputError(f"{where} has no column {named}: it has {shortened(known, count=20)}")
 
 
 def check_rows(rows: int | None, where: str) -> None:

@@ -1,0 +1,284 @@
+"""What each command is asked for: a frozen dataclass a command, of which `app` makes arguments, flags and help.
+
+Nothing here imports torch, so that help and completion are quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+Kind = Literal["auto", "categorical", "continuous"]
+World = Literal["tables", "sentences", "tokens", "layers"]
+
+
+def argument(help: str, metavar: str, default: Any = MISSING) -> Any:
+    """A field that is given by its place."""
+    return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar, "names": None})
+
+
+def flag(default: Any, help: str, metavar: str | None = None, *names: str) -> Any:
+    """A field that is given by name.
+
+    Args:
+        default: Its default; `...` if it must be given, and a list if it may be given several times.
+        help: One line for people.
+        metavar: What stands for its value in the help; `"N"` is a count.
+        *names: Its flags, if these are not the name of the field with two dashes.
+    """
+    kept: dict[str, Any] = {"default": default}
+    if default is ... or isinstance(default, list):
+        kept = {} if default is ... else {"default_factory": default.copy}
+    return dataclasses.field(**kept, metadata={"help": help, "metavar": metavar, "names": names})
+
+
+def _x() -> Any:
+    return argument("embeddings: .npy .npz .csv .parquet .safetensors (file.npz:name)", "X")
+
+
+def _concepts(default: Any = ...) -> Any:
+    text = "labels: a column of X, or a file (z.npy, z.npz:name, z.csv:column); repeat for several concepts"
+    return flag(default, text, "Z", "--concept")
+
+
+def _kind() -> Any:
+    return flag("auto", "what numbers are as labels (auto: integers classes, floats quantities); text is classes")
+
+
+def _chunk_rows() -> Any:
+    return flag(4096, "rows in memory at a time", "N")
+
+
+def _method(default: Any, text: str) -> Any:
+    return flag(default, f"{text}; --method help lists them, --method NAME --help says more", "NAME", "--method")
+
+
+def _settings() -> Any:
+    return flag([], "an option of the method; may be given several times", "NAME=VALUE", "--set")
+
+
+def _report() -> Any:
+    return flag(None, "report to write: .html, .json or .md", "FILE", "-o", "--output")
+
+
+def _seed() -> Any:
+    return flag(0, "of every random choice", "SEED")
+
+
+def _force() -> Any:
+    return flag(False, "replace what is there already", None, "--force")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of what a command is asked for.
+
+    Attributes:
+        command_line: How it was called, for what it writes; not a flag.
+    """
+
+    subject: ClassVar[str | None] = None
+    """What the methods of `--method` are for."""
+    one_of: ClassVar[Sequence[tuple[str, ...]]] = ()
+    """Groups of flags of which at most one is given."""
+
+    command_line: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen(Options):
+    """Which columns of a file are X."""
+
+    subject = "rows"
+    one_of = (("columns", "exclude"),)
+
+    columns: str | None = flag(None, "the columns that are X (default: all but the concept)", "A,B,...")
+    exclude: str | None = flag(None, "columns that are not X", "A,B,...")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Options):
+    """Erase concepts from a table, sentences and two transformers; write a page that shows what is gone.
+
+    Four worlds of efface-worlds (pip install 'efface[demo]'), no network:
+
+      tables     442 diabetes patients: erase sex from nine medical features
+      sentences  1,536 sentences through the MiniLM model: erase the gender of the pronoun
+      tokens     a small language model of Python: erase the lexical type of tokens, norm after norm
+      layers     the same MiniLM: erase the gender at each of its sites at once
+
+    Prints numbers before and after, writes report.html and report.json. About two minutes on two cores.
+    """
+
+    out: Path = flag(Path("demo-out"), "folder to write to", "DIR")
+    only: World | None = flag(None, "one of the worlds")
+    seed: int = _seed()
+    force: bool = _force()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit(Chosen):
+    """Learn from a file how to erase a concept, and save the eraser.
+
+      efface fit X.npy --concept z.npy -o eraser/
+      efface fit people.csv --concept sex --exclude name,city -o eraser/ --set shrinkage=false
+      efface fit data.npz:X --concept data.npz:z -o eraser/ --method oracle
+
+    The file is read in chunks and may be larger than memory. Classes need a second pass, over the labels alone.
+    """
+
+    x: str = _x()
+    concept: list[str] = _concepts()
+    output: str = flag(..., "folder for the eraser", "DIR", "-o", "--output")
+    method: str = _method("leace", "how to erase")
+    settings: list[str] = _settings()
+    kind: Kind = _kind()
+    chunk_rows: int = _chunk_rows()
+    checkpoint: str | None = flag(None, "keep the state here, and go on from it if interrupted", "DIR")
+    force: bool = _force()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apply(Chosen):
+    """Erase a concept from a file with an eraser that was fitted before.
+
+      efface apply X.npy --eraser eraser/ -o X_clean.npy
+      efface apply people.csv --eraser eraser/ -o people_clean.csv
+
+    The file is read and written in chunks. Row order and all other columns of a table stay as they are, the
+    concept's own column too: drop it yourself if it must not be there. The format follows the suffix of -o.
+    """
+
+    x: str = _x()
+    eraser: str = flag(..., "folder written by efface fit", "DIR")
+    output: str = flag(..., "file to write", "FILE", "-o", "--output")
+    concept: list[str] = _concepts([])
+    chunk_rows: int = _chunk_rows()
+    force: bool = _force()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(Chosen):
+    """Show how well a concept can be read from X, before and after erasure, and what else went.
+
+      efface audit X.npy --concept z.npy
+      efface audit people.csv --concept sex --eraser eraser/ --task income -o report.html
+      efface audit X.npy --concept z.npy --after X_clean.npy -o report.json
+
+    Without --eraser and --after, an eraser is fitted anew in each fold on the rows that are not scored: the fairest
+    way to see what a method does. With them, X should be rows that the eraser was not fitted on.
+    """
+
+    one_of = (*Chosen.one_of, ("eraser", "after", "method"))
+
+    x: str = _x()
+    concept: list[str] = _concepts()
+    eraser: str | None = flag(None, "folder written by efface fit: audit X erased by it", "DIR")
+    after: str | None = flag(None, "the same rows, erased", "FILE")
+    method: str | None = _method(None, "without an eraser: what to fit in each fold (default: leace)")
+    settings: list[str] = _settings()
+    kind: Kind = _kind()
+    task: str | None = flag(None, "labels of what should survive: a column of X, or a file", "Y")
+    output: str | None = _report()
+    max_rows: int = flag(20_000, "audit a random sample of so many rows of a larger file", "N")
+    seed: int = _seed()
+    force: bool = _force()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(Options):
+    """Sample a text-to-image pipeline into one picture: a row for each prompt, a column for each seed.
+
+      efface generate shapes --prompt "a red circle" --prompt "a blue star" -o grid.png
+      efface generate shapes --prompt "a red circle" --erase circle --method negative-prompt -o grid.png
+      efface generate my-stable-diffusion/ --prompt "a church" --seeds 2 --steps 20 -o grid.png
+
+    PIPELINE is a folder that diffusers can load, or "shapes", the small pipeline that comes with efface-worlds. With
+    --erase or --erasure each prompt has a second row, with the erasure on, at the same seeds.
+    """
+
+    subject = "pipeline"
+    one_of = (("erase", "erasure"),)
+
+    pipeline: str = argument('folder of a diffusers pipeline, or "shapes"', "PIPELINE")
+    prompt: list[str] = flag(..., "may be given several times", "TEXT")
+    output: Path = flag(..., "picture to write: .png .jpg", "FILE", "-o", "--output")
+    seeds: int = flag(4, "columns: seeds 0 to N - 1", "N")
+    steps: int | None = flag(None, "steps of the sampler (default: the pipeline's)", "N")
+    guidance: float | None = flag(None, "scale of guidance (default: the pipeline's)", "S")
+    negative: str | None = flag(None, "negative prompt", "TEXT")
+    erase: str | None = flag(None, "fit an erasure of this concept", "CONCEPT")
+    method: str | None = _method(None, "by this method (with --erase)")
+    settings: list[str] = _settings()
+    synonym: list[str] = flag([], "with --erase: another word for it; may be given several times", "WORD")
+    preserve: list[str] = flag([], "with --erase: what must keep its meaning; may be given several times", "WORD")
+    template: list[str] = flag([], "with --erase: a prompt with {} for it; may be given several times", "TEXT")
+    anchor: str | None = flag(None, "with --erase: what to show instead", "WORD")
+    erase_from: str | None = flag(None, "with --erase: of what it is an attribute, as red of apple", "WORD")
+    erasure: Path | None = flag(None, "put this saved erasure on, instead of --erase", "DIR")
+    force: bool = _force()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explain(Options):
+    """Show which part of each image a classifier listens to, and measure the maps that say so.
+
+      efface explain digits -o report.html
+      efface explain my-vit/ photos/ --method qfa --method gradient -o report.html
+      efface explain mypackage.models:make_net photos/ --weights net.safetensors --size 224 -o report.html
+      efface explain my-vit/ photos/ --method diet --train training-photos/ --student student/ -o report.html
+
+    MODEL is a folder that transformers can load as an image classifier (with its image processor), or
+    package.module:factory, a function without arguments that returns a torch module, or a world of efface-worlds:
+    "digits" (a classifier trained where a corner patch goes with the class), "hard-digits", "block-digits",
+    "shape-pairs". IMAGES is an image or a folder of them, in any depth; a world has images of its own. Pickled files
+    are not read.
+    """
+
+    subject = "explanations"
+    one_of = (("cells", "upsampling"),)
+
+    model: str = argument("folder of transformers, package.module:factory, or a world", "MODEL")
+    images: Path | None = argument("an image, or a folder of images", "[IMAGES]", None)
+    output: str | None = _report()
+    maps: Path | None = flag(None, "write maps (safetensors) and overlays (PNG) here", "DIR")
+    method: list[str] = _method([], "qfa (default), diet, gradient, ...; may be given several times")
+    settings: list[str] = _settings()
+    labels: bool = flag(False, "names of folders are true classes: tell them in the report", None, "--labels")
+    limit: int = flag(64, "explain a random sample of so many images of a larger folder", "N")
+    show: int = flag(8, "pictures in the report", "N")
+    batch_size: int = flag(32, "images at once", "N")
+    seed: int = _seed()
+    weights: Path | None = flag(None, "of a factory: its weights, .safetensors", "FILE")
+    size: str | None = flag(None, "of a factory: size of its images, as 224 or 224x320 (default: theirs)", "HxW")
+    mean: str | None = flag(None, "of a factory: what it subtracts from pixels in [0, 1] (default: nothing)", "M,M,M")
+    std: str | None = flag(None, "of a factory: what it divides by", "S,S,S")
+    classes: Path | None = flag(None, "of a factory: names of its classes, one a line, in order of its outputs", "FILE")
+    outputs: Literal["logits", "probabilities"] = flag("logits", "of a factory: what it gives")
+    removal: Literal["constant", "blur", "marginal"] | None = flag(None, "what stands where something is removed")
+    blur: float | None = flag(None, "spread of --removal blur (default: an eighth of the shorter side)", "PIXELS")
+    cells: int | None = flag(None, "N x N cells (default: about 16 x 16)", "N")
+    upsampling: int | None = flag(None, "cells of N x N pixels", "N")
+    steps: int = flag(30, "passes of the search", "N")
+    train: Path | None = flag(None, "images that diet tunes on, and that removal draws from", "DIR")
+    train_limit: int = flag(800, "so many of them at most", "N")
+    rate: float | None = flag(None, "diet's learning rate (default: 0.0001)", "R")
+    least_agreement: float | None = flag(
+        None, "share of images tuned on of which diet's copy must say the same as the model (default: 0.97)", "S"
+    )
+    student: Path | None = flag(None, "diet's tuned copy: read from here, or tuned and written here", "DIR")
+    force: bool = _force()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Methods(Options):
+    """List the methods there are, or say what one does, guarantees and can be told.
+
+    efface methods
+    efface methods leace
+    """
+
+    name: str | None = argument("of one method", "[NAME]", None)
