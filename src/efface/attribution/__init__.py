@@ -28,73 +28,24 @@ if TYPE_CHECKING:
     from efface.attribution.tuning import Tuned, input_dropout, random_mask_distillation, saliency_guided
 
 _NAMES = {
-    "efface.attribution.baselines": (
-        "BASELINES",
-        "attribute",
-    ),
-    "efface.attribution.controls": (
-        "CONTROLS",
-        "control_maps",
-        "oracle_maps",
-    ),
-    "efface.attribution.curves": (
-        "Curve",
-        "drop_curve",
-        "keep_curve",
-    ),
+    "efface.attribution.baselines": ("BASELINES", "attribute"),
+    "efface.attribution.controls": ("CONTROLS", "control_maps", "oracle_maps"),
+    "efface.attribution.curves": ("Curve", "drop_curve", "keep_curve"),
     "efface.attribution.diet": ("DiET",),
     "efface.attribution.fitted": ("DietErasure",),
     "efface.attribution.fullgrad": ("full_gradient",),
-    "efface.attribution.mask_search": (
-        "QfaResult",
-        "qfa",
-    ),
-    "efface.attribution.maskers": (
-        "FeatureGroups",
-        "Grid",
-        "Masker",
-        "Segments",
-        "masked",
-    ),
-    "efface.attribution.metrics": (
-        "Robustness",
-        "agreement",
-        "iou",
-        "mass",
-        "q_robustness",
-        "rank_auc",
-    ),
+    "efface.attribution.mask_search": ("QfaResult", "qfa"),
+    "efface.attribution.maskers": ("FeatureGroups", "Grid", "Masker", "Segments", "masked"),
+    "efface.attribution.metrics": ("Robustness", "agreement", "iou", "mass", "q_robustness", "rank_auc"),
     "efface.attribution.predictions": ("OutputsWarning",),
-    "efface.attribution.removal": (
-        "Marginal",
-        "Removal",
-        "TabularGaussian",
-        "TokenMask",
-    ),
-    "efface.attribution.removal_images": (
-        "Blur",
-        "ConstantColour",
-    ),
-    "efface.attribution.retraining": (
-        "Explained",
-        "remove_and_retrain",
-    ),
+    "efface.attribution.removal": ("Marginal", "Removal", "TabularGaussian", "TokenMask"),
+    "efface.attribution.removal_images": ("Blur", "ConstantColour"),
+    "efface.attribution.retraining": ("Explained", "remove_and_retrain"),
     "efface.attribution.rounds": ("AgreementWarning",),
-    "efface.attribution.selection": (
-        "ranks",
-        "top_k",
-    ),
+    "efface.attribution.selection": ("ranks", "top_k"),
     "efface.attribution.superpixels": ("Superpixels",),
-    "efface.attribution.tokens": (
-        "TokenClassifier",
-        "Tokens",
-    ),
-    "efface.attribution.tuning": (
-        "Tuned",
-        "input_dropout",
-        "random_mask_distillation",
-        "saliency_guided",
-    ),
+    "efface.attribution.tokens": ("TokenClassifier", "Tokens"),
+    "efface.attribution.tuning": ("Tuned", "input_dropout", "random_mask_distillation", "saliency_guided"),
 }
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -26,9 +27,11 @@ _check_array: Any = check_array
 _validate_data: Any = validate_data
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Base of the estimators: gathers the concept, feeds a fitter, keeps names and dtypes.
 
+    Its fields are its parameters, as scikit-learn wants them: an argument of the initialiser each, kept as it is.
     Subclasses say which fitter (`_make_fitter`), whether it needs classes (`_classes_only`), and whether it takes
     one class a row (`_one_class_a_row`), so that of several columns the combinations are its classes.
     """
@@ -39,20 +42,12 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     _classes_only = False
     _one_class_a_row = False
-    n_features_in_: int
 
-    def __init__(
-        self,
-        *,
-        sensitive_columns: Sequence[str | int] | str | int | None = None,
-        keep_sensitive: bool = False,
-        concept: str | None = None,
-        kind: str | Mapping[str, str] = "auto",
-    ) -> None:
-        self.sensitive_columns = sensitive_columns
-        self.keep_sensitive = keep_sensitive
-        self.concept = concept
-        self.kind = kind
+    sensitive_columns: Sequence[str | int] | str | int | None = None
+    keep_sensitive: bool = False
+    concept: str | None = None
+    kind: str | Mapping[str, str] = "auto"
+    n_features_in_: int = field(init=False)
 
     def _make_fitter(self, x_dim: int, z_dim: int, dtype: Any) -> Any:
         raise NotImplementedError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from efface.erasers.leace import LeaceFitter
@@ -10,10 +10,8 @@ from efface.erasers.mean_difference import MeanDifferenceFitter
 from efface.erasers.orthogonal import OrthogonalFitter
 from efface.estimators.base import UnlabelledTransformer
 
-SensitiveColumns = Sequence[str | int] | str | int | None
-Kinds = str | Mapping[str, str]
 
-
+@dataclass(kw_only=True, eq=False, repr=False)
 class LeaceTransformer(UnlabelledTransformer):
     """Erases a concept from features by LEACE: the least edit that leaves no linear trace of it.
 
@@ -53,27 +51,16 @@ class LeaceTransformer(UnlabelledTransformer):
     True
     """
 
-    def __init__(
-        self,
-        *,
-        sensitive_columns: SensitiveColumns = None,
-        keep_sensitive: bool = False,
-        concept: str | None = None,
-        kind: Kinds = "auto",
-        affine: bool = True,
-        shrinkage: bool = True,
-        svd_tol: float | None = None,
-    ) -> None:
-        super().__init__(sensitive_columns=sensitive_columns, keep_sensitive=keep_sensitive, concept=concept, kind=kind)
-        self.affine = affine
-        self.shrinkage = shrinkage
-        self.svd_tol = svd_tol
+    affine: bool = True
+    shrinkage: bool = True
+    svd_tol: float | None = None
 
     def _make_fitter(self, x_dim: int, z_dim: int, dtype: Any) -> LeaceFitter:
         options = {"affine": self.affine, "shrinkage": self.shrinkage, "svd_tol": self.svd_tol}
         return LeaceFitter(x_dim, z_dim, dtype=dtype, **options)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class OrthogonalTransformer(UnlabelledTransformer):
     """Erases a concept by an orthogonal projection away from `Cov(X, Z)`.
 
@@ -81,10 +68,7 @@ class OrthogonalTransformer(UnlabelledTransformer):
     `O(d^2)`. The result depends on the scale of the features: standardise them first.
 
     Args:
-        sensitive_columns: Names or positions of the columns of X that hold the concept.
-        keep_sensitive: Leave those columns in the output, as they were.
-        concept: `"y"` if the concept is y.
-        kind: `"auto"`, `"categorical"`, `"continuous"`, or a mapping from column name to one of these.
+        sensitive_columns, keep_sensitive, concept, kind: As for `LeaceTransformer`.
         affine: Keep the mean of X; otherwise the map is linear.
         svd_tol: Leave directions whose correlation is up to this alone; None leaves rounding alone.
 
@@ -98,24 +82,14 @@ class OrthogonalTransformer(UnlabelledTransformer):
     array([1.5, 1.5, 1.5, 1.5])
     """
 
-    def __init__(
-        self,
-        *,
-        sensitive_columns: SensitiveColumns = None,
-        keep_sensitive: bool = False,
-        concept: str | None = None,
-        kind: Kinds = "auto",
-        affine: bool = True,
-        svd_tol: float | None = None,
-    ) -> None:
-        super().__init__(sensitive_columns=sensitive_columns, keep_sensitive=keep_sensitive, concept=concept, kind=kind)
-        self.affine = affine
-        self.svd_tol = svd_tol
+    affine: bool = True
+    svd_tol: float | None = None
 
     def _make_fitter(self, x_dim: int, z_dim: int, dtype: Any) -> OrthogonalFitter:
         return OrthogonalFitter(x_dim, z_dim, dtype=dtype, affine=self.affine, svd_tol=self.svd_tol)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class MeanDifferenceTransformer(UnlabelledTransformer):
     """Erases classes by an orthogonal projection away from the differences of their means.
 
@@ -123,10 +97,7 @@ class MeanDifferenceTransformer(UnlabelledTransformer):
     into classes by `n_bins`, or refused.
 
     Args:
-        sensitive_columns: Names or positions of the columns of X that hold the concept.
-        keep_sensitive: Leave those columns in the output, as they were.
-        concept: `"y"` if the concept is y.
-        kind: `"auto"`, `"categorical"`, `"continuous"`, or a mapping from column name to one of these.
+        sensitive_columns, keep_sensitive, concept, kind: As for `LeaceTransformer`.
         n_bins: Cut continuous concepts into that many classes, at quantiles of the first batch seen.
         affine: Keep the mean of X; otherwise the map is linear.
         svd_tol: Leave directions whose correlation is up to this alone; None leaves rounding alone.
@@ -143,21 +114,9 @@ class MeanDifferenceTransformer(UnlabelledTransformer):
 
     _classes_only = True
 
-    def __init__(
-        self,
-        *,
-        sensitive_columns: SensitiveColumns = None,
-        keep_sensitive: bool = False,
-        concept: str | None = None,
-        kind: Kinds = "auto",
-        n_bins: int | None = None,
-        affine: bool = True,
-        svd_tol: float | None = None,
-    ) -> None:
-        super().__init__(sensitive_columns=sensitive_columns, keep_sensitive=keep_sensitive, concept=concept, kind=kind)
-        self.n_bins = n_bins
-        self.affine = affine
-        self.svd_tol = svd_tol
+    n_bins: int | None = None
+    affine: bool = True
+    svd_tol: float | None = None
 
     def _make_fitter(self, x_dim: int, z_dim: int, dtype: Any) -> MeanDifferenceFitter:
         return MeanDifferenceFitter(x_dim, z_dim, dtype=dtype, affine=self.affine, svd_tol=self.svd_tol)

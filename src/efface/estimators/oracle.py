@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ import numpy as np
 from efface._errors import InputError
 from efface.erasers.oracle import OracleFitter
 from efface.estimators.base import LabelledTransformer
-from efface.estimators.linear import Kinds, SensitiveColumns
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class OracleTransformer(LabelledTransformer):
     """Erases a concept by taking from each feature its least-squares regression on the concept.
 
@@ -20,10 +21,8 @@ class OracleTransformer(LabelledTransformer):
     categories, streams and routed columns as well.
 
     Args:
-        sensitive_columns: Names or positions of the columns of X that hold the concept.
-        keep_sensitive: Leave those columns in the output, as they were.
-        concept: `"y"` if the concept is y; `transform` takes it as `sensitive_features`.
-        kind: `"auto"`, `"categorical"`, `"continuous"`, or a mapping from column name to one of these.
+        sensitive_columns, keep_sensitive, concept, kind: As for `LeaceTransformer`; if the concept is y,
+            `transform` takes it as `sensitive_features`.
         alpha: How much of the regression to take away, from 0 (nothing) to 1 (all of it).
 
     Does not guarantee: that non-linear models learn less. They may learn more, since the edit depends on the
@@ -37,17 +36,7 @@ class OracleTransformer(LabelledTransformer):
     array([1., 3., 1., 3.])
     """
 
-    def __init__(
-        self,
-        *,
-        sensitive_columns: SensitiveColumns = None,
-        keep_sensitive: bool = False,
-        concept: str | None = None,
-        kind: Kinds = "auto",
-        alpha: float = 1.0,
-    ) -> None:
-        super().__init__(sensitive_columns=sensitive_columns, keep_sensitive=keep_sensitive, concept=concept, kind=kind)
-        self.alpha = alpha
+    alpha: float = 1.0
 
     def _make_fitter(self, x_dim: int, z_dim: int, dtype: Any) -> OracleFitter:
         if not 0 <= self.alpha <= 1:

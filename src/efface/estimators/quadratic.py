@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from efface.erasers.quadratic import QuadraticFitter
 from efface.estimators.base import LabelledTransformer
-from efface.estimators.linear import Kinds, SensitiveColumns
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class QuadraticTransformer(LabelledTransformer):
     """Erases classes so that no quadratic model reads them: each is moved to the barycenter of all.
 
@@ -16,10 +17,8 @@ class QuadraticTransformer(LabelledTransformer):
     columns each combination of classes is a class, so that combinations are erased as well.
 
     Args:
-        sensitive_columns: Names or positions of the columns of X that hold the concept.
-        keep_sensitive: Leave those columns in the output, as they were.
-        concept: `"y"` if the concept is y; `transform` takes it as `sensitive_features`.
-        kind: `"auto"`, `"categorical"`, `"continuous"`, or a mapping from column name to one of these.
+        sensitive_columns, keep_sensitive, concept, kind: As for `LeaceTransformer`; if the concept is y,
+            `transform` takes it as `sensitive_features`.
         n_bins: Cut continuous concepts into that many classes, at quantiles of the first batch seen.
         shrinkage: Shrink the class covariances (arXiv:1308.2608), as classes with few rows need.
 
@@ -36,19 +35,8 @@ class QuadraticTransformer(LabelledTransformer):
 
     _one_class_a_row = True
 
-    def __init__(
-        self,
-        *,
-        sensitive_columns: SensitiveColumns = None,
-        keep_sensitive: bool = False,
-        concept: str | None = None,
-        kind: Kinds = "auto",
-        n_bins: int | None = None,
-        shrinkage: bool = True,
-    ) -> None:
-        super().__init__(sensitive_columns=sensitive_columns, keep_sensitive=keep_sensitive, concept=concept, kind=kind)
-        self.n_bins = n_bins
-        self.shrinkage = shrinkage
+    n_bins: int | None = None
+    shrinkage: bool = True
 
     def _make_fitter(self, x_dim: int, z_dim: int, dtype: Any) -> QuadraticFitter:
         return QuadraticFitter(x_dim, z_dim, dtype=dtype, shrinkage=self.shrinkage)
