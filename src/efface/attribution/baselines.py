@@ -12,6 +12,7 @@ completeness, write `reduce="sum"`.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,14 +43,18 @@ class Baseline:
         reduce: How its channels become one, unless the caller says otherwise.
         summary: One line.
         paper: Where it comes from.
-        options: Names of its options.
     """
 
     explain: Explain
     reduce: Reduce
     summary: str
     paper: str
-    options: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of its options: what `explain` takes by keyword alone."""
+        parameters = inspect.signature(self.explain).parameters.values()
+        return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
 def attribute(
@@ -164,39 +169,15 @@ def _left_alone(model: nn.Module, seed: int) -> Iterator[None]:
 BASELINES: dict[str, Baseline] = {
     "gradient": Baseline(by.gradient, "absolute", "gradient of the class's output", "arXiv:1312.6034"),
     "input-x-gradient": Baseline(by.input_times_gradient, "absolute", "input times gradient", "arXiv:1605.01713"),
-    "smoothgrad": Baseline(
-        by.smoothgrad, "absolute", "mean gradient under noise", "arXiv:1706.03825", ("samples", "noise")
-    ),
+    "smoothgrad": Baseline(by.smoothgrad, "absolute", "mean gradient under noise", "arXiv:1706.03825"),
     "integrated-gradients": Baseline(
-        by.integrated_gradients,
-        "absolute",
-        "gradients along the way from a baseline",
-        "arXiv:1703.01365",
-        ("steps", "baseline"),
+        by.integrated_gradients, "absolute", "gradients along the way from a baseline", "arXiv:1703.01365"
     ),
-    "gradcam": Baseline(
-        by.gradcam, "sum", "maps of a layer weighted by mean gradients", "arXiv:1610.02391", ("layer",)
-    ),
-    "occlusion": Baseline(
-        by.occlusion,
-        "sum",
-        "drop of the output under a patch",
-        "arXiv:1311.2901",
-        ("window", "stride", "baseline"),
-    ),
-    "deeplift": Baseline(
-        by.deeplift,
-        "absolute",
-        "differences from a baseline, layer by layer",
-        "arXiv:1704.02685",
-        ("baseline",),
-    ),
+    "gradcam": Baseline(by.gradcam, "sum", "maps of a layer weighted by mean gradients", "arXiv:1610.02391"),
+    "occlusion": Baseline(by.occlusion, "sum", "drop of the output under a patch", "arXiv:1311.2901"),
+    "deeplift": Baseline(by.deeplift, "absolute", "differences from a baseline, layer by layer", "arXiv:1704.02685"),
     "gradient-shap": Baseline(
-        by.gradient_shap,
-        "absolute",
-        "gradients at random places from a baseline to x",
-        "arXiv:1705.07874",
-        ("samples", "noise", "baseline"),
+        by.gradient_shap, "absolute", "gradients at random places from a baseline to x", "arXiv:1705.07874"
     ),
     "simple-fullgrad": Baseline(
         lambda model, x, target: simple_fullgrad(model, x, target)[:, None],

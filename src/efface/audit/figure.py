@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from efface.audit.finding import Finding
 from efface.audit.picture import Picture
 from efface.audit.plain import Plain, to_tuple
 from efface.report.data import CHANCE, FigureData
@@ -19,6 +21,17 @@ class Series(Plain):
     y: tuple[float, ...]
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, label: str, findings: Sequence[Finding], names: Sequence[str] | None = None) -> Series:
+        """Findings as points, each at its name or the one given; one without an interval has none of any width."""
+        return cls(
+            label,
+            tuple(f.name for f in findings) if names is None else tuple(names),
+            tuple(f.value for f in findings),
+            tuple(f.value if f.low is None else f.low for f in findings),
+            tuple(f.value if f.high is None else f.high for f in findings),
+        )
 
 
 @dataclass(frozen=True)

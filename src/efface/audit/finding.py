@@ -191,6 +191,16 @@ class Finding(Plain):
         return dict(value) if key == "budget" else to_tuple(value)
 
 
+def spanned(finding: Finding) -> str:
+    """The number with its interval.
+
+    >>> spanned(Finding("accuracy", 0.5, low=0.4, high=0.6, unit="share"))
+    '50.0% (40.0% to 60.0%)'
+    """
+    value, low, high = (format_value(v or 0.0, finding.unit) for v in (finding.value, finding.low, finding.high))
+    return f"{value} ({low} to {high})"
+
+
 def by_measure(findings: Iterable[Finding]) -> list[dict[str, Finding]]:
     """Findings of one family and name together, by condition: a row of a before/after table each.
 

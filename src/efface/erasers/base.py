@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -62,6 +62,9 @@ class Eraser(Erasure):
 
     report: Report | None = field(default=None, kw_only=True, repr=False)
 
+    takes_labels: ClassVar[bool] = False
+    """Whether it is called as `eraser(x, z)`."""
+
     def tensors(self) -> dict[str, Tensor]:
         """The tensors it is made of, by name."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -70,11 +73,6 @@ class Eraser(Erasure):
     def __call__(self, x: Any, *z: Any) -> Any:
         """Erase; see the subclass."""
         raise TypeError(f"{type(self).__name__} does not define how it is applied")
-
-    @property
-    def takes_labels(self) -> bool:
-        """Whether it is called as `eraser(x, z)`."""
-        return False
 
     @property
     def edits(self) -> tuple[Edit, ...]:

@@ -84,11 +84,17 @@ class Fitter:
             weight: `(...)` frequencies.
             options: Arguments of the constructor.
         """
+        return cls._fitted(x, z, None, mask, weight, options)
+
+    @classmethod
+    def _fitted(cls, x: Any, z: Any, width: int | None, mask: Any, weight: Any, options: dict[str, Any]) -> Self:
+        """`fit` with so many classes or columns; None takes as many as the labels make."""
         x, mask, weight = to_tensors(x, mask, weight)
         if x.ndim == 0 or x.numel() == 0:
             raise InputError(f"x has shape {tuple(x.shape)}: there is nothing to fit on")
         labels = read_labels(z, tuple(x.shape[:-1]), kind=options.get("kind", "auto"), mask=mask)
-        fitter = cls(x.shape[-1], labels.width, **{"device": x.device, "dtype": eraser_dtype(x.dtype)} | options)
+        given = {"device": x.device, "dtype": eraser_dtype(x.dtype)} | options
+        fitter = cls(x.shape[-1], labels.width if width is None else width, **given)
         fitter._take(x, labels, mask, weight)
         if not isinstance(z, Labels):
             labels.check(fitter.kind, mask)
@@ -161,7 +167,7 @@ class Fitter:
     @property
     def n(self) -> Tensor:
         """Number of rows seen, an int64 scalar."""
-        return torch.tensor(self.moments.n, device=self.moments.s_xx.device)
+        return torch.tensor(self.moments.n, device=self.moments.device)
 
     @property
     def mean_x(self) -> Tensor:
@@ -272,7 +278,7 @@ class Fitter:
 
     def _blank(self) -> Self:
         options: dict[str, Any] = self.options() | {"dtype": self.dtype}
-        return type(self)(self.x_dim, self.z_dim, device=self.moments.s_xx.device, **options)
+        return type(self)(self.x_dim, self.z_dim, device=self.moments.device, **options)
 
 
 def fit_of(fitter: type[Fitter]) -> Callable[..., Any]:

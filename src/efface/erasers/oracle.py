@@ -50,10 +50,7 @@ class OracleEraser(Eraser):
     mean_z: Tensor
     method: str = field(default="oracle", kw_only=True)
 
-    @property
-    def takes_labels(self) -> bool:
-        """It does."""
-        return True
+    takes_labels = True
 
     def check(self) -> None:
         """Refuse tensors that do not go together."""

@@ -14,9 +14,9 @@ from efface._validate import check_positive_int
 from efface.core.config import Config, option
 from efface.core.labels import Kind
 from efface.core.method import Method, register
-from efface.core.row_labels import Labels, read_labels
-from efface.erasers.base import Eraser, Report, check_shapes, eraser_dtype, on_tensors
-from efface.erasers.fitter import Fitter, fit_of, to_tensors
+from efface.core.row_labels import Labels
+from efface.erasers.base import Eraser, Report, check_shapes, on_tensors
+from efface.erasers.fitter import Fitter, fit_of
 from efface.erasers.lowrank import check_width, no_autocast
 from efface.linalg.shrinkage import optimal_linear_shrinkage, shrinkage_weight
 from efface.linalg.transport import ot_barycenter, ot_map, ot_midpoint
@@ -68,10 +68,7 @@ class QuadraticEraser(Eraser):
     ot_maps: Tensor
     method: str = field(default="quadratic", kw_only=True)
 
-    @property
-    def takes_labels(self) -> bool:
-        """It does."""
-        return True
+    takes_labels = True
 
     def check(self) -> None:
         """Refuse tensors that do not go together."""
@@ -115,10 +112,7 @@ class QuadraticEditor(Eraser):
     ot_maps: Tensor
     method: str = field(default="quadratic", kw_only=True)
 
-    @property
-    def takes_labels(self) -> bool:
-        """It does."""
-        return True
+    takes_labels = True
 
     def check(self) -> None:
         """Refuse tensors that do not go together."""
@@ -196,31 +190,7 @@ class QuadraticFitter(Fitter):
         The number of classes is the highest label plus one, or the width of one-hot rows, unless
         `num_classes` is given.
         """
-        x, mask, weight = to_tensors(x, mask, weight)
-        if x.ndim == 0 or x.numel() == 0:
-            raise InputError(f"x has shape {tuple(x.shape)}: there is nothing to fit on")
-        labels = read_labels(z, tuple(x.shape[:-1]), kind=options.get("kind", "auto"), mask=mask)
-        k = options.pop("num_classes", None)
-        defaults: dict[str, Any] = {"device": x.device, "dtype": eraser_dtype(x.dtype)}
-        fitter = cls(x.shape[-1], labels.width if k is None else k, **defaults | options)
-        fitter._take(x, labels, mask, weight)
-        if not isinstance(z, Labels):
-            labels.check(fitter.kind, mask)
-        return fitter
-
-    def update(self, x: Any, z: Any, *, mask: Any = None, weight: Any = None) -> Self:
-        """Take in a batch; bad input is refused before anything changes.
-
-        Args:
-            x: `(..., d)` numbers on any device.
-            z: `(...)` integer or boolean labels, or one-hot rows `(..., k)`.
-            mask: `(...)` booleans: rows to take.
-            weight: `(...)` frequencies, not negative.
-        """
-        x, mask, weight = to_tensors(x, mask, weight)
-        labels = read_labels(z, tuple(x.shape[:-1]), kind=self.kind, mask=mask, classes=self.classes)
-        self._take(x, labels, mask, weight)
-        return self
+        return cls._fitted(x, z, options.pop("num_classes", None), mask, weight, options)
 
     def _take(self, x: Tensor, labels: Labels, mask: Tensor | None, weight: Tensor | None) -> None:
         """Add rows whose labels are decided; one-hot rows are classes, too."""
@@ -236,10 +206,6 @@ class QuadraticFitter(Fitter):
         self.moments.update_single(x, z, mask=mask, weight=weight)
         self.decided, self._eraser = "categorical", None
         return self
-
-    def _blank(self) -> Self:
-        options: dict[str, Any] = {**self.options(), "dtype": self.dtype}
-        return type(self)(self.x_dim, self.z_dim, device=self.moments.device, **options)
 
     # ------------------------------------------------------------------------------------------ reading
 

@@ -213,6 +213,11 @@ class Moments:
         self.n, self.weight, self.eps = self.n + other.n, self.weight + other.weight, max(self.eps, other.eps)
         return self
 
+    @property
+    def device(self) -> torch.device:
+        """Where the sums live."""
+        return self.s_xx.device
+
     def copy(self, device: str | torch.device | None = None) -> Moments:
         """An independent copy, on another device if one is given."""
         device = self.s_xx.device if device is None else torch.device(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from efface.audit.explanations.measured import CONTROL, MAP, OVER, SIZE, Subject, family, kept_at, removed_at
-from efface.audit.finding import Finding
+from efface.audit.finding import Finding, spanned
 from efface.report.numbers import format_value
 
 CAVEATS = (
@@ -38,7 +38,7 @@ def _of_subject(subject: Subject, findings: Sequence[Finding], best: str, n: int
         over = there.get((ours, name, OVER))
         said = (
             f"{name}{on}: the {100 * at:g}% of pixels that it ranks highest keep the model's answer in "
-            f"{_number(kept)} of {n} images; the best control, {best}, in {format_value(control.value, 'share')}. "
+            f"{spanned(kept)} of {n} images; the best control, {best}, in {format_value(control.value, 'share')}. "
             f"Without them the answer stays in {format_value(gone.value, 'share')}."
         )
         beaten = over is not None and over.side is not None and over.side <= 0
@@ -50,8 +50,3 @@ def _of_subject(subject: Subject, findings: Sequence[Finding], best: str, n: int
                 "Of what stands where something is removed the model says nearly what it says of the images; another "
                 "removal may tell them apart."
             )
-
-
-def _number(finding: Finding) -> str:
-    low, high = (format_value(v or 0.0, "share") for v in (finding.low, finding.high))
-    return f"{format_value(finding.value, 'share')} ({low} to {high})"

@@ -16,11 +16,10 @@ from efface._progress import progress
 from efface._validate import check_finite, to_tensor
 from efface.audit.audit import Audit
 from efface.audit.figure import Figure, Series
-from efface.audit.finding import Finding
+from efface.audit.finding import Finding, spanned
 from efface.audit.pipelines.balance import harmonic_interval
 from efface.core.provenance import called, content_hash, provenance
 from efface.report.data import AFTER, BEFORE, CHANGE, NO_CHANGE
-from efface.report.numbers import format_value as number
 from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
 
 Sampler = Callable[[Sequence[str], Sequence[int]], Tensor]
@@ -201,15 +200,15 @@ def _text(asked: Mapping[str, Sequence[str]], seeds: Sequence[int], erased: bool
 def _conclusions(findings: Sequence[Finding], concept: str) -> list[str]:
     by = {(f.name, f.condition): f for f in findings if f.family == SEEN}
     before, after = by[concept, BEFORE], by.get((concept, AFTER))
-    shown = _share(before)
+    shown = spanned(before)
     if after is None:
         said = [f"Where {concept} is asked for, the judge sees it in {shown} of the images."]
     else:
         lead = "NOT erased: where" if (after.low or 0.0) > 0.5 * before.value else "Where"
-        said = [f"{lead} {concept} is asked for, the judge sees it in {_share(after)} of images, before in {shown}."]
+        said = [f"{lead} {concept} is asked for, the judge sees it in {spanned(after)} of images, before in {shown}."]
     again = by.get((f"{concept} {OTHER_WORDS}", AFTER))
     if again is not None:
-        said.append(f"Where it is asked for in other words, the judge sees it in {_share(again)} of images.")
+        said.append(f"Where it is asked for in other words, the judge sees it in {spanned(again)} of images.")
     own = (concept, f"{concept} {OTHER_WORDS}")
     changes = [f for (name, condition), f in by.items() if condition == CHANGE and name not in own]
     lower = [f for f in changes if f.side == -1]
@@ -222,25 +221,16 @@ def _conclusions(findings: Sequence[Finding], concept: str) -> list[str]:
     return said
 
 
-def _share(finding: Finding) -> str:
-    low, high = (number(v or 0.0, "share") for v in (finding.low, finding.high))
-    return f"{number(finding.value, 'share')} ({low} to {high})"
-
-
 def _points(finding: Finding) -> str:
     low, high = (f"{100 * (v or 0.0):.1f}" for v in (finding.low, finding.high))
     return f"{100 * finding.value:.1f} points ({low} to {high})"
 
 
 def _figure(findings: Sequence[Finding], sides: Sequence[str]) -> Figure:
-    def points(side: str) -> Series:
-        found = [f for f in findings if f.family == SEEN and f.condition == side]
-        low, high = (tuple(getattr(f, end) or 0.0 for f in found) for end in ("low", "high"))
-        return Series(side, tuple(f.name for f in found), tuple(f.value for f in found), low, high)
-
+    shown = [f for f in findings if f.family == SEEN]
     return Figure(
         "What the judge sees where it is asked for",
-        tuple(points(side) for side in sides),
+        tuple(Series.of(side, [f for f in shown if f.condition == side]) for side in sides),
         x_label="share of images",
         unit="share",
         caption="Each concept at its own prompts; whiskers are Wilson's intervals over images.",

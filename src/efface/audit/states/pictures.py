@@ -24,7 +24,7 @@ def accuracy_by_site(title: str, findings: Sequence[Finding], sites: Sequence[st
     controlled = " The control task is a random label for each word." if lines[2][1] else ""
     return Figure(
         title,
-        tuple(line(label, found) for label, found in lines if found),
+        tuple(Series.of(label, found) for label, found in lines if found),
         kind="lines",
         x_label=_ORDER,
         y_label="share of rows read right",
@@ -38,7 +38,7 @@ def change_by_site(title: str, series: Sequence[tuple[str, Sequence[Finding]]], 
     """Change of the loss against the site, a line for each way to erase, the unscrubbed model as zero."""
     return Figure(
         title,
-        tuple(line(label, found) for label, found in series),
+        tuple(Series.of(label, found) for label, found in series),
         kind="lines",
         x_label=_ORDER,
         y_label=f"change of loss ({unit})",
@@ -53,19 +53,8 @@ def loss_by_condition(title: str, findings: Sequence[Finding], *, unit: str) -> 
     """The loss of the model under each condition as a whole, with whiskers."""
     return Figure(
         title,
-        (line("loss", findings),),
+        (Series.of("loss", findings),),
         x_label=f"loss ({unit})",
         unit=unit,
         caption="Whiskers are intervals over sequences; differences are paired and far better known (see the table).",
-    )
-
-
-def line(label: str, findings: Sequence[Finding]) -> Series:
-    """Findings as points, each at its name; one without an interval has none of any width."""
-    return Series(
-        label,
-        tuple(f.name for f in findings),
-        tuple(f.value for f in findings),
-        tuple(f.value if f.low is None else f.low for f in findings),
-        tuple(f.value if f.high is None else f.high for f in findings),
     )

@@ -21,7 +21,8 @@ _CENTRAL = 0.995
 
 def before_after(title: str, findings: Sequence[Finding], *, x_label: str, caption: str = "") -> Figure:
     """Dots with whiskers, one row a family, one colour a condition; chance as a line, or as a tick in each row."""
-    series = [_series(condition, [f for f in findings if f.condition == condition]) for condition in CONDITIONS]
+    sides = {condition: [f for f in findings if f.condition == condition] for condition in CONDITIONS}
+    series = [Series.of(side, found, [_short(f.family) for f in found]) for side, found in sides.items()]
     levels = {f.family: f.chance or 0.0 for f in findings}
     chance = findings[0].chance
     if len(set(levels.values())) > 1:
@@ -32,16 +33,6 @@ def before_after(title: str, findings: Sequence[Finding], *, x_label: str, capti
 
 def _short(family: str) -> str:
     return family.removeprefix("task: ")
-
-
-def _series(label: str, findings: Sequence[Finding]) -> Series:
-    return Series(
-        label,
-        tuple(_short(f.family) for f in findings),
-        tuple(f.value for f in findings),
-        tuple(f.value if f.low is None else f.low for f in findings),
-        tuple(f.value if f.high is None else f.high for f in findings),
-    )
 
 
 def by_group(title: str, hits: NDArray[np.float64], groups: ArrayLike, *, chance: float, caption: str) -> Figure | None:

@@ -168,14 +168,10 @@ def _conclusions(findings: list[Finding]) -> list[str]:
 
 
 def _figure(findings: list[Finding]) -> Figure:
-    def points(condition: str) -> Series:
-        found = [f for f in findings if f.condition == condition and f.name in (OTHERS, PAIRS)]
-        low, high = (tuple(getattr(f, end) or 0.0 for f in found) for end in ("low", "high"))
-        return Series(condition, tuple(f.name for f in found), tuple(f.value for f in found), low, high)
-
+    shown = [f for f in findings if f.name in (OTHERS, PAIRS)]
     return Figure(
         "Mean similarities before and after",
-        (points(BEFORE), points(AFTER)),
+        tuple(Series.of(side, [f for f in shown if f.condition == side]) for side in (BEFORE, AFTER)),
         x_label="cosine similarity",
         caption="Whiskers are intervals; changes are paired and better known (see the table).",
     )
