@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,41 @@ def test_a_newer_format_says_to_upgrade(name: str, tmp_path: Path) -> None:
     newer = edited(name, tmp_path, lambda plain: plain.update(format_version=3))
     with pytest.raises(FormatError, match=r"has format 3, this efface reads up to 2: upgrade with  pip install -U"):
         efface.load(newer)
+
+
+OPTIONS = {  # where they are, and one that is at its default
+    "erasure-safree": ((), "alpha"),
+    "erasure-sld": ((), ""),
+    "erasure-projection": ((), "kind"),
+    "scrubber-leace": (("facts", "options"), ""),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_that_is_missing_takes_its_default_and_an_unknown_one_is_kept(name: str, tmp_path: Path) -> None:
+    path, gone = OPTIONS[name]
+
+    def change(plain: dict[str, Any]) -> None:
+        options = reduce(dict.__getitem__, path, plain)
+        options.pop(gone, None)
+        options["newer"] = [1, 2]
+
+    newer = edited(name, tmp_path, change)
+    with pytest.warns(UnknownOptionWarning, match="'newer'.*does not know: kept, and without effect"):
+        erasure = efface.load(newer)
+    assert erasure.config == efface.load(FOLDER / name).config and erasure.config.unknown == {"newer": [1, 2]}
+    erasure.save(tmp_path / "again")
+    with pytest.warns(UnknownOptionWarning):
+        assert efface.load(tmp_path / "again").config.unknown == {"newer": [1, 2]}
+
+
+@pytest.mark.parametrize("part, gone", [("search", "memory"), ("masker", "mode"), ("", "seed")])
+def test_options_of_diet(part: str, gone: str, tmp_path: Path) -> None:
+    less = edited("diet-colour-grid", tmp_path, lambda plain: (plain[part] if part else plain).pop(gone))
+    assert efface.load(less) == efface.load(FOLDER / "diet-colour-grid")
+    newer = edited("diet-colour-grid", tmp_path / "newer", lambda plain: plain["search"].update(newer=1))
+    with pytest.warns(UnknownOptionWarning, match="'newer'.*does not know: left out"):
+        assert efface.load(newer) == efface.load(FOLDER / "diet-colour-grid")
 
 
 # ------------------------------------------------------------------------------------------------------ vectors
@@ -269,23 +304,6 @@ def test_options_of_pipelines() -> None:
     assert surgery.names == surgery.words == ("star", "circle")
     assert surgery.report["circle"].auroc == 1.0 and surgery.config.threshold == "auto"
     assert all(concept.preserve and concept.templates for e in loaded.values() for concept in e.concepts)
-
-
-@pytest.mark.parametrize("name", ["erasure-safree", "erasure-sld", "erasure-projection"])
-def test_an_option_that_is_missing_takes_its_default_and_an_unknown_one_is_kept(name: str, tmp_path: Path) -> None:
-    gone = {"erasure-safree": "alpha", "erasure-projection": "kind"}.get(name, "")
-
-    def change(plain: dict[str, Any]) -> None:
-        plain.pop(gone, None)
-        plain["newer"] = [1, 2]
-
-    newer = edited(name, tmp_path, change)
-    with pytest.warns(UnknownOptionWarning, match="'newer'.*does not know: kept, and without effect"):
-        erasure = efface.load(newer)
-    assert erasure.config == efface.load(FOLDER / name).config and erasure.config.unknown == {"newer": [1, 2]}
-    erasure.save(tmp_path / "again")
-    with pytest.warns(UnknownOptionWarning):
-        assert efface.load(tmp_path / "again").config.unknown == {"newer": [1, 2]}
 
 
 @pytest.mark.parametrize("name", PIPELINES)

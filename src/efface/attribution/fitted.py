@@ -90,7 +90,7 @@ class DietErasure(Erasure):
         weights = {n.removeprefix("student."): {TYPE: "Put", "value": {TENSOR: n}} for n in _below(tensors, "student.")}
         search = {**plain["search"], **{name: _with_tensors(plain[name], tensors, name) for name in _PARTS}}
         delta = {"changes": {name: [put] for name, put in weights.items()}}
-        rest = {name: plain[name] for name in ("seed", "batch_size", "report")}
+        rest = {name: plain[name] for name in ("seed", "batch_size", "report") if name in plain}
         return {**rest, "delta": delta, "search": search, "masks": {TENSOR: "masks"}}, tensors
 
 
