@@ -2,42 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
-
 from efface._errors import InputError
+from efface.core.concept import Concept
 from efface.pipelines.tokenization import Tokenization
 
 
-class WordedConcept(Protocol):
-    """What is looked at in a concept."""
-
-    @property
-    def name(self) -> str:
-        """The word or phrase to erase."""
-        ...
-
-    @property
-    def synonyms(self) -> Sequence[str]:
-        """Other words for it."""
-        ...
-
-    @property
-    def anchor(self) -> str | None:
-        """What to show instead."""
-        ...
-
-    @property
-    def preserve(self) -> Sequence[str]:
-        """Words that must keep their meaning."""
-        ...
-
-    def prompts(self, words: str | Sequence[str] | None = None) -> Sequence[str]:
-        """Prompts with words in them."""
-        ...
-
-
-def check_concept(tokenization: Tokenization, concept: WordedConcept) -> None:
+def check_concept(tokenization: Tokenization, concept: Concept) -> None:
     """Refuse what a pipeline cannot read.
 
     Args:
@@ -48,7 +18,7 @@ def check_concept(tokenization: Tokenization, concept: WordedConcept) -> None:
         InputError: If a word is unknown to one of its tokenizers, or a prompt is longer than its window.
     """
     named = [("target", concept.name), *(("synonyms", word) for word in concept.synonyms)]
-    named += [(field, word) for field in ("erase_from", "anchor") if (word := getattr(concept, field, None))]
+    named += [(field, word) for field in ("erase_from", "anchor") if (word := getattr(concept, field))]
     named += [("preserve", word) for word in concept.preserve]
     for field, word in named:
         for tokens in tokenization([word])[0]:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface._progress import progress
+from efface.core.concept import Concept
 from efface.pipelines.attention import ContextEmbedder, KeyValueLayer
 from efface.pipelines.components import Components
-from efface.pipelines.concept_check import WordedConcept, check_concept
+from efface.pipelines.concept_check import check_concept
 from efface.pipelines.denoiser_call import DenoiserCall
 from efface.pipelines.denoising import Denoising
 from efface.pipelines.embedding import PromptEmbedding, Slot
@@ -175,11 +176,11 @@ class PipelineView:
         """
         self.text.check(prompts, truncate=truncate, allow_unknown=allow_unknown, **options)
 
-    def check_concept(self, concept: WordedConcept) -> None:
+    def check_concept(self, concept: Concept) -> None:
         """Refuse a concept that the pipeline cannot read.
 
         Args:
-            concept: Anything with `name`, `synonyms`, `anchor`, `preserve` and `prompts(words)`.
+            concept: Its words, and the prompts that they go into.
 
         Raises:
             InputError: If a word is unknown to one of its tokenizers, or a prompt is longer than its window.
