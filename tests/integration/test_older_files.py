@@ -90,6 +90,7 @@ def edited(name: str, folder: Path, change: Callable[[dict[str, Any]], Any]) -> 
 @pytest.mark.parametrize("name", ERASURES)
 def test_saved_anew_it_is_the_same(name: str, tmp_path: Path) -> None:
     found = efface.load(FOLDER / name)
+    assert "others show defaults" in found.provenance["note"]
     found.save(tmp_path / "e")
     again = efface.load(tmp_path / "e")
     assert again == found and again.describe() == found.describe()

@@ -23,6 +23,7 @@ from efface.core.edits import Edit
 from efface.core.installer import Handle, install
 from efface.core.saved_types import saved, saved_base, saved_type
 
+_OLDER = "read from a file of format 1, which kept no provenance, and not every option of a fit: others show defaults"
 _NOT_HASHED = frozenset({"provenance"})
 
 
@@ -231,6 +232,7 @@ def load(path: str | os.PathLike[str]) -> Any:
         cls = _type_of(plain, version)
         if version == 1:
             plain, tensors = cls.upgraded(plain, tensors)
+            plain = {**plain, "provenance": {"note": _OLDER}}
         found = decoded({**plain, TYPE: cls.__name__}, tensors, cls, "the erasure")
         found.check()
         return found
