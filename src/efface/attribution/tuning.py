@@ -1,7 +1,7 @@
 """Trainer controls of DiET: other ways to spend the same compute on a model that should stop listening to distractors.
 
 Compute is counted in passes: one input through the model, forwards and backwards. A step of DiET's mask phase on one
-sample is a pass, a step of its model phase two. What a fit used (`FittedDiET.report["passes"]`) is given to a control,
+sample is a pass, a step of its model phase two. What a fit used (`DietErasure.report["passes"]`) is given to a control,
 and the control stops when it has used as many. The original's own answers, computed once, are counted for neither.
 As in DiET, a copy is tuned, dropout stays off, and batch normalisation is frozen unless asked for.
 """

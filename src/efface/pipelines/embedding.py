@@ -56,7 +56,7 @@ class PromptEmbedding:
         negative: The other branch of classifier-free guidance, of the same length; None without one.
         layout: Where each text encoder's output lies.
         prompts: What was encoded, if known.
-        edits: Which edits of the pipeline these tensors have been through already (see `editing`).
+        edits: Which edits of the pipeline these tensors have been through already (see `text_edits`).
 
     >>> e = PromptEmbedding(torch.zeros(2, 3, 4))
     >>> len(e), e[1:].sequence.shape, e.replace(sequence=e.sequence + 1).sequence.sum().item()
