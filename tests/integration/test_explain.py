@@ -222,24 +222,32 @@ def test_a_sample_of_a_large_folder_is_drawn_by_seed() -> None:
     photos(9)
     Path("photos/.hidden.png").write_bytes(b"no image")
     Path("photos/notes.txt").write_text("no image")
-    whole = [f.name for f in find_images(Path("photos"), 64, 0, heard.append)]
+    whole = [f.name for f in find_images([Path("photos")], 64, 0, heard.append)]
     assert whole == sorted(whole) and len(whole) == 9 and not heard
-    some = [f.name for f in find_images(Path("photos"), 4, 0, heard.append)]
+    some = [f.name for f in find_images([Path("photos")], 4, 0, heard.append)]
     assert some == sorted(some) and len(some) == 4 and "4 of the 9 images" in heard[0]
-    assert some == [f.name for f in find_images(Path("photos"), 4, 0, heard.append)]
-    assert some != [f.name for f in find_images(Path("photos"), 4, 1, heard.append)]
+    assert some == [f.name for f in find_images([Path("photos")], 4, 0, heard.append)]
+    assert some != [f.name for f in find_images([Path("photos")], 4, 1, heard.append)]
+
+
+def test_several_images_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
+    photos(4, ((14, 14),))
+    assert explain("own_nets:grey", "photos/dog", "photos/tabby/img 0.jpg", "--steps", 4, "--maps", "maps") == 0
+    names = [row["image"] for row in json.loads(Path("maps/maps.json").read_text())["images"]]
+    assert names == ["img 1.png", "img 3.jpg", "img 0.jpg"]
+    assert "without --weights the model is as own_nets:grey makes it" in capsys.readouterr().err
 
 
 def test_pixels_are_those_of_the_file() -> None:
     pixels = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
     Image.fromarray(pixels).save("a.png")
-    files = find_images(Path("a.png"), 1, 0, print)
+    files = find_images([Path("a.png")], 1, 0, print)
     read = read_images(files, channels=3, size=None, prepare=None, say=print)
     assert (read[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8).tolist() == pixels.tolist()
     held = Image.Exif()
     held[0x0112] = 6  # the camera was turned: rows of the file are columns of the picture, from the right
     Image.fromarray(pixels).save("held.png", exif=held)
-    turned = read_images(find_images(Path("held.png"), 1, 0, print), channels=3, size=None, prepare=None, say=print)
+    turned = read_images(find_images([Path("held.png")], 1, 0, print), channels=3, size=None, prepare=None, say=print)
     assert torch.equal(turned[0], read[0].rot90(-1, (1, 2)))
     heard: list[str] = []
     assert read_images(files, channels=1, size=(8, 6), prepare=None, say=heard.append).shape == (1, 1, 8, 6)

@@ -78,7 +78,7 @@ def load_classifier(args: Explain, say: Say) -> Classifier:
     if name in WORLDS:
         return _world(name, args.seed, say)
     if factory:
-        return _made(args)
+        return _made(args, say)
     hint = ""
     if Path(name).suffix.lower() in _PICKLED:
         hint = (
@@ -110,9 +110,11 @@ def _world(name: str, seed: int, say: Say) -> Classifier:
     return Classifier(model, 3, (world.train.images.shape[2], world.train.images.shape[3]), world.classes, own=own)
 
 
-def _made(args: Explain) -> Classifier:
+def _made(args: Explain, say: Say) -> Classifier:
     model = _called(args.model)
-    if args.weights is not None:
+    if args.weights is None:
+        say(f"without --weights the model is as {args.model} makes it: trained only if that loads its weights")
+    else:
         _load_weights(model, args.weights)
     channels = _channels(model)
     mean, std = (_numbers(args, name, channels) for name in ("mean", "std"))

@@ -52,7 +52,7 @@ def run(args: Explain) -> None:
     check_report(args.output, force=args.force)
     check_maps_folder(args.maps, force=args.force)
     methods = _methods(args)
-    files = None if args.images is None else find_images(args.images, args.limit, args.seed, _say)
+    files = find_images(args.images, args.limit, args.seed, _say) if args.images else None
     classifier = load_classifier(args, _say)
     images = _images(args, classifier, files)
     train = _train(args, classifier, images.pixels)
@@ -124,7 +124,7 @@ def _read(files: Sequence[ImageFile], classifier: Classifier) -> Tensor:
 def _train(args: Explain, classifier: Classifier, pixels: Tensor) -> Tensor | None:
     if args.train is None:
         return None if classifier.own is None else classifier.own.train[: args.train_limit]
-    found = _read(find_images(args.train, args.train_limit, args.seed, _say), classifier)
+    found = _read(find_images([args.train], args.train_limit, args.seed, _say), classifier)
     if found.shape[1:] != pixels.shape[1:]:
         raise InputError(
             f"images of --train are {tuple(found.shape[2:])} and those to explain {tuple(pixels.shape[2:])} pixels: "

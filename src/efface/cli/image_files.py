@@ -32,12 +32,21 @@ class ImageFile:
         return self.path.parent.name
 
 
-def find_images(given: Path, limit: int, seed: int, say: Say) -> list[ImageFile]:
-    """The image itself, or the images of a folder and of those below it, by name; a sample if there are too many.
+def find_images(given: Sequence[Path], limit: int, seed: int, say: Say) -> list[ImageFile]:
+    """Images, and those of folders and of the folders below them, by name; a sample if there are too many.
 
     Raises:
         InputError: If there is no such file or folder, or no image in it.
     """
+    found = [file for each in given for file in _images_of(each)]
+    if len(found) <= limit:
+        return found
+    chosen = np.random.default_rng(seed).choice(len(found), limit, replace=False)
+    say(f"a random sample of {limit} of the {len(found)} images of {', '.join(map(str, given))} (seed {seed})")
+    return [found[i] for i in sorted(chosen)]
+
+
+def _images_of(given: Path) -> list[ImageFile]:
     if given.is_file():
         if given.suffix.lower() not in SUFFIXES:
             raise InputError(f"{given}: expected an image, {' '.join(SUFFIXES)}, or a folder of them")
@@ -48,12 +57,7 @@ def find_images(given: Path, limit: int, seed: int, say: Say) -> list[ImageFile]
     found = {p.relative_to(given).as_posix(): p for p in hidden if not _is_hidden(p.relative_to(given))}
     if not found:
         raise InputError(f"{given} has no images ({' '.join(SUFFIXES)}), not in the folders below it either")
-    names = sorted(found)
-    if len(names) > limit:
-        chosen = np.random.default_rng(seed).choice(len(names), limit, replace=False)
-        say(f"a random sample of {limit} of the {len(names)} images of {given} (seed {seed})")
-        names = [names[i] for i in sorted(chosen)]
-    return [ImageFile(found[name], name) for name in names]
+    return [ImageFile(found[name], name) for name in sorted(found)]
 
 
 def _is_hidden(path: Path) -> bool:

@@ -15,9 +15,9 @@ Kind = Literal["auto", "categorical", "continuous"]
 World = Literal["tables", "sentences", "tokens", "layers"]
 
 
-def argument(help: str, metavar: str, default: Any = MISSING) -> Any:
-    """A field that is given by its place."""
-    return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar, "names": None})
+def argument(help: str, metavar: str, default: Any = ...) -> Any:
+    """A field that is given by its place; arguments as of `flag`."""
+    return _field(default, {"help": help, "metavar": metavar, "names": None})
 
 
 def flag(default: Any, help: str, metavar: str | None = None, *names: str) -> Any:
@@ -29,10 +29,13 @@ def flag(default: Any, help: str, metavar: str | None = None, *names: str) -> An
         metavar: What stands for its value in the help; `"N"` is a count.
         *names: Its flags, if these are not the name of the field with two dashes.
     """
-    kept: dict[str, Any] = {"default": default}
-    if default is ... or isinstance(default, list):
-        kept = {} if default is ... else {"default_factory": default.copy}
-    return dataclasses.field(**kept, metadata={"help": help, "metavar": metavar, "names": names})
+    return _field(default, {"help": help, "metavar": metavar, "names": names})
+
+
+def _field(default: Any, metadata: dict[str, Any]) -> Any:
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=MISSING if default is ... else default, metadata=metadata)
 
 
 def _x() -> Any:
@@ -234,15 +237,15 @@ class Explain(Options):
     MODEL is a folder that transformers can load as an image classifier (with its image processor), or
     package.module:factory, a function without arguments that returns a torch module, or a world of efface-worlds:
     "digits" (a classifier trained where a corner patch goes with the class), "hard-digits", "block-digits",
-    "shape-pairs". IMAGES is an image or a folder of them, in any depth; a world has images of its own. Pickled files
-    are not read.
+    "shape-pairs". IMAGES are images or folders of them, in any depth; a world has images of its own. Pickled files are
+    not read.
     """
 
     subject = "explanations"
     one_of = (("cells", "upsampling"),)
 
     model: str = argument("folder of transformers, package.module:factory, or a world", "MODEL")
-    images: Path | None = argument("an image, or a folder of images", "[IMAGES]", None)
+    images: list[Path] = argument("images, or folders of images", "IMAGES", [])
     output: str | None = _report()
     maps: Path | None = flag(None, "write maps (safetensors) and overlays (PNG) here", "DIR")
     method: list[str] = _method([], "qfa (default), diet, gradient, ...; may be given several times")
@@ -281,4 +284,4 @@ class Methods(Options):
     efface methods leace
     """
 
-    name: str | None = argument("of one method", "[NAME]", None)
+    name: str | None = argument("of one method", "NAME", None)
