@@ -124,7 +124,7 @@ class Config:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Names of all options, in order."""
-        return tuple(field.name for field in _fields(cls))
+        return _names(cls)
 
     @classmethod
     def parse(cls, texts: Sequence[str], *, method: str = "") -> dict[str, Any]:
@@ -172,6 +172,11 @@ def _no_option(name: str, names: Sequence[str], method: str) -> str:
 @cache
 def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
     return tuple(field for field in dataclasses.fields(cls) if field.name != "unknown")
+
+
+@cache
+def _names(cls: type) -> tuple[str, ...]:
+    return tuple(field.name for field in _fields(cls))
 
 
 def _taken(cls: type, field: dataclasses.Field[Any], given: Any) -> Any:

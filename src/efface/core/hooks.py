@@ -54,7 +54,14 @@ def edit_states(
         index: Which of several values.
         name: What the place is called in errors.
     """
-    return edit_call(module, where, _EDITS[where](edit, index, name))
+
+    def leaving(_module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
+        return edit_value(output, edit, index, name)
+
+    def entering(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return edit_inputs(args, kwargs, edit, index, name)
+
+    return edit_call(module, where, entering if where == "input" else leaving)
 
 
 def edit_call(module: nn.Module, where: Where, change: Callable[..., Any]) -> Remove:
@@ -71,13 +78,13 @@ def edit_call(module: nn.Module, where: Where, change: Callable[..., Any]) -> Re
         return station.add(change)
 
 
-def _hooks_of(module: nn.Module, where: str) -> Any:
-    return (module._forward_pre_hooks if where == "input" else module._forward_hooks).values()
-
-
 def _station(module: nn.Module, where: str) -> Station | None:
-    owners = (getattr(hook, "__self__", None) for hook in _hooks_of(module, where))
-    return next((owner for owner in owners if isinstance(owner, Station)), None)
+    hooks = module._forward_pre_hooks if where == "input" else module._forward_hooks
+    for hook in hooks.values():
+        owner = getattr(hook, "__self__", None)
+        if isinstance(owner, Station):
+            return owner
+    return None
 
 
 class Station:
@@ -134,17 +141,6 @@ def compiled_frames() -> dict[str, int]:
     """What `torch.compile` has made code of in this process; hooks that come later are not in that code."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     return {} if dynamo is None else dynamo.counters["frames"]
-
-
-def _leaving(edit: StateEdit, index: Index, name: Any) -> Callable[..., Any]:
-    return lambda _module, _args, _kwargs, output: edit_value(output, edit, index, name)
-
-
-def _entering(edit: StateEdit, index: Index, name: Any) -> Callable[..., Any]:
-    return lambda _module, args, kwargs: edit_inputs(args, kwargs, edit, index, name)
-
-
-_EDITS: dict[str, Callable[..., Any]] = {"input": _entering, "output": _leaving}
 
 
 # ------------------------------------------------------------------------------------------------ attributes

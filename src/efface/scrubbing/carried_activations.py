@@ -122,8 +122,8 @@ class Carried:
 
     def active(self, edits: Mapping[Site, StateEdit]) -> dict[Site, StateEdit]:
         """The edits that are still needed: those of blocks that are done are in what is carried."""
-        finished = self.blocks[: self.done]
-        return {site: edit for site, edit in edits.items() if not any(_inside(site, block) for block in finished)}
+        finished = tuple(f"{block}." for block in self.blocks[: self.done])
+        return {site: edit for site, edit in edits.items() if not f"{site.path}.".startswith(finished)}
 
     def run_to(self, batch: Batch, edits: Mapping[Site, StateEdit]) -> None:
         """A forward pass from the first block that is not done, with edits, one of which may end it."""
