@@ -34,7 +34,9 @@ if TYPE_CHECKING:
         MissingExtraError,
         NotFittedError,
         NothingErasedWarning,
+        NotReachedWarning,
         StillUnsafeWarning,
+        UnknownOptionWarning,
     )
     from efface.core.concept import Concept
     from efface.core.erasure import Erasure, load
@@ -74,7 +76,9 @@ _NAMES = {
         "MissingExtraError",
         "NotFittedError",
         "NothingErasedWarning",
+        "NotReachedWarning",
         "StillUnsafeWarning",
+        "UnknownOptionWarning",
     ),
     "efface.pipelines.view": ("PipelineView",),
     "efface.erasers.base": ("Eraser", "EraserModule", "Report"),
@@ -134,6 +138,7 @@ __all__ = [
     "Moments",
     "NotFittedError",
     "NothingErasedWarning",
+    "NotReachedWarning",
     "OracleEraser",
     "OracleFitter",
     "OrthogonalFitter",
@@ -147,6 +152,7 @@ __all__ = [
     "Scrubber",
     "Site",
     "StillUnsafeWarning",
+    "UnknownOptionWarning",
     "audit",
     "cdf",
     "collect",
