@@ -13,17 +13,18 @@ from efface.cli.options import Demo
 from efface.report.numbers import format_value
 from efface_worlds import sentences
 from efface_worlds.demo.demonstration import demo_audit
+from tests.sharing import Shared
 from tests.unit.test_report import Page
 
 
 @pytest.fixture(scope="module")
-def tables() -> Audit:
-    return demo_audit(["tables"])
+def tables(shared: Shared) -> Audit:
+    return shared(demo_audit, ["tables"])
 
 
 @pytest.fixture(scope="module")
-def whole() -> Audit:
-    return demo_audit(["tables", "sentences"])
+def whole(shared: Shared) -> Audit:
+    return shared(demo_audit, ["tables", "sentences"])
 
 
 def findings(audit: Audit) -> list[Finding]:

@@ -8,6 +8,7 @@ import pytest
 from efface.audit import Audit
 from efface_worlds.demo.minilm_layers import layers
 from efface_worlds.demo.token_world import TokenSizes, tokens
+from tests.sharing import Shared
 
 SIDES = ("before", "after")
 
@@ -17,14 +18,14 @@ def quiet(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def python() -> Audit:
-    sizes = TokenSizes(length=96, fit=160, files=60, score=24, score_sites=6, other=40, rows=900)
-    return tokens(0, quiet, arch="gpt_neox", sizes=sizes)
+def python(shared: Shared) -> Audit:
+    sizes = TokenSizes(length=48, fit=200, files=60, score=32, score_sites=10, other=40, rows=500)
+    return shared(tokens, 0, quiet, arch="gpt_neox", sizes=sizes)
 
 
 @pytest.fixture(scope="module")
-def minilm() -> Audit:
-    return layers(0, quiet, jobs=6, rows=500)
+def minilm(shared: Shared) -> Audit:
+    return shared(layers, 0, quiet, jobs=6, rows=500)
 
 
 def test_none_is_like_random_then_leace_then_sal(python: Audit) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -251,8 +253,14 @@ def threads_for(numbers: int) -> Any:
 
     There threads cost more than they bring, fifty times as much on a busy machine.
     """
-    limits = require("threadpoolctl", extra="sklearn").threadpool_limits
-    return limits(1 if numbers < _SMALL else None)
+    return _threads().limit(limits=1) if numbers < _SMALL else nullcontext()
+
+
+@cache
+def _threads() -> Any:
+    """Of all libraries that scikit-learn has loaded; to look for them anew takes longer than many a fit."""
+    require("sklearn.neural_network", extra="sklearn")
+    return require("threadpoolctl", extra="sklearn").ThreadpoolController()
 
 
 def majority_share(classes: NDArray[np.int64]) -> float:
