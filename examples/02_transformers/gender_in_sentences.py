@@ -19,7 +19,7 @@ from efface_worlds.sentences import embed_with, load_minilm, make_sentences
 GENDERS = {"he": 1, "him": 1, "his": 1, "himself": 1, "she": 2, "her": 2, "herself": 2}
 PRONOUN = re.compile(rf"\b({'|'.join(GENDERS)})\b", re.IGNORECASE)
 
-sentences = make_sentences(jobs=12, templates=16).text
+sentences = make_sentences(jobs=12, templates=8).text
 spans = [[(m.start(), m.end(), GENDERS[m.group().lower()]) for m in PRONOUN.finditer(text)] for text in sentences]
 
 # %% Token labels: 1 and 2 for pronouns, 0 for other words, none for special tokens and padding.
