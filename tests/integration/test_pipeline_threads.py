@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import efface
-from efface import ErasureSpec, PipelineView
+from efface import Concept, PipelineView
 from tests.pipelines import build, direct, small, state
 
 PROMPTS = ["a red circle", "the small star", "a big blue ring", "a photo of a square"]
@@ -55,14 +55,14 @@ def used():
 
 
 def surgery(view):
-    spec = ErasureSpec("circle", templates=["{}", "a red {}", "a photo of a {}", "a big {}", "the small {}"])
+    spec = Concept("circle", templates=["{}", "a red {}", "a photo of a {}", "a big {}", "the small {}"])
     return efface.erase(view, spec, method="semantic-surgery", threshold=-2.0)
 
 
 def test_the_pipeline_encodes_while_an_erasure_tokenizes():
     view = used()
     before, erasure = state(view.pipe), surgery(view)
-    with erasure.applied(view.pipe):
+    with erasure.on(view.pipe):
         wanted = {prompt: view.pipe.encode_prompt(prompt, "cpu", 1, False)[0] for prompt in PROMPTS}
 
         def encode(prompt):
