@@ -345,3 +345,11 @@ def test_the_rounding_of_data_far_from_zero_is_no_direction():
     near = torch.cat([x, torch.from_numpy(1e-4 * rng.normal(size=(500, 1))).float()], dim=1)
     report = LeaceEraser.fit(near, z, shrinkage=False).report
     assert report is not None and report.x_rank == 2
+
+
+@pytest.mark.parametrize("value", [1e20, 2.0**63, 1e8])
+def test_constant_rows_far_from_zero_are_left_as_they_are(value):
+    x, y = torch.full((40, 3), value, dtype=torch.float64), torch.arange(40) % 2
+    with pytest.warns(NothingErasedWarning):
+        eraser = LeaceEraser.fit(x, y)
+    assert torch.equal(eraser(x), x)

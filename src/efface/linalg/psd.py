@@ -94,7 +94,7 @@ def factor_(
     correlation.diagonal().fill_(1.0)
     if max_rank is None or max_rank >= varying:
         triangle, info = _cholesky(correlation)
-        grain = 0.0 if noise is None else float(noise.max())
+        grain = 0.0 if noise is None or not varying else float(noise.max())
         rounding = max(least, d * torch.finfo(torch.float64).eps)
         pivots = max(rounding, _PIVOT_MARGIN * eps, _PIVOT_MARGIN * grain)
         # All pivots may be moderate and C singular: where its null vector hardly touches the last of the features.
