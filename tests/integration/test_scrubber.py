@@ -27,6 +27,7 @@ from efface import (
     load,
     scrub,
 )
+from efface.core.fingerprint import agrees, fingerprint
 from efface.core.hooks import edits_on
 from tests.models import (
     FAMILIES,
@@ -265,9 +266,67 @@ def test_a_model_that_has_changed_since_the_fit():
     assert state(changed) == before
 
 
-def test_models_of_other_precision_are_the_same_model():
-    with fitted("llama").on(tiny("llama").bfloat16()) as run:
-        assert run.is_on
+class Opaque(Tensor):
+    """A weight that can be multiplied by but not viewed, as torchao's quantised ones."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.reshape, Tensor.view):
+            raise NotImplementedError("unimplemented operator aten.view")
+        with torch._C.DisableTorchFunctionSubclass():
+            out = func(*args, **(kwargs or {}))
+        if func is nn.functional.linear:
+            return out.as_subclass(Tensor)
+        return out.as_subclass(cls) if func is Tensor.detach else out
+
+
+def test_weights_that_cannot_be_viewed_are_scrubbed_by_hooks():
+    odd = tiny("llama")
+    for layer in odd.model.layers:
+        layer.mlp.up_proj.weight = nn.Parameter(
+            layer.mlp.up_proj.weight.detach().as_subclass(Opaque), requires_grad=False
+        )
+    scrubber = scrub(odd, data("llama"), concept("llama"), sites="norms")
+    with scrubber.on(odd):
+        assert torch.equal(first("llama", odd), scrubbed("llama"))
+
+
+def scrubbed(name: str) -> Tensor:
+    with fitted(name).on(model(name)):
+        return first(name)
+
+
+def offloaded(folder: Any = None) -> Any:
+    accelerate = pytest.importorskip("accelerate")
+    moved = tiny("llama")
+    if folder is None:
+        return accelerate.cpu_offload(moved, execution_device="cpu")
+    return accelerate.disk_offload(moved, folder, execution_device="cpu")
+
+
+def test_models_of_other_precision_or_offloaded_are_the_same_model(tmp_path):
+    known = fitted("llama")
+    copies = {
+        "bfloat16": tiny("llama").bfloat16(),
+        "float16": tiny("llama").half(),
+        "there and back": tiny("llama").half().float(),
+        "in memory": offloaded(),
+        "on disk": offloaded(tmp_path / "weights"),
+    }
+    for how, copied in copies.items():
+        with known.on(copied) as run:
+            assert run.is_on, how
+    with torch.no_grad():
+        copies["float16"].model.layers[1].mlp.up_proj.weight.mul_(1.05)
+    with pytest.raises(InputError, match="weights have changed"):
+        known.on(copies["float16"])
+    with known.on(copies["on disk"]):
+        assert torch.equal(first("llama", copies["on disk"]), scrubbed("llama"))
+
+
+def test_a_fit_in_half_precision_suits_the_model_it_is_of():
+    mark = fingerprint(tiny("llama").half())
+    assert agrees(mark, fingerprint(tiny("llama"))) and not agrees(mark, fingerprint(tiny("gpt2")))
 
 
 def test_a_model_without_the_sites():

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError, NotReachedWarning
-from efface.core.fingerprint import fingerprint
+from efface.core.fingerprint import agrees, fingerprint
 from efface.core.hooks import Remove, StateEdit, compiled_frames, edit_states, look
 from efface.core.run import Run
 from efface.core.site import Site
@@ -118,7 +118,7 @@ def check_base(model: nn.Module, base: str | None) -> None:
     Raises:
         InputError: If its fingerprint is another one.
     """
-    if base is not None and base != fingerprint(model) and base != fingerprint_below(model):
+    if base is not None and not agrees(base, fingerprint(model)) and not agrees(base, fingerprint_below(model)):
         raise InputError(
             f"this {type(model).__name__} is not the model of the fit, its weights have changed: fit again, or write "
             "on(model, check=False) if you know that the erasure still fits"

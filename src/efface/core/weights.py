@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface.core.fingerprint import fingerprint
+from efface.core.fingerprint import agrees, fingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ class WeightDelta:
         Raises:
             InputError: If they were made for other bases.
         """
-        if None not in (self.base, other.base) and self.base != other.base:
+        if self.base is not None and other.base is not None and not agrees(self.base, other.base):
             raise InputError("these weight edits were made for models with other weights: fit both on the same model")
         names = dict.fromkeys((*self.changes, *other.changes))
         joined = {name: (*self.changes.get(name, ()), *other.changes.get(name, ())) for name in names}

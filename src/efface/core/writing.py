@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface.core.fingerprint import fingerprint, fingerprint_of
+from efface.core.fingerprint import agrees, fingerprint, fingerprint_of, present
 from efface.core.ledger import ledger_of
 from efface.core.subjects import unwrapped
 from efface.core.weights import Add, Change, Put, WeightDelta
@@ -195,7 +195,8 @@ def write(model: nn.Module, delta: WeightDelta, *, name: str = "an edit", check:
         InputError: If the model is another one, lacks a parameter, or weights would not be finite; it is as it was.
     """
     model = unwrapped(model)
-    if check and delta.base is not None and delta.base not in (fingerprint(model), fingerprint_below(model)):
+    marks = (fingerprint(model), fingerprint_below(model)) if check and delta.base is not None else ()
+    if marks and not any(agrees(str(delta.base), mark) for mark in marks):
         raise InputError(
             f"{name} was fitted on a {type(model).__name__} with other weights than this one has: fit it again, or "
             "write on(model, check=False) if you know that it still fits"
@@ -222,7 +223,8 @@ def fingerprint_below(model: nn.Module) -> str:
             value = _below(module, name, parameter)
             if value is not None and id(value) not in seen:
                 seen.add(id(value))
-                below.append((f"{path}.{name}" if path else name, value))
+                full = f"{path}.{name}" if path else name
+                below.append((full, present(model, full, value)))
     return fingerprint_of(below)
 
 
