@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from efface.scrubbing.fold import foldable
     from efface.scrubbing.scrubber import Scrubber
     from efface.scrubbing.sites import find_sites
-    from efface.scrubbing.token_labels import labels_from_characters, labels_from_spans
+    from efface.scrubbing.token_labels import labels_from_characters, labels_from_spans, labels_from_words
 
 _NAMES = {
     "efface._errors": (
@@ -100,7 +100,7 @@ _NAMES = {
     "efface.scrubbing.collecting": ("collect",),
     "efface.scrubbing.fitting": ("scrub",),
     "efface.scrubbing.fold": ("foldable",),
-    "efface.scrubbing.token_labels": ("labels_from_characters", "labels_from_spans"),
+    "efface.scrubbing.token_labels": ("labels_from_characters", "labels_from_spans", "labels_from_words"),
     "efface.scrubbing.scrubber": ("Scrubber",),
     "efface.core.concept": ("Concept",),
     "efface.core.erasure": ("Erasure", "load"),
@@ -167,6 +167,7 @@ __all__ = [
     "join_concepts",
     "labels_from_characters",
     "labels_from_spans",
+    "labels_from_words",
     "load",
     "methods",
     "optimal_linear_shrinkage",

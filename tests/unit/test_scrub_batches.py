@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import BatchEncoding
 
-from efface import EffaceWarning, InputError, labels_from_characters, labels_from_spans
+from efface import EffaceWarning, InputError, labels_from_characters, labels_from_spans, labels_from_words
 from efface.core.site import Site
 from efface.scrubbing.batches import Batch, Batches, survey
 from efface.scrubbing.forward import align
@@ -96,6 +96,24 @@ def test_rows_of_labels_of_different_lengths():
     assert torch.equal(gathered(Batches(of_loader, "z"))["labels"], whole)
     floats = [[x / 2 for x in row] for row in rows]  # what they are filled up with does not count either
     assert survey(Batches(IDS, floats, batch_size=1)).labelled == int(MASK.sum())
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_rows_of_labels_lie_at_the_tokens_of_their_sequence(left):
+    mask = MASK.flip(1) if left else MASK
+    rows = [row[real.bool()].tolist() for row, real in zip(Z, mask, strict=True)]
+    for labels in (rows, Z.tolist()):  # of the tokens that count, or of all
+        found = gathered(Batches({"input_ids": IDS, "attention_mask": mask}, labels, batch_size=2))["labels"]
+        assert torch.equal(found[mask.bool()], Z[mask.bool()])
+
+
+@pytest.mark.parametrize("by", ["labels", "column"])
+def test_one_label_a_word_is_not_one_a_token(by):
+    words = [row[: 4 - i % 2].tolist() for i, row in enumerate(Z)]
+    tokens = {"input_ids": IDS, "attention_mask": MASK}
+    batches = Batches(tokens, words) if by == "labels" else Batches({**tokens, "z": words}, "z")
+    with pytest.raises(InputError, match="sequence 0 has 4 labels and 5 tokens.*labels_from_words"):
+        gathered(batches)
 
 
 def test_rows_of_labels_of_images_are_taken_as_they_are():
@@ -336,6 +354,24 @@ def test_spans_beyond_the_sequence(span):
 def test_spans_that_overlap():
     with pytest.raises(InputError, match="sequence 0: .*overlaps"):
         labels_from_spans([[(0, 3, 1), (2, 4, 1)]], 8)
+
+
+def test_labels_of_words():
+    ids = [[None, 0, 0, 1, None], [None, 0, 1, 1, 1]]
+    assert labels_from_words([[3, 5], [7, 9]], ids).tolist() == [[-100, 3, 3, 5, -100], [-100, 7, 9, 9, 9]]
+    first = labels_from_words([[3, 5], [7, 9]], ids, first_only=True)
+    assert first.tolist() == [[-100, 3, -100, 5, -100], [-100, 7, 9, -100, -100]]
+    with pytest.raises(InputError, match=r"text 1 has labels for 1 words, but tokens of word 1 \(from 0\)"):
+        labels_from_words([[3, 5], [7]], ids)
+    for words, numbers in (([[1]], ids), ([[3, 5], [7, 9]], [[0, 1], [0]])):
+        with pytest.raises(InputError, match="one row of each a text"):
+            labels_from_words(words, numbers)
+
+
+def test_offsets_of_text_that_was_split_before_are_no_places_in_a_text():
+    offsets = [[[0, 0], [0, 3], [0, 2], [2, 4]]]  # two words, each counted from 0
+    with pytest.raises(InputError, match="text 0: its offsets begin anew at each word.*labels_from_words"):
+        labels_from_characters([[(0, 3, 1)]], offsets)
 
 
 @given(

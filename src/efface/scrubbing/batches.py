@@ -154,12 +154,13 @@ class Batches:
                 raise InputError(
                     f"concept has labels for {len(concept)} sequences, but data has at least {first + size}"
                 )
-        return inputs, self._labels(raw, inputs, size)
+        return inputs, self._labels(raw, inputs, size, first)
 
-    def _labels(self, raw: Any, inputs: dict[str, Any], size: int) -> Tensor:
+    def _labels(self, raw: Any, inputs: dict[str, Any], size: int, first: int) -> Tensor:
         main = Batch(0, 0, inputs, torch.empty(0)).main
         if self._ragged or is_ragged(raw) or (main.ndim == 2 and _is_rows_of_integers(raw)):
-            raw = rectangular(raw, main.shape[1] if main.ndim > 1 else 0, self.ignore_index)
+            mask = Batch(0, 0, inputs, torch.empty(0)).mask() if len(raw) == size else None
+            raw = rectangular(raw, main.shape[1] if main.ndim > 1 else 0, self.ignore_index, mask, first)
         labels = complete(read_array(raw, "concept"))
         if labels.ndim == 0 or len(labels) != size:
             raise InputError(f"a batch of {size} sequences has labels of shape {tuple(labels.shape)}")

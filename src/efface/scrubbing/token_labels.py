@@ -1,4 +1,4 @@
-"""Labels of tokens: from spans of tokens or of characters, and ragged rows made rectangular."""
+"""Labels of tokens: from spans of tokens or of characters, from words, and ragged rows made rectangular."""
 
 from __future__ import annotations
 
@@ -72,6 +72,7 @@ def labels_from_characters(
         raise InputError(f"offsets has shape {tuple(where.shape)}, expected ({len(spans)}, length, 2)")
     starts, ends = where.unbind(-1)
     real = ends > starts
+    _check_onward(where, real)
     labels = torch.full(real.shape, outside, dtype=torch.int64).masked_fill_(~real, IGNORE)
     for row, found in enumerate(spans):
         taken = torch.zeros(real.shape[1], dtype=torch.bool)
@@ -82,6 +83,55 @@ def labels_from_characters(
             taken |= inside
             labels[row, inside] = label
     return labels
+
+
+def _check_onward(where: Tensor, real: Tensor) -> None:
+    """Refuse offsets that begin anew at each word: where a word lies in its text is not in them."""
+    reached = where.masked_fill(~real[..., None], 0).cummax(1).values
+    back = (real[..., None] & (where < reached)).flatten(1).any(1)
+    if bool(back.any()):
+        raise InputError(
+            f"text {int(back.nonzero()[0])}: its offsets begin anew at each word, as those of text that was split into "
+            "words before: give one label a word, labels_from_words(labels, [batch.word_ids(i) for i in range(n)])"
+        )
+
+
+def labels_from_words(
+    words: Sequence[Sequence[int]],
+    word_ids: Sequence[Sequence[int | None]],
+    *,
+    first_only: bool = False,
+) -> Tensor:
+    """Token labels `(n, length)` from one label a word.
+
+    Args:
+        words: For each text the labels of its words.
+        word_ids: For each text the number of each token's word, None for special tokens and padding: as a fast
+            tokenizer gives it, `[batch.word_ids(i) for i in range(n)]`.
+        first_only: Only the first token of a word gets its label; the others get `IGNORE`.
+
+    Raises:
+        InputError: If a token is of a word that has no label, or texts differ in number or in length.
+
+    >>> labels_from_words([[3, 5]], [[None, 0, 1, 1, None]]).tolist()
+    [[-100, 3, 5, 5, -100]]
+    """
+    if len(words) != len(word_ids) or len({len(ids) for ids in word_ids}) > 1:
+        raise InputError(
+            f"there are labels for {len(words)} texts and word_ids of {len(word_ids)}, of lengths "
+            f"{sorted({len(ids) for ids in word_ids})}: give one row of each a text, with padding=True"
+        )
+    rows = []
+    for i, (labels, ids) in enumerate(zip(words, word_ids, strict=True)):
+        highest = max((number for number in ids if number is not None), default=-1)
+        if highest >= len(labels):
+            raise InputError(f"text {i} has labels for {len(labels)} words, but tokens of word {highest} (from 0)")
+        rows.append([_of_word(labels, n, first_only and at > 0 and ids[at - 1] == n) for at, n in enumerate(ids)])
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+def _of_word(labels: Sequence[int], number: int | None, goes_on: bool) -> int:
+    return IGNORE if number is None or goes_on else labels[number]
 
 
 def numbered(labels: Any) -> tuple[Any, list[Any]]:
@@ -130,17 +180,42 @@ def is_ragged(value: Any) -> bool:
     )
 
 
-def rectangular(rows: Sequence[Sequence[Any]], length: int, ignore_index: int) -> Tensor:
+def rectangular(
+    rows: Sequence[Sequence[Any]], length: int, ignore_index: int, mask: Tensor | None = None, first: int = 0
+) -> Tensor:
     """Rows of labels of different lengths as `(n, length)`, filled up with `ignore_index`.
 
+    Args:
+        rows: For each sequence the labels of its tokens: of all, or of those that are not padding.
+        length: Tokens in a sequence.
+        ignore_index: What to fill up with.
+        mask: `(n, length)` booleans: tokens that are not padding, on whichever side; None puts labels at the front.
+        first: Number of the first sequence, for errors.
+
     Raises:
-        InputError: If a row is longer than `length`.
+        InputError: If a row is longer than `length`, or has another number of labels than its sequence has tokens.
     """
     longest = max((len(row) for row in rows), default=0)
     if longest > length:
-        row = next(i for i, labels in enumerate(rows) if len(labels) == longest)
+        row = first + next(i for i, labels in enumerate(rows) if len(labels) == longest)
         raise InputError(
             f"sequence {row} has {longest} labels, but its batch has {length} tokens: cut labels where the tokenizer "
             "cuts the text (truncation=True)"
         )
-    return torch.tensor([[*row, *[ignore_index] * (length - len(row))] for row in rows])
+    if mask is None:
+        return torch.tensor([[*row, *[ignore_index] * (length - len(row))] for row in rows])
+    sequences = enumerate(zip(rows, mask.tolist(), strict=True), first)
+    return torch.tensor([_at(row, real, ignore_index, i) for i, (row, real) in sequences])
+
+
+def _at(row: Sequence[Any], real: list[bool], ignore_index: int, number: int) -> list[Any]:
+    """Labels at the tokens that are not padding."""
+    if len(row) == len(real):
+        return [*row]
+    if len(row) != sum(real):
+        raise InputError(
+            f"sequence {number} has {len(row)} labels and {sum(real)} tokens: give one label a token (for labels of "
+            "words: efface.labels_from_words(labels, [batch.word_ids(i) for i in range(n)]))"
+        )
+    following = iter(row)
+    return [next(following) if here else ignore_index for here in real]
