@@ -102,6 +102,21 @@ def test_tables_with_a_text_concept(folder: Path, suffix: str, capsys: pytest.Ca
     assert isinstance(efface.load("eraser").report.rank, int)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("name", [None, "pid"])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_the_index_that_pandas_writes_is_no_feature(suffix: str, name: str | None) -> None:
+    index = pd.Index(np.random.default_rng(1).permutation(300) + 1000, name=name)
+    frame = make_table().drop(columns="name").set_index(index)
+    frame.to_csv("people.csv")
+    frame.to_parquet("people.parquet")
+    named_in_csv = ["--exclude", "pid"] if name and suffix == ".csv" else []  # there it is a column as any other
+    assert main(["fit", f"people{suffix}", "--concept", "group", *named_in_csv, "-o", "eraser"]) == 0
+    assert main(["apply", f"people{suffix}", "--eraser", "eraser", "-o", f"clean{suffix}"]) == 0
+    clean = pd.read_csv("clean.csv", index_col=0) if suffix == ".csv" else pd.read_parquet("clean.parquet")
+    assert clean.index.equals(index) and clean.columns.tolist() == frame.columns.tolist()
+    assert spread(clean[list("abcdef")].to_numpy(), frame["group"].to_numpy()) < 1e-9
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_stays(folder: Path, dtype: torch.dtype) -> None:
     x, z = make_data()

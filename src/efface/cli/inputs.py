@@ -144,7 +144,7 @@ def split_names(text: str | None) -> list[str]:
 
 
 def choose_features(x: Source, *, columns: str | None, exclude: str | None, labels: Sequence[str]) -> tuple[str, ...]:
-    """The columns that are X: those asked for, or all that are neither excluded nor labels.
+    """The columns that are X: those asked for, or all that are neither excluded nor labels nor the rows' names.
 
     Raises:
         InputError: If one of them holds no numbers; the text says what to write instead.
@@ -156,7 +156,8 @@ def choose_features(x: Source, *, columns: str | None, exclude: str | None, labe
     both = sorted({*wanted} & {*labels, *left_out})
     if both:
         raise InputError(f"{', '.join(both)} cannot be in --columns and be a concept or in --exclude: choose one")
-    found = wanted or [name for name in known if name not in {*left_out, *labels}]
+    plain = [name for name, column in known.items() if not column.is_index]
+    found = wanted or [name for name in plain if name not in {*left_out, *labels}]
     _check_numbers(x, [name for name in found if known[name].kind == "other"], [*left_out])
     lists = [name for name in found if known[name].kind == "list"]
     if lists and not wanted and len(found) > 1:

@@ -114,9 +114,10 @@ def open_csv(path: Path) -> CsvSource:
     """
     try:
         with _open(path, {}, None) as reader:
-            columns = tuple(column_of(field) for field in reader.schema)
+            found = [column_of(field) for field in reader.schema]
     except arrow().ArrowInvalid as error:
         raise FormatError(f"{path} cannot be read: {error}: expected a header line and one line per row") from error
+    columns = (replace(found[0], is_index=not found[0].name and len(found) > 1), *found[1:])
     _check_header([column.name for column in columns], path)
     if any(column.type == "binary" for column in columns):
         raise FormatError(f"{path} is not UTF-8 text: save it as UTF-8")

@@ -86,7 +86,9 @@ def open_parquet(path: Path) -> ParquetSource:
         rows, schema = file.metadata.num_rows, file.schema_arrow
     check_rows(rows, str(path))
     check_unique(schema.names, str(path))
-    return ParquetSource(path, str(path), rows, tuple(column_of(field) for field in schema))
+    index = (schema.pandas_metadata or {}).get("index_columns", [])  # names, or descriptions of ranges
+    columns = (replace(column_of(field), is_index=field.name in index) for field in schema)
+    return ParquetSource(path, str(path), rows, tuple(columns))
 
 
 class ParquetWriter:

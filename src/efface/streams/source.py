@@ -24,11 +24,13 @@ class Column:
         name: Its name in the header; columns of arrays are called `"0"`, `"1"`, ...
         kind: `"number"`, `"list"` (each row holds a list of numbers) or `"other"` (text, dates, ...).
         type: The type as the file says it, for messages.
+        is_index: Whether it holds the rows' names, as pandas writes them, and so is no feature unless asked for.
     """
 
     name: str
     kind: Literal["number", "list", "other"]
     type: str
+    is_index: bool = False
 
 
 class Chunk(Protocol):
