@@ -23,6 +23,7 @@ from transformers import (
     ViTModel,
 )
 
+from efface import InputError
 from efface.audit.audit import Audit
 from efface.cli import classifiers, main
 from efface.cli.image_files import find_images, read_images
@@ -236,6 +237,22 @@ def test_several_images_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
     names = [row["image"] for row in json.loads(Path("maps/maps.json").read_text())["images"]]
     assert names == ["img 1.png", "img 3.jpg", "img 0.jpg"]
     assert "without --weights the model is as own_nets:grey makes it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["grey.png", "grey.tif"])
+def test_pictures_of_16_bits_keep_their_greys(name: str) -> None:
+    ramp = np.linspace(0, 1, 256).reshape(16, 16)
+    Image.fromarray((ramp * 65535).astype(np.uint16)).save(name)
+    for channels in (1, 3):
+        files = find_images([Path(name)], 1, 0, print)
+        pixels = read_images(files, channels=channels, size=None, prepare=None, say=print)[0, 0]
+        assert float((pixels - torch.as_tensor(ramp)).abs().max()) < 1 / 255
+
+
+def test_pictures_of_floats_have_no_known_white() -> None:
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save("float.tif")
+    with pytest.raises(InputError, match=r"float\.tif holds floats, of which nobody says what is white"):
+        read_images(find_images([Path("float.tif")], 1, 0, print), channels=1, size=None, prepare=None, say=print)
 
 
 def test_pixels_are_those_of_the_file() -> None:

@@ -113,11 +113,28 @@ def _open(path: Path, mode: str) -> Any:
     pil, turned = require("PIL.Image", extra="report"), require("PIL.ImageOps", extra="report").exif_transpose
     try:
         with pil.open(path) as image:
-            return turned(image).convert(mode)  # cameras write how the picture was held, not how it stands
+            return turned(_in_bytes(image, path)).convert(mode)  # cameras write how it was held, not how it stands
     except (OSError, ValueError, SyntaxError, pil.DecompressionBombError) as error:
         raise InputError(
             f"{path} cannot be read as an image ({error}): mend it or move it away; nothing was written"
         ) from error
+
+
+def _in_bytes(image: Any, path: Path) -> Any:
+    """A picture of 16 bits (of medicine, of depth) in 8, from black to white, where Pillow cuts it off at 255.
+
+    Raises:
+        InputError: If its values have no known range.
+    """
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.uint16)
+        return require("PIL.Image", extra="report").fromarray((grey // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise InputError(
+            f"{path} holds {'32-bit integers' if image.mode == 'I' else 'floats'}, of which nobody says what is white: "
+            "save it with 8 or 16 bits a pixel"
+        )
+    return image
 
 
 def _pixels(image: Any, size: tuple[int, int] | None) -> Tensor:
