@@ -396,7 +396,7 @@ def test_two_threads_on_two_subjects(subject: str, method: Method) -> None:
 def test_joined_with_another(subject: str, method: Method, tmp_path: Path) -> None:
     erasure = fitted(subject, method.name)
     with pytest.raises(InputError, match="twice"):
-        erasure & erasure  # noqa: B018
+        _ = erasure & erasure
     other = dataclasses.replace(erasure, concepts=(efface.Concept("other"),))
     both = erasure & other
     assert both.names == (*erasure.names, "other") and both.parts == (erasure, other)
