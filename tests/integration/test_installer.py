@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from efface import InputError
+import efface
+from efface import EffaceWarning, InputError
 from efface._errors import NotReachedWarning
 from efface.core.edits import Edit, OnPrediction, OnRows, OnStates, OnText, OnWeights
 from efface.core.erasure import Erasure
@@ -414,6 +415,70 @@ def test_a_site_that_is_never_passed_is_told() -> None:
         warnings.simplefilter("error")
         with both.on(model):
             pass
+
+
+def test_who_saves_what_an_erasure_is_on_is_told(tmp_path: Any) -> None:
+    pipe, model = build("sd1"), tiny("llama")
+    for kind in ("text", "prediction", "swap"):
+        with Shift(0.5, kind).on(pipe), Shift(1.0, kind).on(pipe):
+            with pytest.warns(EffaceWarning, match=r"Pipeline without Shift\(\), Shift\(\): save the erasure, too"):
+                pipe.save_pretrained(tmp_path / kind)
+    with Shift(0.5, "rows").on(model):
+        copied = copy.deepcopy(model)
+        with torch.no_grad():
+            copied.lm_head.weight.zero_()
+        with pytest.warns(EffaceWarning, match=r"the LlamaForCausalLM without Shift\(\)"):
+            model.save_pretrained(tmp_path / "model")
+        copied.save_pretrained(tmp_path / "copy")  # its own weights
+    assert not bool(type(model).from_pretrained(tmp_path / "copy").lm_head.weight.any())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EffaceWarning)
+        pipe.save_pretrained(tmp_path / "off")
+        with Shift(0.5, "unet").on(pipe):
+            pipe.save_pretrained(tmp_path / "unet")  # weights are saved with what is in them
+
+
+@pytest.mark.parametrize("kind", ["text", "prediction", "swap"])
+def test_another_pipeline_of_the_same_parts_is_told_that_nothing_is_on_it(kind: str) -> None:
+    pipe = build("sd1")
+    plain, other = said(pipe), type(pipe)(**pipe.components, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    with Shift(0.5, kind).on(pipe):
+        with pytest.warns(NotReachedWarning, match="that shares the denoiser of a pipeline is drawing") as told:
+            assert torch.equal(said(other), plain) and torch.equal(said(other), plain)
+        assert len(told) == 1
+    with Shift(0.5, kind).on(pipe), Shift(1.0, kind).on(other):
+        assert not torch.equal(said(other), plain) and not torch.equal(said(pipe), said(other))
+
+
+@pytest.mark.parametrize("kind", ["text", "prediction", "swap"])
+def test_a_compiled_denoiser_is_seen_through(kind: str) -> None:
+    expected, plain = {}, said(build("sd1"))
+    for compiled in (False, True):
+        pipe = build("sd1")
+        if compiled:
+            pipe.unet = torch.compile(pipe.unet, backend="eager")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.compile's own deprecations
+            with Shift(0.5, kind).on(pipe):
+                expected[compiled] = said(pipe)
+            torch.testing.assert_close(said(pipe), plain)
+    torch.testing.assert_close(expected[True], expected[False])
+
+
+def test_another_text_encoder_than_that_of_the_fit_is_refused_untouched() -> None:
+    pipe = build("sd1")
+    known = efface.erase(pipe, "circle", method="semantic-surgery", threshold=-2.0)
+    before, guided = said(pipe), efface.erase(pipe, "circle", method="negative-prompt")
+    with torch.no_grad():
+        next(iter(pipe.text_encoder.parameters())).mul_(1.5)
+    changed = said(pipe)
+    for erasure in (known, known & guided):
+        with pytest.raises(InputError, match="CLIPTextModel is not the model of the fit.*check=False"):
+            erasure.on(pipe)
+    assert torch.equal(said(pipe), changed) and not torch.equal(changed, before)
+    with known.on(pipe, check=False), guided.on(pipe):
+        assert not torch.equal(said(pipe), changed)
 
 
 @pytest.mark.parametrize("wrap", ["compile", "torch.compile", "forward", "data parallel"])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from types import TracebackType
+from types import MethodType, TracebackType
 from typing import Any, NoReturn, Self
 
 import torch
 from torch import nn
 
-from efface._errors import InputError
-from efface.core.edits import Edit
-from efface.core.hooks import Remove, compiled_frames
+from efface._errors import EffaceWarning, InputError
+from efface.core.edits import Edit, OnWeights, check_base
+from efface.core.hooks import Remove, compiled_frames, patch
 from efface.core.ledger import ledger_of
 from efface.core.run import Run
 from efface.core.subjects import Subject, as_subject, unwrapped
@@ -91,6 +92,8 @@ def install(erasure: Any, edits: Sequence[Edit], thing: Any, *, check: bool = Tr
     """
     subject = as_subject(thing)
     _check_kind(erasure, edits, subject)
+    if check:
+        _check_weights(erasure, subject)
     with ledger_of(_owner(subject)) as ledger:
         _check_twice(erasure, subject, ledger.handles)
         run = Handle(erasure, subject)
@@ -99,6 +102,10 @@ def install(erasure: Any, edits: Sequence[Edit], thing: Any, *, check: bool = Tr
                 remove = edit.bind(run, check=check)
                 stack.callback(remove)
                 run._removes.append(remove)
+            if not all(isinstance(edit, OnWeights) for edit in edits):  # those are in whatever holds the weights
+                for remove in _tell_outside(run):
+                    stack.callback(remove)
+                    run._removes.append(remove)
             ledger.handles.append(run)
             stack.pop_all()
     _recompile()
@@ -128,6 +135,14 @@ def _check_kind(erasure: Any, edits: Sequence[Edit], subject: Subject) -> None:
             raise InputError(f"{_name(erasure)} is for a {' or '.join(edit.needs)}, and this is a {subject!r}")
 
 
+def _check_weights(erasure: Any, subject: Subject) -> None:
+    """Refuse a pipeline whose text encoders are not those that the erasure was fitted to."""
+    for part in getattr(erasure, "parts", (erasure,)):
+        for name, mark in getattr(part, "provenance", {}).get("weights", {}).items():
+            if name in subject.view.text_encoders:
+                check_base(unwrapped(subject.view.text_encoders[name]), mark)
+
+
 def _check_twice(erasure: Any, subject: Subject, on: Sequence[Handle]) -> None:
     for handle in on:
         if handle.erasure is erasure or handle.erasure == erasure:
@@ -142,6 +157,29 @@ def _recompile() -> None:
     if compiled_frames():
         torch.compiler.reset()
         compiled_frames().clear()
+
+
+def _tell_outside(run: Handle) -> Iterator[Remove]:
+    """Warn where an erasure does not come along: in files of its subject, and in pipelines that share its parts."""
+    thing = run.subject.thing
+    own = vars(thing).get("save_pretrained")
+    if hasattr(type(thing), "save_pretrained") and (own is None or getattr(own, "__func__", None) is _save_without):
+        # A method, as that of a deep copy is bound to the copy.
+        yield patch(thing, "save_pretrained", MethodType(_save_without, thing))
+    if run.subject.kind == "pipeline":
+        yield run.view.watch_others(run.name)
+
+
+def _save_without(thing: Any, *args: Any, **kwargs: Any) -> Any:
+    on = ", ".join(handle.name for handle in handles_on(thing))
+    if on:
+        warnings.warn(
+            f"what is saved is the {type(thing).__name__} without {on}: save the erasure, too, and "
+            "put it on what is loaded, efface.load(folder).on(loaded)",
+            EffaceWarning,
+            stacklevel=2,
+        )
+    return type(thing).save_pretrained(thing, *args, **kwargs)
 
 
 def _parameters(function: Any) -> Any:

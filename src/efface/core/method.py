@@ -20,6 +20,7 @@ from efface._validate import did_you_mean
 from efface.core.concept import Concept
 from efface.core.config import Config
 from efface.core.discovery import discover
+from efface.core.fingerprint import fingerprint
 from efface.core.provenance import called, provenance
 from efface.core.subjects import KINDS, Kind, Subject, as_subject
 
@@ -195,6 +196,8 @@ def erase(subject: Any, concept: Any, method: str | None = None, **options: Any)
         if isinstance(concept, Concept):
             erasure = dataclasses.replace(erasure, concepts=(dataclasses.replace(concept, labels=None),))
     about = _about(found, data, config, call)
+    if "embeddings" in chosen.access:  # they mean something for these text encoders alone
+        about["weights"] = {name: fingerprint(part) for name, part in found.view.text_encoders.items()}
     return dataclasses.replace(erasure, provenance=about)
 
 

@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
+
+
+def caller_of(part: Any) -> Any:
+    """The innermost pipeline in whose call the present thread is, and which has a part; None if there is none."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__call__" and code.co_argcount:
+            found = frame.f_locals.get(code.co_varnames[0])
+            parts = getattr(found, "components", None)
+            if isinstance(parts, Mapping) and any(each is part for each in parts.values()):
+                return found
+        frame = frame.f_back
+    return None
 
 
 def calling(pipe: Any) -> bool:

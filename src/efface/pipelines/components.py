@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from efface._errors import InputError
+from efface.core.subjects import unwrapped
 
 ROLES: dict[str, str] = {
     "text_encoders": "models that take input_ids",
@@ -105,8 +106,11 @@ def _named(pipe: Any, parts: Mapping[str, Any], role: str, part: Any) -> tuple[s
 
 
 def forward_parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:
-    """Parameters of a module's forward, without `self`; read from its class, whatever hooks are on the instance."""
-    parameters = dict(inspect.signature(type(module).forward).parameters)
+    """Parameters of a module's forward, without `self`; read from its class, whatever hooks are on the instance.
+
+    Those of a module that was compiled are those of the module inside.
+    """
+    parameters = dict(inspect.signature(type(unwrapped(module)).forward).parameters)
     parameters.pop("self", None)
     return parameters
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,13 +18,14 @@ from typing import Any, Literal, Self, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from efface._errors import InputError
-from efface.core.hooks import edit_call
-from efface.pipelines.calling import calling
+from efface._errors import InputError, NotReachedWarning
+from efface.core.hooks import edit_call, look_before
+from efface.pipelines.calling import caller_of, calling
 from efface.pipelines.components import forward_parameters
 from efface.pipelines.denoiser_call import substitute
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.prompts import PromptEncoder
+from efface.pipelines.text_edits import active_edits, listeners
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,36 @@ def install_swap(text: PromptEncoder, swap: Swap) -> Callable[[], None]:
     """
     watch = _Swapped(text, swap)
     return _install(text, watch, "input", watch.entering)
+
+
+def watch_others(text: PromptEncoder, name: str) -> Callable[[], None]:
+    """Warn, once, when another pipeline that shares this one's denoiser draws with nothing on it.
+
+    Args:
+        text: The pipeline's text side.
+        name: What is on it.
+    """
+    own = weakref.ref(text.pipe)  # a denoiser, which may outlive the pipeline, has this in its hooks
+    told: list[bool] = []
+
+    def entering(module: nn.Module, _args: Any) -> None:
+        if told or _PAUSED.get():
+            return
+        other = caller_of(module)
+        if other is None or other is own() or active_edits(other) or listeners(other):
+            return
+        told.append(True)
+        warnings.warn(
+            f"a {type(other).__name__} that shares the denoiser of a pipeline is drawing, and {name}, which is on that "
+            "pipeline, is not on this one: nothing is erased from it; put it on, too, erasure.on(other)",
+            NotReachedWarning,
+            stacklevel=2,
+        )
+
+    with ExitStack() as stack:
+        for denoiser in text.components.denoisers.values():
+            stack.callback(look_before(denoiser, entering))
+        return stack.pop_all().close
 
 
 def _install(

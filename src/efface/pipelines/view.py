@@ -22,7 +22,7 @@ from efface.pipelines.encoding import Encoding
 from efface.pipelines.guidance import Guidance, Prediction
 from efface.pipelines.prompts import PromptEncoder, paired
 from efface.pipelines.sampling import Samples, sample_batch
-from efface.pipelines.steps import Rule, Swap, install_rule, install_swap
+from efface.pipelines.steps import Rule, Swap, install_rule, install_swap, watch_others
 from efface.pipelines.text_edits import TextEdit
 from efface.pipelines.tokens import Tokens, WordRows
 
@@ -346,6 +346,14 @@ class PipelineView:
             swap: Takes the index of a step, the prompts and their rows; gives what replaces the rows, or None.
         """
         return install_swap(self.text, swap)
+
+    def watch_others(self, name: str) -> Callable[[], None]:
+        """Warn of other pipelines that draw with this one's denoiser and not with what is on this one.
+
+        Args:
+            name: What is on it.
+        """
+        return watch_others(self.text, name)
 
     # ------------------------------------------------------------------------------------------- samples
 
