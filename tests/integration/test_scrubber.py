@@ -119,7 +119,9 @@ def test_scrubbers_of_several_concepts_inside_one_another():
     paths = [site.path for site in one.sites]
     with one.on(model(name)):
         assert max(class_gaps(model(name), name, paths, other).values()) > 0.1
-        with two.on(model(name)):
+        with pytest.warns(EffaceWarning, match="comes back in part behind the first site.*join_concepts"):
+            inner = two.on(model(name))
+        with inner:
             assert max(class_gaps(model(name), name, paths, other).values()) <= 1e-6
             assert class_gaps(model(name), name, paths)[paths[0]] <= 1e-6
 

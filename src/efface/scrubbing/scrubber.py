@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from torch import Tensor, nn
 
-from efface._errors import FormatError, InputError
+from efface._errors import EffaceWarning, FormatError, InputError
 from efface._io import atomic_dir
 from efface.core.codec import TENSOR, TYPE
 from efface.core.config import Config
 from efface.core.edits import Edit, OnStates, check_base, check_sites
 from efface.core.erasure import Erasure
-from efface.core.installer import Handle
+from efface.core.installer import Handle, handles_on
 from efface.core.saved_types import saved_type
 from efface.core.site import Site
 from efface.core.subjects import unwrapped
@@ -33,7 +34,7 @@ class Scrubber(Erasure):
 
     `with scrubber.on(model):` erases in every forward pass of a model, `generate()` and training included;
     `scrubber.folded(model)` does so by the weights. Scrubbers of several concepts may be nested; the inner edit then
-    comes second.
+    comes second, and the outer one, fitted without it, is no longer exact, which is warned of.
 
     Attributes:
         erasers: Site -> an eraser of rows, in the order of a forward pass; or any function from hidden states
@@ -126,7 +127,23 @@ class Scrubber(Erasure):
             InputError: If the model lacks a site, is not the one of the fit, or has one of the erasers on already.
         """
         check_apart(subject, self.marks, weights_only=True)
+        for other in handles_on(subject):
+            if isinstance(other.erasure, Scrubber) and other.erasure.fingerprint and self.fingerprint:
+                self._tell_unsettled(other.erasure, subject)
         return super().on(subject, check=check)
+
+    def _tell_unsettled(self, below: Scrubber, model: nn.Module) -> None:
+        """Warn where a scrubber that is on already gets other hidden states behind this one than it was fitted to."""
+        order = {path: i for i, (path, _) in enumerate(unwrapped(model).named_modules())}
+        first = min((order[site.path] for site in self.sites if site.path in order), default=len(order))
+        behind = [site for site in below.sites if order.get(site.path, -1) > first]
+        if behind:
+            warnings.warn(
+                f"{below!r} was fitted without {self!r}, so its concept comes back in part behind the first site of "
+                f"that, as at {behind[0]}: erase both at once, scrub(model, data, efface.join_concepts(a, b))",
+                EffaceWarning,
+                stacklevel=3,
+            )
 
     def folded(self, model: nn.Module, *, inputs: Mapping[str, Any] | None = None) -> Folded:
         """The same as an edit of weights, of the linear layers that follow the sites: exact, and free to run.
