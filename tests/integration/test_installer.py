@@ -420,9 +420,9 @@ def test_a_site_that_is_never_passed_is_told() -> None:
 def test_who_saves_what_an_erasure_is_on_is_told(tmp_path: Any) -> None:
     pipe, model = build("sd1"), tiny("llama")
     for kind in ("text", "prediction", "swap"):
-        with Shift(0.5, kind).on(pipe), Shift(1.0, kind).on(pipe):
-            with pytest.warns(EffaceWarning, match=r"Pipeline without Shift\(\), Shift\(\): save the erasure, too"):
-                pipe.save_pretrained(tmp_path / kind)
+        told = pytest.warns(EffaceWarning, match=r"Pipeline without Shift\(\), Shift\(\): save the erasure, too")
+        with Shift(0.5, kind).on(pipe), Shift(1.0, kind).on(pipe), told:
+            pipe.save_pretrained(tmp_path / kind)
     with Shift(0.5, "rows").on(model):
         copied = copy.deepcopy(model)
         with torch.no_grad():

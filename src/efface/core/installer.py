@@ -114,7 +114,10 @@ def install(erasure: Any, edits: Sequence[Edit], thing: Any, *, check: bool = Tr
 
 def handles_on(thing: Any) -> tuple[Handle, ...]:
     """What is on a subject now, the first first."""
-    with ledger_of(_owner(as_subject(thing))) as ledger:
+    subject = as_subject(thing)
+    if subject.kind == "rows":
+        return ()
+    with ledger_of(_owner(subject)) as ledger:
         return tuple(ledger.handles)
 
 

@@ -127,9 +127,11 @@ class Scrubber(Erasure):
             InputError: If the model lacks a site, is not the one of the fit, or has one of the erasers on already.
         """
         check_apart(subject, self.marks, weights_only=True)
-        for other in handles_on(subject):
-            if isinstance(other.erasure, Scrubber) and other.erasure.fingerprint and self.fingerprint:
-                self._tell_unsettled(other.erasure, subject)
+        below = [handle.erasure for handle in handles_on(subject) if isinstance(handle.erasure, Scrubber)]
+        for other in below:
+            fitted = other.fingerprint is not None and other.method != "random"
+            if fitted and self.fingerprint is not None and other != self:
+                self._tell_unsettled(other, subject)
         return super().on(subject, check=check)
 
     def _tell_unsettled(self, below: Scrubber, model: nn.Module) -> None:
