@@ -97,3 +97,40 @@ def test_other_schedulers_and_a_latent_that_they_scale(scheduler):
     noise = torch.randn(call.latents.shape, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(call.latents, noise * pipe.scheduler.init_noise_sigma)
     assert len(call.timesteps) == 4
+
+
+@pytest.mark.parametrize("kind", ["ControlNet", "Adapter"])
+def test_another_pass_has_the_residuals_of_a_controlnet_or_an_adapter(kind):
+    parts, given = tiny("sd1").components, {"image": torch.rand(1, 3, 32, 32)}
+    torch.manual_seed(0)
+    if kind == "ControlNet":
+        given_by = df.ControlNetModel.from_unet(parts["unet"], conditioning_embedding_out_channels=(16, 32))
+        for parameter in given_by.controlnet_down_blocks.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        pipe = df.StableDiffusionControlNetPipeline(**parts, controlnet=given_by, requires_safety_checker=False)
+    else:
+        channels = list(parts["unet"].config.block_out_channels)
+        given_by = df.T2IAdapter(in_channels=3, channels=channels, num_res_blocks=1, downscale_factor=2)
+        blocks = {
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        }
+        unet = type(parts["unet"]).from_config({**parts["unet"].config, **blocks}).eval()
+        parts = {name: part for name, part in parts.items() if name != "image_encoder"} | {"unet": unet}
+        pipe = df.StableDiffusionAdapterPipeline(**parts, adapter=given_by, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    view, gaps = PipelineView.of(pipe, probe={"image": torch.zeros(1, 3, 64, 64)}), []
+
+    def rule(step):
+        again = [step.predict(step.embedding) for _ in range(2)]
+        gaps.extend(float((each - step.cond).abs().max()) for each in again)
+
+    def theirs():
+        generator = torch.Generator().manual_seed(3)
+        call = {"num_inference_steps": 2, "generator": generator, "output_type": "latent", **given}
+        return pipe("a red circle", **call).images
+
+    plain = theirs()
+    with view.guided(rule):
+        assert torch.equal(theirs(), plain)
+    assert len(gaps) == 4 and max(gaps) < 1e-5

@@ -111,6 +111,8 @@ def substitute(arguments: Mapping[str, Any], latents: Tensor, embedding: PromptE
     n = len(latents)
 
     def half(value: Any) -> Any:
+        if isinstance(value, list | tuple):  # residuals of a ControlNet or an adapter
+            return type(value)(map(half, value))
         return value[batch - n :] if isinstance(value, Tensor) and value.ndim and len(value) == batch > n else value
 
     found = {name: half(value) for name, value in arguments.items()}

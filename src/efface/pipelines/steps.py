@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, Self, TypeAlias
 
 import torch
@@ -81,11 +82,13 @@ class _Progress(threading.local):
         embedding: What was encoded for it; None before.
         index: The step.
         fresh: Encoded, and not a step made since.
+        lists: Lists that the denoiser is being given, by keyword.
     """
 
     embedding: PromptEmbedding | None = None
     index: int = 0
     fresh: bool = False
+    lists: Mapping[str, list[Any]] = MappingProxyType({})
 
 
 class _Watch:
@@ -152,9 +155,18 @@ class _Ruled(_Watch):
         super().__init__(text)
         self.rule = rule
 
+    def keeping(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Give the denoiser copies of lists, which it empties as it runs (residuals of adapters)."""
+        if _PAUSED.get():
+            return None
+        self.now.lists = {name: value for name, value in kwargs.items() if isinstance(value, list)}
+        return (
+            (args, {**kwargs, **{name: [*value] for name, value in self.now.lists.items()}}) if self.now.lists else None
+        )
+
     def predicted(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Any:
         """What the denoiser gives instead, or None."""
-        found = self.looked(module, args, kwargs)
+        found = self.looked(module, args, {**kwargs, **self.now.lists})
         if found is None:
             return None
         embedding, arguments, batch = found
@@ -208,7 +220,7 @@ class _Swapped(_Watch):
 def install_rule(text: PromptEncoder, rule: Rule) -> Callable[[], None]:
     """Apply a rule to every prediction for prompts in this pipeline's calls, until what is returned is called."""
     watch = _Ruled(text, rule)
-    return _install(text, watch, "output", watch.predicted)
+    return _install(text, watch, {"input": watch.keeping, "output": watch.predicted})
 
 
 def install_swap(text: PromptEncoder, swap: Swap) -> Callable[[], None]:
@@ -217,7 +229,7 @@ def install_swap(text: PromptEncoder, swap: Swap) -> Callable[[], None]:
     It costs no pass, where a rule that returns `step.predict(other)` costs one. The pooled vector stays.
     """
     watch = _Swapped(text, swap)
-    return _install(text, watch, "input", watch.entering)
+    return _install(text, watch, {"input": watch.entering})
 
 
 def watch_others(text: PromptEncoder, name: str) -> Callable[[], None]:
@@ -251,11 +263,12 @@ def watch_others(text: PromptEncoder, name: str) -> Callable[[], None]:
 
 
 def _install(
-    text: PromptEncoder, watch: _Watch, where: Literal["input", "output"], change: Callable[..., Any]
+    text: PromptEncoder, watch: _Watch, changes: Mapping[Literal["input", "output"], Callable[..., Any]]
 ) -> Callable[[], None]:
     with ExitStack() as stack:
         for denoiser in text.components.denoisers.values():
-            stack.callback(edit_call(denoiser, where, change))
+            for where, change in changes.items():
+                stack.callback(edit_call(denoiser, where, change))
         stack.callback(text.install_edit(watch.encoded, once=False))
         stack.callback(setattr, watch, "on", False)
         return stack.pop_all().close

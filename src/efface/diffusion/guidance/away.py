@@ -41,6 +41,12 @@ def with_negative(embedding: PromptEmbedding, text: str, view: PipelineView) -> 
     own = own or ("",) * len(embedding)
     texts = [f"{before}, {text}" if before.strip() else text for before in own]
     encoded = view.encode([""] * len(embedding), negative=texts, allow_unknown=True)
+    there, given = encoded.sequence.shape[1], embedding.sequence.shape[1]
+    if there != given:
+        raise InputError(
+            f"the prompt was handed in as embeddings of {given} rows, and negative prompts have {there} here: what is "
+            "guided away from cannot go beside it; shorten the prompt, or choose a method that edits the prompt itself"
+        )
     return embedding.replace(negative=encoded.negative)
 
 

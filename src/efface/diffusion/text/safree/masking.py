@@ -52,7 +52,10 @@ def pooled(encoder: nn.Module, ids: Tensor) -> Tensor:
 
 def _ids(tokens: Tokens, view: PipelineView) -> Tensor:
     """The ids of a text without padding, where its encoder is, `(length,)`."""
-    device = next(view.text_encoders[tokens.encoder].parameters()).device
+    weights = view.text_encoders[tokens.encoder].parameters()
+    device = next(
+        (p.device for p in weights if p.device.type != "meta"), view.device
+    )  # accelerate keeps some elsewhere
     return torch.tensor(tokens.ids[slice(*tokens.content)], device=device)
 
 
