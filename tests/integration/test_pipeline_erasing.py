@@ -79,6 +79,18 @@ def test_a_window_of_the_call_is_that_of_the_negative_prompt_too():
         assert torch.equal(direct("pixart-alpha", ["a red circle"], [3], **more), wanted)
 
 
+def test_embeddings_longer_than_the_window_have_no_negative_prompt_beside_them():
+    pipe = build("sd1")
+    sequence, negative = pipe.encode_prompt("a red circle", "cpu", 1, True)
+    long = {"prompt_embeds": torch.cat([sequence] * 2, 1), "negative_prompt_embeds": torch.cat([negative] * 2, 1)}
+    call = {"num_inference_steps": 1, "output_type": "latent", **small("sd1")}
+    plain = pipe(**long, **call).images
+    refused = pytest.raises(InputError, match="embeddings of .* rows, and negative prompts have .* here")
+    with erase(pipe, "circle", method="negative-prompt").on(pipe), refused:
+        pipe(**long, **call)
+    assert pipe(**long, **call).images.shape == plain.shape
+
+
 def test_fitting_and_undoing_leave_the_pipeline_as_it_was():
     pipe = build("sd1")
     before = state(pipe)

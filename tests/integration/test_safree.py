@@ -309,3 +309,12 @@ def test_half_precision(method: str) -> None:
     with erasure.on(pipe):
         images = view.sample(PROMPTS, SEEDS, steps=12, **small("sd1"))
     assert bool(images.isfinite().all()) and not torch.equal(images, plain)
+
+
+def test_a_text_encoder_that_accelerate_keeps_elsewhere() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    pipe, plain = build("sd1"), build("sd1")
+    for part in (pipe.unet, pipe.text_encoder, pipe.vae):
+        accelerate.cpu_offload(part, execution_device=torch.device("cpu"))
+    with fitted(pipe).on(pipe), fitted(plain).on(plain):
+        assert torch.equal(direct("sd1", PROMPTS, SEEDS, pipe=pipe), direct("sd1", PROMPTS, SEEDS, pipe=plain))
