@@ -101,8 +101,10 @@ def save_folder(
         more: Further text files: name -> text.
 
     Raises:
-        InputError: If the folder has something in it, and that is not to be replaced.
+        InputError: If the folder has something in it, and that is not to be replaced, or it is a file.
     """
+    if os.path.lexists(path) and not Path(path).is_dir():
+        raise InputError(f"{path} is a file, and this writes a folder: name another one")
     if not overwrite and Path(path).is_dir() and any(Path(path).iterdir()):
         raise InputError(f"{path} has something in it: name another folder, or write overwrite=True")
     with atomic_dir(path) as folder:
@@ -133,7 +135,7 @@ def load_folder(path: str | os.PathLike[str], *, expect: str | None = None) -> t
         # In memory of their own: a file's tensors lie at any multiple of 8 bytes, where products round otherwise than
         # those of the tensors that were saved, and complex ones fail.
         tensors = {name: tensor.clone() for name, tensor in load_file(path / TENSORS).items()}
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, SafetensorError, RecursionError) as error:
         raise FormatError(f"{path} cannot be read, it may be truncated: {error}") from error
     version = config.get("format_version") if isinstance(config, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
@@ -158,5 +160,5 @@ def _is_pairs(tensor: Tensor | None) -> bool:
 
 
 def _to_real(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach().cpu().resolve_conj()
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
     return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).contiguous().clone()

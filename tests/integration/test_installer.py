@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import gc
 import itertools
 import pickle
+import signal
+import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +117,7 @@ BROKEN: dict[str, tuple[Edit, ...]] = {
     "unet": (OnWeights(changing({"conv_in.bias": Add(torch.full((16,), torch.nan))}), part="unet"),),
 }
 KINDS = list(EDITS)
+ROOT = str(Path(efface.__file__).parent)
 ORDERED = ("weights", "unet")
 """Kinds whose edits come off in the reverse order alone."""
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
@@ -285,6 +290,46 @@ def test_an_interrupt_while_it_is_put_on_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         Shift(1.0, "later").on(subject)
     assert same(state(subject), before) and torch.equal(said(subject), plain)
+
+
+@pytest.mark.parametrize("kind", ["rows", "states", "weights", "swap"])
+def test_ctrl_c_at_any_line_leaves_nothing(kind: str) -> None:
+    """A signal at every line of on() and undo(): it comes through, and the subject is as it was, or can be undone."""
+    subject, erasure = subject_of(kind), Shift(0.5, kind)
+    before = state(subject)
+    erasure.on(subject).undo()
+    step = 1 if isinstance(subject, nn.Module) else 41
+    for line in itertools.count(1, step):
+        if not _interrupted(lambda: erasure.on(subject).undo(), line):
+            break
+        for run in handles_on(subject):  # it came when on() was done
+            run.undo()
+        assert not handles_on(subject) and same(state(subject), before), line
+    assert line > 100 and same(state(subject), before)
+
+
+def _interrupted(call: Callable[[], Any], line: int) -> bool:
+    """Send the signal of Ctrl-C at the n-th line; whether there is such a line."""
+    left = line
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal left
+        left -= event == "line" and frame.f_code.co_filename.startswith(ROOT)
+        if left == 0:
+            left = -1
+            signal.raise_signal(signal.SIGINT)
+        return trace
+
+    usual = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(usual)
+    assert left > 0, "the interrupt was swallowed"
+    return False
 
 
 def test_the_wrong_subject_is_refused_untouched(kind: str) -> None:
@@ -599,6 +644,79 @@ def test_weights_that_were_trained_since_are_not_lost_unasked() -> None:
     assert model[0].weight is old and not run.is_on
 
 
+def test_an_undo_that_is_refused_leaves_all_of_it_on() -> None:
+    model = layers()
+    before = state(model)
+    run = (Shift(0.5, "states") & Shift(0.5, "weights") & Shift(0.25, "states")).on(model)
+    on = said(model)
+    over = Shift(0.25, "weights").on(model)
+    with pytest.raises(InputError, match="undo that one first"):
+        run.undo()
+    over.undo()
+    assert run.is_on and torch.equal(said(model), on)
+    run.undo()
+    assert same(state(model), before)
+
+
+def test_what_comes_off_together_need_not_come_off_in_order() -> None:
+    model = layers()
+    before = state(model)
+    run = (Shift(0.5, "weights") & Shift(0.25, "weights")).on(model)
+    run.undo()
+    assert same(state(model), before)
+
+
+def test_a_layer_that_was_parametrised_since_is_not_written_over() -> None:
+    model = layers()
+    old = model[0].weight
+    run = Shift(0.5, "weights").on(model)
+    nn.utils.parametrizations.weight_norm(model[0])
+    for force in (False, True):
+        with pytest.raises(InputError, match="no parameter any more"):
+            run.undo(force=force)
+    assert run.is_on
+    nn.utils.parametrize.remove_parametrizations(model[0], "weight")
+    run.undo(force=True)
+    assert model[0].weight is old
+
+
+def test_a_weight_that_was_deleted_comes_back_by_force() -> None:
+    model = layers()
+    old = model[0].weight
+    run = Shift(0.5, "weights").on(model)
+    del model[0].weight
+    with pytest.raises(InputError, match="no parameter any more"):
+        run.undo()
+    run.undo(force=True)
+    assert model[0].weight is old
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_model_that_was_frozen_or_thawed_since_stays_so(trains: bool) -> None:
+    model = layers().requires_grad_(not trains)
+    with Shift(0.5, "weights").on(model):
+        model.requires_grad_(trains)
+    assert all(p.requires_grad is trains for p in model.parameters())
+
+
+def test_switches_of_the_config_come_and_go_with_the_weights() -> None:
+    model = layers()
+    delta = WeightDelta({"0.weight": (Add(torch.ones(4, 4)),)}, config={"tied": False, "new": 1})
+    before = state(model)
+    with pytest.raises(InputError, match=r"model\.config, which this model does not have"):
+        weights_of(delta).on(model)
+    assert same(state(model), before)
+    model.config = argparse.Namespace(tied=True)
+    with weights_of(delta).on(model):
+        assert vars(model.config) == {"tied": False, "new": 1}
+    assert vars(model.config) == {"tied": True}
+
+
+def test_a_scripted_model_is_refused() -> None:
+    with pytest.raises(InputError, match="scripted"):
+        Shift(0.5, "rows").on(torch.jit.script(nn.Linear(4, 4)))
+
+
 def test_another_base_is_refused() -> None:
     model, other = layers(), layers()
     with torch.no_grad():
@@ -626,6 +744,10 @@ def test_what_cannot_be_edited_is_refused_untouched() -> None:
         weights(**{"0_weight": Add(torch.full((4, 4), torch.inf))}).on(layers())
     with pytest.raises(InputError, match="does not fit"):
         weights(**{"0_weight": LowRank(torch.ones(3, 1), torch.ones(1, 4))}).on(layers())
+    with pytest.raises(InputError, match="does not fit"):
+        weights(**{"0_bias": Multiply(left=torch.eye(4))}).on(layers())
+    with pytest.raises(InputError, match="is real and its edit is complex"):
+        weights(**{"0_weight": Add(torch.full((4, 4), 1j))}).on(layers())
     quantised = layers()
     quantised[0].weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
     with pytest.raises(InputError, match="quantised"):

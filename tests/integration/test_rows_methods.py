@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 import efface
@@ -199,3 +200,32 @@ def test_masks_and_weights(method):
     ignored = torch.where(mask, z, -100)
     torch.testing.assert_close(apply(method, method.fitter.fit(x, ignored, mask=mask).eraser, x, z), expected)
     torch.testing.assert_close(apply(method, method.fitter.fit(x, z, weight=mask.double()).eraser, x, z), expected)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_sparse_rows_are_rows_at_the_front_door():
+    x, z = data()
+    x = x * (x > 0)
+    dense = efface.erase(x, z)
+    for sparse in (sp.csr_matrix(x.numpy()), sp.coo_array(x.numpy()), x.to_sparse(), x.to_sparse_csr()):
+        assert efface.erase(sparse, z) == dense
+    assert efface.erase(x, z.to_sparse()) == dense
+
+
+@pytest.mark.filterwarnings("ignore:(torch.quantize|The PyTorch API of nested)")
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        (lambda x: x.to("meta"), "is on the meta device"),
+        (lambda x: torch.quantize_per_tensor(x.float(), 0.1, 0, torch.qint8), r"dequantize\(\)"),
+        (lambda x: torch.nested.nested_tensor([x[:2], x[2:]]), "different lengths"),
+        (lambda x: x.float().to(torch.float8_e4m3fn), r"float\(\)"),
+    ],
+    ids=["meta", "quantised", "nested", "eight bits"],
+)
+def test_tensors_that_are_no_numbers_in_a_grid_are_refused(spoilt, said):
+    x, z = data()
+    with pytest.raises(InputError, match=said):
+        efface.erase(spoilt(x), z)
+    with pytest.raises(InputError, match=said):
+        efface.erase(x, spoilt(z.double()))

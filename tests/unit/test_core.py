@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -75,3 +76,68 @@ def test_config():
     with pytest.raises(InputError, match="a number"):
         ToyConfig.of({"strength": "x"})
     assert [o.name for o in ToyConfig.options()] == ["strength", "how"]
+
+
+@pytest.mark.parametrize(
+    "value", [10**400, -(10**400), torch.zeros((), device="meta"), True], ids=["+", "-", "meta", "bool"]
+)
+def test_numbers_that_are_none_for_an_option_are_refused(value: Any) -> None:
+    with pytest.raises(InputError, match=r"^strength="):
+        ToyConfig.of({"strength": value})
+    with pytest.raises(InputError, match="no option 5"):
+        ToyConfig.of({5: value})
+
+
+@dataclass(frozen=True, eq=False)
+class Anything(Erasure):
+    """Holds whatever it is given."""
+
+    held: Any
+
+
+ODD = {
+    "no data": lambda: torch.ones(2, device="meta"),
+    "sparse": lambda: torch.eye(2).to_sparse(),
+    "sparse rows": lambda: torch.eye(2).to_sparse_csr(),
+    "quantised": lambda: torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "nan": lambda: torch.tensor([torch.nan]),
+    "inf": lambda: torch.tensor([-torch.inf], dtype=torch.complex64),
+}
+
+
+@pytest.mark.filterwarnings("ignore:(Sparse CSR|torch.quantize|The PyTorch API of nested)")
+@pytest.mark.parametrize("make", ODD.values(), ids=ODD)
+def test_what_could_not_be_loaded_again_is_not_saved(make: Callable[[], Tensor], tmp_path: Path) -> None:
+    erasure = Anything({"x": make()})
+    assert erasure == erasure and erasure != 3
+    with pytest.raises(InputError, match=r"held\.x (is a tensor that files cannot hold|has NaN or infinite)"):
+        erasure.save(tmp_path / "e")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [torch._neg_view(torch.ones(2)), torch.ones(2).to(torch.float8_e4m3fn), torch.zeros(3, 0), torch.tensor(1j)],
+    ids=["negative view", "eight bits", "empty", "complex"],
+)
+def test_odd_tensors_come_back(value: Tensor, tmp_path: Path) -> None:
+    erasure = Anything(value)
+    erasure.save(tmp_path / "e")
+    assert load(tmp_path / "e") == erasure
+
+
+@pytest.mark.parametrize("report", [True, [1, 2], "well", 3.0, None, {}], ids=str)
+def test_any_report_has_a_card(report: Any, tmp_path: Path) -> None:
+    Anything(1, report=report).save(tmp_path / "e")
+    assert load(tmp_path / "e").report == report
+
+
+def test_a_file_is_no_folder_to_save_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "link"):
+        for overwrite in (False, True):
+            with pytest.raises(InputError, match="is a file"):
+                Anything(1).save(tmp_path / name, overwrite=overwrite)
+    assert (tmp_path / "file").read_text() == "mine"

@@ -132,6 +132,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no version": (lambda f: _edit_config(f, format_version=None), "no integer format_version"),
     "not a dict": (lambda f: (f / _io.CONFIG).write_text("[1]"), "was not written by efface"),
     "config cut": (lambda f: _truncate(f, _io.CONFIG), "may be truncated"),
+    "nested too deep": (lambda f: (f / _io.CONFIG).write_text("[" * 100_000 + "]" * 100_000), "may be truncated"),
     "tensors cut": (lambda f: _truncate(f, _io.TENSORS), "may be truncated"),
     "tensors empty": (lambda f: (f / _io.TENSORS).write_bytes(b""), "may be truncated"),
     "tensors foreign": (lambda f: (f / _io.TENSORS).write_bytes(b"\x80\x04pickle" * 9), "may be truncated"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import efface
-from efface import InputError, MissingExtraError
+from efface import EffaceWarning, InputError, MissingExtraError
 from efface.core import discovery
 from efface.core.config import Config
 from efface.core.erasure import Erasure
@@ -53,6 +54,10 @@ def test_a_name_is_given_once() -> None:
     with pytest.raises(InputError, match="'once' for rows is already registered"):
         register(make("once"))
     MADE.pop()
+    with pytest.raises(InputError, match="'once' for rows is already registered"):
+        register(make("once", "pipeline", "rows"))
+    MADE.pop()
+    assert "once" not in {m.name for m in methods("pipeline")}  # all of its subjects, or none
     with pytest.raises(InputError, match="unknown subject 'images'"):
         make("other", "images")
 
@@ -92,6 +97,19 @@ def test_rooms_that_register_are_found_by_their_marker(tmp_path: Path, monkeypat
     (root / "b" / "c" / discovery.MARKER).write_text("two\n")
     monkeypatch.setattr(discovery, "_ROOT", root)
     assert discovery._own() == ["efface.a.one", "efface.a.two", "efface.b.c.two"]
+
+
+def test_a_package_that_is_broken_takes_nothing_else_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "efface_broken.py").write_text("1 / 0\n")
+    (tmp_path / "efface_whole.py").write_text("here = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(discovery, "_foreign", lambda: ["efface_nowhere", "efface_broken", "efface_whole"])
+    monkeypatch.setattr(discovery, "_done", False)
+    with pytest.warns(EffaceWarning) as told:
+        assert get_method("leace").name == "leace"
+    assert ["'efface_nowhere'" in str(told[0].message), "ZeroDivisionError" in str(told[1].message)] == [True, True]
+    assert len(told) == 2 and "efface_whole" in sys.modules
+    monkeypatch.delitem(sys.modules, "efface_whole")
 
 
 def test_a_method_that_lacks_an_extra_names_it() -> None:

@@ -147,7 +147,20 @@ def _rows(bad: NDArray[np.bool_] | Tensor, index: Any = None) -> str:
 # ------------------------------------------------------------------------------------------------ tensors and memory
 
 
+def is_plain(value: Tensor) -> bool:
+    """Whether a tensor is numbers in a grid in memory: not sparse, nested, quantised, or without data."""
+    return value.layout is torch.strided and not (value.is_nested or value.is_quantized or value.is_meta)
+
+
 def _strided(value: Tensor, name: str) -> Tensor:
+    if value.is_meta:
+        raise InputError(f"{name} is on the meta device, which holds no numbers: load it first")
+    if value.is_nested:
+        raise InputError(f"{name} has rows of different lengths (a nested tensor), not numbers in a grid")
+    if value.is_quantized:
+        raise InputError(f"{name} holds {value.dtype}, not numbers: convert it first, {name}.dequantize()")
+    if value.is_floating_point() and value.itemsize == 1:
+        raise InputError(f"{name} holds {value.dtype}, with which torch does not calculate: write {name}.float()")
     if value.layout is torch.strided:
         return value
     _check_dense(value.numel() * value.element_size(), name, "to_dense()")

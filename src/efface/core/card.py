@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from efface._errors import InputError
@@ -67,7 +68,8 @@ def _method(name: str, kind: Kind) -> Method | None:
 
 
 def _section(title: str, data: Any) -> list[str]:
-    items = [f"- `{key}`: {_cell(value)}" for key, value in (data or {}).items() if value not in (None, "", [], {}, ())]
+    data = data if isinstance(data, Mapping) else {title.lower(): data}
+    items = [f"- `{key}`: {_cell(value)}" for key, value in data.items() if value not in (None, "", [], {}, ())]
     return [f"## {title}", "", *items, ""] if items else []
 
 

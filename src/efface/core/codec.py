@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import FormatError, InputError, UnknownOptionWarning
+from efface.core.arrays import is_plain
 from efface.core.config import Config, checked, in_words
 from efface.core.saved_types import is_base, known_type, saved_type
 
@@ -44,6 +45,9 @@ def encoded(value: Any, *, skip: frozenset[str] = frozenset()) -> tuple[Any, dic
 
 def _encoded(value: Any, path: str, tensors: dict[str, Tensor], skip: frozenset[str] = frozenset()) -> Any:
     if isinstance(value, Tensor):
+        if not is_plain(value):
+            kind = "meta" if value.is_meta else "quantised" if value.is_quantized else value.layout
+            raise InputError(f"{path or 'it'} is a tensor that files cannot hold ({kind}): make it dense first")
         tensors[path] = value.detach()
         return {TENSOR: path}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -83,7 +87,7 @@ def digest(plain: Any, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of plain data and of all tensors: names, shapes, dtypes and values."""
     total = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     for name in sorted(tensors):
-        value = tensors[name].detach().cpu().resolve_conj().contiguous()
+        value = tensors[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
         total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         if value.numel():
             flat = torch.view_as_real(value).contiguous() if value.is_complex() else value
@@ -149,9 +153,16 @@ def _tensor(plain: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
     if plain[TENSOR] not in tensors:
         raise FormatError(f"{name} is the tensor {plain[TENSOR]!r}, which is missing")
     value = tensors[plain[TENSOR]]
-    if (value.is_floating_point() or value.is_complex()) and not bool(value.isfinite().all()):
+    if not is_finite(value):
         raise FormatError(f"{name} has NaN or infinite values")
     return value
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether a tensor has neither NaN nor infinity."""
+    if value.is_floating_point() and value.itemsize == 1:
+        value = value.float()  # torch does not ask it of eight bits
+    return not (value.is_floating_point() or value.is_complex()) or bool(value.isfinite().all())
 
 
 def _mapping(plain: Any, tensors: Mapping[str, Tensor], parts: tuple[Any, ...], name: str) -> Any:

@@ -166,7 +166,7 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Option:
 
 def _no_option(name: str, names: Sequence[str], method: str) -> str:
     whose = f"method={method!r}" if method else "this method"
-    return f"{whose} has no option {name!r}{did_you_mean(name, names)}: it has {', '.join(names) or 'none'}"
+    return f"{whose} has no option {name!r}{did_you_mean(str(name), names)}: it has {', '.join(names) or 'none'}"
 
 
 @cache
@@ -213,7 +213,7 @@ def plain(value: Any) -> Any:
 def _check_bounds(field: dataclasses.Field[Any], value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
-    if not math.isfinite(value):
+    if not (isinstance(value, int) or math.isfinite(value)):
         raise InputError(f"{field.name}={value!r}: write a finite number")
     bounds = field.metadata.get("bounds", {})
     if not all(_RANGES[kind][1](value, bound) for kind, bound in bounds.items()):
@@ -245,6 +245,9 @@ def checked(value: Any, hint: Any, name: str) -> Any:
         )
     raise InputError(f"{name}={value!r}: write {in_words(hint)}")
 
+
+_LARGEST = 2**1023
+"""Whole numbers below it are finite as floats."""
 
 _TRUTH = {"true": True, "yes": True, "false": False, "no": False}
 
@@ -338,10 +341,10 @@ def _as_tuple(value: Any, parts: tuple[Any, ...], name: str) -> Any:
 def _as_scalar(value: Any, kind: type) -> Any:
     if is_base(kind):
         return value  # one of ours or of the caller's own, which whoever uses it checks
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0 and not getattr(value, "is_meta", False):
         value = value.item()
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < _LARGEST else _NO
     if kind in (int, float) and isinstance(value, bool):
         return _NO
     return value if isinstance(value, kind) else _NO

@@ -11,7 +11,10 @@ import importlib
 import importlib.metadata
 import pkgutil
 import threading
+import warnings
 from pathlib import Path
+
+from efface._errors import EffaceWarning
 
 MARKER = "py.registers"
 GROUP = "efface.methods"
@@ -29,11 +32,26 @@ def discover() -> None:
             return
         _done = True  # before, as what is imported may ask
         try:
-            for name in (*_own(), *_foreign()):
+            for name in _own():
                 importlib.import_module(name)
+            for name in _foreign():
+                _import_foreign(name)
         except BaseException:
             _done = False
             raise
+
+
+def _import_foreign(name: str) -> None:
+    """A module of another distribution; one that is broken takes nothing else along."""
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        warnings.warn(
+            f"{name!r}, which an installed package names as an entry point {GROUP!r}, cannot be imported, so its "
+            f"methods are missing ({type(error).__name__}: {error}): mend, upgrade or uninstall that package",
+            EffaceWarning,
+            stacklevel=3,
+        )
 
 
 def _own() -> list[str]:

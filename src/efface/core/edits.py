@@ -101,6 +101,8 @@ def check_sites(model: nn.Module, sites: Any) -> None:
         InputError: For the first one; the text names those that come near.
     """
     paths = {name for name, _ in model.named_modules()}
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(f"a scripted model ({type(model).__name__}) takes no edits: give the model itself")
     missing = [site for site in sites if site.path not in paths]
     if missing:
         near = difflib.get_close_matches(missing[0].path, paths, n=2, cutoff=0.6)
@@ -269,4 +271,4 @@ class OnWeights(Edit):
             model = getattr(model, self.part, None)
         if not isinstance(model, nn.Module):
             raise InputError(f"{run.subject!r} has no model {self.part!r} whose weights could be edited")
-        return write(model, self.delta, name=run.name, check=check).undo
+        return write(model, self.delta, name=run.name, check=check)

@@ -15,7 +15,7 @@ from torch import Tensor
 from efface._errors import EffaceWarning, FormatError, InputError
 from efface._io import load_folder, save_folder
 from efface.core.card import model_card
-from efface.core.codec import TENSOR, TYPE, decoded, digest, encoded
+from efface.core.codec import TENSOR, TYPE, decoded, digest, encoded, is_finite
 from efface.core.concept import Concept
 from efface.core.config import Config
 from efface.core.discovery import discover
@@ -154,6 +154,8 @@ class Erasure:
             InputError: If the folder has something in it, or something in the erasure cannot be saved.
         """
         plain, tensors = encoded(self)
+        if bad := next((name for name, value in tensors.items() if not is_finite(value)), None):
+            raise InputError(f"{bad} has NaN or infinite values, which could not be loaded again: fit anew")
         plain = {"type": plain.pop(TYPE), **plain, "sha256": self.digest}
         save_folder(path, plain, tensors, overwrite=overwrite, more={"README.md": model_card(self)})
 
@@ -227,8 +229,8 @@ def load(path: str | os.PathLike[str]) -> Any:
     version, mark = plain.pop("format_version"), plain.pop("sha256", None)
     plain.pop("complex", None)
     plain[TYPE] = plain.pop("type", None)
-    _check_mark(path, mark, plain, tensors)
     try:
+        _check_mark(path, mark, plain, tensors)
         cls = _type_of(plain, version)
         if version == 1:
             plain, tensors = cls.upgraded(plain, tensors)
@@ -236,7 +238,7 @@ def load(path: str | os.PathLike[str]) -> Any:
         found = decoded({**plain, TYPE: cls.__name__}, tensors, cls, "the erasure")
         found.check()
         return found
-    except (FormatError, InputError, KeyError, TypeError, AttributeError) as error:
+    except (FormatError, InputError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"{os.fspath(path)}: {error}") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -15,9 +14,11 @@ from torch import nn
 from efface._errors import EffaceWarning, InputError
 from efface.core.edits import Edit, OnWeights, check_base
 from efface.core.hooks import Remove, compiled_frames, patch
+from efface.core.interrupts import uninterrupted
 from efface.core.ledger import ledger_of
 from efface.core.run import Run
 from efface.core.subjects import Subject, as_subject, unwrapped
+from efface.core.writing import Written
 
 
 class Handle(Run):
@@ -50,17 +51,21 @@ class Handle(Run):
             force: Put weights back even if they were changed since, and that is lost.
 
         Raises:
-            InputError: If another edit of the same weights lies over this one, or weights were changed since.
+            InputError: If another edit of the same weights lies over this one, or weights were changed since; all of
+                it is on then, as before.
         """
-        with ledger_of(_owner(self.subject)) as ledger:
-            if not self.is_on:
-                return
-            while self._removes:
-                remove = self._removes[-1]
-                remove(force=True) if force and "force" in _parameters(remove) else remove()  # type: ignore[call-arg]
-                self._removes.pop()
-            ledger.handles.remove(self)
-        _recompile()
+        with uninterrupted():
+            with ledger_of(_owner(self.subject)) as ledger:
+                if self not in ledger.handles:
+                    return
+                written = [remove for remove in self._removes if isinstance(remove, Written)]
+                for each in written:
+                    each.check(written, force=force)
+                while self._removes:
+                    self._removes[-1]()
+                    self._removes.pop()
+                ledger.handles.remove(self)
+            _recompile()
 
     def __enter__(self) -> Self:
         return self
@@ -94,22 +99,30 @@ def install(erasure: Any, edits: Sequence[Edit], thing: Any, *, check: bool = Tr
     _check_kind(erasure, edits, subject)
     if check:
         _check_weights(erasure, subject)
-    with ledger_of(_owner(subject)) as ledger:
-        _check_twice(erasure, subject, ledger.handles)
-        run = Handle(erasure, subject)
-        with ExitStack() as stack:
-            for edit in edits:
-                remove = edit.bind(run, check=check)
+    run = Handle(erasure, subject)
+    try:
+        with uninterrupted():
+            _put_on(run, edits, check=check)
+            _recompile()
+        return run
+    except BaseException:
+        run.undo()
+        raise
+
+
+def _put_on(run: Handle, edits: Sequence[Edit], *, check: bool) -> None:
+    with ledger_of(_owner(run.subject)) as ledger, ExitStack() as stack:
+        _check_twice(run.erasure, run.subject, ledger.handles)
+        for edit in edits:
+            remove = edit.bind(run, check=check)
+            stack.callback(remove)
+            run._removes.append(remove)
+        if not all(isinstance(edit, OnWeights) for edit in edits):  # those are in whatever holds the weights
+            for remove in _tell_outside(run):
                 stack.callback(remove)
                 run._removes.append(remove)
-            if not all(isinstance(edit, OnWeights) for edit in edits):  # those are in whatever holds the weights
-                for remove in _tell_outside(run):
-                    stack.callback(remove)
-                    run._removes.append(remove)
-            ledger.handles.append(run)
-            stack.pop_all()
-    _recompile()
-    return run
+        ledger.handles.append(run)
+        stack.pop_all()
 
 
 def handles_on(thing: Any) -> tuple[Handle, ...]:
@@ -183,10 +196,6 @@ def _save_without(thing: Any, *args: Any, **kwargs: Any) -> Any:
             stacklevel=2,
         )
     return type(thing).save_pretrained(thing, *args, **kwargs)
-
-
-def _parameters(function: Any) -> Any:
-    return inspect.signature(function).parameters
 
 
 def _name(erasure: Any) -> str:

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 _NAME = "_efface"
 _LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()  # what is collected within may ask for a ledger, too, as it comes off
 
 
 class Ledger:

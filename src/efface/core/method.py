@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface._lazy import require
 from efface._validate import did_you_mean
+from efface.core.arrays import is_plain
 from efface.core.concept import Concept
 from efface.core.config import Config
 from efface.core.discovery import discover
@@ -97,9 +98,10 @@ _METHODS: dict[tuple[Kind, str], Method] = {}
 def register(method: Method) -> Method:
     """Add a method; a second one of the same subject and name is an error."""
     for subject in method.subjects:
-        known = _METHODS.setdefault((subject, method.name), method)
+        known = _METHODS.get((subject, method.name), method)
         if known is not method:
             raise InputError(f"a method {method.name!r} for {subject} is already registered: {known.erasure}")
+    _METHODS.update({(subject, method.name): method for subject in method.subjects})
     return method
 
 
@@ -233,5 +235,7 @@ def _about(subject: Subject, data: Mapping[str, Any], config: Config, call: str)
 def _size(value: Any) -> int:
     if isinstance(value, Mapping):
         return sum(map(_size, value.values()))
+    if isinstance(value, Tensor) and not is_plain(value):
+        return 0
     size = getattr(value, "nbytes", 0)
     return size if isinstance(size, int) else 0

@@ -96,7 +96,7 @@ def called(function: str, arguments: Mapping[str, Any]) -> str:
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(getattr(value, "shape", None), tuple)
+    return not getattr(value, "is_nested", False) and isinstance(getattr(value, "shape", None), tuple)
 
 
 def _is_left_out(value: Any) -> bool:

@@ -90,7 +90,10 @@ def as_subject(thing: Any) -> Subject:
 
 
 def _is_rows(thing: Any) -> bool:
-    return hasattr(thing, "__array__") or hasattr(thing, "__array_interface__") or isinstance(thing, (list, tuple))
+    marks = ("__array__", "__array_interface__", "toarray")  # the last one of sparse matrices
+    return isinstance(thing, (list, tuple)) or (
+        not isinstance(thing, type) and any(hasattr(thing, mark) for mark in marks)
+    )
 
 
 def _itself(thing: Any) -> Any:

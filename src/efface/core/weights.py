@@ -105,7 +105,7 @@ class WeightDelta:
 
     def __post_init__(self) -> None:
         changes = {name: (c,) if isinstance(c, Change) else tuple(c) for name, c in self.changes.items()}
-        object.__setattr__(self, "changes", changes)
+        object.__setattr__(self, "changes", {name: each for name, each in changes.items() if each})
 
     def scaled(self, by: float) -> WeightDelta:
         """The delta times a number: 0 nothing, 1 the whole.

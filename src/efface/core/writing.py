@@ -16,6 +16,7 @@ from efface.core.subjects import unwrapped
 from efface.core.weights import Add, Change, Put, WeightDelta
 
 _SAMPLE = 4096
+_MISSING = object()
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,12 @@ class _Place:
 
     @property
     def value(self) -> Tensor | None:
-        return getattr(self.module, self.name)
+        return getattr(self.module, self.name, None)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is a parameter or buffer still."""
+        return self.name in self.module._parameters or self.name in self.module._buffers
 
     def put(self, value: Tensor | None) -> None:
         """Put a value there as it is, past all checks."""
@@ -54,9 +60,10 @@ def _place(model: nn.Module, path: str) -> _Place:
         ) from None
     base = getattr(module, "base_layer", None)
     module = base if isinstance(base, nn.Module) else module
-    if name not in module._parameters and name not in module._buffers:
+    place = _Place(module, name, path)
+    if not place.is_there:
         raise InputError(f"{type(module).__name__} {parent!r} has no {name}: fit the edit on this architecture")
-    return _Place(module, name, path)
+    return place
 
 
 def _new_value(place: _Place, changes: Iterable[Change]) -> Tensor:
@@ -90,9 +97,11 @@ def _new_value(place: _Place, changes: Iterable[Change]) -> Tensor:
 
 
 def _changed(place: _Place, change: Change, value: Tensor) -> Tensor:
+    if not value.is_complex() and any(isinstance(x, Tensor) and x.is_complex() for x in vars(change).values()):
+        raise InputError(f"{place.path} is real and its edit is complex: fit the edit on this model")
     try:
         found = change.on(value)
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         raise InputError(f"{place.path} is {tuple(value.shape)}, which its edit does not fit: {error}") from None
     if found.shape != value.shape:
         raise InputError(
@@ -127,14 +136,17 @@ class Written:
         for path, place in places.items():
             _check_commutes(place, delta.changes[path], name)
         values = {path: _new_value(place, delta.changes[path]) for path, place in places.items()}
+        config = getattr(model, "config", None)
+        if delta.config and config is None:
+            raise InputError(f"{name} sets {', '.join(delta.config)} of model.config, which this model does not have")
         try:
             for path, value in values.items():
                 self._write(places[path], value)
             for switch, setting in delta.config.items():
-                self._config[switch] = getattr(model.config, switch, None)
-                setattr(model.config, switch, setting)
+                self._config[switch] = getattr(config, switch, _MISSING)
+                setattr(config, switch, setting)
         except BaseException:
-            self._put_back()
+            self()
             raise
 
     def _write(self, place: _Place, value: Tensor) -> None:
@@ -149,37 +161,51 @@ class Written:
         """What was there in the place of one parameter or buffer."""
         return next(old for place, old, _ in self._old if place.module is module and place.name == name)
 
-    def undo(self, *, force: bool = False) -> None:
-        """Put back what was there, bit for bit; a model that was converted or moved since stays so.
+    def check(self, together: Iterable[Written] = (), *, force: bool = False) -> None:
+        """Refuse to be taken out.
 
         Args:
+            together: What comes out with it.
             force: Also if the weights were changed since, and that is lost.
 
         Raises:
-            InputError: If another edit lies over this one, or weights were changed since. Nothing is put back then.
+            InputError: If another edit lies over this one, or weights were changed since.
         """
+        out = {id(each) for each in together}
         for place, _, sample in self._old:
             with ledger_of(place.module) as ledger:
-                top = ledger.written[place.name][-1]
-            if top is not self:
-                raise InputError(f"{top.name} was written over {self.name} in {place.path}: undo that one first")
-            if not force and not _is_still(place.value, sample):
+                written = ledger.written[place.name]
+                over = written[written.index(self) + 1 :]
+            for other in reversed(over):
+                if id(other) not in out:
+                    raise InputError(f"{other.name} was written over {self.name} in {place.path}: undo that one first")
+            if not place.is_there and (not force or hasattr(place.module, place.name)):
+                raise InputError(
+                    f"{place.path} is no parameter any more (of weight_norm or pruning, or deleted), so {self.name} "
+                    "cannot be taken out of it: make it one again first, as by remove_parametrizations"
+                )
+            if not over and not force and not _is_still(place.value, sample):
                 raise InputError(
                     f"{place.path} was changed since {self.name} was written into it (by training?), and undoing would "
                     "lose that: write undo(force=True) if it may be lost"
                 )
-        self._put_back()
 
-    def _put_back(self) -> None:
-        for place, old, _ in reversed(self._old):
+    def __call__(self) -> None:
+        """Put back what was there, bit for bit; a model that was converted, moved or frozen since stays so."""
+        while self._old:
+            place, old, _ = self._old[-1]
             place.put(_as_now(place, old))
             with ledger_of(place.module) as ledger:
                 ledger.written[place.name].remove(self)
                 if not ledger.written[place.name]:
                     del ledger.written[place.name]
+            self._old.pop()
         for switch, value in self._config.items():
-            setattr(self.model.config, switch, value)  # type: ignore[union-attr]
-        self._old, self._config = [], {}
+            if value is _MISSING:
+                delattr(self.model.config, switch)
+            else:
+                setattr(self.model.config, switch, value)  # type: ignore[union-attr]
+        self._config = {}
 
 
 def write(model: nn.Module, delta: WeightDelta, *, name: str = "an edit", check: bool = True) -> Written:
@@ -238,7 +264,11 @@ def _below(module: nn.Module, name: str, value: Tensor | None) -> Tensor | None:
 def _as_now(place: _Place, old: Tensor | None) -> Tensor | None:
     """What was there, in the dtype and on the device of now; the same object where nothing was converted."""
     now = place.value
-    if old is None or now is None or (old.dtype == now.dtype and old.device == now.device):
+    if old is None or now is None:
+        return old
+    if isinstance(old, nn.Parameter) and old.requires_grad != now.requires_grad:
+        old.requires_grad_(now.requires_grad)
+    if old.dtype == now.dtype and old.device == now.device:
         return old
     return place.like(old.detach().to(device=now.device, dtype=now.dtype), old)
 
