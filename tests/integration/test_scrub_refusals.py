@@ -94,6 +94,7 @@ def test_nan_in_the_padding_does_no_harm():
     ("change", "text"),
     [
         ({"sites": "model.layers.*.norm1"}, "did you mean"),
+        ({"sites": 5}, "sites=5: write one or a list"),
         ({"concept": torch.zeros(24, 12, dtype=torch.int64) + torch.arange(12)}, r"\(8, 10, 32\).*\(8, 12\)"),
         ({"concept": [[0, 1] * 6, *[[0, 1]] * 23]}, "12 labels, but its batch has 10 tokens"),
         ({"concept": tokens() * 0}, "the concept is absent from the data"),

@@ -62,6 +62,7 @@ def test_it_is_a_value():
         ({"name": "circle", "preserve": ["CIRCLE"]}, "'CIRCLE' is to be erased and preserved"),
         ({"name": "circle", "synonyms": ["ring"], "preserve": ["ring"]}, "'ring' is to be erased and preserved"),
         ({"name": "circle", "anchor": "circle"}, "the anchor 'circle' is what is to be erased"),
+        ({"name": "cir\ud800cle"}, "half of a sign"),
         ({"name": "circle", "anchor": 1}, "anchor must be a string or None"),
         ({"name": "circle", "preserve": 5}, "preserve must be a list of strings, not int"),
         ({"name": "circle", "templates": []}, "templates is empty"),

@@ -67,6 +67,10 @@ def test_an_unknown_name_says_what_there_is() -> None:
         get_method("lease", "rows")
     with pytest.raises(InputError, match="'sld' erases from pipeline, not from rows: choose one of"):
         get_method("sld", "rows")
+    register(make("two-fold", "model"))
+    register(make("two-fold", "classifier"))
+    with pytest.raises(InputError, match="'two-fold' erases from model and classifier, not from rows: choose one of"):
+        get_method("two-fold", "rows")
     with pytest.raises(InputError, match="unknown subject 'vector': choose one of rows, model, pipeline, classifier"):
         methods("vector")
     with pytest.raises(InputError, match="nothing that efface erases from"):

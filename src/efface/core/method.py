@@ -154,8 +154,9 @@ def _no_method(name: str, subject: Any, known: tuple[Method, ...]) -> str:
     kind = subject if isinstance(subject, str) else "/".join(_kinds_of(subject)) if subject is not None else ""
     elsewhere = [m for m in methods() if m.name == name]
     if elsewhere:
+        from_ = [kind for kind in KINDS if any(kind in m.subjects for m in elsewhere)]
         return (
-            f"method {name!r} erases from {' and '.join(elsewhere[0].subjects)}, not from {kind}: "
+            f"method {name!r} erases from {' and '.join(from_)}, not from {kind}: "
             f"choose one of {', '.join(m.name for m in known)}"
         )
     return f"unknown method {name!r}{hint}: choose one of {', '.join(dict.fromkeys(m.name for m in known))}"

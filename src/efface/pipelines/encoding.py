@@ -202,7 +202,7 @@ def _can_clean() -> bool:
 def _parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
     if not callable(getattr(pipe, "encode_prompt", None)):
         return {}
-    return inspect.signature(original(pipe)).parameters
+    return dict(inspect.signature(original(pipe)).parameters)  # which a copy of the pipeline can copy
 
 
 def _where(where: Any, encoding: Encoding) -> str:

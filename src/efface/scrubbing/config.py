@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,6 +49,8 @@ class ScrubConfig(Config):
 def addresses(sites: Any) -> tuple[str, ...]:
     """Sites as text: strings, `Site`s or compiled patterns, one or several."""
     several = (sites,) if isinstance(sites, str | re.Pattern | Site) else sites
+    if not isinstance(several, Iterable):
+        raise InputError(f"sites={sites!r}: write one or a list, such as 'norms', or addresses of modules")
     return tuple(f"re:{site.pattern}" if isinstance(site, re.Pattern) else str(site) for site in several)
 
 
