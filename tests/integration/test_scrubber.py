@@ -268,6 +268,26 @@ def test_a_model_that_has_changed_since_the_fit():
     assert state(changed) == before
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_backward_pass_that_runs_the_model_again_is_run_with_the_scrubber_on(reentrant):
+    plain, again = (tiny("llama").train() for _ in range(2))
+    again.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    again.enable_input_require_grads()
+    call = {**data("llama"), "labels": data("llama")["input_ids"]}
+    known = fitted("llama")
+    with warnings.catch_warnings(), known.on(plain), known.on(again):
+        warnings.simplefilter("error", EffaceWarning)
+        for each in (plain, again):
+            each(**call).loss.backward()
+    for p, q in zip(plain.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+    with pytest.warns(EffaceWarning, match=r"gradient checkpointing before backward\(\)"), known.on(again):
+        again(**call)
+    with known.on(again):
+        again.eval()(**call)
+
+
 class Opaque(Tensor):
     """A weight that can be multiplied by but not viewed, as torchao's quantised ones."""
 

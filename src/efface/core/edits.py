@@ -7,6 +7,7 @@ keeps from step to step) lives in the `Run` that it is handed.
 from __future__ import annotations
 
 import difflib
+import itertools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from efface._errors import InputError, NotReachedWarning
+from efface._errors import EffaceWarning, InputError, NotReachedWarning
 from efface.core.fingerprint import agrees, fingerprint
 from efface.core.hooks import Remove, StateEdit, compiled_frames, edit_states, look
 from efface.core.run import Run
@@ -90,6 +91,7 @@ class OnStates(Edit):
         counted = {site: _counted(run, named[site], started(edit)) for site, edit in self.edits.items()}
         with ExitStack() as stack:
             stack.callback(_watch(model, run, list(named.values())))
+            stack.callback(_watch_gradients(model, run))
             stack.callback(edit_sites(model, counted))
             return stack.pop_all().close
 
@@ -170,6 +172,42 @@ def _watch(model: nn.Module, run: Run, sites: list[str]) -> Remove:
             )
 
     return remove
+
+
+def _watch_gradients(model: nn.Module, run: Run) -> Remove:
+    """Warn, when it is taken off, of passes with gradient checkpointing whose gradients are still to be computed.
+
+    They run parts of the model again, then without the edits.
+    """
+    waiting: set[int] = set()
+    numbers = itertools.count()
+
+    def count(_module: nn.Module, _args: Any, output: Any) -> None:
+        if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and _is_checkpointed(model)):
+            return
+        values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else (output,)
+        found = next((v for v in values if isinstance(v, Tensor) and v.requires_grad), None)
+        if found is not None:
+            waiting.add(number := next(numbers))
+            found.register_hook(lambda _grad: waiting.discard(number))
+
+    off = look(model, count)
+
+    def remove() -> None:
+        off()
+        if waiting:
+            warnings.warn(
+                f"{run.name} is taken off a {type(model).__name__} with gradient checkpointing before backward(), "
+                "which runs it again, without: call backward() while the erasure is on",
+                EffaceWarning,
+                stacklevel=6,
+            )
+
+    return remove
+
+
+def _is_checkpointed(model: nn.Module) -> bool:
+    return any(part.training and getattr(part, "gradient_checkpointing", False) for part in model.modules())
 
 
 def started(edit: Callable[[Tensor], Any]) -> StateEdit:
