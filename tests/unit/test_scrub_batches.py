@@ -98,6 +98,15 @@ def test_rows_of_labels_of_different_lengths():
     assert survey(Batches(IDS, floats, batch_size=1)).labelled == int(MASK.sum())
 
 
+def test_a_streaming_data_set_is_gone_through_in_its_batches():
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_dict({name: value.tolist() for name, value in TABLE.items()})
+    batches = Batches(table.to_iterable_dataset().with_format("torch").batch(3), "z")
+    for _ in range(2):
+        found = gathered(batches)
+        assert torch.equal(found["input_ids"], IDS) and torch.equal(found["labels"], Z)
+
+
 @pytest.mark.parametrize("left", [False, True])
 def test_rows_of_labels_lie_at_the_tokens_of_their_sequence(left):
     mask = MASK.flip(1) if left else MASK

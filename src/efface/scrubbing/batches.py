@@ -183,7 +183,8 @@ class Batches:
 def _checked(data: Any) -> Any:
     if isinstance(data, Tensor):
         return {"input_ids": data}
-    if hasattr(data, "column_names") and not isinstance(data, Mapping):  # datasets.Dataset, read in slices
+    # datasets.Dataset, read in slices; its IterableDataset has no length, and is gone through as any stream of batches
+    if hasattr(data, "column_names") and hasattr(data, "__len__") and not isinstance(data, Mapping):
         return {name: _Column(data, name) for name in data.column_names}
     if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
         raise InputError(f"data is a {type(data).__name__}: pass what a tokenizer gives, or a DataLoader of such")
