@@ -4,6 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 # The second distribution; an sdist of efface does not hold it, and takes the one that is published.
 WORLDS := $(wildcard packages/efface-worlds)
+PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 # Tests lie in halves, so that one process runs those of a file; one that is done early takes from the other.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 export HF_HUB_OFFLINE := 1
@@ -39,11 +40,13 @@ dists: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.leace
 
-# torch first and through the constraints: alone, pip would take a newer build with gigabytes of CUDA.
+# torch first and through the constraints: alone, pip would take a newer build with gigabytes of CUDA. pip compiles one
+# file after the other: that is left to every core, and files that are of another Python are passed over.
 $(READY): pyproject.toml $(WORLDS:%=%/pyproject.toml) constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' $(addprefix --editable ,$(WORLDS))
+	$(PIP) torch
+	$(PIP) --editable '.[dev]' $(addprefix --editable ,$(WORLDS))
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	touch $(READY)
 
 clean:
