@@ -89,7 +89,7 @@ def _scores(model: Any) -> Tensor:
 
 def _latents(pipe: Any) -> Tensor:
     seeds = [torch.Generator().manual_seed(seed) for seed in range(2)]
-    call = {"height": 64, "width": 64, "num_inference_steps": 12, "output_type": "latent", "generator": seeds}
+    call = {"height": 32, "width": 32, "num_inference_steps": 12, "output_type": "latent", "generator": seeds}
     return pipe(["a red circle", "a small star"], guidance_scale=4.0, **call).images
 
 
