@@ -80,11 +80,9 @@ class Tokenization:
         log: list[dict[str, Any]] = []
         with lock_of(self.pipe):  # tokenizers cannot be used by two threads at once
             self._encode(list(prompts), self._dry(log, _zeros), options)
-        calls = _pairs(log)
-        return [
-            tuple(self._read(name, calls[name], i, prompt) for name in self.components.text_encoders if name in calls)
-            for i, prompt in enumerate(prompts)
-        ]
+            calls = _pairs(log)
+            names = [name for name in self.components.text_encoders if name in calls]
+            return [tuple(self._read(n, calls[n], i, prompt) for n in names) for i, prompt in enumerate(prompts)]
 
     def _encode(
         self, prompts: Sequence[str], parts: Mapping[str, Any], options: Mapping[str, Any] | None = None
