@@ -6,6 +6,7 @@ _CONTIGUOUS = (
 )
 _AREA = "one area under the curve for all rooms, whose sums were in another order in the gate's audit: the last digit"
 _COUNTS = "what fired is counted by what is on, anew each time, and no longer by the erasure for as long as it lives"
+_MARK = "a fingerprint has a second checksum, by which copies in half precision and offloaded ones are the same model"
 
 MEANT: dict[str, str] = {
     "*/words": "prose: reports say more, and by which versions and call they were made",
@@ -14,6 +15,7 @@ MEANT: dict[str, str] = {
     "mean_difference/*/applied": _CONTIGUOUS,
     "composing/intersections/applied": _CONTIGUOUS,
     "composing/joined/applied": _CONTIGUOUS,
+    "scrub_llama/facts/fingerprint": _MARK,
     "negative_prompt/shapes/beside one's own/fired": _COUNTS,
     "audit_gate/two concepts/findings": _AREA,
     "audit_gate/two concepts/numbers": _AREA,
