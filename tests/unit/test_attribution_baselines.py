@@ -180,6 +180,25 @@ class TestEveryMethod:
         assert sum(p.grad is not None for p in model.parameters()) == 1 and first.requires_grad
         assert hooks(model) == 0 and not any(m.training for m in model.modules())
 
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+    def test_any_precision(self, method: str, dtype: torch.dtype) -> None:
+        """Nearly the map of the float32 model; in half precision occlusion has few outputs to tell apart."""
+        x = images(2)
+        found, expected = (
+            attribute(method, convolutional().to(d), x.to(d), target=1, **options_of(method))
+            for d in (dtype, torch.float32)
+        )
+        assert found.dtype in (torch.float32, torch.float64)
+        alike = torch.cosine_similarity(found.float().flatten(1), expected.flatten(1))
+        assert float(alike.min()) > (0.7 if method == "occlusion" else 0.97)
+
+    def test_inference_mode_outside_and_in_the_images(self, method: str) -> None:
+        model = convolutional()
+        with torch.inference_mode():
+            x = images(2)
+            inside = attribute(method, model, x, **options_of(method))
+        assert torch.equal(attribute(method, model, x, **options_of(method)), inside) and not inside.is_inference()
+
     def test_nothing_is_left_behind_by_a_failure(self, method: str) -> None:
         class Fails(nn.Module):
             calls = 0
@@ -192,7 +211,7 @@ class TestEveryMethod:
 
         Fails.calls = 0
         model = nn.Sequential(convolutional(), Fails()).eval()
-        with pytest.raises(RuntimeError, match="as ordered"):
+        with pytest.raises(InputError, match=f"{method} cannot explain this model: RuntimeError: as ordered"):
             attribute(method, model, images(2), **options_of(method))
         assert hooks(model) == 0 and all(p.requires_grad for p in model.parameters())
 

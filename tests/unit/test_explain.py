@@ -11,9 +11,9 @@ from torch import Tensor, nn
 import efface
 from efface import InputError
 from efface.attribution import Blur, ConstantColour, DiET, Grid, control_maps, keep_curve
-from efface.explanation import PixelModel
+from efface.explanation import METHODS, PixelModel
 from efface.explanation.picturing import to_heat, to_pixels
-from tests.pictures import convolutional, images
+from tests.pictures import convolutional, images, seeded
 
 CLASSES = ("dark corner, night", "bright corner")
 
@@ -117,9 +117,63 @@ def test_one_image_is_enough() -> None:
     assert len(found.audit.parts[0].figures) == 1 and "1 image is few" in found.audit.conclusions[-1]
 
 
+class Reused(nn.Module):
+    """Two convolutions with one activation module between and after them; `frozen` cuts the images' gradient off."""
+
+    def __init__(self, frozen: bool = False) -> None:
+        super().__init__()
+        self.frozen, self.act = frozen, nn.ReLU()
+        with seeded(0):
+            self.first, self.second, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            h = self.act(self.first(x))
+        return 5 * self.head(self.act(self.second(h)).mean((2, 3))) - 1
+
+
+def test_a_method_that_fails_does_not_end_the_others() -> None:
+    found = efface.explain(Reused().eval(), corners(), methods=["gradient", "deeplift"], masker=Grid(2))
+    assert list(found.maps) == ["gradient"] and list(found.failed) == ["deeplift"]
+    missing = found.audit.find("map", "deeplift")
+    assert missing.verdict == "not run" and "an activation module of its own" in missing.why
+    assert found.audit.conclusions[0].startswith("NOT scored: deeplift. deeplift cannot explain this model")
+    with pytest.raises(InputError, match="an activation module of its own"):
+        efface.explain(Reused().eval(), corners(), methods="deeplift", masker=Grid(2))
+
+
+def test_methods_without_gradients_explain_what_has_none() -> None:
+    found = efface.explain(Reused(frozen=True).eval(), corners(), methods=METHODS, train=corners(), masker=Grid(2))
+    assert set(found.maps) == {"gradcam", "occlusion"}
+    assert len(found.failed) == 9 and all("no_grad" in why for why in found.failed.values())
+
+
+def test_a_tuning_that_fails_does_not_end_the_others() -> None:
+    x = corners()
+    found = efface.explain(Corner().half().eval(), x, methods=["diet", "gradient"], train=x, masker=Grid(2))
+    assert (
+        "float16 models in float32" in found.failed["diet"]
+        and found.fitted is None
+        and list(found.maps) == ["gradient"]
+    )
+
+
+def test_weights_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        model = Corner().eval()
+    found = efface.explain(model, corners(), methods=["occlusion", "gradient"], masker=Grid(2))
+    assert list(found.maps) == ["occlusion"] and "load it outside" in found.failed["gradient"]
+
+
+class TwoInputs(Corner):
+    def forward(self, x: Tensor, age: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x) + age
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
+        ({"model": TwoInputs().eval()}, "fails on x alone.*missing 1 required.*wrap one that takes more"),
         ({"methods": "gradients"}, "no method gradients: write some of qfa, diet, gradient"),
         ({"methods": []}, "no method given"),
         ({"methods": "diet"}, "give train="),

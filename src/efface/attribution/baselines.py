@@ -28,7 +28,17 @@ from efface._progress import progress
 from efface._validate import check_positive_int
 from efface.attribution import explainers as by
 from efface.attribution.fullgrad import simple_fullgrad
-from efface.attribution.predictions import Outputs, as_read_by, check_classes, check_inputs, check_model, predict
+from efface.attribution.predictions import (
+    Outputs,
+    as_read_by,
+    check_classes,
+    check_inputs,
+    check_model,
+    exact,
+    explaining,
+    outside_inference,
+    predict,
+)
 
 Reduce = Literal["sum", "absolute", "size"]
 Explain = Callable[..., Tensor]
@@ -57,6 +67,7 @@ class Baseline:
         return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
+@torch.inference_mode(False)
 def attribute(
     method: str,
     model: nn.Module,
@@ -69,7 +80,7 @@ def attribute(
     seed: int = 0,
     **options: Any,
 ) -> Tensor:
-    """Maps of one of `BASELINES`, `(n, h, w)`, higher is more important.
+    """Maps of one of `BASELINES`, `(n, h, w)`, higher is more important; in float32 at least.
 
     Args:
         method: One of `BASELINES`.
@@ -88,11 +99,12 @@ def attribute(
 
     Raises:
         InputError: If there is no such method or option, shapes are wrong, values are not finite, the model is in
-            training mode, or no finite map came out.
+            training mode, the method cannot explain it, or no finite map came out.
         MissingExtraError: If captum is not installed (`simple-fullgrad` does not need it).
 
     Does not guarantee: that a map says what the model uses: measure it, `efface.attribution.metrics` and `curves`.
-    `deeplift` sees only activations that are modules, each used once.
+    `deeplift` sees only activations that are modules, each used once. Differences of outputs below the rounding of a
+    model in half precision are lost: `occlusion` lives on these.
 
     Example:
         maps = attribute("integrated-gradients", model, images, steps=64)
@@ -104,10 +116,10 @@ def attribute(
     check_model(model)
     check_positive_int(batch_size, "batch_size")
     wanted = _targets(target, predict(model, x, outputs=outputs, batch_size=batch_size))
-    parts = []
-    with _left_alone(model, seed), progress(method, len(x), unit="images") as bar:
-        for images, classes in zip(x.detach().split(batch_size), wanted.split(batch_size), strict=True):
-            found = chosen.explain(model, as_read_by(model, images), classes, **options).detach()
+    parts, x = [], outside_inference(x.detach())
+    with _left_alone(model, seed), explaining(method), progress(method, len(x), unit="images") as bar:
+        for images, classes in zip(x.split(batch_size), wanted.split(batch_size), strict=True):
+            found = exact(chosen.explain(model, as_read_by(model, images), classes, **options).detach())
             parts.append(_reduced(found, reduce or chosen.reduce).to(x.device))
             bar.update(len(images))
     maps = torch.cat(parts)
@@ -145,7 +157,8 @@ def _reduced(maps: Tensor, reduce: Reduce) -> Tensor:
 @contextmanager
 def _left_alone(model: nn.Module, seed: int) -> Iterator[None]:
     """Chance by seed, then put back; gradients of parameters and their flags put back; captum's notices silenced."""
-    kept = [(p, p.grad, p.requires_grad) for p in model.parameters()]
+    # Parameters made in inference mode take no flag outside of it, and need none.
+    kept = [(p, p.grad, p.requires_grad) for p in model.parameters() if not p.is_inference()]
     devices = sorted({p.device.index for p, *_ in kept if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), torch.enable_grad():
         warnings.filterwarnings("ignore", message="Setting forward, backward hooks and attributes on non-linear")
@@ -154,7 +167,7 @@ def _left_alone(model: nn.Module, seed: int) -> Iterator[None]:
         torch.manual_seed(seed)
         drawn = np.random.get_state()  # noqa: NPY002 - captum's GradientSHAP draws from numpy's global generator
         np.random.seed(seed)  # noqa: NPY002
-        for parameter in model.parameters():
+        for parameter, *_ in kept:
             parameter.grad = None
             parameter.requires_grad_(False)
         try:

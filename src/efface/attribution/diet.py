@@ -6,12 +6,14 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from efface._errors import InputError
 from efface.attribution.diet_config import DietConfig
 from efface.attribution.fitted import DietErasure
 from efface.attribution.masking import prepare
+from efface.attribution.predictions import explaining
 from efface.attribution.rounds import Fit
 from efface.core.checkpoint import Checkpoint
 from efface.core.concept import Concept
@@ -70,9 +72,11 @@ class DiET(DietConfig):
             raise InputError(
                 "no parameter requires a gradient, so there is nothing to tune: model.requires_grad_(True)"
             )
-        work = Fit(self, model, prepare(model, x, self.removal))
+        with torch.inference_mode(False), explaining("diet"):
+            work = Fit(self, model, prepare(model, x, self.removal))
         saved = Checkpoint(checkpoint, work.identity() if checkpoint else {}, seconds=checkpoint_seconds)
-        work.run(saved)
+        with torch.inference_mode(False), explaining("diet"):
+            work.run(saved)
         fitted = DietErasure(
             WeightDelta.between(model, work.student),
             work.masks,

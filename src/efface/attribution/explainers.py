@@ -7,6 +7,7 @@ caller's business.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,7 +18,10 @@ from torch import Tensor, nn
 from efface._errors import InputError
 from efface._lazy import require
 from efface._validate import check_positive_int
+from efface.attribution.predictions import as_read_by
 from efface.core.hooks import look
+
+_LEAST = 1e-10
 
 
 def _captum() -> Any:
@@ -38,7 +42,7 @@ def smoothgrad(model: nn.Module, x: Tensor, target: Tensor, *, samples: int = 16
     """Mean over `samples` of the gradient at x + noise * N(0, 1) (arXiv:1706.03825, section 3)."""
     check_positive_int(samples, "samples")
     attr = _captum()
-    tunnel = attr.NoiseTunnel(attr.Saliency(model))
+    tunnel = attr.NoiseTunnel(attr.Saliency(_in_its_dtype(model)))
     draws = {"nt_type": "smoothgrad", "nt_samples": samples, "nt_samples_batch_size": 1, "stdevs": noise}
     return tunnel.attribute(x, target=target, abs=False, **draws)
 
@@ -93,7 +97,9 @@ def occlusion(
 
 def deeplift(model: nn.Module, x: Tensor, target: Tensor, *, baseline: Tensor | float = 0.0) -> Tensor:
     """Contributions of differences from a baseline by the rescale rule (arXiv:1704.02685, section 3.5.1)."""
-    return _captum().DeepLift(model).attribute(x, _start(baseline, x).expand_as(x).contiguous(), target=target)
+    # Differences that the dtype cannot tell from none are not divided by.
+    rule = _captum().DeepLift(model, eps=max(_LEAST, torch.finfo(x.dtype).tiny))
+    return rule.attribute(x, _start(baseline, x).expand_as(x).contiguous(), target=target)
 
 
 def gradient_shap(
@@ -107,9 +113,15 @@ def gradient_shap(
 ) -> Tensor:
     """Mean over `samples` of (x - x') grad f at a random place between x' and x (arXiv:1705.07874)."""
     check_positive_int(samples, "samples")
-    shap, start, size = _captum().GradientShap(model), _start(baseline, x), max(1, len(x) // samples)
+    shap, start = _captum().GradientShap(_in_its_dtype(model)), _start(baseline, x)
+    size = max(1, len(x) // samples)
     parts = zip(x.split(size), target.split(size), strict=True)
     return torch.cat([shap.attribute(p, start, target=t, n_samples=samples, stdevs=noise) for p, t in parts])
+
+
+def _in_its_dtype(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The model, for what captum draws in float32 whatever the images are."""
+    return lambda x: model(as_read_by(model, x))
 
 
 def _start(baseline: Tensor | float, x: Tensor) -> Tensor:

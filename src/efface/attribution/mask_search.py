@@ -24,7 +24,7 @@ from efface.attribution.masking import (
     masked_outputs,
     prepare,
 )
-from efface.attribution.predictions import Outputs, device_of
+from efface.attribution.predictions import Outputs, device_of, explaining
 from efface.attribution.removal import Removal
 from efface.training.seeds import generators
 
@@ -172,7 +172,8 @@ class MaskSearch:
         x = prepare(model, x, self.removal)
         size, device = check_positive_int(batch_size, "batch_size"), device_of(model, x)
         found: list[tuple[Tensor, ...]] = []
-        with held_still(model), progress("masks", len(x), unit="samples") as bar:
+        bars = progress("masks", len(x), unit="samples")
+        with torch.inference_mode(False), held_still(model), explaining("qfa"), bars as bar:
             for first in range(0, len(x), size):
                 chunk = x[first : first + size].to(device)
                 sources = generators(seed, range(first, first + len(chunk)))

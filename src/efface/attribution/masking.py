@@ -17,8 +17,10 @@ from efface.attribution.maskers import Masker, Model
 from efface.attribution.predictions import (
     Outputs,
     OutputsWarning,
+    answer,
     check_model,
     exact,
+    outside_inference,
     parameter_dtype,
     parameters_of,
     to_probabilities,
@@ -52,7 +54,7 @@ def prepare(model: Any, x: Any, removal: Removal) -> Tensor:
         raise InputError(f"the model is a {type(model).__name__}: give an nn.Module or a function of samples")
     if isinstance(x, (tuple, list, dict)):
         raise InputError(f"x is a {type(x).__name__}: give one tensor of samples (n, ...); labels are never used")
-    x = to_tensor(x, "x")
+    x = outside_inference(to_tensor(x, "x"))
     if x.ndim < 2 or not x.numel():
         raise InputError(
             f"x has shape {tuple(x.shape)}: expected samples (n, ...), at least one; for one write x[None]"
@@ -74,8 +76,11 @@ def prepare(model: Any, x: Any, removal: Removal) -> Tensor:
 
 @contextmanager
 def held_still(model: Any) -> Iterator[None]:
-    """No parameter requires a gradient within the block; the flags are put back however it ends."""
-    wanted = [p for p in parameters_of(model) if p.requires_grad]
+    """No parameter requires a gradient within the block; the flags are put back however it ends.
+
+    Those made in inference mode take no flag outside of it, and need none.
+    """
+    wanted = [p for p in parameters_of(model) if p.requires_grad and not p.is_inference()]
     try:
         for p in wanted:
             p.requires_grad_(False)
@@ -115,7 +120,7 @@ def checked_draw(q: Tensor, x: Tensor) -> Tensor:
 def clean_outputs(model: Model, x: Tensor, outputs: Outputs) -> Tensor:
     """Probabilities of unmasked samples, `(n, classes)`, once they are what `outputs` says."""
     with torch.no_grad():
-        return to_probabilities(model(x), len(x), outputs).float()
+        return to_probabilities(answer(model, x), len(x), outputs).float()
 
 
 def as_probabilities(values: Tensor, outputs: Outputs) -> Tensor:

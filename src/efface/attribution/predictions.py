@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from efface._errors import EffaceWarning, InputError
+from efface._errors import EffaceError, EffaceWarning, InputError
 from efface._validate import check_finite, check_positive_int
 
 Outputs = Literal["logits", "probabilities"]
 """What the last layer of a model gives."""
 
 _SUM = 1e-3
+_LONGEST = 240
+_NOT_THEIRS = (EffaceError, OSError, MemoryError, Warning)
+"""Errors that say enough by themselves, or are of the machine."""
+_CUT = (
+    "no gradient comes from the output to the images, as where a part of the model runs under torch.no_grad() or "
+    "detaches; occlusion needs none"
+)
+_HINTS = {
+    "does not require grad": _CUT,
+    "doesn't require gradient": _CUT,
+    "Inference tensors": "the model's weights were made within torch.inference_mode(): load it outside of that",
+    "used more than once": "give each place an activation module of its own, or choose another method",
+}
+"""What others say -> what it means here, and what to do."""
 
 
 class OutputsWarning(EffaceWarning):
@@ -40,7 +55,53 @@ def predict(model: nn.Module, x: Tensor, *, outputs: Outputs = "logits", batch_s
     check_model(model)
     check_positive_int(batch_size, "batch_size")
     batches = (as_read_by(model, chunk) for chunk in x.split(batch_size))
-    return torch.cat([to_probabilities(model(chunk), len(chunk), outputs) for chunk in batches])
+    return torch.cat([to_probabilities(answer(model, chunk), len(chunk), outputs) for chunk in batches])
+
+
+def answer(model: Any, x: Tensor) -> Any:
+    """What a model says of inputs.
+
+    Raises:
+        InputError: If it fails on them, as one with several inputs does; the text says what it was given.
+    """
+    try:
+        return model(x)
+    except _NOT_THEIRS:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the model fails on x alone, {x.dtype} {tuple(x.shape)}: {_said(error)}. Give inputs that it reads, and "
+            "wrap one that takes more than these in a module that adds the rest"
+        ) from error
+
+
+@contextmanager
+def explaining(method: str) -> Iterator[None]:
+    """Within, an error of the model or of a library becomes ours, with the method's name and what it means.
+
+    Raises:
+        InputError: If there was one.
+    """
+    try:
+        yield
+    except _NOT_THEIRS:
+        raise
+    except Exception as error:
+        raise InputError(f"{method} cannot explain this model: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """An error in one line, with what it means where that is known."""
+    text = " ".join(str(error).split())
+    hints = [hint for words, hint in _HINTS.items() if words in text]
+    short = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return f"{type(error).__name__}: {short}" + "".join(f" ({hint})" for hint in hints)
+
+
+def outside_inference(x: Tensor) -> Tensor:
+    """Inputs that gradients can go through: a copy of those made in inference mode."""
+    with torch.inference_mode(False):
+        return x.clone() if x.is_inference() else x
 
 
 def as_read_by(model: Any, x: Tensor) -> Tensor:

@@ -59,17 +59,15 @@ def run(args: Explain) -> None:
     labels = _labels(images, classifier) if args.labels else None
     model = classifier.model.to("cuda") if torch.cuda.is_available() else classifier.model
     _check_reads(classifier, images.pixels)
-    fitted = _saved_student(args, classifier)
+    saved = _saved_student(args, classifier)
     removal, masker = _removal(args, train, images.pixels), _masker(args, images.pixels)
-    if "diet" in methods and fitted is None:
-        fitted = _tuned_student(args, model, train, removal, masker)
     found = explain(
         model,
         images.pixels,
         methods=methods,
-        removal=removal if fitted is None else None,
-        masker=masker if fitted is None else None,
-        fitted=fitted,
+        removal=removal if saved is None else None,
+        masker=masker if saved is None else None,
+        fitted=saved or (lambda: _tuned_student(args, model, train, removal, masker)),
         classes=classifier.classes,
         labels=labels,
         names=images.names,

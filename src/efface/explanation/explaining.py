@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from efface.attribution.predictions import (
     check_inputs,
     check_labels,
     device_of,
+    explaining,
+    outside_inference,
     parameter_dtype,
     predict,
 )
@@ -28,6 +31,8 @@ from efface.attribution.removal import Removal
 from efface.attribution.removal_images import ConstantColour
 from efface.audit.audit import Audit
 from efface.audit.explanations import Subject
+from efface.audit.explanations.measured import MAP
+from efface.audit.finding import Finding
 from efface.core.config import plain
 from efface.core.provenance import called, provenance
 from efface.explanation.copy import about_copy
@@ -36,6 +41,7 @@ from efface.explanation.picturing import Shown, picture_part
 from efface.report.numbers import format_value
 from efface.stats.intervals import wilson_interval
 
+_Tune = Callable[[], DietErasure]
 COPY = "the tuned copy"
 _REMOVALS = {
     "ConstantColour": "a random colour, the same over the whole image",
@@ -53,14 +59,17 @@ class Explanation:
         probabilities: What the model says of the images, `(n, classes)`, on the CPU.
         audit: Findings, figures, pictures: `audit.save("report.html")`.
         fitted: DiET's tuned copy, where `"diet"` was asked for.
+        failed: Method -> why it cannot explain this model; the audit says so, too.
     """
 
     maps: Mapping[str, Maps]
     probabilities: Tensor
     audit: Audit
     fitted: DietErasure | None = None
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
+@torch.inference_mode(False)
 def explain(
     model: nn.Module,
     images: Tensor,
@@ -69,7 +78,7 @@ def explain(
     removal: Removal | None = None,
     masker: Masker | None = None,
     train: Tensor | None = None,
-    fitted: DietErasure | None = None,
+    fitted: DietErasure | Callable[[], DietErasure] | None = None,
     classes: Sequence[str] | None = None,
     labels: Tensor | None = None,
     names: Sequence[str] | None = None,
@@ -96,7 +105,7 @@ def explain(
             mean and spread of `train`, or of `images` where that is not given.
         masker: Cells of the masks of qfa and diet; by default those of `fitted`, else a grid of about 16 x 16.
         train: Images that DiET tunes its copy on, without labels; best ones like those that the model was trained on.
-        fitted: A copy that was tuned before, instead of `train`.
+        fitted: A copy that was tuned before, instead of `train`; or a function that tunes one, called at diet's turn.
         classes: Names of the classes.
         labels: True classes `(n,)`, only to be told beside the pictures; no method sees them.
         names: Names of the images.
@@ -110,7 +119,8 @@ def explain(
         title: Title of the audit.
 
     Raises:
-        InputError: If an argument does not fit, the model is in training mode, or images leave [0, 1].
+        InputError: If an argument does not fit, the model is in training mode, images leave [0, 1], or no method can
+            explain the model. Where some can, the others are findings that are not scored, with the reason.
 
     Does not guarantee: that a map is right about the world. It says what this model needs under this Q; no truth is
     known here, so none is compared with.
@@ -119,9 +129,10 @@ def explain(
     chosen = _checked_methods(methods, train, fitted)
     check_inputs(images, images=True)
     _check_words(images, names, labels, check_positive_int(show, "show"))
+    ready = fitted if isinstance(fitted, DietErasure) else None
     setting = Setting(
-        removal=_removal(removal, fitted, images if train is None else train),
-        masker=masker or (fitted.search.masker if fitted else default_masker(images)),
+        removal=_removal(removal, ready, images if train is None else train),
+        masker=masker or (ready.search.masker if ready else default_masker(images)),
         outputs=outputs,
         steps=check_positive_int(steps, "steps"),
         fractions=tuple(fractions),
@@ -129,24 +140,42 @@ def explain(
         batch_size=check_positive_int(batch_size, "batch_size"),
         seed=seed,
     )
-    x = images.detach().to(device_of(model, images), parameter_dtype(model))
+    x = outside_inference(images.detach()).to(device_of(model, images), parameter_dtype(model))
     said = predict(model, x, outputs=outputs, batch_size=batch_size).float().cpu()
     check_class_names(classes, said)
     wanted = said.argmax(1)
-    if "diet" in chosen and fitted is None:
-        fitted = setting.diet().fit(model, train)
-    student = None if fitted is None else fitted.student(model, check=False)
-    maps = {name: setting.maps(name, model, x, wanted, fitted, student) for name in chosen}
-    audit = _audit(model, x, wanted, maps, setting, student, title)
+    failed: dict[str, str] = {}
+    if "diet" in chosen and ready is None:
+        with _noting(failed, "diet"):
+            ready = setting.diet().fit(model, train) if fitted is None else cast(_Tune, fitted)()
+    student = None if ready is None else ready.student(model, check=False)
+    maps: dict[str, Maps] = {}
+    for name in chosen:
+        if name not in failed:
+            with _noting(failed, name):
+                maps[name] = setting.maps(name, model, x, wanted, ready, student)
+    if not maps:
+        raise InputError("; ".join(failed.values()))
+    audit = _audit(model, x, wanted, maps, failed, setting, student, title)
     shown = Shown(images.detach().float().cpu(), said, names, classes, labels)
     picturing = picture_part(shown, list(maps.values()), show)
-    fitted = fitted if "diet" in chosen else None
-    copy = () if fitted is None or student is None else (about_copy(fitted, student, x, said),)
+    ready = ready if "diet" in maps else None
+    copy = () if ready is None or student is None else (about_copy(ready, student, x, said),)
     if labels is not None:
         audit = replace(audit, text=(*audit.text, _score(said, labels)))
-    origin = provenance(subject=[model, fitted], data={"images": images, "train": train}, seed=seed, call=call)
+    origin = provenance(subject=[model, ready], data={"images": images, "train": train}, seed=seed, call=call)
     audit = replace(audit, parts=(picturing, *audit.parts, *copy), provenance=origin)
-    return Explanation(maps, said, audit, fitted)
+    return Explanation(maps, said, audit, ready, failed)
+
+
+@contextmanager
+def _noting(failed: dict[str, str], method: str) -> Iterator[None]:
+    """One method that fails does not end the others: why is noted."""
+    try:
+        with explaining(method):
+            yield
+    except InputError as error:
+        failed[method] = str(error)
 
 
 def check_class_names(classes: Sequence[str] | None, said: Tensor) -> None:
@@ -160,6 +189,7 @@ def _audit(
     x: Tensor,
     wanted: Tensor,
     maps: Mapping[str, Maps],
+    failed: Mapping[str, str],
     setting: Setting,
     student: nn.Module | None,
     title: str,
@@ -193,11 +223,12 @@ def _audit(
     numbers = efface.audit.maps(
         subjects, setting.fractions, at=AT, title="Next to controls", seed=setting.seed, settings=settings
     )
+    missing = tuple(Finding.without(name, "not run", why, MAP) for name, why in failed.items())
     return Audit(
         title or "What does the model need to see?",
         text=_text(len(x), setting),
-        conclusions=numbers.conclusions,
-        parts=(replace(numbers, conclusions=()),),
+        conclusions=(*(f"NOT scored: {name}. {why}." for name, why in failed.items()), *numbers.conclusions),
+        parts=(replace(numbers, conclusions=(), findings=(*numbers.findings, *missing)),),
     )
 
 
@@ -224,7 +255,7 @@ def _text(n: int, setting: Setting) -> tuple[str, ...]:
     )
 
 
-def _checked_methods(methods: str | Sequence[str], train: Tensor | None, fitted: DietErasure | None) -> tuple[str, ...]:
+def _checked_methods(methods: str | Sequence[str], train: Tensor | None, fitted: Any) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys([methods] if isinstance(methods, str) else methods))
     strange = [name for name in chosen if name not in METHODS]
     if strange or not chosen:

@@ -61,7 +61,7 @@ class Maps:
         if self.size is not None:
             return self.values.clamp(0, 1)
         values = self.values.clamp_min(0)
-        top = values.flatten(1).quantile(_LARGEST, dim=1)[:, None, None]
+        top = values.float().flatten(1).quantile(_LARGEST, dim=1)[:, None, None]
         return (values / torch.where(top > 0, top, 1.0)).clamp(0, 1)
 
 
