@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from efface import EffaceWarning, InputError, LeaceEraser, LeaceFitter, Scrubber, labels_from_spans, scrub
+from efface.scrubbing.carried_activations import Store
 from tests.models import class_gaps, concept, data, hidden_states, labelled_rows, padding, state, tiny, tokens
 from tests.scrubs import ROUTES, every_family, every_route, fit, model, same
 
@@ -218,6 +219,28 @@ def test_what_each_further_batch_costs(route, attention, feed_forward):
         assert attention + feed_forward == 13 * whole / 2
     beyond = few[0] + few[1] - 6 * (attention + feed_forward)
     assert beyond <= 5 * whole  # looking at the order of sites and checking what is carried: a few single batches
+
+
+@pytest.mark.parametrize("blocks", [4, 12])
+@pytest.mark.parametrize("route", ["memory", "disk"])
+def test_what_is_carried_is_read_once_a_pass_however_many_blocks_are_done(route, blocks, monkeypatch):
+    reads = passes = 0
+    get = Store.get
+
+    def counting(self: Store, *args: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return get(self, *args)
+
+    def begin(*_: Any) -> None:
+        nonlocal passes
+        passes += 1
+
+    monkeypatch.setattr(Store, "get", counting)
+    deep = tiny("llama", num_hidden_layers=blocks)
+    deep.register_forward_pre_hook(begin)
+    scrub(deep, data("llama"), data("llama")["input_ids"] % 3, sites="norms", **ROUTES[route])
+    assert blocks < reads <= passes
 
 
 @pytest.mark.parametrize("given", [{}, {"use_cache": True}])

@@ -8,7 +8,7 @@ else (embeddings, masks, positions) runs as usual, so nothing is assumed of how 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +40,7 @@ class Store:
     def put(self, chain: str, number: int, output: Any) -> None:
         """Keep the output of a block, in place of what the chain's last block gave."""
         tensors: list[Tensor] = []
-        skeleton = _map_tensors(output, lambda x: (tensors.append(x.detach()), _Slot(len(tensors) - 1, x.device))[1])
+        skeleton = _map_tensors(output, lambda x: (tensors.append(x.detach()), _Slot(len(tensors) - 1, x))[1])
         held = [x.to("cpu", copy=True).contiguous() for x in tensors]
         if self._folder is None:
             self._kept[chain, number] = (skeleton, held)
@@ -57,6 +57,11 @@ class Store:
             held = [loaded[str(i)] for i in range(len(loaded))]
         return _map_slots(skeleton, lambda slot: held[slot.index].to(slot.device, copy=True))
 
+    def like(self, chain: str, number: int) -> Any:
+        """Zeros of the same make, on the same devices; nothing is read."""
+        skeleton, _ = self._kept[chain, number]
+        return _map_slots(skeleton, lambda slot: torch.zeros(slot.shape, dtype=slot.dtype, device=slot.device))
+
     def close(self) -> None:
         """Forget all, and remove the files."""
         self._kept.clear()
@@ -67,8 +72,8 @@ class Store:
 class _Slot:
     """Stands for a tensor in the skeleton of an output."""
 
-    def __init__(self, index: int, device: torch.device) -> None:
-        self.index, self.device = index, device
+    def __init__(self, index: int, x: Tensor) -> None:
+        self.index, self.device, self.shape, self.dtype = index, x.device, x.shape, x.dtype
 
 
 def _map_tensors(value: Any, change: Any) -> Any:
@@ -140,7 +145,8 @@ class Carried:
         for batch in batches:
             with self._shortcut(batch):
                 given = _capture(self.model, block, self.active(edits), batch)
-            if batch.number == 0 and self.done in (1, len(self.blocks) - 1):
+            # After two, what a block passes on past the next one shows.
+            if batch.number == 0 and self.done in (1, 2, len(self.blocks) - 1):
                 self._compare(batch, edits, given)
             self._store.put(_chain(block), batch.number, given)
             bar.update(1)
@@ -157,16 +163,22 @@ class Carried:
 
     @contextmanager
     def _shortcut(self, batch: Batch) -> Iterator[None]:
-        """Blocks that are done give at once what is kept."""
+        """Of the blocks that are done, the last of each chain gives what is kept.
+
+        What those before it give goes into the next one alone, which does not look: they give zeros, so that a batch
+        is read once however many blocks are done.
+        """
+        last = {_chain(path): path for path in self.blocks[: self.done]}
         with ExitStack() as stack:
             for path in self.blocks[: self.done]:
-                stub = _stub(self._store, _chain(path), batch.number)
+                give = self._store.get if last[_chain(path)] == path else self._store.like
+                stub = _stub(give, _chain(path), batch.number)
                 stack.callback(patch(self.model.get_submodule(path), "forward", stub))
             yield
 
 
-def _stub(store: Store, chain: str, number: int) -> Any:
-    return lambda *_args, **_kwargs: store.get(chain, number)
+def _stub(give: Callable[[str, int], Any], chain: str, number: int) -> Any:
+    return lambda *_args, **_kwargs: give(chain, number)
 
 
 def _capture(model: nn.Module, block: str, edits: Mapping[Site, StateEdit], batch: Batch) -> Any:
