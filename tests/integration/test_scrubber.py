@@ -606,6 +606,22 @@ def test_two_runs_of_a_control_draw_apart():
         assert torch.equal(layers[1](x), one) and torch.equal(layers[1](x), two)
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_control_draws_the_same_where_backward_runs_the_model_again(reentrant, passes):
+    plain, again = (tiny("llama").train() for _ in range(2))
+    again.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    again.enable_input_require_grads()
+    call = {**data("llama"), "labels": data("llama")["input_ids"]}
+    control = fitted("llama").random_control(seed=3)
+    with control.on(plain), control.on(again):
+        for each in (plain, again):
+            sum(each(**call).loss for _ in range(passes)).backward()
+    for p, q in zip(plain.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+
+
 # ---------------------------------------------------------------------------------------------------- generation
 
 
