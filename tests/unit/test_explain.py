@@ -162,7 +162,7 @@ def test_weights_made_in_inference_mode() -> None:
     with torch.inference_mode():
         model = Corner().eval()
     found = efface.explain(model, corners(), methods=["occlusion", "gradient"], masker=Grid(2))
-    assert list(found.maps) == ["occlusion"] and "load it outside" in found.failed["gradient"]
+    assert list(found.maps) == ["occlusion", "gradient"] and not found.failed and model.scale.is_inference()
 
 
 class TwoInputs(Corner):

@@ -36,9 +36,9 @@ from efface.attribution.predictions import (
     check_model,
     exact,
     explaining,
-    outside_inference,
     predict,
 )
+from efface.core.inference import outside_inference
 
 Reduce = Literal["sum", "absolute", "size"]
 Explain = Callable[..., Tensor]
@@ -67,7 +67,7 @@ class Baseline:
         return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
-@torch.inference_mode(False)
+@outside_inference
 def attribute(
     method: str,
     model: nn.Module,
@@ -116,9 +116,9 @@ def attribute(
     check_model(model)
     check_positive_int(batch_size, "batch_size")
     wanted = _targets(target, predict(model, x, outputs=outputs, batch_size=batch_size))
-    parts, x = [], outside_inference(x.detach())
+    parts = []
     with _left_alone(model, seed), explaining(method), progress(method, len(x), unit="images") as bar:
-        for images, classes in zip(x.split(batch_size), wanted.split(batch_size), strict=True):
+        for images, classes in zip(x.detach().split(batch_size), wanted.split(batch_size), strict=True):
             found = exact(chosen.explain(model, as_read_by(model, images), classes, **options).detach())
             parts.append(_reduced(found, reduce or chosen.reduce).to(x.device))
             bar.update(len(images))
@@ -157,8 +157,7 @@ def _reduced(maps: Tensor, reduce: Reduce) -> Tensor:
 @contextmanager
 def _left_alone(model: nn.Module, seed: int) -> Iterator[None]:
     """Chance by seed, then put back; gradients of parameters and their flags put back; captum's notices silenced."""
-    # Parameters made in inference mode take no flag outside of it, and need none.
-    kept = [(p, p.grad, p.requires_grad) for p in model.parameters() if not p.is_inference()]
+    kept = [(p, p.grad, p.requires_grad) for p in model.parameters()]
     devices = sorted({p.device.index for p, *_ in kept if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), torch.enable_grad():
         warnings.filterwarnings("ignore", message="Setting forward, backward hooks and attributes on non-linear")

@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from efface._errors import InputError
@@ -17,6 +16,7 @@ from efface.attribution.predictions import explaining
 from efface.attribution.rounds import Fit
 from efface.core.checkpoint import Checkpoint
 from efface.core.concept import Concept
+from efface.core.inference import outside_inference
 from efface.core.method import Method, register
 from efface.core.weights import WeightDelta
 
@@ -42,6 +42,7 @@ class DiET(DietConfig):
     f_b does not use it; more than tuning with random masks does: run that control, `attribution.tuning`.
     """
 
+    @outside_inference
     def fit(
         self,
         model: nn.Module,
@@ -72,10 +73,10 @@ class DiET(DietConfig):
             raise InputError(
                 "no parameter requires a gradient, so there is nothing to tune: model.requires_grad_(True)"
             )
-        with torch.inference_mode(False), explaining("diet"):
+        with explaining("diet"):
             work = Fit(self, model, prepare(model, x, self.removal))
         saved = Checkpoint(checkpoint, work.identity() if checkpoint else {}, seconds=checkpoint_seconds)
-        with torch.inference_mode(False), explaining("diet"):
+        with explaining("diet"):
             work.run(saved)
         fitted = DietErasure(
             WeightDelta.between(model, work.student),

@@ -14,6 +14,7 @@ from efface.attribution.mask_search import MaskSearch, QfaResult
 from efface.core.codec import TENSOR, TYPE
 from efface.core.edits import Edit, OnWeights
 from efface.core.erasure import Erasure
+from efface.core.inference import outside_inference
 from efface.core.weights import WeightDelta
 from efface.core.writing import holds, write
 
@@ -54,6 +55,7 @@ class DietErasure(Erasure):
         """The weights."""
         return (OnWeights(self.delta),)
 
+    @outside_inference
     def student(self, model: nn.Module, *, check: bool = True) -> nn.Module:
         """The tuned copy f_s of a model, in eval mode; the model is not changed.
 
@@ -68,6 +70,7 @@ class DietErasure(Erasure):
         write(found, self.delta, name="the tuned copy", check=check)
         return found
 
+    @outside_inference
     def explain(self, student: nn.Module, x: Any, *, seed: int | None = None) -> QfaResult:
         """Masks of new samples by `qfa` on the student; no labels, no rounding, sparsity 1.
 

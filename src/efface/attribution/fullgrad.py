@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface.attribution.predictions import check_labels, check_model
+from efface.attribution.predictions import check_gradient, check_labels, check_model
 from efface.core.hooks import edit_call
+from efface.core.inference import outside_inference
 
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _CONVOLUTION = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -40,6 +41,7 @@ class FullGradient:
         return self.output - self.input_term - self.bias_term
 
 
+@outside_inference
 def full_gradient(model: nn.Module, x: Tensor, target: Tensor) -> FullGradient:
     """The decomposition f(x) = grad_x f . x + sum_l grad_{b_l} f . b_l.
 
@@ -116,6 +118,7 @@ def _slopes(
     with torch.enable_grad(), _outputs_of(layers) as calls:
         leaf = x.detach().requires_grad_()
         output = model(leaf).gather(1, target[:, None])[:, 0]
+        check_gradient(output)
         wanted = [leaf, *(value for _, value in calls)]
         found = torch.autograd.grad(output.sum(), wanted, allow_unused=True)
     inputs, *slopes = (torch.zeros_like(w) if g is None else g for g, w in zip(found, wanted, strict=True))

@@ -24,8 +24,9 @@ from efface.attribution.masking import (
     masked_outputs,
     prepare,
 )
-from efface.attribution.predictions import Outputs, device_of, explaining
+from efface.attribution.predictions import Outputs, check_gradient, device_of, explaining
 from efface.attribution.removal import Removal
+from efface.core.inference import outside_inference
 from efface.training.seeds import generators
 
 
@@ -48,6 +49,7 @@ class QfaResult:
     passes: int
 
 
+@outside_inference
 def qfa(
     model: Model,
     x: Any,
@@ -173,7 +175,7 @@ class MaskSearch:
         size, device = check_positive_int(batch_size, "batch_size"), device_of(model, x)
         found: list[tuple[Tensor, ...]] = []
         bars = progress("masks", len(x), unit="samples")
-        with torch.inference_mode(False), held_still(model), explaining("qfa"), bars as bar:
+        with held_still(model), explaining("qfa"), bars as bar:
             for first in range(0, len(x), size):
                 chunk = x[first : first + size].to(device)
                 sources = generators(seed, range(first, first + len(chunk)))
@@ -239,10 +241,7 @@ class MaskSearch:
         """Of `|p(x) - p(x_s)|_1`, for each sample by itself."""
         mask = mask.clone().requires_grad_()
         said = masked_outputs(model, masker, x, mask, q)
-        if not said.requires_grad:
-            raise InputError(
-                "the model's output has no gradient: give one that is differentiable, without no_grad, detach or argmax"
-            )
+        check_gradient(said)
         if said.shape != target.shape:
             raise InputError(
                 f"the model gives {tuple(said.shape)} for masked samples, {tuple(target.shape)} for others"

@@ -20,7 +20,6 @@ from efface.attribution.predictions import (
     answer,
     check_model,
     exact,
-    outside_inference,
     parameter_dtype,
     parameters_of,
     to_probabilities,
@@ -54,7 +53,7 @@ def prepare(model: Any, x: Any, removal: Removal) -> Tensor:
         raise InputError(f"the model is a {type(model).__name__}: give an nn.Module or a function of samples")
     if isinstance(x, (tuple, list, dict)):
         raise InputError(f"x is a {type(x).__name__}: give one tensor of samples (n, ...); labels are never used")
-    x = outside_inference(to_tensor(x, "x"))
+    x = to_tensor(x, "x")
     if x.ndim < 2 or not x.numel():
         raise InputError(
             f"x has shape {tuple(x.shape)}: expected samples (n, ...), at least one; for one write x[None]"
@@ -76,11 +75,8 @@ def prepare(model: Any, x: Any, removal: Removal) -> Tensor:
 
 @contextmanager
 def held_still(model: Any) -> Iterator[None]:
-    """No parameter requires a gradient within the block; the flags are put back however it ends.
-
-    Those made in inference mode take no flag outside of it, and need none.
-    """
-    wanted = [p for p in parameters_of(model) if p.requires_grad and not p.is_inference()]
+    """No parameter requires a gradient within the block; the flags are put back however it ends."""
+    wanted = [p for p in parameters_of(model) if p.requires_grad]
     try:
         for p in wanted:
             p.requires_grad_(False)
@@ -175,5 +171,5 @@ def check_responds(model: Model, x: Tensor, masker: Masker, q: Tensor, outputs: 
             f"give no class more than {float(said.softmax(1).max()):.2f}: give the values before the sigmoid, or write "
             "outputs='probabilities' behind a softmax",
             OutputsWarning,
-            stacklevel=5,
+            stacklevel=6,
         )

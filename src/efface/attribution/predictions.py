@@ -26,7 +26,6 @@ _CUT = (
 _HINTS = {
     "does not require grad": _CUT,
     "doesn't require gradient": _CUT,
-    "Inference tensors": "the model's weights were made within torch.inference_mode(): load it outside of that",
     "used more than once": "give each place an activation module of its own, or choose another method",
 }
 """What others say -> what it means here, and what to do."""
@@ -98,12 +97,6 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {short}" + "".join(f" ({hint})" for hint in hints)
 
 
-def outside_inference(x: Tensor) -> Tensor:
-    """Inputs that gradients can go through: a copy of those made in inference mode."""
-    with torch.inference_mode(False):
-        return x.clone() if x.is_inference() else x
-
-
 def as_read_by(model: Any, x: Tensor) -> Tensor:
     """Inputs on the model's device, floats in its dtype."""
     return x.to(device_of(model, x), parameter_dtype(model) if x.is_floating_point() else x.dtype)
@@ -168,6 +161,15 @@ def check_model(model: nn.Module) -> None:
         raise InputError(f"model is {type(model).__name__}: expected a torch.nn.Module")
     if any(module.training for module in model.modules()):
         raise InputError("the model is in training mode, so its outputs depend on the batch: write model.eval() first")
+
+
+def check_gradient(said: Tensor) -> None:
+    """Refuse outputs of a model through which no gradient comes."""
+    if not said.requires_grad:
+        raise InputError(
+            "the model's output has no gradient: give one that is differentiable, without no_grad, detach or argmax, "
+            "or take a method that needs none, such as 'occlusion'"
+        )
 
 
 def check_inputs(x: Tensor, *, images: bool = False) -> None:

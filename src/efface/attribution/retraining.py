@@ -13,6 +13,7 @@ from efface._errors import InputError
 from efface.attribution.curves import fill, reference
 from efface.attribution.predictions import Outputs, check_inputs, check_labels, check_maps, predict
 from efface.attribution.selection import cells_of, keep_cells, ranks
+from efface.core.inference import outside_inference
 
 if TYPE_CHECKING:
     from efface.attribution.removal import Removal
@@ -44,6 +45,7 @@ class Explained:
         check_maps(self.maps, self.x)
 
 
+@outside_inference
 def remove_and_retrain(
     train: Explained,
     test: Explained,

@@ -169,7 +169,7 @@ class Fit:
                 f"{agreed:.2%} of {len(self.x)} samples, and {self.diet.least_agreement:.2%} was asked for: {what}; "
                 "a smaller rate keeps it nearer",
                 AgreementWarning,
-                stacklevel=6,
+                stacklevel=7,
             )
 
     def report(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from efface.attribution.predictions import (
     Outputs,
     as_read_by,
     check_classes,
+    check_gradient,
     check_inputs,
     check_model,
     device_of,
@@ -42,6 +43,7 @@ from efface.attribution.predictions import (
 )
 from efface.attribution.removal import Removal
 from efface.attribution.selection import cells_of, keep_cells, top_k
+from efface.core.inference import outside_inference
 from efface.training.loop import Trainer
 from efface.training.seeds import generator
 
@@ -64,6 +66,7 @@ class Tuned:
     passes: int
 
 
+@outside_inference
 def random_mask_distillation(
     model: nn.Module,
     x: Tensor,
@@ -122,6 +125,7 @@ def random_mask_distillation(
     return _tune(model, len(x), epoch, 1 + phase.draws_needed, passes, rate, seed)
 
 
+@outside_inference
 def input_dropout(
     model: nn.Module,
     x: Tensor,
@@ -157,6 +161,7 @@ def input_dropout(
     return _tune(model, len(x), _epoch_of(loss, batch_size, batch_norm), 1, passes, rate, seed)
 
 
+@outside_inference
 def saliency_guided(
     model: nn.Module,
     x: Tensor,
@@ -258,6 +263,7 @@ def _gradient(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
     x = x.detach().requires_grad_()
     try:
         score = model.eval()(x).gather(1, labels[:, None]).sum()
+        check_gradient(score)
         slope = torch.autograd.grad(score, x)[0]
     finally:
         for module, mode in modes.items():

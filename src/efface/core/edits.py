@@ -222,7 +222,8 @@ def started(edit: Callable[[Tensor], Any]) -> StateEdit:
 
     def moved(x: Tensor) -> Tensor | None:
         if x.device not in copies:
-            copies[x.device] = edit.to(x.device)  # type: ignore[attr-defined]
+            with torch.inference_mode(False):  # they may serve in training later
+                copies[x.device] = edit.to(x.device)  # type: ignore[attr-defined]
         return copies[x.device](x)
 
     return moved

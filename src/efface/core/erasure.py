@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from efface._errors import EffaceWarning, FormatError, InputError
@@ -125,6 +126,7 @@ class Erasure:
         names = {f.name for f in dataclasses.fields(self)}
         return {name: value for name, value in vars(self).items() if name in names}
 
+    @torch.inference_mode(False)
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """The same on another device or in another floating dtype; arguments as `Tensor.to`."""
         changed = {f.name: _moved(getattr(self, f.name), args, kwargs) for f in dataclasses.fields(self)}
@@ -217,6 +219,7 @@ class Joined(Erasure):
         return x
 
 
+@torch.inference_mode(False)
 def load(path: str | os.PathLike[str]) -> Any:
     """Whichever erasure is in a folder.
 
@@ -250,7 +253,7 @@ def _check_mark(path: str | os.PathLike[str], mark: Any, plain: dict[str, Any], 
             f"{os.fspath(path)} was changed after it was saved: its SHA-256 is {now[:12]}..., and {str(mark)[:12]}... "
             "stands in it",
             EffaceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

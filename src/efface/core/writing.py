@@ -66,6 +66,7 @@ def _place(model: nn.Module, path: str) -> _Place:
     return place
 
 
+@torch.inference_mode(False)  # the model may be trained, or explained, with the edit in it
 def _new_value(place: _Place, changes: Iterable[Change]) -> Tensor:
     """The value with the changes in it: formed in float64 (complex128), checked, in the dtype that was there."""
     old = place.value
@@ -93,7 +94,13 @@ def _new_value(place: _Place, changes: Iterable[Change]) -> Tensor:
             f"{place.path} would get weights that are not finite in {old.dtype}; the model is as it was. Convert it "
             "first: model.float() or model.bfloat16()"
         )
-    return value.clone() if value is old or value.data_ptr() == old.data_ptr() else value
+    # A value of its own, neither what was there nor the delta's.
+    return value.clone() if value.data_ptr() in _memory(old, changes) or value.is_inference() else value
+
+
+def _memory(old: Tensor, changes: Iterable[Change]) -> set[int]:
+    """Where what was there, and what is put, lies."""
+    return {x.data_ptr() for x in (old, *(change.value for change in changes if isinstance(change, Put)))}
 
 
 def _changed(place: _Place, change: Change, value: Tensor) -> Tensor:

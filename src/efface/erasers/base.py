@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -89,10 +89,6 @@ class Eraser(Erasure):
         if self.report is None or not self.report.classes:
             return z
         return read_labels(z, tuple(x.shape[:-1]), classes=self.report.classes)
-
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """The same eraser on another device or in another dtype; arguments as `Tensor.to`."""
-        return dataclasses.replace(self, **{k: v.to(*args, **kwargs) for k, v in self.tensors().items()})
 
     def to_module(self) -> EraserModule:
         """An `nn.Module` with the tensors as buffers, to put inside a network."""

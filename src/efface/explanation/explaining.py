@@ -23,7 +23,6 @@ from efface.attribution.predictions import (
     check_labels,
     device_of,
     explaining,
-    outside_inference,
     parameter_dtype,
     predict,
 )
@@ -34,6 +33,7 @@ from efface.audit.explanations import Subject
 from efface.audit.explanations.measured import MAP
 from efface.audit.finding import Finding
 from efface.core.config import plain
+from efface.core.inference import outside_inference
 from efface.core.provenance import called, provenance
 from efface.explanation.copy import about_copy
 from efface.explanation.mapping import AT, METHODS, Maps, Setting, default_masker
@@ -69,7 +69,7 @@ class Explanation:
     failed: Mapping[str, str] = field(default_factory=dict)
 
 
-@torch.inference_mode(False)
+@outside_inference
 def explain(
     model: nn.Module,
     images: Tensor,
@@ -140,7 +140,7 @@ def explain(
         batch_size=check_positive_int(batch_size, "batch_size"),
         seed=seed,
     )
-    x = outside_inference(images.detach()).to(device_of(model, images), parameter_dtype(model))
+    x = images.detach().to(device_of(model, images), parameter_dtype(model))
     said = predict(model, x, outputs=outputs, batch_size=batch_size).float().cpu()
     check_class_names(classes, said)
     wanted = said.argmax(1)
