@@ -29,14 +29,15 @@ def outside_inference(function: Callable[P, T]) -> Callable[P, T]:
     (True, False)
     """
 
+    call: Callable[..., T] = function
+
     @functools.wraps(function)
     def outside(*args: P.args, **kwargs: P.kwargs) -> T:
         with torch.inference_mode(False), ExitStack() as stack:
             for value in (*args, *kwargs.values()):
                 if isinstance(value, nn.Module):
                     stack.enter_context(ordinary_weights(value))
-            given: Any = (ordinary(args), ordinary(kwargs))
-            return function(*given[0], **given[1])
+            return call(*ordinary(args), **ordinary(kwargs))
 
     return outside
 
