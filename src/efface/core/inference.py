@@ -28,7 +28,6 @@ def outside_inference(function: Callable[P, T]) -> Callable[P, T]:
     >>> x.is_inference(), made.is_inference()
     (True, False)
     """
-
     call: Callable[..., T] = function
 
     @functools.wraps(function)
