@@ -117,7 +117,8 @@ def _put_on(run: Handle, edits: Sequence[Edit], *, check: bool) -> None:
             remove = edit.bind(run, check=check)
             stack.callback(remove)
             run._removes.append(remove)
-        if not all(isinstance(edit, OnWeights) for edit in edits):  # those are in whatever holds the weights
+        # Edits of weights are in whatever holds the weights, but where an adapter alone is saved.
+        if not all(isinstance(edit, OnWeights) for edit in edits) or _saves_adapters(run.subject.thing):
             for remove in _tell_outside(run):
                 stack.callback(remove)
                 run._removes.append(remove)
@@ -184,6 +185,11 @@ def _tell_outside(run: Handle) -> Iterator[Remove]:
         yield patch(thing, "save_pretrained", MethodType(_save_without, thing))
     if run.subject.kind == "pipeline":
         yield run.view.watch_others(run.name)
+
+
+def _saves_adapters(thing: Any) -> bool:
+    """Whether `save_pretrained` writes PEFT's adapters alone."""
+    return hasattr(thing, "get_base_model") or bool(getattr(thing, "_hf_peft_config_loaded", False))
 
 
 def _save_without(thing: Any, *args: Any, **kwargs: Any) -> Any:

@@ -96,7 +96,8 @@ class WeightDelta:
     Attributes:
         changes: Name in the state dict -> changes, the first first.
         base: Fingerprint of the model that it was made for; None fits any with these names and shapes.
-        config: Switches of `model.config` that go with it.
+        config: Switches of `model.config` that go with it; a name with dots is an entry of a mapping that a module of
+            the model has, such as `layer.lora_bias.default`.
     """
 
     changes: Mapping[str, tuple[Change, ...]]

@@ -49,6 +49,39 @@ class _Place:
         return nn.Parameter(value, requires_grad=bool(trains))
 
 
+@dataclass(frozen=True, eq=False)
+class _Switch:
+    """A setting of a config, or an entry of a mapping that a module has."""
+
+    owner: Any
+    name: str
+
+    @classmethod
+    def of(cls, model: nn.Module, switch: str) -> _Switch:
+        path, _, name = switch.rpartition(".")
+        part, _, mapping = path.rpartition(".")
+        try:
+            owner = getattr(model.get_submodule(part), mapping or "config")
+        except AttributeError:
+            where = path or "model.config"
+            raise InputError(f"the edit sets {name} of {where}, which this model does not have") from None
+        return cls(owner, name)
+
+    @property
+    def value(self) -> Any:
+        own = self.owner
+        return own.get(self.name, _MISSING) if isinstance(own, dict) else getattr(own, self.name, _MISSING)
+
+    def put(self, value: Any) -> None:
+        own, name = self.owner, self.name
+        if value is _MISSING:
+            own.pop(name) if isinstance(own, dict) else delattr(own, name)
+        elif isinstance(own, dict):
+            own[name] = value
+        else:
+            setattr(own, name, value)
+
+
 def _place(model: nn.Module, path: str) -> _Place:
     """The place of a name, inside the layer that an adapter (PEFT) may have wrapped."""
     parent, _, name = path.rpartition(".")
@@ -138,20 +171,18 @@ class Written:
     def __init__(self, model: nn.Module, delta: WeightDelta, name: str) -> None:
         self.model, self.name = model, name
         self._old: list[tuple[_Place, Tensor | None, Tensor]] = []
-        self._config: dict[str, Any] = {}
+        self._switched: list[tuple[_Switch, Any]] = []
         places = {path: _place(model, path) for path in delta.changes}
         for path, place in places.items():
             _check_commutes(place, delta.changes[path], name)
         values = {path: _new_value(place, delta.changes[path]) for path, place in places.items()}
-        config = getattr(model, "config", None)
-        if delta.config and config is None:
-            raise InputError(f"{name} sets {', '.join(delta.config)} of model.config, which this model does not have")
+        switches = {switch: _Switch.of(model, switch) for switch in delta.config}
         try:
             for path, value in values.items():
                 self._write(places[path], value)
             for switch, setting in delta.config.items():
-                self._config[switch] = getattr(config, switch, _MISSING)
-                setattr(config, switch, setting)
+                self._switched.append((switches[switch], switches[switch].value))
+                switches[switch].put(setting)
         except BaseException:
             self()
             raise
@@ -207,12 +238,10 @@ class Written:
                 if not ledger.written[place.name]:
                     del ledger.written[place.name]
             self._old.pop()
-        for switch, value in self._config.items():
-            if value is _MISSING:
-                delattr(self.model.config, switch)
-            else:
-                setattr(self.model.config, switch, value)  # type: ignore[union-attr]
-        self._config = {}
+        while self._switched:
+            switch, value = self._switched[-1]
+            switch.put(value)
+            self._switched.pop()
 
 
 def write(model: nn.Module, delta: WeightDelta, *, name: str = "an edit", check: bool = True) -> Written:

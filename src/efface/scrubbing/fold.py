@@ -4,13 +4,14 @@ Where linear layers alone read x, their `W x + b` of the erased `x - L R (x - mu
 
     W' = W - (W L) R,    b' = b + (W L) R mu,
 
-and what a linear layer gives is erased by `W' = W - L (R W)`, `b' = b - L R (b - mu)`.
+and what a linear layer gives is erased by `W' = W - L (R W)`, `b' = b - L R (b - mu)`. With LoRA, `s B A x` beside it,
+the same happens to A or B, and the constant goes into the bias of B: it is erased with adapters on, off, and merged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ from efface.core.installer import Handle, handles_on
 from efface.core.site import Site
 from efface.core.weights import Add, Change, LowRank, Put, WeightDelta
 from efface.erasers.leace import LeaceEraser
-from efface.scrubbing.output_readers import example_inputs, find_readers, is_linear
+from efface.scrubbing.adapted import check_open, is_layer, is_lora, trained_beside
+from efface.scrubbing.output_readers import example_inputs, find_readers
 
 _BIAS_FLAGS = (("self_attn", "attention_bias"), ("mlp", "mlp_bias"))
 """Part of a block -> the switch in the config that gives its layers biases when the model is loaded."""
@@ -122,8 +124,33 @@ class _Plan:
     notes: list[str] = field(default_factory=list)
 
     def add(self, path: str, edits: list[tuple[str, LeaceEraser]]) -> None:
-        """Plan the edits of one layer."""
-        module = self.model.get_submodule(path)
+        """Plan the edits of one layer, in all states that its adapters can have."""
+        check_open(self.model, path)
+        module: Any = self.model.get_submodule(path)
+        if beside := trained_beside(module):
+            for name in beside:
+                self.add(f"{path}.{name}", edits)
+            return
+        self._add_layer(path, module.base_layer if is_lora(module) else module, edits)
+        if is_lora(module):
+            for name in module.lora_A:
+                self._add_adapter(path, name, edits)
+
+    def _add_adapter(self, path: str, name: str, edits: list[tuple[str, LeaceEraser]]) -> None:
+        module: Any = self.model.get_submodule(path)
+        down, up = module.lora_A[name], module.lora_B[name]
+        before, bias = _changes(down, [(where, eraser) for where, eraser in edits if where != "output"])
+        after = [(where, replace(eraser, bias=None)) for where, eraser in edits if where == "output"]
+        constant = bias[0].value if bias and isinstance(bias[0], Put) else None
+        weight, bias = _changes(up, after, None if constant is None else up.weight.detach().double() @ constant)
+        self.changes[f"{path}.lora_A.{name}.weight"] = tuple(before)
+        self.changes[f"{path}.lora_B.{name}.weight"] = tuple(weight)
+        if bias:
+            self.changes[f"{path}.lora_B.{name}.bias"] = tuple(bias)
+            if not module.lora_bias[name]:
+                self.config[f"{path}.lora_bias.{name}"] = True  # else a merge would leave it behind
+
+    def _add_layer(self, path: str, module: nn.Module, edits: list[tuple[str, LeaceEraser]]) -> None:
         if module.weight.device.type == "meta":  # type: ignore[union-attr]
             raise InputError(
                 f"the weights of {path} are not in memory (offloaded or on the meta device), so nothing can be folded "
@@ -156,7 +183,7 @@ class _Plan:
     def _fill_biases(self, part: str) -> None:
         """The switch gives a bias to every layer of that part of each block: those not folded get zeros."""
         for path, module in self.model.named_modules():
-            if is_linear(module) and path.rpartition(".")[0].endswith(f".{part}") and module.bias is None:
+            if is_layer(module) and path.rpartition(".")[0].endswith(f".{part}") and module.bias is None:
                 weight: Tensor = module.weight  # type: ignore[assignment]
                 self.changes.setdefault(f"{path}.bias", (Put(weight.new_zeros(weight.shape[0])),))
 
@@ -172,7 +199,7 @@ def foldable(
         inputs: Keyword arguments for one small forward pass; None makes token ids or pixels.
     """
     sites = list(sites)
-    own = {site: is_linear(model.get_submodule(site.path)) for site in sites}
+    own = {site: is_layer(model.get_submodule(site.path)) for site in sites}
     traced = [site for site in sites if not own[site] and site.where == "output"]
     readers = find_readers(model, traced, inputs or example_inputs(model)) if traced else {}
     found: dict[Site, tuple[str, ...] | str] = {}
@@ -213,14 +240,19 @@ def _layers(
     return plan
 
 
-def _changes(module: nn.Module, edits: list[tuple[str, LeaceEraser]]) -> tuple[list[Change], list[Change]]:
-    """How weight and bias of a layer change, in float64."""
+def _changes(
+    module: nn.Module, edits: list[tuple[str, LeaceEraser]], given: Tensor | None = None
+) -> tuple[list[Change], list[Change]]:
+    """How weight and bias of a layer change, in float64; `given` comes to what it gives before that is edited."""
     old: Tensor = module.weight.detach()  # type: ignore[assignment, operator]
     turned = type(module) is not nn.Linear  # Conv1D keeps (in, out)
     w = old.double().mT if turned else old.double()
     b = None if module.bias is None else module.bias.detach().double()  # type: ignore[operator]
     weight: list[Change] = []
     bias: list[Change] = []
+    if given is not None:
+        bias.append(Add(given))
+        b = given if b is None else b + given
     for where in ("input", "upstream", "output"):
         erasers = [eraser for at, eraser in edits if at == where]
         # before a layer the last edit is the innermost, after it the first

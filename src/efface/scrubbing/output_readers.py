@@ -14,12 +14,8 @@ from torch.overrides import TorchFunctionMode
 from efface._errors import InputError
 from efface.core.hooks import edit_value, look, look_before
 from efface.core.site import Site
+from efface.scrubbing.adapted import layers
 from efface.scrubbing.forward import at_rest, device_of
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a plain linear layer: `nn.Linear`, or the transposed `Conv1D` of GPT-2."""
-    return type(module) is nn.Linear or (type(module).__name__ == "Conv1D" and hasattr(module, "nf"))
 
 
 @dataclass
@@ -44,10 +40,9 @@ def find_readers(model: nn.Module, sites: list[Site], inputs: Mapping[str, Any])
     """
     watch = _Watch(model)
     with at_rest(model), ExitStack() as stack:
-        for path, module in model.named_modules():
-            if is_linear(module):
-                stack.callback(look_before(module, watch.entering(path)))
-                stack.callback(look(module, watch.leaving))
+        for path, module in layers(model):
+            stack.callback(look_before(module, watch.entering(path)))
+            stack.callback(look(module, watch.leaving))
         for site in sites:
             stack.callback(look(model.get_submodule(site.path), watch.beginning(site)))
         with watch:
@@ -68,7 +63,7 @@ class _Watch(TorchFunctionMode):
         self._alive: list[Tensor] = []
         self._inside: list[str] = []
         self._calls: dict[str, int] = {}
-        self._reads: dict[tuple[str, Site], int] = {}
+        self._reads: dict[tuple[str, Site], set[int]] = {}
 
     def beginning(self, site: Site) -> Any:
         """A hook that begins to follow what a module gives."""
@@ -119,7 +114,7 @@ class _Watch(TorchFunctionMode):
             path = self._inside[-1]
             if not _of_whole_rows(x, self._given[site]):
                 self.readers[site].others.add(f"{path}, which reads them transposed or in parts")
-            self._reads[path, site] = self._reads.get((path, site), 0) + 1
+            self._reads.setdefault((path, site), set()).add(self._calls[path])
             self.readers[site].linear.add(path)
         else:
             self.readers[site].others.add(f"torch's {name}() outside of any linear layer")
@@ -130,7 +125,7 @@ class _Watch(TorchFunctionMode):
             if (site := self._site_of(x)) is not None:
                 self.readers[site].others.add(f"the caller: it is an output of {self._owner}")
         for (path, site), reads in self._reads.items():
-            if reads != self._calls[path]:
+            if len(reads) != self._calls[path]:
                 self.readers[site].others.add(f"{path}, which also reads other hidden states")
 
 

@@ -22,6 +22,7 @@ from efface.core.saved_types import saved_type
 from efface.core.site import Site
 from efface.core.subjects import unwrapped
 from efface.erasers.base import Eraser
+from efface.scrubbing.adapted import merged
 from efface.scrubbing.batches import Survey
 from efface.scrubbing.config import legacy_config
 from efface.scrubbing.controls import RandomSubspace
@@ -177,6 +178,8 @@ class Scrubber(Erasure):
     ) -> None:
         """Save the scrubbed model by its own `save_pretrained`: it then needs no efface to stay scrubbed.
 
+        Of a model with adapters (PEFT) the whole is saved, with those that are on merged into a copy of it.
+
         Args:
             path: Folder to write, atomically.
             model: The model of the fit, one of Hugging Face. It is left as it is.
@@ -193,7 +196,7 @@ class Scrubber(Erasure):
                 "erasers need no bias, or save the scrubber itself, scrubber.save(folder)"
             )
         with folded.on(model), atomic_dir(path) as folder:
-            unwrapped(model).save_pretrained(folder)  # type: ignore[operator]
+            merged(unwrapped(model)).save_pretrained(folder)  # type: ignore[operator]
 
     def random_control(self, seed: int = 0) -> Scrubber:
         """The control: at each site a random subspace of the same rank about the same mean, new for every batch."""
