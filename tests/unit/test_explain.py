@@ -165,6 +165,22 @@ def test_weights_made_in_inference_mode() -> None:
     assert list(found.maps) == ["occlusion", "gradient"] and not found.failed and model.scale.is_inference()
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers for an old name
+def test_an_adapter_is_explained_like_the_model_it_makes() -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["first", "second", "head"], init_lora_weights=False)
+    with seeded(0):
+        model, methods = peft.get_peft_model(Reused(), config).eval(), [name for name in METHODS if name != "deeplift"]
+    options = {"methods": methods, "train": corners(), "masker": Grid(2)}
+    found = efface.explain(model, corners(), **options)
+    merged = efface.explain(model.merge_and_unload().eval(), corners(), **options)
+    assert (
+        not found.failed and found.fitted is not None and any("lora_A" in name for name in found.fitted.delta.changes)
+    )
+    for name in set(methods) - {"diet"}:  # which tunes the adapter alone
+        torch.testing.assert_close(found.maps[name].values, merged.maps[name].values, atol=1e-5, rtol=1e-4)
+
+
 class TwoInputs(Corner):
     def forward(self, x: Tensor, age: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x) + age

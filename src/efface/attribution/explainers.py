@@ -150,7 +150,8 @@ def _last_convolution(model: nn.Module, x: Tensor) -> nn.Module:
     ran: list[nn.Module] = []
     with ExitStack() as stack:
         for module in model.modules():
-            if isinstance(module, nn.Conv2d):
+            # One inside an adapter gives a part of what its layer gives.
+            if isinstance(module, nn.Conv2d) or isinstance(getattr(module, "base_layer", None), nn.Conv2d):
                 stack.callback(look(module, lambda module, *_: ran.append(module)))
         model(x[:1])
     if not ran:

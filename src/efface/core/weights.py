@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface.core.fingerprint import agrees, fingerprint
+from efface.core.subjects import unwrapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,9 +141,12 @@ class WeightDelta:
     def between(before: nn.Module, after: nn.Module) -> WeightDelta:
         """What turns one model into another of the same architecture, bit for bit: `Put` for all that differs.
 
+        Names are those inside wrappers, as where it is written.
+
         Raises:
             InputError: If they are of different architectures.
         """
+        before, after = unwrapped(before), unwrapped(after)
         old, new = before.state_dict(), after.state_dict()
         if {n: v.shape for n, v in old.items()} != {n: v.shape for n, v in new.items()}:
             raise InputError("the models have other parameters: give two of one architecture")
