@@ -319,6 +319,37 @@ def test_sensitive_columns_may_stay_if_they_are_numbers() -> None:
         strings.transform(frame.assign(z=group))
 
 
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+@EVERY
+def test_the_sensitive_columns_may_be_unknown_at_prediction_time(cls: type, kind: str) -> None:
+    """Where the concept is not needed, neither are its columns; where it is, it may come by another way."""
+    X, group, _ = _data()
+    columns = {"a": X[:, 0], "group": group, "b": X[:, 1], "c": X[:, 2]}
+    frame, rest = _frame(kind, columns), _frame(kind, {k: v for k, v in columns.items() if k != "group"})
+    estimator = cls(sensitive_columns="group").fit(frame)
+    if cls in LABELLED:
+        with pytest.raises(InputError, match="transform.X, sensitive_features=s."):
+            estimator.transform(rest)
+        found = [estimator.transform(rest, sensitive_features=group)]
+    else:
+        gaps = _frame(kind, {**columns, "group": np.full(len(X), None)})
+        found = [estimator.transform(rest), estimator.transform(gaps)]
+    for each in found:
+        np.testing.assert_allclose(each, estimator.transform(frame), atol=1e-12)
+    with pytest.raises(ValueError, match="feature names should match"):
+        estimator.transform(_frame(kind, {k: v for k, v in columns.items() if k != "a"}))
+
+
+def test_sensitive_columns_that_stay_have_to_be_there() -> None:
+    X, _, _ = _data()
+    frame = pd.DataFrame(X, columns=list("abcde")).assign(z=X[:, 0] > 0, y=X[:, 1] > 0)
+    leace = LeaceTransformer(sensitive_columns=["z", "y"], keep_sensitive=True).fit(frame)
+    with pytest.raises(InputError, match="X lacks sensitive columns"):
+        leace.transform(frame.drop(columns="z"))
+    dropping = LeaceTransformer(sensitive_columns=["z", "y"]).fit(frame)
+    np.testing.assert_allclose(dropping.transform(frame.drop(columns="z")), dropping.transform(frame))
+
+
 def test_names_without_a_table() -> None:
     X, _, _ = _data()
     leace = LeaceTransformer(sensitive_columns=[1]).fit(X)

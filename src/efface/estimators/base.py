@@ -163,9 +163,17 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             f"or {name}(concept='y') if the concept is y itself, which is never erased unasked"
         )
 
-    def _split(self, X: Any, *, reset: bool, at_least: int = 1) -> tuple[NDArray[Any], list[Column] | None]:
-        """Features to edit `(n, d)`, and the sensitive columns if they are columns of X."""
+    def _split(
+        self, X: Any, *, reset: bool, at_least: int = 1, labelled: bool | None = None
+    ) -> tuple[NDArray[Any], list[Column] | None]:
+        """Features to edit `(n, d)`, and the sensitive columns if they are columns of X.
+
+        When it is applied (`labelled` says whether the concept is needed for that) they may be missing from a table, or
+        not filled in, as they often are at prediction time.
+        """
         X = _dense(X)
+        if labelled is not None and (rest := self._without_sensitive(X)) is not None:
+            return _check_array(rest, dtype=_FLOATS, estimator=self, input_name="X"), None
         if self.sensitive_columns is None:
             checked = _validate_data(self, X, reset=reset, dtype=_FLOATS, ensure_min_samples=at_least)
             return checked, None
@@ -175,9 +183,21 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             self.sensitive_indices_ = self._find_sensitive(table.shape[1])
         rest = column_at(table, self._kept().tolist())
         features = _check_array(rest, dtype=_FLOATS, estimator=self, input_name="X", ensure_min_samples=at_least)
+        if labelled is False and is_table(X):
+            return features, None
         names = getattr(self, "feature_names_in_", [f"[:, {i}]" for i in range(table.shape[1])])
         columns = [read_columns(column_at(table, int(i)), f"X column {names[i]!s}")[0] for i in self.sensitive_indices_]
         return features, columns
+
+    def _without_sensitive(self, X: Any) -> Any:
+        """The features of a table that lacks sensitive columns, and nothing else; None of any other X."""
+        fitted = [str(name) for name in getattr(self, "feature_names_in_", ())]
+        if self.sensitive_columns is None or not fitted or not is_table(X):
+            return None
+        given, kept = [str(name) for name in X.columns], [fitted[i] for i in self._kept()]
+        places = [i for i, name in enumerate(given) if name in kept or name not in fitted]
+        lacks = given != fitted and [given[i] for i in places] == kept
+        return column_at(X, places) if lacks else None
 
     def _kept(self) -> NDArray[np.int64]:
         """Positions of the columns that are not sensitive."""
@@ -202,7 +222,7 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _apply(self, X: Any, sensitive: Any = None, *, labelled: bool) -> NDArray[Any]:
         """Erase from X, with labels if the method needs them."""
         check_is_fitted(self)
-        features, inside = self._split(X, reset=False)
+        features, inside = self._split(X, reset=False, labelled=labelled)
         z = [self.encoder_.encode(self._labels(sensitive, inside, len(features)))] if labelled else []
         return self._with_sensitive(X, self._erase(features, *z))
 
@@ -224,6 +244,8 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _with_sensitive(self, X: Any, erased: NDArray[Any]) -> NDArray[Any]:
         if self.sensitive_columns is None or not self.keep_sensitive:
             return erased
+        if self._without_sensitive(X) is not None:
+            raise InputError("keep_sensitive=True and X lacks sensitive columns: give them, or leave keep_sensitive out")
         try:
             out = _check_array(X, dtype=erased.dtype, copy=True)
         except (TypeError, ValueError) as error:
@@ -280,7 +302,7 @@ class UnlabelledTransformer(EraserTransformer):
         """X with the concept erased.
 
         Args:
-            X: `(n, d)` features, as in `fit`.
+            X: `(n, d)` features, as in `fit`; a table may lack the `sensitive_columns`.
 
         Raises:
             InputError: If a value is missing or the width is another.
@@ -299,7 +321,7 @@ class LabelledTransformer(EraserTransformer):
         Args:
             X: `(n, d)` features, as in `fit`.
             sensitive_features: `(n,)` or `(n, m)` concept of these rows (of the labels y if `concept="y"`);
-                not wanted if it is in `sensitive_columns`.
+                not wanted if it is in columns of X.
 
         Raises:
             InputError: If the concept is not given, or has a class never seen in `fit`.
