@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import os
 import pickle
 import subprocess
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
+import scipy.sparse
 import sklearn
 import torch
 from fairlearn.preprocessing import CorrelationRemover
@@ -317,6 +320,41 @@ def test_sensitive_columns_may_stay_if_they_are_numbers() -> None:
     strings = LeaceTransformer(sensitive_columns=["z"], keep_sensitive=True).fit(frame.assign(z=group))
     with pytest.raises(InputError, match="keep_sensitive=True needs numbers"):
         strings.transform(frame.assign(z=group))
+
+
+NAMES = list("abcd")
+CONTAINERS: dict[str, Callable[[Any], Any]] = {
+    **{kind: lambda x, kind=kind: getattr(scipy.sparse, f"{kind}_matrix")(x) for kind in ("csr", "coo", "dok", "lil")},
+    "csr array": scipy.sparse.csr_array,
+    "sparse tensor": lambda x: torch.tensor(x).to_sparse(),
+    "masked": lambda x: np.ma.masked_array(x, mask=False),
+    "objects": lambda x: x.astype(object),
+    "Float64": lambda x: pd.DataFrame(x, columns=NAMES).astype("Float64"),
+    "arrow-backed": lambda x: pd.DataFrame(x, columns=NAMES).astype("double[pyarrow]"),
+    "decimals": lambda x: pd.DataFrame(x, columns=NAMES).map(lambda v: decimal.Decimal(repr(v))),
+    "sparse columns": lambda x: pd.DataFrame(x, columns=NAMES).astype(pd.SparseDtype("float", 0.0)),
+    "polars": lambda x: pl.DataFrame(x, schema=NAMES),
+    "polars, not computed": lambda x: pl.DataFrame(x, schema=NAMES).lazy(),
+    "pyarrow": lambda x: pa.table({name: x[:, i] for i, name in enumerate(NAMES)}),
+}
+TABLES = ("Float64", "arrow-backed", "decimals", "sparse columns", "polars", "polars, not computed", "pyarrow")
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_containers_of_x(kind: str) -> None:
+    X, group, _ = _data()
+    X = X[:, :4].round(2)
+    estimator = LeaceTransformer().fit(CONTAINERS[kind](X), sensitive_features=group)
+    np.testing.assert_allclose(estimator.transform(CONTAINERS[kind](X)), _routed(LeaceTransformer, X, group), atol=1e-9)
+    assert estimator.get_feature_names_out().tolist() == (NAMES if kind in TABLES else ["x0", "x1", "x2", "x3"])
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+def test_columns_of_dates_are_refused_by_name(kind: str) -> None:
+    X, group, _ = _data()
+    frame = _frame(kind, {"a": X[:, 0], "when": np.full(len(X), np.datetime64("2020-01-01", "us"))})
+    with pytest.raises(InputError, match="column 'when' of X holds dates or times"):
+        LeaceTransformer().fit(frame, sensitive_features=group)
 
 
 @pytest.mark.parametrize("kind", ["pandas", "polars"])

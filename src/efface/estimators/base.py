@@ -13,11 +13,10 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from efface._errors import InputError
-from efface._validate import to_tensor
 from efface.core.arrays import shared
 from efface.core.labels import Column
 from efface.core.row_labels import Labels
-from efface.estimators.columns import column_at, is_table, read_columns
+from efface.estimators.columns import column_at, is_table, read_columns, readable
 from efface.estimators.concept import ConceptEncoder
 from efface.estimators.inputs import of_length, position, too_many, weighted
 
@@ -171,7 +170,7 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         When it is applied (`labelled` says whether the concept is needed for that) they may be missing from a table, or
         not filled in, as they often are at prediction time.
         """
-        X = _dense(X)
+        X = readable(X)
         if labelled is not None and (rest := self._without_sensitive(X)) is not None:
             return _check_array(rest, dtype=_FLOATS, estimator=self, input_name="X"), None
         if self.sensitive_columns is None:
@@ -245,7 +244,9 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if self.sensitive_columns is None or not self.keep_sensitive:
             return erased
         if self._without_sensitive(X) is not None:
-            raise InputError("keep_sensitive=True and X lacks sensitive columns: give them, or leave keep_sensitive out")
+            raise InputError(
+                "keep_sensitive=True and X lacks sensitive columns: give them, or leave keep_sensitive out"
+            )
         try:
             out = _check_array(X, dtype=erased.dtype, copy=True)
         except (TypeError, ValueError) as error:
@@ -287,12 +288,6 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if tags.transformer_tags is not None:
             tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def _dense(X: Any) -> Any:
-    """X, without what scikit-learn would drop in silence (a mask) or refuse (a sparse matrix)."""
-    special = isinstance(X, np.ma.MaskedArray) or hasattr(X, "tocsr")
-    return to_tensor(X, "X").numpy() if special else X
 
 
 class UnlabelledTransformer(EraserTransformer):

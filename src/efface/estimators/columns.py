@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from efface._errors import InputError
+from efface._validate import to_tensor
 from efface.core.arrays import array_of_sequence
 from efface.core.labels import Column, read_column
 
@@ -53,3 +54,38 @@ def is_table(value: Any) -> bool:
 def column_at(table: Any, position: Any) -> Any:
     """The column at a position, or the table of those at several, of a table or an array."""
     return table.iloc[:, position] if hasattr(table, "iloc") else table[:, position]
+
+
+def readable(X: Any) -> Any:
+    """X as scikit-learn reads it: without what it would drop in silence (a mask, names), or cannot take.
+
+    Raises:
+        InputError: If a column holds dates, or an array holds records.
+    """
+    if hasattr(X, "collect") and hasattr(X, "collect_schema"):  # polars that is not computed yet
+        X = X.collect()
+    if hasattr(X, "column_names") and hasattr(X, "to_pandas"):  # pyarrow, whose names scikit-learn does not see
+        X = X.to_pandas()
+    if is_table(X):
+        return _without_sparse_columns(_without_dates(X))
+    special = isinstance(X, (np.ma.MaskedArray, np.matrix)) or hasattr(X, "tocsr") or hasattr(X, "to_dense")
+    special = special or getattr(getattr(X, "dtype", None), "names", None) is not None
+    return to_tensor(X, "X").numpy(force=True) if special else X
+
+
+def _without_dates(table: Any) -> Any:
+    """The table itself, if no column holds dates or times.
+
+    Raises:
+        InputError: If one does.
+    """
+    for name, kind in zip(table.columns, table.dtypes, strict=True):
+        if str(kind).lower().startswith(("date", "time", "duration", "period")):
+            raise InputError(f"column {name!r} of X holds dates or times ({kind}): drop it, or convert it to numbers")
+    return table
+
+
+def _without_sparse_columns(table: Any) -> Any:
+    """The table with pandas' sparse columns as plain ones."""
+    sparse = {n: k.subtype for n, k in zip(table.columns, table.dtypes, strict=True) if str(k).startswith("Sparse")}
+    return table.astype(sparse) if sparse else table
