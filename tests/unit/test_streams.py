@@ -8,6 +8,7 @@ import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.torch import load_file, save_file
 
-from efface._errors import FormatError, InputError, MissingExtraError
+from efface._errors import EffaceWarning, FormatError, InputError, MissingExtraError
 from efface.streams import Source, column_names, open_sink, open_source, progress, split_spec
+from efface.streams.csv import CsvSource
+from efface.streams.dialect import Dialect
 
 SUFFIXES = [".npy", ".npz", ".csv", ".parquet", ".safetensors"]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -222,6 +225,71 @@ def test_csv_keeps_the_other_columns_to_the_letter(tmp_path: Path, rows: int) ->
     assert new["b"].astype(float).tolist() == [0.25, 0.5, 0.75]
 
 
+DIALECTS: dict[str, tuple[dict[str, Any], Dialect]] = {
+    "semicolons": ({"sep": ";"}, Dialect(separator=";")),
+    "tabs": ({"sep": "\t"}, Dialect(separator="\t")),
+    "bars": ({"sep": "|"}, Dialect(separator="|")),
+    "European": ({"sep": ";", "decimal": ","}, Dialect(separator=";", decimal=",")),
+    "European tabs": ({"sep": "\t", "decimal": ","}, Dialect(separator="\t", decimal=",")),
+    "UTF-16": ({"encoding": "utf-16"}, Dialect("utf-16")),
+    "UTF-32": ({"encoding": "utf-32"}, Dialect("utf-32")),
+    "European UTF-16": ({"sep": ";", "decimal": ",", "encoding": "utf-16"}, Dialect("utf-16", ";", ",")),
+    "byte order mark": ({"encoding": "utf-8-sig"}, Dialect()),
+    "Windows": ({"lineterminator": "\r\n"}, Dialect()),
+}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.filterwarnings("ignore:.*decimal commas:efface.EffaceWarning")
+def test_csv_of_other_countries_and_spreadsheets(tmp_path: Path, name: str) -> None:
+    """Read as it is, and written as it was read, but in UTF-8."""
+    how, dialect = DIALECTS[name]
+    frame = pd.DataFrame({"a": [0.5, -1.25, 3e-7], "ü": [1, 2, 30000], "text": ["x;y", 'say "hi", 0,5', "ß\nz"]})
+    frame.to_csv(tmp_path / "X.csv", index=False, **how)
+    source = open_source(tmp_path / "X.csv")
+    assert isinstance(source, CsvSource) and source.dialect == dialect
+    with open_sink(tmp_path / "Y.csv", like=source.select(["a", "ü"], rest=True), features=["a", "ü"]) as sink:
+        for chunk in source.select(["a", "ü"], ["text"]).chunks(2):
+            assert chunk.labels("text").tolist() == frame["text"][chunk.first_row : chunk.first_row + 2].tolist()
+            sink.write(chunk.replace(["a", "ü"], chunk.numbers(["a", "ü"]) / 2))
+    written = pd.read_csv(tmp_path / "Y.csv", **{k: v for k, v in how.items() if k in ("sep", "decimal")})
+    pd.testing.assert_frame_equal(written, frame.assign(a=frame["a"] / 2, ü=frame["ü"] / 2))
+
+
+def test_decimal_commas_are_told_and_thousands_stay_text(tmp_path: Path) -> None:
+    path = tmp_path / "X.csv"
+    path.write_text("a;b\n0,5;1\n1,25;2\n")
+    with pytest.warns(EffaceWarning, match="is read with decimal commas"):
+        assert read(open_source(path), 10).tolist() == [[0.5, 1.0], [1.25, 2.0]]
+    for lines in ("a;b\n1,234;1\n5,678;2\n", "a;b\n1,5;0.5\n2,5;1.5\n", 'a,b\n"1,5",2\n"2,5",3\n'):
+        path.write_text(lines)
+        assert [c.kind for c in open_source(path).columns] == ["other", "number"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("# made by x\na,b\n1,2\n", ["a", "b"]),
+        ("# a,b\n1,2\n", ["# a", "b"]),
+        ("sep=;\na;b\n1;2\n", ["a", "b"]),
+        ("0,1\n1,2\n", ["0", "1"]),
+        ("a,b,\n1,2,\n", ["a", "b"]),
+        (",a,b\n7,1,2\n", ["a", "b"]),
+        ("Unnamed: 0,a,b\n7,1,2\n", ["a", "b"]),
+    ],
+)
+def test_csv_lines_and_columns_beside_the_data(tmp_path: Path, text: str, names: list[str]) -> None:
+    (tmp_path / "X.csv").write_text(text)
+    source = open_source(tmp_path / "X.csv")
+    assert [c.name for c in source.columns if not c.is_index] == names
+    assert next(iter(source.select(names).chunks(9))).numbers(names).tolist() == [[1.0, 2.0]]
+
+
+def test_csv_of_true_and_false(tmp_path: Path) -> None:
+    pd.DataFrame({"a": [0.5, 1.5], "b": [True, False]}).to_csv(tmp_path / "X.csv", index=False)
+    assert read(open_source(tmp_path / "X.csv"), 10).tolist() == [[0.5, 1.0], [1.5, 0.0]]
+
+
 def test_csv_reads_an_integer_column_that_turns_into_floats_late(tmp_path: Path) -> None:
     lines = ["a,b"] + ["1,2"] * 1_200_000 + ["1.5,2"]
     (tmp_path / "X.csv").write_text("\n".join(lines))
@@ -295,7 +363,10 @@ BAD = {
     "text.parquet": "cannot be read",
     "text.safetensors": "cannot be read",
     "zero.npy": "0 bytes",
-    "semicolons.csv": "expected commas",
+    "mixed.csv": "one column called 'a;b': expected one separator",
+    "numbers.csv": "no header line: its first line holds numbers .0.5, 1.5.",
+    "utf16.csv": "has zero bytes in it: save it as UTF-8",
+    "latin header.csv": "not UTF-8.*iconv",
     "twice.csv": "several columns called a: rename",
     "header.csv": "no rows",
     "latin.csv": "not UTF-8",
@@ -325,7 +396,10 @@ def write_bad_tables(folder: Path) -> None:
     for name in ("zero.npy", "X.txt"):
         (folder / name).write_text("" if name == "zero.npy" else "1 2 3")
     (folder / "header.csv").write_text("a,b\n")
-    (folder / "semicolons.csv").write_text("a;b\n1;2\n")
+    (folder / "mixed.csv").write_text("a;b\n1\t2\n3\n")
+    (folder / "numbers.csv").write_text("0.5,1.5\n1.5,2\n")
+    (folder / "utf16.csv").write_bytes("a,b\n1,2\n".encode("utf-16-le"))
+    (folder / "latin header.csv").write_bytes("a,é\n1,2\n".encode("latin-1"))
     (folder / "twice.csv").write_text("a,a\n1,2\n")
     (folder / "latin.csv").write_bytes("a,b\n1,é\n".encode("latin-1"))
     pq.write_table(pa.table({"a": pa.array([], pa.float64())}), folder / "none.parquet")

@@ -181,6 +181,6 @@ def _print_result(output: str, inputs: Inputs, change: Change) -> None:
         into_table = Path(output).suffix.lower() in TABLES
         what = "kept as they were" if into_table else "not written, as an array has no room for them"
         print(f"other columns {what}: {shortened(kept, count=20)}")
-    types = {c.type for c in inputs.x.columns if c.name in changed and c.type.startswith(("int", "uint"))}
+    types = {c.type for c in inputs.x.columns if c.name in changed and c.type.startswith(("int", "uint", "bool"))}
     if types:
-        print(f"columns of {', '.join(sorted(types))} became floating point: an erased integer is no integer")
+        print(f"columns of {', '.join(sorted(types))} became floating point: what is erased is no whole number")

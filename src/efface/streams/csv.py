@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from efface._errors import FormatError, InputError
 from efface._io import atomic_path
+from efface.streams.dialect import Dialect, find_dialect
 from efface.streams.source import (
     Chunk,
     Column,
@@ -21,15 +23,16 @@ from efface.streams.source import (
     check_rows,
     check_unique,
     column_names,
+    shortened,
 )
 from efface.streams.table import TableChunk, arrow, column_of, is_text, rechunk, table_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_PLAIN = Dialect()
 _BLOCK_BYTES = 1 << 22
 _LINES = 1024
-_SPECIAL = r'[",\r\n]'
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class CsvSource:
         path: The file.
         where: What the user typed.
         columns: The columns in order.
-        numbers: Columns that are read as float64.
+        dialect: How it is written.
+        numbers: Columns that are read as float64, or as booleans where they say True and False.
         labels: Columns that are read as the type they seem to have.
         read: Names of the columns to read, or None for all; what is neither of these stays text.
         rows: None: only reading to the end would tell.
@@ -50,6 +54,7 @@ class CsvSource:
     path: Path
     where: str
     columns: tuple[Column, ...]
+    dialect: Dialect = _PLAIN
     numbers: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     read: tuple[str, ...] | None = None
@@ -65,24 +70,26 @@ class CsvSource:
     def _tables(self) -> Iterator[pa.Table]:
         done, pyarrow = 0, arrow()
         try:
-            with _open(self.path, self._types(), self.read) as reader:
+            with _open(self.path, self.dialect, self._types(), self.read) as reader:
                 for batch in reader:
                     yield pyarrow.Table.from_batches([batch])
                     done += batch.num_rows
-        except pyarrow.ArrowInvalid as error:
+        except (pyarrow.ArrowInvalid, UnicodeError) as error:
             raise FormatError(self._explained(str(error), done)) from error
         check_rows(done, self.where)
 
     def _types(self) -> dict[str, Any]:
         pyarrow = arrow()
         text = {c.name: pyarrow.string() for c in self.columns if c.name not in self.labels}
-        return text | {name: pyarrow.float64() for name in self.numbers}
+        truth = {c.name for c in self.columns if c.type == "bool"}
+        return text | {name: pyarrow.bool_() if name in truth else pyarrow.float64() for name in self.numbers}
 
     def _explained(self, error: str, done: int) -> str:
         """What pyarrow said, with the name of the column and the rows read so far."""
         for i, column in enumerate(column_names(self)):
             error = error.replace(f"CSV column #{i}:", f"column {column!r}:")
         advice = "expected one type in the whole column" if "conversion" in error else "expected one line per row"
+        advice = "save it as UTF-8" if "UTF8" in error else advice
         place = "" if "Row #" in error else f" after row {done}"
         return f"{self.where} cannot be read{place}: {error.replace('Row #', 'line ')}: {advice}"
 
@@ -95,14 +102,17 @@ class CsvSource:
 
 
 @contextmanager
-def _open(path: Path, types: dict[str, Any], read: Sequence[str] | None) -> Iterator[Any]:
+def _open(path: Path, dialect: Dialect, types: dict[str, Any], read: Sequence[str] | None) -> Iterator[Any]:
     pc = arrow("pyarrow.csv")
-    convert = pc.ConvertOptions(column_types=types, include_columns=list(read or ()))
+    how = {"skip_rows": dialect.skip, "encoding": "utf8" if dialect.encoding == "utf-8" else dialect.encoding}
     options = {
-        "read_options": pc.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
-        "convert_options": convert,
+        "read_options": pc.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False, **how),
+        "parse_options": pc.ParseOptions(delimiter=dialect.separator, newlines_in_values=True),
+        "convert_options": pc.ConvertOptions(
+            column_types=types, include_columns=list(read or ()), decimal_point=dialect.decimal
+        ),
     }
-    with pc.open_csv(path, parse_options=pc.ParseOptions(newlines_in_values=True), **options) as reader:
+    with pc.open_csv(path, **options) as reader:
         yield reader
 
 
@@ -110,31 +120,58 @@ def open_csv(path: Path) -> CsvSource:
     """Open a `.csv` file as a source.
 
     Raises:
-        FormatError: If it is empty, not comma separated, not UTF-8, or has rows of unequal length.
+        FormatError: If it is empty, no text that can be read, without a header, or has rows of unequal length.
     """
+    dialect = find_dialect(path)
     try:
-        with _open(path, {}, None) as reader:
+        with _open(path, dialect, {}, None) as reader:
             found = [column_of(field) for field in reader.schema]
-    except arrow().ArrowInvalid as error:
-        raise FormatError(f"{path} cannot be read: {error}: expected a header line and one line per row") from error
-    columns = (replace(found[0], is_index=not found[0].name and len(found) > 1), *found[1:])
+    except (arrow().ArrowInvalid, UnicodeError) as error:
+        raise FormatError(
+            f"{path} cannot be read: {error}: expected a header line and one line per row, with commas, semicolons or "
+            "tabs between columns"
+        ) from error
+    columns = tuple(replace(column, is_index=_is_index(column, i, len(found))) for i, column in enumerate(found))
     _check_header([column.name for column in columns], path)
     if any(column.type == "binary" for column in columns):
         raise FormatError(f"{path} is not UTF-8 text: save it as UTF-8")
-    return CsvSource(path, str(path), columns)
+    return CsvSource(path, str(path), columns, dialect)
+
+
+def _is_index(column: Column, place: int, width: int) -> bool:
+    """Whether a column is none of the data: rows' names as pandas writes them, or what a separator at the end makes."""
+    if place == 0 and width > 1:
+        return not column.name or column.name == "Unnamed: 0"
+    return place == width - 1 and not column.name and column.type == "null"
 
 
 def _check_header(names: Sequence[str], path: Path) -> None:
     check_unique(names, str(path))
     if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
-        raise FormatError(f"{path} has one column called {names[0]!r}: expected commas between columns")
+        raise FormatError(
+            f"{path} has one column called {names[0]!r}: expected one separator, comma, semicolon or tab, the same in "
+            "all lines"
+        )
+    if all(map(_is_number, names)) and [*names] != [str(i) for i in range(len(names))]:
+        raise FormatError(
+            f"{path} has no header line: its first line holds numbers ({shortened(names)}): put names above them"
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 class CsvWriter:
-    """Writes tables as lines; only values that need quotes get them."""
+    """Writes tables as lines in UTF-8; only values that need quotes get them."""
 
-    def __init__(self, file: IO[bytes], where: str) -> None:
+    def __init__(self, file: IO[bytes], where: str, dialect: Dialect) -> None:
         self._file, self._where, self._begun = file, where, False
+        self._dialect = dialect
 
     def write(self, chunk: Chunk) -> None:
         """Append the rows of a chunk."""
@@ -142,12 +179,12 @@ class CsvWriter:
         if not self._begun:
             self._write_header(table.column_names)
         for start in range(0, len(table), _LINES):
-            lines = to_lines(table.slice(start, _LINES))
+            lines = to_lines(table.slice(start, _LINES), self._dialect)
             self._file.write("".join(lines.to_pylist()).encode())
 
     def _write_header(self, names: Sequence[str]) -> None:
         line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(names)
+        csv.writer(line, lineterminator="\n", delimiter=self._dialect.separator).writerow(names)
         self._file.write(line.getvalue().encode())
         self._begun = True
 
@@ -156,18 +193,18 @@ class CsvWriter:
         check_rows(None if self._begun else 0, self._where)
 
 
-def to_lines(table: pa.Table) -> pa.ChunkedArray:
+def to_lines(table: pa.Table, dialect: Dialect) -> pa.ChunkedArray:
     """Each row as a line, its end included; floats have as many digits as they need to be read back."""
     pc = arrow("pyarrow.compute")
-    fields = [_to_field(name, table.column(name)) for name in table.column_names]
+    fields = [_to_field(name, table.column(name), dialect) for name in table.column_names]
     if len(fields) == 1:
         # An empty line would not be read as a row.
         fields = [pc.if_else(pc.equal(fields[0], ""), '""', fields[0])]
-    lines = pc.binary_join_element_wise(*fields, ",") if len(fields) > 1 else fields[0]
+    lines = pc.binary_join_element_wise(*fields, dialect.separator) if len(fields) > 1 else fields[0]
     return pc.binary_join_element_wise(lines, "\n", "")
 
 
-def _to_field(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+def _to_field(name: str, values: pa.ChunkedArray, dialect: Dialect) -> pa.ChunkedArray:
     pyarrow, pc = arrow(), arrow("pyarrow.compute")
     try:
         text = pc.coalesce(values.cast(pyarrow.string()), pyarrow.scalar("", pyarrow.string()))
@@ -178,14 +215,16 @@ def _to_field(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
     if is_text(values.type) or pyarrow.types.is_dictionary(values.type):
         inside = pc.replace_substring(text, '"', '""')
         quoted = pc.binary_join_element_wise('"', inside, '"', "")
-        return pc.if_else(pc.match_substring_regex(text, _SPECIAL), quoted, text)
-    return text
+        special = f'["{re.escape(dialect.separator)}\r\n]'
+        return pc.if_else(pc.match_substring_regex(text, special), quoted, text)
+    return text if dialect.decimal == "." else pc.replace_substring(text, ".", dialect.decimal)
 
 
 @contextmanager
 def write_csv(path: Path, like: Source, features: Sequence[str]) -> Iterator[Sink]:
-    """A sink for a `.csv` file that appears when the block ends without an error."""
+    """A sink for a `.csv` file, written like the source if that is one, that appears when the block ends well."""
+    dialect = like.dialect if isinstance(like, CsvSource) else _PLAIN
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        sink = CsvWriter(file, like.where)
+        sink = CsvWriter(file, like.where, dialect)
         yield sink
         sink.finish()
