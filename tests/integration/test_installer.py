@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import importlib
 import itertools
 import pickle
 import signal
@@ -466,13 +467,147 @@ def test_a_site_that_is_never_passed_is_told() -> None:
     model = Skips()
     both = Holds((OnStates({Site("used"): torch.zeros_like, Site("unused"): torch.zeros_like}),))
 
-    with pytest.warns(NotReachedWarning, match="ran 2 times and never came by unused"), both.on(model):
+    run = both.on(model)
+    with pytest.warns(NotReachedWarning, match="Skips was called and never came by unused: nothing was erased there"):
         model(X)
-        model(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(X)  # it has been said
+    with pytest.warns(NotReachedWarning, match="ran 2 times and never came by unused"):
+        run.undo()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with both.on(model):
             pass
+
+
+class _Two(nn.Module):
+    """Two layers; how the first one is run is what a test is about."""
+
+    def __init__(self, first: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.run, self.kept = first, ()
+
+    def forward(self, x: Tensor) -> Any:
+        found = self.run(self, x)
+        return (self.second(found[0]), found[1]) if isinstance(found, tuple) else self.second(found)
+
+
+def _kept(model: Any, x: Tensor) -> Tensor:
+    """The first layer keeps what it gives in an attribute, from within."""
+    forward = nn.Linear.forward
+    model.first.forward = lambda x: model.__setattr__("kept", [forward(model.first, x)]) or model.kept[0]
+    return model.first(x)
+
+
+def _captured(model: Any, x: Tensor) -> tuple[Tensor, Any]:
+    """The model gives what the first layer gave from within, as transformers did by patches of `forward`."""
+    found = _kept(model, x)
+    seen, model.kept = (x, *model.kept), ()
+    return found, {"hidden_states": seen}
+
+
+class _Reads(nn.Module):
+    """Reads the hidden states that a part has captured, and gives none of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = _Two(_captured)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tower(x)[1]["hidden_states"][-1] + 1
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "told"),
+    [
+        (_Two(lambda model, x: model.first.forward(x)), "first", "_Two was called and never came by first"),
+        (_Two(_captured), "first", "_Two gives the hidden states of first as they were before"),
+        (_Two(_kept), "first", "_Two keeps hidden states in its attribute 'kept' as they were before"),
+        (_Reads(), "tower.first", "_Two gives the hidden states of tower.first as they were before"),
+    ],
+    ids=["forward", "captured", "kept", "inside"],
+)
+def test_who_passes_an_edit_by_is_told_at_the_first_call(model: Any, path: str, told: str) -> None:
+    with torch.no_grad(), Holds((OnStates({Site(path): torch.zeros_like}),)).on(model):
+        with pytest.warns(NotReachedWarning, match=told) as said:
+            model(X)
+        assert len(said) == 1
+
+
+def test_a_cache_that_was_filled_before_is_told() -> None:
+    model, ids = tiny("llama"), torch.arange(8)[None] + 3
+    erasure = Holds((OnStates({Site("model.layers.0"): torch.zeros_like}),))
+    with torch.no_grad():
+        before = model(ids, use_cache=True).past_key_values
+        with erasure.on(model):
+            within = copy.deepcopy(model(ids, use_cache=True).past_key_values)
+            model(ids[:, :1], past_key_values=within)
+            model.generate(ids, max_new_tokens=3, do_sample=False)
+            with pytest.warns(NotReachedWarning, match=r"past_key_values was filled without Holds\(\)"):
+                model(ids[:, :1], past_key_values=before)
+
+
+@pytest.mark.parametrize("wrap", ["torch.compile", "compile", "data parallel", "replica", "checkpoint"])
+def test_parts_that_are_wrapped_have_the_sites_of_the_bare_model(wrap: str) -> None:
+    model = nn.Sequential(layers(), nn.Linear(4, 4))
+    plain, site = model(X), Site("0.0")
+    with Holds((OnStates({site: torch.zeros_like}),)).on(model):
+        expected = model(X)
+    if wrap == "torch.compile":
+        model[0] = torch.compile(model[0], backend="eager")  # type: ignore[assignment]
+    elif wrap == "compile":
+        model[0].compile(backend="eager")
+    elif wrap == "data parallel":
+        model[0] = nn.DataParallel(model[0])
+    elif wrap == "checkpoint":
+        wrapper = importlib.import_module("torch.distributed.algorithms._checkpoint.checkpoint_wrapper")
+        model[0] = wrapper.checkpoint_wrapper(model[0])
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch.compile's own deprecations
+        torch.testing.assert_close(model(X), plain)  # compiled before the erasure comes
+        with Holds((OnStates({site: torch.zeros_like}),)).on(model):
+            called = _replicated(model) if wrap == "replica" else model
+            torch.testing.assert_close(called(X), expected)
+    assert not torch.allclose(expected, plain)
+
+
+def _replicated(module: Any) -> Any:
+    """What DataParallel runs on another device."""
+    replica = module._replicate_for_data_parallel()
+    for name, parameter in module._parameters.items():
+        setattr(replica, name, parameter)
+    for name, part in module._modules.items():
+        replica._modules[name] = _replicated(part)
+    return replica
+
+
+@pytest.mark.parametrize("how", ["script", "trace"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_part_that_was_scripted_or_traced_is_refused(how: str) -> None:
+    model = nn.Sequential(layers(), nn.Linear(4, 4))
+    part = torch.jit.script(model[0]) if how == "script" else torch.jit.trace(model[0], X)
+    model[0] = part  # type: ignore[assignment]
+    for path in ("0", "0.0"):
+        with pytest.raises(InputError, match="scripted or traced"):
+            Holds((OnStates({Site("1"): torch.zeros_like, Site(path): torch.zeros_like}),)).on(model)
+    assert not edits_on(model[1])
+
+
+def test_weights_that_are_taken_of_a_part_while_an_erasure_is_on_are_told(tmp_path: Any) -> None:
+    model, file = nn.Sequential(layers(), nn.Linear(4, 4)), tmp_path / "model.pt"
+    with Holds((OnStates({Site("0.0"): torch.zeros_like, Site("0.1"): torch.zeros_like}),)).on(model):
+        for part in (model, model[0]):
+            with pytest.warns(EffaceWarning, match="weights are taken of a Linear that an erasure is on") as told:
+                torch.save(part.state_dict(), file)
+            assert len(told) == 1
+            with pytest.raises(InputError, match="cannot be pickled with it"):
+                torch.save(part, file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model[1].state_dict()  # nothing is on it
+    torch.save(model, file)
 
 
 def test_who_saves_what_an_erasure_is_on_is_told(tmp_path: Any) -> None:

@@ -7,8 +7,6 @@ keeps from step to step) lives in the `Run` that it is handed.
 from __future__ import annotations
 
 import difflib
-import itertools
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -19,12 +17,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from efface._errors import EffaceWarning, InputError, NotReachedWarning
+from efface._errors import InputError
 from efface.core.fingerprint import agrees, fingerprint
-from efface.core.hooks import Remove, StateEdit, compiled_frames, edit_states, look
+from efface.core.hooks import Remove, StateEdit, edit_states
 from efface.core.run import Run
 from efface.core.site import Site
-from efface.core.subjects import Kind, unwrapped
+from efface.core.subjects import Kind, called, module_at, unwrapped
+from efface.core.watching import Watch
 from efface.core.weights import WeightDelta
 from efface.core.writing import fingerprint_below, write
 
@@ -87,12 +86,12 @@ class OnStates(Edit):
         check_sites(model, self.edits)
         if check:
             check_base(model, self.base)
-        named = {site: str(site) or type(model).__name__ for site in self.edits}
-        counted = {site: _counted(run, named[site], started(edit)) for site, edit in self.edits.items()}
+        root = called(run.view)
+        watch = Watch(root, run, {site: str(site) or type(model).__name__ for site in self.edits})
+        watched = {site: watch.through(site, started(edit)) for site, edit in self.edits.items()}
         with ExitStack() as stack:
-            stack.callback(_watch(model, run, list(named.values())))
-            stack.callback(_watch_gradients(model, run))
-            stack.callback(edit_sites(model, counted))
+            stack.callback(watch.bind())
+            stack.callback(edit_sites(root, watched))
             return stack.pop_all().close
 
 
@@ -102,10 +101,10 @@ def check_sites(model: nn.Module, sites: Any) -> None:
     Raises:
         InputError: For the first one; the text names those that come near.
     """
-    paths = {name for name, _ in model.named_modules()}
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(f"a scripted model ({type(model).__name__}) takes no edits: give the model itself")
-    missing = [site for site in sites if site.path not in paths]
+    paths = {name for name, _ in model.named_modules()}
+    missing = [site for site in sites if site.path not in paths and not _has(model, site)]
     if missing:
         near = difflib.get_close_matches(missing[0].path, paths, n=2, cutoff=0.6)
         more = f" and {len(missing) - 1} more sites" if len(missing) > 1 else ""
@@ -114,6 +113,13 @@ def check_sites(model: nn.Module, sites: Any) -> None:
             f"{type(model).__name__} has no {missing[0]}{more}{hint}: put an erasure on the class of model that it was "
             "fitted on, with or without its head as there"
         )
+
+
+def _has(model: nn.Module, site: Site) -> bool:
+    try:
+        return module_at(model, site.path) is not None
+    except AttributeError:
+        return False
 
 
 def check_base(model: nn.Module, base: str | None) -> None:
@@ -133,81 +139,11 @@ def edit_sites(model: nn.Module, edits: Mapping[Site, StateEdit]) -> Remove:
     """Replace the hidden states at sites of a model in every forward pass, all of them or none."""
     with ExitStack() as stack:
         for site, edit in edits.items():
-            module = model.get_submodule(site.path)
+            module = module_at(model, site.path)
+            if isinstance(module, torch.jit.ScriptModule):
+                raise InputError(f"{site} is scripted or traced ({type(module).__name__}): put the part itself there")
             stack.callback(edit_states(module, edit, where=site.where, index=site.index, name=site))
         return stack.pop_all().close
-
-
-def _counted(run: Run, site: str, edit: StateEdit) -> StateEdit:
-    def counting(x: Tensor) -> Tensor | None:
-        if not torch.compiler.is_compiling():
-            run.count(site)
-        return edit(x)
-
-    return counting
-
-
-def _watch(model: nn.Module, run: Run, sites: list[str]) -> Remove:
-    """Count whole forward passes; when it is taken off, warn of sites that none of them came by.
-
-    Nothing is counted in compiled code, so passes that may have run some are left out.
-    """
-    passes = 0
-
-    def count(*_: Any) -> None:
-        nonlocal passes
-        passes += not (torch.compiler.is_compiling() or compiled_frames())
-
-    off = look(model, count)
-
-    def remove() -> None:
-        off()
-        missed = [site for site in sites if not run.log.counts.get(site)]
-        if passes and missed:
-            warnings.warn(
-                f"{type(model).__name__} ran {passes} times and never came by {', '.join(missed[:3])}"
-                f"{', ...' if len(missed) > 3 else ''}: nothing was erased there",
-                NotReachedWarning,
-                stacklevel=6,
-            )
-
-    return remove
-
-
-def _watch_gradients(model: nn.Module, run: Run) -> Remove:
-    """Warn, when it is taken off, of passes with gradient checkpointing whose gradients are still to be computed.
-
-    They run parts of the model again, then without the edits.
-    """
-    waiting: set[int] = set()
-    numbers = itertools.count()
-
-    def count(_module: nn.Module, _args: Any, output: Any) -> None:
-        if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and _is_checkpointed(model)):
-            return
-        values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else (output,)
-        found = next((v for v in values if isinstance(v, Tensor) and v.requires_grad), None)
-        if found is not None:
-            waiting.add(number := next(numbers))
-            found.register_hook(lambda _grad: waiting.discard(number))
-
-    off = look(model, count)
-
-    def remove() -> None:
-        off()
-        if waiting:
-            warnings.warn(
-                f"{run.name} is taken off a {type(model).__name__} with gradient checkpointing before backward(), "
-                "which runs it again, without: call backward() while the erasure is on",
-                EffaceWarning,
-                stacklevel=6,
-            )
-
-    return remove
-
-
-def _is_checkpointed(model: nn.Module) -> bool:
-    return any(part.training and getattr(part, "gradient_checkpointing", False) for part in model.modules())
 
 
 def started(edit: Callable[[Tensor], Any]) -> StateEdit:

@@ -10,13 +10,17 @@ from __future__ import annotations
 import copy
 import sys
 import threading
+import warnings
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias
+from contextvars import ContextVar
+from typing import Any, Literal, NoReturn, TypeAlias
 
 from torch import Tensor, nn
 
-from efface._errors import InputError
+from efface._errors import EffaceWarning, InputError
 from efface.core.ledger import ledger_of
 
 Where = Literal["input", "output"]
@@ -97,7 +101,15 @@ class Station:
             handle = module.register_forward_pre_hook(self.entering, with_kwargs=True, prepend=True)
         else:
             handle = module.register_forward_hook(self.leaving, with_kwargs=True, prepend=True)
-        self._off = handle.remove
+        self._offs = (handle.remove, module.register_state_dict_post_hook(tell_saving).remove)
+
+    def __deepcopy__(self, memo: Any) -> Station:
+        twin = memo[id(self)] = object.__new__(Station)
+        vars(twin).update(changes=copy.deepcopy(self.changes, memo), _count=self._count, _offs=())
+        return twin
+
+    def __reduce__(self) -> NoReturn:
+        raise not_pickled("model")
 
     def add(self, change: Callable[..., Any]) -> Remove:
         """Put a change behind those that are there; the last one that is taken off takes the hook along."""
@@ -108,7 +120,8 @@ class Station:
         def remove() -> None:
             with _LOCK:
                 if self.changes.pop(number, None) is not None and not self.changes:
-                    self._off()
+                    for off in self._offs:
+                        off()
 
         return remove
 
@@ -129,6 +142,42 @@ class Station:
             if found is not None:
                 changed = output = found
         return changed
+
+
+def not_pickled(what: str) -> InputError:
+    """The error of who pickles a thing whole, as `torch.save(model)` does, while edits are on it."""
+    return InputError(
+        f"an erasure is on this {what}, which cannot be pickled with it: undo() its handle first, or save the weights "
+        "alone, torch.save(model.state_dict(), file), and the erasure beside them, erasure.save(folder)"
+    )
+
+
+_SILENT: ContextVar[bool] = ContextVar("silent", default=False)
+_TOLD: ContextVar[Any] = ContextVar("told", default=None)
+
+
+def tell_saving(module: nn.Module, state: Any, _prefix: str, _more: Any) -> None:
+    """A hook on `state_dict`: warn who takes weights of a module, or what it is a part of, that no edit is in them."""
+    told = _TOLD.get()
+    if _SILENT.get() or (told is not None and told() is state):  # one of its other parts has
+        return
+    _TOLD.set(weakref.ref(state) if isinstance(state, OrderedDict) else None)
+    warnings.warn(
+        f"weights are taken of a {type(module).__name__} that an erasure is on, which is not in them: save the "
+        "erasure, too, and put it on what is loaded, efface.load(folder).on(loaded)",
+        EffaceWarning,
+        stacklevel=3,
+    )
+
+
+@contextmanager
+def silently() -> Iterator[None]:
+    """Nobody is told within that weights are taken without the edits: it has been said, or is meant."""
+    token = _SILENT.set(True)
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
 
 
 def edits_on(module: nn.Module) -> int:

@@ -13,7 +13,7 @@ from torch import nn
 
 from efface._errors import EffaceWarning, InputError
 from efface.core.edits import Edit, OnWeights, check_base
-from efface.core.hooks import Remove, compiled_frames, patch
+from efface.core.hooks import Remove, compiled_frames, patch, silently
 from efface.core.interrupts import uninterrupted
 from efface.core.ledger import ledger_of
 from efface.core.run import Run
@@ -34,7 +34,7 @@ class Handle(Run):
     """
 
     def __init__(self, erasure: Any, subject: Subject) -> None:
-        super().__init__(subject, _name(erasure))
+        super().__init__(subject, repr(erasure))
         self.erasure = erasure
         self._removes: list[Remove] = []
 
@@ -145,11 +145,11 @@ def _check_kind(erasure: Any, edits: Sequence[Edit], subject: Subject) -> None:
         if subject.kind not in edit.needs:
             if subject.kind == "rows":
                 raise InputError(
-                    f"{_name(erasure)} cannot be put on an array: call it, erased = erasure(x)"
+                    f"{erasure!r} cannot be put on an array: call it, erased = erasure(x)"
                     if "pipeline" not in edit.needs
-                    else f"{_name(erasure)} is for a pipeline, not for an array"
+                    else f"{erasure!r} is for a pipeline, not for an array"
                 )
-            raise InputError(f"{_name(erasure)} is for a {' or '.join(edit.needs)}, and this is a {subject!r}")
+            raise InputError(f"{erasure!r} is for a {' or '.join(edit.needs)}, and this is a {subject!r}")
 
 
 def _check_weights(erasure: Any, subject: Subject) -> None:
@@ -163,7 +163,7 @@ def _check_weights(erasure: Any, subject: Subject) -> None:
 def _check_twice(erasure: Any, subject: Subject, on: Sequence[Handle]) -> None:
     for handle in on:
         if handle.erasure is erasure or handle.erasure == erasure:
-            raise InputError(f"{_name(erasure)} is on this {type(subject.thing).__name__} already: undo() its handle")
+            raise InputError(f"{erasure!r} is on this {type(subject.thing).__name__} already: undo() its handle")
 
 
 def _recompile() -> None:
@@ -193,16 +193,12 @@ def _saves_adapters(thing: Any) -> bool:
 
 
 def _save_without(thing: Any, *args: Any, **kwargs: Any) -> Any:
-    on = ", ".join(handle.name for handle in handles_on(thing))
-    if on:
+    if on := ", ".join(handle.name for handle in handles_on(thing)):
         warnings.warn(
             f"what is saved is the {type(thing).__name__} without {on}: save the erasure, too, and "
             "put it on what is loaded, efface.load(folder).on(loaded)",
             EffaceWarning,
             stacklevel=2,
         )
-    return type(thing).save_pretrained(thing, *args, **kwargs)
-
-
-def _name(erasure: Any) -> str:
-    return repr(erasure)
+    with silently():
+        return type(thing).save_pretrained(thing, *args, **kwargs)

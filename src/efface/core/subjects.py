@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from torch import nn
@@ -105,35 +106,62 @@ register_subject(Adapter("model", lambda thing: isinstance(thing, nn.Module), _i
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside wrappers that pass its forward on: `torch.compile`, DataParallel, DDP, PEFT.
+    """The module inside wrappers that pass its forward on: `torch.compile`, DataParallel, DDP, FSDP, PEFT.
 
     >>> layer = nn.Linear(2, 2)
     >>> unwrapped(nn.DataParallel(layer)) is layer
     True
     """
-    for inner in _layers(module):
-        module = inner
+    return [*_layers(module)][-1]
+
+
+def called(module: nn.Module) -> nn.Module:
+    """The innermost module that is called when a module is, so that hooks on it run: PEFT only calls `forward`."""
+    while (where := _wraps(type(module))) not in (None, "base_model"):
+        module = getattr(module, where)
     return module
+
+
+def module_at(model: nn.Module, path: str) -> nn.Module:
+    """A module by its path in the bare model, through whatever is wrapped around it and the parts on the way.
+
+    Raises:
+        AttributeError: If there is none.
+
+    >>> model = nn.Sequential(nn.Sequential(nn.Linear(2, 2)))
+    >>> model[0] = nn.DataParallel(model[0])
+    >>> module_at(model, "0.0")
+    Linear(in_features=2, out_features=2, bias=True)
+    """
+    try:
+        model = model.get_submodule(path)
+    except AttributeError:
+        for name in path.split("."):
+            model = next((layer for layer in _layers(model) if name in layer._modules), model).get_submodule(name)
+    return called(model) if _wraps(type(model)) else model
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
     """The module, and what each wrapper around the next is about."""
-    while True:
+    yield module
+    while where := _wraps(type(module)):
+        module = module.get_base_model() if where == "base_model" else getattr(module, where)  # type: ignore[operator]
         yield module
-        inner = _inner(module)
-        if inner is None:
-            return
-        module = inner
 
 
-def _inner(module: nn.Module) -> nn.Module | None:
-    names = {base.__name__ for base in type(module).__mro__}
-    if "OptimizedModule" in names:
-        found = getattr(module, "_orig_mod", None)
-    elif names & {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"}:
-        found = getattr(module, "module", None)
-    elif "PeftModel" in names:
-        found = module.get_base_model()  # type: ignore[operator]
-    else:
-        return None
-    return found if isinstance(found, nn.Module) else None
+_WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
+    "OffloadWrapper": "_checkpoint_wrapped_module",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "module",
+    "PeftModel": "base_model",
+}
+"""Name of a class -> where it has what it is wrapped around."""
+
+
+@cache
+def _wraps(kind: type) -> str | None:
+    """Where modules of a class have what they are wrapped around; None if they are no wrappers."""
+    return next((_WRAPPERS[base.__name__] for base in kind.__mro__ if base.__name__ in _WRAPPERS), None)
