@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from efface._errors import FormatError, InputError
+from efface._errors import FormatError, InputError, MissingExtraError, NotFittedError
+from efface._memory import check_room
+from efface._temporary import temporary_file, temporary_folder
+from efface.core.arrays import is_finite
 
 FORMAT_VERSION = 2
 CONFIG, TENSORS = "config.json", "model.safetensors"
@@ -29,19 +31,15 @@ CONFIG, TENSORS = "config.json", "model.safetensors"
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary sibling of `path` to write to; moved onto `path` on success, deleted on failure.
 
-    The sibling has the same suffix, so that writers that look at the suffix are not confused.
+    The sibling has the same suffix, so that writers that look at the suffix are not confused. What a process that was
+    killed left beside it is removed first.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with temporary_file(path.parent, path.stem, path.suffix) as temporary:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -53,8 +51,7 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
+    with temporary_folder(path.parent, path.name) as temporary:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
         if path.is_dir():
@@ -62,8 +59,6 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
                 os.replace(file, path / file.name)
         else:
             os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _umask() -> int:
@@ -74,6 +69,8 @@ def _umask() -> int:
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a UTF-8 text file atomically."""
+    if any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise InputError(f"{os.fspath(path)} cannot be written: half of a sign (a lone surrogate) is in its text")
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -115,48 +112,94 @@ def save_folder(
         write_json(folder / CONFIG, {"format_version": FORMAT_VERSION, "complex": complex_names, **config})
 
 
-def load_folder(path: str | os.PathLike[str], *, expect: str | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load_folder(
+    path: str | os.PathLike[str], *, expect: str | None = None, finite: bool = True
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read what `save_folder` wrote.
 
     Args:
         path: The folder.
         expect: Value that `config["type"]` must have, if given.
+        finite: Refuse NaN and infinite values.
 
     Raises:
         FileNotFoundError: If there is no such folder or a file is missing from it.
-        FormatError: If a file is truncated, foreign or newer than this efface.
+        FormatError: If a file is truncated, foreign or newer than this efface, or holds what it must not.
     """
     path = Path(path)
     for name in (CONFIG, TENSORS):
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} has no {name}: expected a folder written by save")
-    try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        # In memory of their own: a file's tensors lie at any multiple of 8 bytes, where products round otherwise than
-        # those of the tensors that were saved, and complex ones fail.
-        tensors = {name: tensor.clone() for name, tensor in load_file(path / TENSORS).items()}
-    except (ValueError, SafetensorError, RecursionError) as error:
-        raise FormatError(f"{path} cannot be read, it may be truncated: {error}") from error
-    version = config.get("format_version") if isinstance(config, dict) else None
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise FormatError(f"{path / CONFIG} was not written by efface: it has no integer format_version")
-    if version > FORMAT_VERSION:
-        raise FormatError(
-            f"{path} has format {version}, this efface reads up to {FORMAT_VERSION}: "
-            "upgrade with  pip install -U efface"
-        )
-    if expect is not None and config.get("type") != expect:
-        raise FormatError(f"{path} holds a {config.get('type')!r}, expected a {expect!r}")
-    names = config.get("complex", [])
-    if not isinstance(names, list) or not all(isinstance(n, str) and _is_pairs(tensors.get(n)) for n in names):
-        raise FormatError(f"{path / CONFIG} names complex tensors that {TENSORS} does not have: {names!r}")
-    for name in names:
-        tensors[name] = torch.view_as_complex(tensors[name])
+    with reading(path):
+        config = read_json(path / CONFIG)
+        tensors = _load_tensors(path / TENSORS)
+        version = config.get("format_version") if isinstance(config, dict) else None
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise FormatError("its config.json was not written by efface: it has no integer format_version")
+        if version > FORMAT_VERSION:
+            raise FormatError(
+                f"it has format {version}, this efface reads up to {FORMAT_VERSION}: "
+                "upgrade with  pip install -U efface"
+            )
+        if expect is not None and config.get("type") != expect:
+            raise FormatError(f"it holds a {config.get('type')!r}, expected a {expect!r}")
+        names = config.get("complex", [])
+        if not isinstance(names, list) or not all(isinstance(n, str) and _is_pairs(tensors.get(n)) for n in names):
+            raise FormatError(f"its config.json names complex tensors that {TENSORS} does not have: {names!r:.80}")
+        if finite and (bad := next((name for name, value in tensors.items() if not is_finite(value)), None)):
+            raise FormatError(f"{bad} has NaN or infinite values")
+        for name in names:
+            tensors[name] = torch.view_as_complex(tensors[name])
     return config, tensors
 
 
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    check_room(path.stat().st_size, "its tensors", FormatError)  # a file of holes is larger than the disk it takes
+    # In memory of their own: a file's tensors lie at any multiple of 8 bytes, where products round otherwise than
+    # those of the tensors that were saved, and complex ones fail.
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Plain data from a UTF-8 file; NaN, infinity and halves of signs, which could not be written again, are refused.
+
+    Raises:
+        ValueError: If it is no JSON; within `reading` a FormatError.
+    """
+    found = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant)
+    json.dumps(found, ensure_ascii=False).encode()
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Within, a file or folder from anywhere is read: whatever goes wrong in that is damage.
+
+    Raises:
+        FormatError: In place of any other error, but for those of the system, of memory, and of extras.
+    """
+    try:
+        yield
+    except (OSError, MemoryError, MissingExtraError):
+        raise
+    except FormatError as error:
+        raise type(error)(f"{os.fspath(path)}: {error}") from error
+    except (InputError, NotFittedError) as error:
+        raise FormatError(f"{os.fspath(path)}: {error}") from error
+    except (JSONDecodeError, UnicodeDecodeError, SafetensorError, RecursionError) as error:
+        raise FormatError(f"{os.fspath(path)} is damaged, it may be truncated: {error!s:.200}") from error
+    except Exception as error:
+        said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise FormatError(f"{os.fspath(path)} is damaged: {said:.200}") from error
+
+
 def _is_pairs(tensor: Tensor | None) -> bool:
-    return tensor is not None and tensor.is_floating_point() and tensor.ndim > 0 and tensor.shape[-1] == 2
+    of_reals = tensor is not None and tensor.dtype in (torch.float16, torch.float32, torch.float64)
+    return tensor is not None and of_reals and tensor.ndim > 0 and tensor.shape[-1] == 2
 
 
 def _to_real(tensor: Tensor) -> Tensor:

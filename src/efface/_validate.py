@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface.core.arrays import read_array, refuse_rows
+
+_T = TypeVar("_T")
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
@@ -73,8 +75,56 @@ def check_finite(x: Tensor, name: str, *, first_row: int = 0, index: Tensor | No
         refuse_rows(~finite, what, advice, first_row if index is None else index)
 
 
-def check_positive_int(value: int, name: str) -> int:
+def check_positive_int(value: Any, name: str) -> int:
     """`value` if it is an integer of at least one."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
+    return check_int(value, name, least=1)
+
+
+def check_int(value: Any, name: str, *, least: int | None = None) -> int:
+    """`value` as a Python integer if it is one, and not less than that; booleans are none.
+
+    >>> check_int(np.int64(3), "n")
+    3
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or (least is not None and value < least):
+        raise InputError(
+            f"{name} must be an integer{'' if least is None else f' of at least {least}'}, got {value!r:.80}"
+        )
     return int(value)
+
+
+def check_type(value: Any, kind: type[_T], name: str, advice: str = "") -> _T:
+    """`value` if it is an instance of that type."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name} is a {type(value).__name__}, expected a {kind.__name__}{advice and f': {advice}'}")
+    return value
+
+
+def check_device(device: Any, name: str = "device") -> torch.device:
+    """The device, if it is there and holds numbers; None stands for torch's default.
+
+    Raises:
+        InputError: If it is no device, or this machine or this build of torch does not have it.
+
+    >>> check_device("cpu")
+    device(type='cpu')
+    """
+    try:
+        found = torch.get_default_device() if device is None else torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        said = str(error).partition("\n")[0]
+        raise InputError(
+            f"{name}={device!r:.80} cannot be used here ({said:.200}): write 'cpu', or leave it out"
+        ) from error
+    if found.type == "meta":
+        raise InputError(f"{name}='meta' holds no numbers: write 'cpu', or leave it out")
+    return found
+
+
+def check_dtype(dtype: Any, allowed: Iterable[torch.dtype], name: str = "dtype") -> torch.dtype:
+    """The dtype, if it is one of those."""
+    allowed = tuple(allowed)
+    if not isinstance(dtype, torch.dtype) or dtype not in allowed:
+        raise InputError(f"{name}={dtype!r:.80}: write one of {', '.join(map(str, allowed))}")
+    return dtype

@@ -299,7 +299,7 @@ def bad_calls():
         "kind changes": (lambda: LeaceFitter(4, 1).update(x, y).update(x, y * 0.5), InputError, "was categorical"),
         "objects": (lambda: LeaceEraser.fit(np.array([["a"]], object), y[:1]), InputError, "not numbers"),
         "method": (lambda: LeaceFitter(4, 1, "sal"), InputError, "choose 'leace' or 'orth'"),  # pyright: ignore[reportArgumentType]
-        "svd_tol": (lambda: LeaceFitter(4, 1, svd_tol=-1.0), InputError, "must be positive"),
+        "svd_tol": (lambda: LeaceFitter(4, 1, svd_tol=-1.0), InputError, "write a number above 0"),
         "x_dim": (lambda: LeaceFitter(0, 1), InputError, "x_dim must be an integer of at least 1"),
         "merge": (lambda: LeaceFitter(4, 1).merge(LeaceFitter(4, 1, "orth")), InputError, "cannot merge"),
     }

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efface._errors import EffaceWarning, InputError
+from efface._errors import EffaceWarning, FormatError, InputError
 from efface._progress import progress
 from efface.attribution.diet_config import DietConfig
 from efface.attribution.distillation import probabilities_of, share_alike
@@ -18,7 +18,7 @@ from efface.attribution.masking import as_probabilities, draw, held_still, maske
 from efface.attribution.predictions import device_of
 from efface.attribution.schedule import sparsity_at, threshold_at
 from efface.core.checkpoint import Checkpoint
-from efface.core.codec import digest
+from efface.core.codec import decoded, digest, fields_of
 from efface.training.seeds import generator, generators
 
 _MASKS, _TUNING, _REPORT = 0, 1, 2  # what draws are for
@@ -84,13 +84,37 @@ class Fit:
         if saved.found:
             position, tensors = self.trainer.resume(saved)
             with saved.reading():
-                self.at, self.masks = Position(**position), tensors["rounded"]
+                self.at, self.masks = self._position(position), self._masks(tensors["rounded"])
         while self.at.round < self.diet.rounds and not self.at.stopped:
             if len(self.at.rounds) == self.at.round:
                 self.at.rounds.append(self._entry(self.at.round))
             if not self.at.tuning:
                 self._mask(saved)
             self._tune(saved)
+
+    def _position(self, plain: dict[str, Any]) -> Position:
+        """How far a file says that the fit is, if it can be."""
+        at: Position = decoded(plain, {}, Position, "position")
+        at.rounds = [self._checked(k, entry) for k, entry in enumerate(at.rounds)]
+        most = {"round": self.diet.rounds, "masked": len(self.x), "epoch": self.diet.epochs}
+        if not all(0 <= getattr(at, name) <= bound for name, bound in most.items()):
+            raise FormatError(f"its position is {plain!r:.80}, which no fit comes to")
+        if len(at.rounds) not in (at.round, at.round + 1) or (at.tuning and len(at.rounds) == at.round):
+            raise FormatError(f"it tells of {len(at.rounds)} rounds in round {at.round}")
+        return at
+
+    def _checked(self, k: int, entry: dict[str, Any]) -> dict[str, Any]:
+        found = self._entry(k)
+        kinds = {"cells": int, "kept": int, "epochs": list[dict[str, float]], "ended": str | None}
+        found |= dict(zip(kinds, fields_of(entry, **kinds), strict=True))
+        return {**found, "epochs": [*found["epochs"]]}
+
+    def _masks(self, given: Tensor) -> Tensor:
+        if (given.shape, given.dtype) != (self.masks.shape, self.masks.dtype):
+            raise FormatError(
+                f"rounded is {given.dtype} {tuple(given.shape)}, expected booleans {tuple(self.masks.shape)}"
+            )
+        return given
 
     def _entry(self, k: int) -> dict[str, Any]:
         horizon = self.diet.horizon

@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 from efface._errors import FormatError, InputError, MissingExtraError
 from efface.audit.figure import Figure, Table
 from efface.audit.finding import Finding
-from efface.audit.plain import Plain, to_tuple
+from efface.audit.plain import Plain
 from efface.report.data import AuditData
 
 VERSION = 2
@@ -170,8 +170,8 @@ class Audit(Plain):
         Raises:
             FormatError: If a newer efface wrote it, or it is no audit.
         """
-        version = data.get("version")
-        if not isinstance(version, int):
+        version = data.get("version") if isinstance(data, Mapping) else None
+        if not isinstance(version, int) or isinstance(version, bool):
             raise FormatError("this is not an audit of efface: it has no integer version")
         if version > VERSION:
             raise FormatError(
@@ -181,8 +181,5 @@ class Audit(Plain):
         return super().from_dict({**data, "version": VERSION})
 
     @classmethod
-    def _revive(cls, key: str, value: Any) -> Any:
-        kinds = {"findings": Finding, "tables": Table, "figures": Figure, "parts": Audit}
-        if key in ("settings", "provenance"):
-            return dict(value)
-        return tuple(map(kinds[key].from_dict, value)) if key in kinds else to_tuple(value)
+    def _kinds(cls) -> dict[str, type[Plain]]:
+        return {"findings": Finding, "tables": Table, "figures": Figure, "parts": Audit}

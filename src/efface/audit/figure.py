@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from efface._errors import InputError
 from efface.audit.finding import Finding
 from efface.audit.picture import Picture
-from efface.audit.plain import Plain, to_tuple
+from efface.audit.plain import Plain
 from efface.report.data import CHANCE, FigureData
 
 
@@ -21,6 +22,11 @@ class Series(Plain):
     y: tuple[float, ...]
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {len(each) for each in (self.x, self.y, self.low, self.high) if each is not None}
+        if len(lengths) > 1:
+            raise InputError(f"{self.label}: x, y, low and high have lengths {sorted(lengths)}: give as many of each")
 
     @classmethod
     def of(cls, label: str, findings: Sequence[Finding], names: Sequence[str] | None = None) -> Series:
@@ -92,9 +98,8 @@ class Figure(Plain):
         return cast(FigureData, self.to_dict(pixels=True))
 
     @classmethod
-    def _revive(cls, key: str, value: Any) -> Any:
-        kinds = {"series": Series, "pictures": Picture}
-        return tuple(map(kinds[key].from_dict, value)) if key in kinds else to_tuple(value)
+    def _kinds(cls) -> dict[str, type[Plain]]:
+        return {"series": Series, "pictures": Picture}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from efface._errors import InputError
-from efface.audit.plain import Plain, to_tuple
+from efface.audit.plain import Plain
 from efface.audit.subjects import Access
 from efface.report.data import CHANCE, NO_CHANGE, NO_DIFFERENCE, NOT_APPLICABLE, NOT_RUN, SCORED
 from efface.report.numbers import format_value
@@ -187,8 +187,8 @@ class Finding(Plain):
         return {"side", "verdict", "reason"}
 
     @classmethod
-    def _revive(cls, key: str, value: Any) -> Any:
-        return dict(value) if key == "budget" else to_tuple(value)
+    def _hints(cls) -> dict[str, Any]:
+        return super()._hints() | {"value": float | None}
 
 
 def spanned(finding: Finding) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import typing
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from typing import Any, Self
 
 from efface._errors import EffaceWarning, FormatError, InputError
+from efface.core.codec import decoded
 
 
 class Plain:
@@ -29,11 +32,15 @@ class Plain:
             FormatError: If a needed key is missing, or a value is impossible.
         """
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        if not isinstance(data, Mapping):
+            raise FormatError(f"this is not a {cls.__name__}: it is a {type(data).__name__}")
         strange = sorted(set(data) - known - cls._derived())
         if strange:
             warnings.warn(f"{cls.__name__}: unknown keys {strange} ignored", EffaceWarning, stacklevel=2)
         try:
             return cls(**{key: cls._revive(key, value) for key, value in data.items() if key in known})
+        except FormatError:
+            raise
         except (TypeError, InputError) as error:
             raise FormatError(f"this is not a {cls.__name__}: {error}") from error
 
@@ -43,7 +50,32 @@ class Plain:
 
     @classmethod
     def _revive(cls, key: str, value: Any) -> Any:
-        return to_tuple(value)
+        """A value of a file, of the type of its field; what is made of others of these, each by itself."""
+        if (kind := cls._kinds().get(key)) is not None:
+            if not isinstance(value, list | tuple):
+                raise FormatError(f"this is not a {cls.__name__}: {key} is {value!r:.80}, expected a list")
+            return tuple(map(kind.from_dict, value))
+        found = decoded(value if isinstance(value, Mapping) else _to_lists(value), {}, cls._hints()[key], key)
+        return found if isinstance(found, Mapping) else to_tuple(found)
+
+    @classmethod
+    def _kinds(cls) -> dict[str, type[Plain]]:
+        """Fields that hold others of these."""
+        return {}
+
+    @classmethod
+    def _hints(cls) -> dict[str, Any]:
+        """Name -> type of each field."""
+        return _hints_of(cls)
+
+
+@cache
+def _hints_of(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _to_lists(value: Any) -> Any:
+    return [_to_lists(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _to_plain(value: Any, pixels: bool) -> Any:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from efface._errors import EffaceWarning, FormatError, InputError
-from efface._io import write_json
+from efface._io import read_json, reading, write_json
+from efface._validate import check_int
 from efface.core.arrays import shared
+from efface.core.codec import fields_of
 from efface.core.labels import Decided, Kind, Tally, check_kind, read_column
 from efface.streams import shortened
 
@@ -181,16 +182,23 @@ def load_side(folder: Path) -> Side | None:
     path = folder / SIDE_FILE
     if not path.is_file():
         return None
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format_version"] > _VERSION:
-            raise FormatError(
-                f"{path} has format {data['format_version']}, this efface reads up to {_VERSION}: upgrade"
-            )
-        concepts = tuple(Concept(c["name"], c["kind"], tuple(c["classes"]), c["width"]) for c in data["concepts"])
-        columns = None if data["columns"] is None else tuple(data["columns"])
-        return Side(data["method"], data["x_dim"], columns, concepts)
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, FormatError):
-            raise
-        raise FormatError(f"{path} is damaged ({error}): run  efface fit  again") from error
+    with reading(path):
+        data = read_json(path)
+        if not isinstance(data, dict):
+            raise ValueError("it was not written by efface fit")
+        (version,) = fields_of(data, format_version=int)
+        if version > _VERSION:
+            raise FormatError(f"it has format {version}, this efface reads up to {_VERSION}: upgrade")
+        method, x_dim, columns = fields_of(data, method=str, x_dim=int, columns=tuple[str, ...] | None)
+        (concepts,) = fields_of(data, concepts=tuple[dict[str, Any], ...])
+        return Side(method, check_int(x_dim, "x_dim", least=1), columns, tuple(map(_concept, concepts)))
+
+
+def _concept(plain: dict[str, Any]) -> Concept:
+    hints: dict[str, Any] = {"name": str, "kind": Literal["categorical", "continuous", "columns"]}
+    hints |= {"classes": tuple[str | int | float | bool, ...], "width": int}
+    found = Concept(*fields_of(plain, **hints))
+    check_int(found.width, "width", least=1)
+    if found.kind == "categorical" and not 2 <= len(found.classes) == found.width:
+        raise FormatError(f"concept {found.name!r} has the classes {found.classes!r} in {found.width} columns")
+    return found

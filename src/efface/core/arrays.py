@@ -152,6 +152,13 @@ def is_plain(value: Tensor) -> bool:
     return value.layout is torch.strided and not (value.is_nested or value.is_quantized or value.is_meta)
 
 
+def is_finite(value: Tensor) -> bool:
+    """Whether a tensor has neither NaN nor infinity."""
+    if value.is_floating_point() and value.itemsize == 1:
+        value = value.float()  # torch does not ask it of eight bits
+    return not (value.is_floating_point() or value.is_complex()) or bool(value.isfinite().all())
+
+
 def _strided(value: Tensor, name: str) -> Tensor:
     if value.is_meta:
         raise InputError(f"{name} is on the meta device, which holds no numbers: load it first")

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from efface._errors import FormatError, InputError
-from efface._io import FORMAT_VERSION, write_json
+from efface._io import FORMAT_VERSION, read_json, write_json
+from efface.core.codec import fields_of
 
 FILE = "checkpoint.json"
 SECONDS = 30.0
@@ -31,6 +32,12 @@ Save = Callable[[Path], Any]
 _STATE = re.compile(r"state-([1-9][0-9]{0,8})")
 _TORN = re.compile(r"\.(state-[1-9][0-9]{0,8})-[a-z0-9_]+")  # what `atomic_dir` was at when the process was killed
 _ABSENT = object()
+_MOST = 10**9
+_DAMAGE = (
+    *(FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError),
+    *(IndexError, OverflowError, RuntimeError),
+)
+"""What reading data of another form ends in."""
 
 
 class DamagedError(FormatError, InputError):
@@ -120,7 +127,7 @@ class Checkpoint:
             if save is not None:
                 named[part] = name = f"state-{self._next}"
                 self._next += 1
-                shutil.rmtree(self._at(name), ignore_errors=True)  # of a process that died here
+                _remove(self._at(name))  # of a process that died here
                 save(self._at(name))
         self._position, self._parts = dict(position), named
         self._point(self._folder)
@@ -140,19 +147,23 @@ class Checkpoint:
     def _read(self, path: Path) -> Mapping[str, Any]:
         """Take over what the file says, once it is what is written here; its settings."""
         with self._guarded():
-            data = json.loads(path.read_text(encoding="utf-8"))
-            version, settings, position = int(data["format_version"]), dict(data["settings"]), data["position"]
+            data = read_json(path)
+            if not isinstance(data, dict):
+                raise ValueError(f"it is {data!r:.40}")
+            version, settings = fields_of(data, format_version=int, settings=dict[str, Any])
         if version > FORMAT_VERSION:
             raise FormatError(
                 f"{path} has format {version}, this efface reads up to {FORMAT_VERSION}: "
                 "upgrade with  pip install -U efface"
             )
         with self._guarded():
-            first, last, parts = int(data["first"]), int(data["last"]), dict(data["parts"])
+            first, last, parts = fields_of(data, first=int, last=int, parts=dict[str, str])
             numbers = [_number(name) for name in parts.values()]
             if len({*numbers}) < len(numbers) or not all(1 <= first <= n <= last for n in numbers):
                 raise ValueError(f"{', '.join(map(str, parts.values()))} are no folders of a checkpoint")
-            self._position = None if position is None else dict(position)
+            if not 0 <= last < _MOST:
+                raise ValueError(f"{last} is no number of a folder")
+            (self._position,) = fields_of(data, position=dict[str, Any] | None)
         self._parts, self._first, self._next = parts, first, last + 1
         return settings
 
@@ -168,9 +179,9 @@ class Checkpoint:
     def _guarded(self) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, DamagedError):
-                raise
+        except DamagedError:
+            raise
+        except _DAMAGE as error:
             said = f"it has no {error}" if isinstance(error, KeyError) else error
             raise DamagedError(f"{self._at(FILE)} is damaged ({said}): delete {self._folder}") from error
 
@@ -196,11 +207,19 @@ class Checkpoint:
         for path in list(self._folder.iterdir()):
             torn = _TORN.fullmatch(path.name)
             if _number(torn[1] if torn else path.name) >= self._first and path.name not in keep:
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
 
     def _at(self, name: str) -> Path:
         assert self._folder is not None
         return self._folder / name
+
+
+def _remove(path: Path) -> None:
+    """Remove a part; a link is removed itself, and never what it leads to."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _number(name: Any) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import FormatError, InputError, UnknownOptionWarning
-from efface.core.arrays import is_plain
+from efface.core.arrays import is_finite, is_plain
 from efface.core.config import Config, checked, in_words
 from efface.core.saved_types import is_base, known_type, saved_type
 
@@ -117,6 +117,35 @@ def decoded(plain: Any, tensors: Mapping[str, Tensor], hint: Any, name: str = "i
     raise FormatError(f"{name} is {_short(plain)}, expected {in_words(hint)}")
 
 
+def fields_of(plain: Mapping[str, Any], **hints: Any) -> tuple[Any, ...]:
+    """Fields of plain data, each of the type that its hint says, in that order.
+
+    Raises:
+        FormatError: If one is missing or something else.
+
+    >>> fields_of({"x_dim": 3, "second": "full"}, x_dim=int, second=Literal["full", "diag"])
+    (3, 'full')
+    """
+    if missing := [name for name in hints if name not in plain]:
+        raise FormatError(f"it has no {', '.join(missing)}")
+    return tuple(decoded(plain[name], {}, hint, name) for name, hint in hints.items())
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The floating or complex dtype of that name, and nothing else that torch has.
+
+    Raises:
+        FormatError: If there is none.
+    """
+    found = getattr(torch, name, None) if name in _DTYPES else None
+    if not isinstance(found, torch.dtype):
+        raise FormatError(f"{name!r:.80} is no dtype that is saved: it is one of {', '.join(_DTYPES)}")
+    return found
+
+
+_DTYPES = ("float64", "float32", "float16", "bfloat16", "complex128", "complex64")
+
+
 _NO = object()
 
 
@@ -156,13 +185,6 @@ def _tensor(plain: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
     if not is_finite(value):
         raise FormatError(f"{name} has NaN or infinite values")
     return value
-
-
-def is_finite(value: Tensor) -> bool:
-    """Whether a tensor has neither NaN nor infinity."""
-    if value.is_floating_point() and value.itemsize == 1:
-        value = value.float()  # torch does not ask it of eight bits
-    return not (value.is_floating_point() or value.is_complex()) or bool(value.isfinite().all())
 
 
 def _mapping(plain: Any, tensors: Mapping[str, Tensor], parts: tuple[Any, ...], name: str) -> Any:

@@ -127,6 +127,11 @@ class Config:
         return _names(cls)
 
     @classmethod
+    def hints(cls) -> dict[str, Any]:
+        """Name -> type, of all options."""
+        return {name: hint for name, hint in _hints(cls).items() if name in cls.names()}
+
+    @classmethod
     def parse(cls, texts: Sequence[str], *, method: str = "") -> dict[str, Any]:
         """Options by name from texts `name=value`, as they are written in a shell.
 

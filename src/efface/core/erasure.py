@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from efface._errors import EffaceWarning, FormatError, InputError
-from efface._io import load_folder, save_folder
+from efface._io import load_folder, reading, save_folder
+from efface.core.arrays import is_finite
 from efface.core.card import model_card
-from efface.core.codec import TENSOR, TYPE, decoded, digest, encoded, is_finite
+from efface.core.codec import TENSOR, TYPE, decoded, digest, encoded
 from efface.core.concept import Concept
 from efface.core.config import Config
 from efface.core.discovery import discover
@@ -232,7 +233,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     version, mark = plain.pop("format_version"), plain.pop("sha256", None)
     plain.pop("complex", None)
     plain[TYPE] = plain.pop("type", None)
-    try:
+    with reading(path):
         _check_mark(path, mark, plain, tensors)
         cls = _type_of(plain, version)
         if version == 1:
@@ -241,8 +242,6 @@ def load(path: str | os.PathLike[str]) -> Any:
         found = decoded({**plain, TYPE: cls.__name__}, tensors, cls, "the erasure")
         found.check()
         return found
-    except (FormatError, InputError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError(f"{os.fspath(path)}: {error}") from error
 
 
 def _check_mark(path: str | os.PathLike[str], mark: Any, plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:

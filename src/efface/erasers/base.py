@@ -126,7 +126,7 @@ def check_shapes(eraser: Eraser, **shapes: tuple[str, ...]) -> None:
                 f"{name} has shape {tuple(value.shape)}, expected ({', '.join(letters)}) with "
                 f"{', '.join(f'{k} = {n}' for k, n in found.items()) or 'any numbers'}"
             )
-        if not (value.is_floating_point() or value.is_complex()):
+        if value.itemsize == 1 or not (value.is_floating_point() or value.is_complex()):
             raise InputError(f"{name} holds {value.dtype}, expected real or complex numbers")
 
 

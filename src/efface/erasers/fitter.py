@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from efface._errors import InputError
-from efface._io import load_folder, save_folder
-from efface._validate import check_positive_int, to_tensor
-from efface.core.codec import warn_unknown
+from efface._errors import FormatError, InputError
+from efface._io import load_folder, reading, save_folder
+from efface._validate import check_device, check_positive_int, to_tensor
+from efface.core.arrays import is_plain
+from efface.core.codec import decoded, dtype_of, fields_of, warn_unknown
 from efface.core.config import Config
 from efface.core.labels import Kind, check_kind
 from efface.core.row_labels import Labels, read_labels
@@ -56,6 +57,9 @@ class Fitter:
         self.moments = self._new_moments(device, torch.complex128 if self.dtype.is_complex else torch.float64)
         self.unknown: dict[str, Any] = {}
         self._eraser: Eraser | None = None
+        options = self.config
+        for name in options.names():
+            setattr(self, name, getattr(options, name))
 
     def _new_moments(self, device: str | torch.device | None, dtype: torch.dtype) -> Any:
         least = torch.float64 if self.dtype in (torch.float64, torch.complex128) else torch.float32
@@ -241,10 +245,14 @@ class Fitter:
         return self.moments.state_dict() | {"decided": torch.tensor(_DECISIONS.index(self.decided))}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
-        """Go on from what `state_dict` returned, bit for bit."""
+        """Go on from what `state_dict` returned, bit for bit.
+
+        Raises:
+            FormatError: If it is something else.
+        """
+        decided = _decided(state)
         self.moments.load_state_dict(state)
-        self.decided = _DECISIONS[int(state["decided"])]
-        self._eraser = None
+        self.decided, self._eraser = decided, None
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -265,20 +273,52 @@ class Fitter:
         Options that the file lacks take their default; those of a newer version are kept, with a warning.
         """
         config, tensors = load_folder(path, expect=cls.__name__)
+        device = check_device(device)
+        with reading(path):
+            return cls._read(config, tensors, device, f"the fit in {os.fspath(path)}")
+
+    @classmethod
+    def _read(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device, where: str) -> Self:
+        x_dim, z_dim, given = fields_of(config, x_dim=int, z_dim=int, options=dict[str, Any])
+        hints = {**cls.config_type.hints(), "dtype": str, "kind": str, "method": str}
         names = cls(1, 1).options()
-        options = {name: value for name, value in config["options"].items() if name in names}
-        unknown = {name: value for name, value in config["options"].items() if name not in names}
-        if unknown:
-            warn_unknown(f"the fit in {os.fspath(path)}", unknown, kept=True)
+        options = {name: decoded(given[name], {}, hints.get(name, Any), name) for name in names if name in given}
         if "dtype" in options:
-            options["dtype"] = getattr(torch, options["dtype"])
-        new = cls(config["x_dim"], config["z_dim"], device=device, **options).load_state_dict(tensors)
-        new.classes, new.unknown = tuple(config.get("classes", ())), unknown
+            options["dtype"] = dtype_of(options["dtype"])
+        _check_size(tensors, x_dim, z_dim)
+        new = cls(x_dim, z_dim, device=device, **options).load_state_dict(tensors)
+        if unknown := {name: value for name, value in given.items() if name not in names}:
+            warn_unknown(where, unknown, kept=True)
+        new.classes, new.unknown = _names_of_classes(config.get("classes", [])), unknown
         return new
 
     def _blank(self) -> Self:
         options: dict[str, Any] = self.options() | {"dtype": self.dtype}
         return type(self)(self.x_dim, self.z_dim, device=self.moments.device, **options)
+
+
+def _decided(state: Any) -> str | None:
+    value = state.get("decided") if isinstance(state, Mapping) else None
+    if not (isinstance(value, Tensor) and is_plain(value) and value.shape == () and not value.is_complex()):
+        raise FormatError("state lacks decided: expected what state_dict() returned")
+    if value not in range(len(_DECISIONS)):
+        raise FormatError(f"state has {value.item()} for decided, which stands for nothing")
+    return _DECISIONS[int(value)]
+
+
+def _check_size(tensors: Mapping[str, Tensor], x_dim: int, z_dim: int) -> None:
+    """Refuse a size that a file claims and its sums do not have, before anything is made of it."""
+    sums = tensors.get("sum_x"), tensors.get("sum_z"), tensors.get("n")
+    if any(value is None for value in sums):
+        raise FormatError("it lacks sum_x, sum_z or n: expected what save wrote")
+    found = [tuple(value.shape) for value in sums if value is not None]
+    if found not in ([(x_dim,), (z_dim,), ()], [(z_dim, x_dim), (z_dim, 0), (z_dim,)]):
+        raise FormatError(f"its sums have shapes {found}, which do not go with x_dim={x_dim}, z_dim={z_dim}")
+
+
+def _names_of_classes(given: Any) -> tuple[Any, ...]:
+    """What a file says that the numbers of classes stand for."""
+    return decoded(given, {}, tuple[str | int | float | bool, ...], "classes")
 
 
 def fit_of(fitter: type[Fitter]) -> Callable[..., Any]:

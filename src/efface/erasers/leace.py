@@ -125,8 +125,6 @@ class LeaceFitter(Fitter):
     ) -> None:
         if method not in ("leace", "orth"):
             raise InputError(f"unknown method {method!r}: choose 'leace' or 'orth'")
-        if svd_tol is not None and not svd_tol > 0:
-            raise InputError(f"svd_tol must be positive, got {svd_tol}: leave it out to drop rounding alone")
         self.method: str = method
         self.second = "full" if method == "leace" else "diag"
         self.affine, self.shrinkage, self.svd_tol = affine, shrinkage, svd_tol

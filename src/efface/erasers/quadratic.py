@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import EffaceWarning, InputError, NotFittedError, NothingErasedWarning
-from efface._validate import check_positive_int
+from efface._validate import check_device, check_positive_int
 from efface.core.config import Config, option
 from efface.core.labels import Kind
 from efface.core.method import Method, register
@@ -171,8 +171,9 @@ class QuadraticFitter(Fitter):
     ) -> None:
         if kind == "continuous":
             raise InputError("quadratic erasure needs classes: bin a continuous concept first, e.g. torch.bucketize")
+        self.shrinkage = shrinkage
         super().__init__(x_dim, check_positive_int(num_classes, "num_classes"), kind=kind, device=device, dtype=dtype)
-        self.num_classes, self.shrinkage = self.z_dim, shrinkage
+        self.num_classes = self.z_dim
 
     def _new_moments(self, device: str | torch.device | None, dtype: torch.dtype) -> ClassMoments:
         return ClassMoments(self.x_dim, self.z_dim, device=device, dtype=dtype)
@@ -240,7 +241,7 @@ class QuadraticFitter(Fitter):
         Args:
             device: Where to put the editor; by default where the statistics are.
         """
-        device = self.moments.device if device is None else torch.device(device)
+        device = self.moments.device if device is None else check_device(device)
         sigma, _ = self._sigma_xx()
         # One source at a time: the float64 maps of all pairs would take twice the editor's own memory.
         maps = torch.stack([ot_map(source, sigma).to(device, self.dtype) for source in sigma])

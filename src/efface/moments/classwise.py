@@ -11,13 +11,18 @@ import torch
 from torch import Tensor
 
 from efface._errors import FormatError, InputError, NotFittedError
-from efface._io import load_folder, save_folder
-from efface._validate import check_finite, check_positive_int, to_rows, to_tensor
+from efface._io import load_folder, reading, save_folder
+from efface._memory import check_room
+from efface._validate import check_device, check_finite, check_positive_int, check_type, to_rows, to_tensor
+from efface.core.codec import dtype_of, fields_of
 from efface.core.row_labels import Labels
 from efface.moments.grouping import groupby
+from efface.moments.state import NUMBERS, check_state, state_shapes
 from efface.moments.streaming import Moments
 
 _LARGEST = 1e150
+_BYTES = 4096
+"""What the sums of one class take beside those of squares, about."""
 
 
 class ClassMoments:
@@ -50,6 +55,8 @@ class ClassMoments:
     ) -> None:
         self.x_dim = check_positive_int(x_dim, "x_dim")
         self.num_classes = check_positive_int(num_classes, "num_classes")
+        size = self.num_classes * (self.x_dim**2 * 8 + _BYTES)
+        check_room(size, f"sums of x_dim={x_dim}, num_classes={num_classes}")
         self.classes = [Moments(self.x_dim, device=device, dtype=dtype, least=least) for _ in range(self.num_classes)]
 
     # ---------------------------------------------------------------------------------------- gathering
@@ -105,6 +112,7 @@ class ClassMoments:
         Raises:
             InputError: If the two differ in width, classes or dtype.
         """
+        check_type(other, ClassMoments, "what is merged")
         if (self.x_dim, self.num_classes) != (other.x_dim, other.num_classes):
             raise InputError(
                 f"cannot merge moments of (x_dim, num_classes) {(self.x_dim, self.num_classes)} with "
@@ -189,10 +197,12 @@ class ClassMoments:
         Raises:
             FormatError: If a tensor is missing or has another shape.
         """
-        own = {k: v for k, v in state.items() if k in self.classes[0].state_dict()}
-        found = sorted({len(v) if v.ndim else 0 for v in own.values()})
-        if found != [self.num_classes]:
-            raise FormatError(f"state has {found} classes, expected {self.num_classes}")
+        shapes = state_shapes(self.x_dim, 0, "full")
+        classes = state["n"].shape if isinstance(state, Mapping) and isinstance(state.get("n"), Tensor) else None
+        if classes is not None and classes != (self.num_classes,):
+            raise FormatError(f"state has {list(classes)} classes, expected {self.num_classes}")
+        state = check_state(state, shapes, self.classes[0].s_xx.dtype, (self.num_classes,))
+        own = {name: state[name] for name in (*shapes, *NUMBERS)}
         loaded = [m.copy() for m in self.classes]
         for label, moments in enumerate(loaded):
             moments.load_state_dict({name: value[label] for name, value in own.items()})
@@ -210,8 +220,13 @@ class ClassMoments:
     def load(cls, path: str | os.PathLike[str], *, device: str | torch.device | None = None) -> ClassMoments:
         """Read what `save` wrote."""
         config, tensors = load_folder(path, expect="ClassMoments")
-        dtypes = {k: getattr(torch, config[k]) for k in ("dtype", "least")}
-        return cls(config["x_dim"], config["num_classes"], device=device, **dtypes).load_state_dict(tensors)
+        device = check_device(device)
+        with reading(path):
+            x_dim, classes, dtype, least = fields_of(config, x_dim=int, num_classes=int, dtype=str, least=str)
+            # Before anything of a size that a file claims is made.
+            check_state(tensors, state_shapes(x_dim, 0, "full"), dtype_of(dtype), (classes,))
+            new = cls(x_dim, classes, device=device, dtype=dtype_of(dtype), least=dtype_of(least))
+            return new.load_state_dict(tensors)
 
 
 def as_labels(z: Any, lead: tuple[int, ...], num_classes: int, taken: Tensor | None = None) -> Tensor:

@@ -7,6 +7,7 @@ deviations away costs no accuracy.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, Literal, Self
@@ -14,19 +15,21 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from efface._errors import FormatError, InputError, NotFittedError
-from efface._io import load_folder, save_folder
-from efface._memory import empty
-from efface._validate import check_finite, to_tensor
+from efface._errors import InputError, NotFittedError
+from efface._io import load_folder, reading, save_folder
+from efface._memory import check_room, empty
+from efface._validate import check_device, check_dtype, check_finite, check_int, check_type, to_tensor
+from efface.core.codec import dtype_of, fields_of
 from efface.moments.chunk import Chunk, Scratch, compute_dtype, suitable_origin, sum_chunk
 from efface.moments.gram import mirror, rows_per_chunk
 from efface.moments.rows import select_rows
+from efface.moments.state import NUMBERS, TENSORS, check_state, state_shapes
 
 _SMALL = 2**24
 """Products of fewer multiplications than this are formed in float64: it costs nothing to be exact there."""
 
-_TENSORS = ("origin_x", "origin_z", "sum_x", "sum_z", "s_xx", "s_xz", "s_zz")
-_NUMBERS = ("n", "weight", "eps")
+SUMS = (torch.float64, torch.complex128)
+LEAST = (torch.float32, torch.float64)
 
 
 class Moments:
@@ -69,18 +72,27 @@ class Moments:
         dtype: torch.dtype = torch.float64,
         least: torch.dtype = torch.float32,
     ) -> None:
+        self.x_dim, self.z_dim = check_int(x_dim, "x_dim", least=0), check_int(z_dim, "z_dim", least=0)
+        self.least = check_dtype(least, LEAST, "least")
+        if second not in ("full", "diag"):
+            raise InputError(f"second={second!r:.80}: write 'full' or 'diag'")
+        self.second: Literal["full", "diag"] = second
+        place, held = check_device(device), check_dtype(dtype, SUMS)
+        check_room(self._size() * held.itemsize, f"sums of x_dim={x_dim}, z_dim={z_dim}")
+
         @torch.inference_mode(False)  # Sums that are made there could not be added to outside.
         def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
+            return torch.zeros(shape, dtype=held, device=place)
 
-        self.x_dim, self.z_dim, self.least = x_dim, z_dim, least
-        self.second: Literal["full", "diag"] = second
         self.n, self.weight, self.eps = 0, 0.0, 0.0
         # Sums are about an origin o: sum_x = sum w (x - o), s_xx = sum w conj(x - o) (x - o)^T (upper triangle).
-        self.origin_x, self.origin_z = zeros(x_dim), zeros(z_dim)
-        self.sum_x, self.sum_z = zeros(x_dim), zeros(z_dim)
-        self.s_xx = zeros(x_dim, x_dim) if second == "full" else zeros(x_dim)
-        self.s_xz, self.s_zz = zeros(x_dim, z_dim), zeros(z_dim, z_dim)
+        made = {name: zeros(*shape) for name, shape in state_shapes(self.x_dim, self.z_dim, second).items()}
+        self.origin_x, self.origin_z, self.sum_x, self.sum_z = (made[name] for name in TENSORS[:4])
+        self.s_xx, self.s_xz, self.s_zz = (made[name] for name in TENSORS[4:])
+
+    def _size(self) -> int:
+        """How many numbers the sums are."""
+        return sum(math.prod(shape) for shape in state_shapes(self.x_dim, self.z_dim, self.second).values())
 
     # ---------------------------------------------------------------------------------------- gathering
 
@@ -123,9 +135,9 @@ class Moments:
         return self
 
     def _state(self) -> dict[str, Any]:
-        tensors = {k: getattr(self, k) for k in _TENSORS}
+        tensors = {k: getattr(self, k) for k in TENSORS}
         copies = {k: empty(*v.shape, dtype=v.dtype, device=v.device).copy_(v) for k, v in tensors.items()}
-        return copies | {k: getattr(self, k) for k in _NUMBERS}
+        return copies | {k: getattr(self, k) for k in NUMBERS}
 
     def _take(self, x: Tensor, z: Tensor, w: Tensor | None, scratch: dict[torch.dtype, Scratch]) -> bool:
         """Add one chunk; nothing changes, and the answer is False, unless all its sums are finite."""
@@ -201,6 +213,7 @@ class Moments:
         Raises:
             InputError: If the two keep different things.
         """
+        check_type(other, Moments, "what is merged")
         mine, theirs = ((m.x_dim, m.z_dim, m.second, m.s_xx.dtype) for m in (self, other))
         if mine != theirs:
             raise InputError(f"cannot merge moments of (x_dim, z_dim, second, dtype) {mine} with {theirs}")
@@ -208,7 +221,7 @@ class Moments:
         if self.n == 0:
             self._move_origin(moved.origin_x, moved.origin_z)
         moved._move_origin(self.origin_x, self.origin_z)
-        for name in _TENSORS[2:]:
+        for name in TENSORS[2:]:
             getattr(self, name).add_(getattr(moved, name))
         self.n, self.weight, self.eps = self.n + other.n, self.weight + other.weight, max(self.eps, other.eps)
         return self
@@ -220,11 +233,11 @@ class Moments:
 
     def copy(self, device: str | torch.device | None = None) -> Moments:
         """An independent copy, on another device if one is given."""
-        device = self.s_xx.device if device is None else torch.device(device)
+        device = self.s_xx.device if device is None else check_device(device)
         new = Moments(
             self.x_dim, self.z_dim, second=self.second, device=device, dtype=self.s_xx.dtype, least=self.least
         )
-        for name in _TENSORS:
+        for name in TENSORS:
             setattr(new, name, getattr(self, name).to(device, copy=True))
         new.n, new.weight, new.eps = self.n, self.weight, self.eps
         return new
@@ -286,10 +299,8 @@ class Moments:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that is kept, as tensors; `load_state_dict` goes on from it bit for bit."""
-        numbers = {
-            k: torch.tensor(getattr(self, k), dtype=torch.int64 if k == "n" else torch.float64) for k in _NUMBERS
-        }
-        return {k: getattr(self, k).clone() for k in _TENSORS} | numbers
+        numbers = {k: torch.tensor(getattr(self, k), dtype=torch.int64 if k == "n" else torch.float64) for k in NUMBERS}
+        return {k: getattr(self, k).clone() for k in TENSORS} | numbers
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
         """Replace all that is kept by what `state_dict` returned.
@@ -297,14 +308,8 @@ class Moments:
         Raises:
             FormatError: If a tensor is missing or has another shape.
         """
-        for name in _TENSORS:
-            mine = getattr(self, name)
-            if name not in state or state[name].shape != mine.shape:
-                found = tuple(state[name].shape) if name in state else "nothing"
-                raise FormatError(f"state has {found} for {name}, expected shape {tuple(mine.shape)}")
-        if missing := [k for k in _NUMBERS if k not in state]:
-            raise FormatError(f"state lacks {', '.join(missing)}: expected what state_dict() returned")
-        for name in _TENSORS:
+        state = check_state(state, state_shapes(self.x_dim, self.z_dim, self.second), self.s_xx.dtype)
+        for name in TENSORS:
             setattr(self, name, state[name].to(getattr(self, name), copy=True))
         self.n, self.weight, self.eps = int(state["n"]), float(state["weight"]), float(state["eps"])
         return self
@@ -319,6 +324,11 @@ class Moments:
     def load(cls, path: str | os.PathLike[str], *, device: str | torch.device | None = None) -> Moments:
         """Read what `save` wrote."""
         config, tensors = load_folder(path, expect="Moments")
-        dtypes = {k: getattr(torch, config[k]) for k in ("dtype", "least")}
-        new = cls(config["x_dim"], config["z_dim"], second=config["second"], device=device, **dtypes)
-        return new.load_state_dict(tensors)
+        device = check_device(device)
+        with reading(path):
+            x_dim, z_dim = fields_of(config, x_dim=int, z_dim=int)
+            second, dtype, least = fields_of(config, second=Literal["full", "diag"], dtype=str, least=str)
+            # Before anything of a size that a file claims is made.
+            check_state(tensors, state_shapes(x_dim, z_dim, second), dtype_of(dtype))
+            new = cls(x_dim, z_dim, second=second, device=device, dtype=dtype_of(dtype), least=dtype_of(least))
+            return new.load_state_dict(tensors)

@@ -145,8 +145,14 @@ def _making(finding: FindingData) -> Iterator[str]:
 
 
 def _table(table: TableData) -> dict[str, Any]:
-    rows = [[v if isinstance(v, str) else format_value(v) for v in row] for row in table["rows"]]
+    rows = [[_in_cell(v) for v in row] for row in table["rows"]]
     return {"title": table["title"], "header": list(table["header"]), "rows": rows, "caption": table["caption"]}
+
+
+def _in_cell(value: Any) -> str:
+    if value is None:
+        return DASH
+    return format_value(value) if isinstance(value, int | float) else str(value)
 
 
 def _setting(value: Any) -> str:

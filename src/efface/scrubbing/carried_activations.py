@@ -7,8 +7,12 @@ else (embeddings, masks, positions) runs as usual, so nothing is assumed of how 
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+=======
+from collections.abc import Iterator, Mapping
+>>>>>>> 407cdab (Files: one guard around every reading, nothing unchecked; temporary files of killed processes are swept)
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._temporary import temporary_folder
 from efface.core.hooks import StateEdit, look, patch
 from efface.core.site import Site
 from efface.scrubbing.batches import Batch
@@ -35,7 +40,9 @@ class Store:
 
     def __init__(self, where: Literal["memory", "disk"], folder: str | Path | None = None) -> None:
         self._kept: dict[tuple[str, int], tuple[Any, Any]] = {}
-        self._folder = tempfile.TemporaryDirectory(prefix="efface-", dir=folder) if where == "disk" else None
+        self._stack = ExitStack()
+        where_to = None if folder is None else Path(folder)
+        self._folder = self._stack.enter_context(temporary_folder(where_to)) if where == "disk" else None
 
     def put(self, chain: str, number: int, output: Any) -> None:
         """Keep the output of a block, in place of what the chain's last block gave."""
@@ -45,7 +52,7 @@ class Store:
         if self._folder is None:
             self._kept[chain, number] = (skeleton, held)
             return
-        path = Path(self._folder.name) / f"{chain}-{number}.safetensors"
+        path = self._folder / f"{chain}-{number}.safetensors"
         save_file({str(i): x for i, x in enumerate(held)}, path)
         self._kept[chain, number] = (skeleton, path)
 
@@ -65,8 +72,7 @@ class Store:
     def close(self) -> None:
         """Forget all, and remove the files."""
         self._kept.clear()
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._stack.close()
 
 
 class _Slot:

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from efface._validate import check_int
 from efface.core.checkpoint import Checkpoint
+from efface.core.codec import fields_of
 from efface.core.method import Method
 from efface.core.site import Site
 
@@ -30,7 +32,8 @@ class ScrubCheckpoint:
         self._state: dict[str, Any] | None = None
         if self._saved.found:
             with self._saved.reading() as position:
-                self._erasers, self._state = [*position["erasers"]], position["state"]
+                erasers, self._state = fields_of(position, erasers=tuple[str, ...], state=dict[str, Any] | None)
+                self._erasers = [*erasers]
 
     def load_erasers(self) -> dict[Site, Any]:
         """The erasers of the sites that are done, in order."""
@@ -44,12 +47,12 @@ class ScrubCheckpoint:
             return {}, 0
         load = self._method.fitter.load  # type: ignore[attr-defined]
         with self._saved.reading():
-            devices = state["sites"]
+            devices, batches = fields_of(state, sites=dict[str, str], batches=int)
             if list(devices) != [str(site) for site in sites]:
                 return {}, 0
             folder = self._saved.path(_FITTERS)
             fitters = {site: load(folder / str(i), device=devices[str(site)]) for i, site in enumerate(sites)}
-            return fitters, int(state["batches"])
+            return fitters, check_int(batches, "batches", least=0)
 
     def save_sometimes(self, fitters: dict[Site, Any], batches: int) -> None:
         """Write statistics if enough time has gone by since the last."""

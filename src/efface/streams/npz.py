@@ -18,6 +18,7 @@ from torch import Tensor
 
 from efface._errors import FormatError, InputError
 from efface._io import atomic_path
+from efface._temporary import temporary_folder
 from efface.streams.array import ArraySource
 from efface.streams.npy import Header, NpySource, NpyWriter, read_header, read_rows
 from efface.streams.source import Sink, Source
@@ -55,8 +56,10 @@ class NpzSource(ArraySource):
 
     def _by_columns(self, archive: zipfile.ZipFile, rows: int, start: int) -> Iterator[Tensor | np.ndarray]:
         # Rows of an array stored by columns lie all over the stream: it is unpacked to disk and mapped.
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(archive.extract(self.member + _SUFFIX, folder))
+        with temporary_folder() as folder:
+            path = folder / "array.npy"  # and not what the archive calls it
+            with archive.open(self.member + _SUFFIX) as packed, path.open("wb") as file:
+                shutil.copyfileobj(packed, file, _COPY_BYTES)
             yield from NpySource(path, self.where, self.shape, self.type, self.text).pieces(rows, start)
 
 

@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efface._errors import InputError
+from efface._errors import FormatError, InputError
 from efface._io import load_folder, save_folder
+from efface._validate import check_int
+from efface.core.arrays import is_finite
 from efface.core.checkpoint import Checkpoint
+from efface.core.codec import fields_of
 
 _PART = "training"
 
@@ -110,11 +113,32 @@ class Trainer:
         return named | {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `tensors` gave."""
+        """Put back what `tensors` gave.
+
+        Raises:
+            FormatError: If it is of another module, or not finite where that is.
+        """
+        self._check_tensors(tensors)
         self.module.load_state_dict(below(tensors, "model."))
         load_optimizer(self.optimizer, below(tensors, "optimizer."))
         for name, value in self.averaged.items():
             value.copy_(tensors[f"averaged.{name}"])
+
+    def _check_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        own = {f"model.{k}": v for k, v in self.module.state_dict().items()}
+        own |= {f"averaged.{k}": v for k, v in self.averaged.items()}
+        for name, value in own.items():
+            given = tensors.get(name)
+            if given is None or (given.shape, given.dtype) != (value.shape, value.dtype):
+                raise FormatError(f"{name} is missing, or of another shape or dtype")
+            # A mask of minus infinities may be a buffer.
+            if not is_finite(given) and not torch.equal(given.isfinite(), value.to(given.device).isfinite()):
+                raise FormatError(f"{name} has NaN or infinite values")
+        shapes = [p.shape for group in self.optimizer.param_groups for p in group["params"]]
+        for name, value in below(tensors, "optimizer.").items():
+            number = int(name.partition(".")[0])
+            if value.shape not in ((), shapes[number]) or not is_finite(value):
+                raise FormatError(f"optimizer.{name} is of another shape, or not finite")
 
     def write(self, saved: Checkpoint, position: Mapping[str, Any], **tensors: Tensor) -> None:
         """Write all that a step changes, and what the caller adds."""
@@ -131,9 +155,11 @@ class Trainer:
         if not saved.found:
             return {}, {}
         with saved.reading() as position:
-            _, tensors = load_folder(saved.path(_PART), expect=_PART)
+            _, tensors = load_folder(saved.path(_PART), expect=_PART, finite=False)
+            (step,) = fields_of(position, step=int)
             self.load(tensors)
-            self.step = int(position.pop("step"))
+            self.step = check_int(step, "step", least=0)
+            del position["step"]
         return position, {k: v for k, v in tensors.items() if "." not in k}
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from efface._errors import FormatError, InputError
 from efface._io import load_folder
 from efface._lazy import require
@@ -159,12 +161,11 @@ def _damage(path: Path) -> str | None:
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
         if 8 + length > size:
             return f"{size} bytes are less than its header"
-        try:
-            entries = json.loads(file.read(length))
-        except ValueError as error:
-            return f"its header is no JSON ({error})"
-    end = max((entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"), default=0)
-    return None if 8 + length + end == size else f"{size} bytes where its header asks for {8 + length + end}"
+    try:
+        with safe_open(path, framework="pt"):
+            return None
+    except SafetensorError as error:
+        return f"{size} bytes do not go with its header ({error})"
 
 
 def _fill(module: Any, tensors: dict[str, Any], source: Path, right: bool, stage: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from efface._errors import InputError
-from efface._io import load_folder, save_folder, write_json
+from efface._io import load_folder, reading, save_folder, write_json
 from efface._lazy import require
 from efface_worlds.loading import quiet_transformers
 from efface_worlds.shapes.concepts import concept
@@ -117,15 +117,18 @@ def _data(work: Path) -> LatentSet:
 def read_judge(folder: Path) -> JudgeNetwork:
     """A judge from its folder."""
     config, tensors = load_folder(folder, expect="ShapesJudge")
-    net = NETWORKS[config["which"]]()
-    net.load_state_dict(tensors)
+    with reading(folder):
+        net = NETWORKS[config["which"]]()
+        net.load_state_dict(tensors)
     return net.eval()
 
 
 def read_pair(folder: Path) -> ContrastivePair:
     """The contrastive pair from its folder."""
     pair = ContrastivePair(build_text_encoder(build_tokenizer()))
-    pair.load_state_dict(load_folder(folder, expect="ShapesContrast")[1])
+    tensors = load_folder(folder, expect="ShapesContrast")[1]
+    with reading(folder):
+        pair.load_state_dict(tensors)
     return pair.eval()
 
 
