@@ -7,12 +7,7 @@ else (embeddings, masks, positions) runs as usual, so nothing is assumed of how 
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-=======
-from collections.abc import Iterator, Mapping
->>>>>>> 407cdab (Files: one guard around every reading, nothing unchecked; temporary files of killed processes are swept)
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
