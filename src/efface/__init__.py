@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from efface.scrubbing.fitting import scrub
     from efface.scrubbing.fold import foldable
     from efface.scrubbing.scrubber import Scrubber
-    from efface.scrubbing.sites import find_sites
+    from efface.scrubbing.sites import find_roles, find_sites
     from efface.scrubbing.token_labels import labels_from_characters, labels_from_spans, labels_from_words
 
 _NAMES = {
@@ -107,7 +107,7 @@ _NAMES = {
     "efface.core.method": ("Method", "erase", "get_method", "methods"),
     "efface.core.saved_types": ("saved",),
     "efface.core.site": ("Site",),
-    "efface.scrubbing.sites": ("find_sites",),
+    "efface.scrubbing.sites": ("find_roles", "find_sites"),
 }
 
 _ROOMS = (
@@ -159,6 +159,7 @@ __all__ = [
     "compose",
     "erase",
     "explain",
+    "find_roles",
     "find_sites",
     "foldable",
     "get_method",

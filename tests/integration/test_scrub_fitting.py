@@ -218,7 +218,9 @@ def test_what_each_further_batch_costs(route, attention, feed_forward):
     if route == "recompute":
         assert attention + feed_forward == 13 * whole / 2
     beyond = few[0] + few[1] - 6 * (attention + feed_forward)
-    assert beyond <= 5 * whole  # looking at the order of sites and checking what is carried: a few single batches
+    assert (
+        beyond <= 6 * whole
+    )  # looking at roles and the order of sites and checking what is carried: a few single batches
 
 
 @pytest.mark.parametrize("blocks", [4, 12])
@@ -338,4 +340,5 @@ def test_a_site_that_no_forward_pass_comes_by():
             return self.blocks[0](self.embed(input_ids))
 
     with pytest.raises(InputError, match="never comes by blocks.1.norm, out"):
-        scrub(Unused(), tokens(), tokens() % 3, sites="norms")
+        scrub(Unused(), tokens(), tokens() % 3, sites=["**.norm", "out"])
+    assert [str(site) for site in scrub(Unused(), tokens(), tokens() % 3, sites="norms").sites] == ["blocks.0.norm"]

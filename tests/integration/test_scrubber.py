@@ -653,4 +653,4 @@ def test_generation_is_scrubbed_at_every_step(name):
 
 def test_roles_find_nothing_in_a_model_of_another_make():
     with pytest.raises(InputError, match="table="):
-        find_sites(nn.Sequential(nn.Linear(2, 2)), "attn_out")
+        find_sites(nn.Sequential(nn.Linear(2, 2)), "attn_out", inputs={"input": torch.ones(1, 2)})

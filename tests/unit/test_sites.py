@@ -10,16 +10,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from efface import InputError, Site, find_sites
-from efface.scrubbing.architectures import ROLES, TABLES, generic_patterns
 from efface.scrubbing.forward import edited
 from efface.scrubbing.sites import _expression
 from tests.models import FAMILIES, POST_NORM, SEQUENCES, WIDTH, data, tiny
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
-SANDWICH = ("gemma2", "gemma3_text")
 
 
 @cache
@@ -146,12 +144,10 @@ def states(name: str, sites: list[Site]) -> dict[Site, Tensor]:
 def test_blocks_add_what_attention_and_feed_forward_give(name):
     """The residual stream leaves a block as it came, plus what is at the sites of these roles.
 
-    Gemma 2 and 3 add its normed form; the BERTs' norms see the sum, and what they give goes on.
+    The BERTs' norms see the sum, and what they give goes on.
     """
     blocks = [site.path for site in find_sites(model(name), "residual")]
     parts = find_sites(model(name), ["attn_out", "mlp_out"])
-    if name in SANDWICH:
-        parts = [s for s in find_sites(model(name), "norms") if re.search("post_(attention|feedforward)", s.path)]
     if name in POST_NORM:
         norms = [s for s in find_sites(model(name), "norms") if "embeddings" not in s.path]
         x = states(name, [*(Site(s.path, "input") for s in norms), *norms, *parts, Site(blocks[0], "input")])
@@ -172,44 +168,3 @@ def test_blocks_add_what_attention_and_feed_forward_give(name):
 def test_norms_are_all_layers_with_one_weight_a_feature_of_the_residual_stream(name):
     weights = {path: module._parameters.get("weight") for path, module in model(name).named_modules()}
     assert set(found(name, "norms")) == {path for path, w in weights.items() if w is not None and w.shape == (WIDTH,)}
-
-
-@every_family
-def test_the_generic_route_finds_what_the_tables_say(name):
-    paths = {role: set(found(name, role)) for role in ROLES}
-    generic = {role: set(generic_patterns(model(name), role)) for role in ROLES}
-    assert generic["norms"] == paths["norms"] and generic["residual"] == paths["residual"]
-    for role in ("mlp_out", "attn_out"):
-        known = name not in ("bert", "roberta", "t5") and (name, role) != ("opt", "mlp_out")
-        assert (generic[role] == paths[role]) is known
-
-
-class Unknown(nn.Module):
-    """A model of nobody's architecture."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(64, 8)
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict({"ln": nn.LayerNorm(8), "attn": nn.Linear(8, 8), "ffn": nn.Linear(8, 8)}) for _ in range(3)
-        )
-        self.out = nn.RMSNorm(8)
-
-
-@pytest.mark.parametrize(
-    ("role", "ends"),
-    [("norms", ["ln"] * 3), ("residual", [""] * 3), ("mlp_out", ["ffn"] * 3), ("attn_out", ["attn"] * 3)],
-)
-def test_roles_without_a_table(role, ends):
-    expected = [f"blocks.{i}.{end}".rstrip(".") for i, end in enumerate(ends)] + ["out"] * (role == "norms")
-    assert [str(site) for site in find_sites(Unknown(), role)] == expected
-
-
-def test_a_role_that_the_generic_route_does_not_find_says_what_to_pass():
-    with pytest.raises(InputError, match=r"found no 'residual' in Linear .*table=\{'residual': 'path.of.blocks.\*'\}"):
-        find_sites(nn.Linear(2, 2), "residual")
-
-
-def test_every_table_has_every_role():
-    assert set(FAMILIES) <= set(TABLES)
-    assert all(set(table) == set(ROLES) for table in TABLES.values())

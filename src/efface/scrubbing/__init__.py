@@ -14,6 +14,7 @@ __getattr__, __dir__ = attach(
         "Scrubber": "efface.scrubbing.scrubber",
         "Site": "efface.core.site",
         "collect": "efface.scrubbing.collecting",
+        "find_roles": "efface.scrubbing.sites",
         "find_sites": "efface.scrubbing.sites",
         "foldable": "efface.scrubbing.fold",
         "labels_from_characters": "efface.scrubbing.token_labels",

@@ -22,7 +22,6 @@ from efface.core.hooks import StateEdit, look, patch
 from efface.core.site import Site
 from efface.scrubbing.batches import Batch
 from efface.scrubbing.forward import Stop, execution_order, run_to
-from efface.scrubbing.sites import find_sites
 
 
 class Store:
@@ -105,14 +104,14 @@ class Carried:
         model: A model that is made of blocks.
         batch: Any batch, to see in which order blocks run.
         store: Where activations are kept.
-        table: Role -> patterns, if the blocks (role `"residual"`) of this model are not known.
+        blocks: The blocks (role `"residual"`).
 
     Raises:
-        InputError: If no blocks are known, or one runs more than once in a forward pass.
+        InputError: If one runs more than once in a forward pass.
     """
 
-    def __init__(self, model: nn.Module, batch: Batch, store: Store, table: Mapping[str, Any] | None) -> None:
-        order = execution_order(model, find_sites(model, "residual", table=table), batch)
+    def __init__(self, model: nn.Module, batch: Batch, store: Store, blocks: list[Site]) -> None:
+        order = execution_order(model, blocks, batch)
         if repeated := [str(site) for site, calls in order.items() if calls > 1]:
             raise InputError(
                 f"{repeated[0]} runs several times in a forward pass, so activations cannot be carried: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ from efface.core.hooks import StateEdit
 from efface.core.site import Site
 from efface.core.subjects import unwrapped
 from efface.scrubbing.batches import Batch, Batches
+from efface.scrubbing.examples import small_inputs
 from efface.scrubbing.forward import Take, at_rest, execution_order, run_to, taking
-from efface.scrubbing.sites import SitesLike, find_sites
+from efface.scrubbing.sites import SiteFinder, SitesLike
 from efface.scrubbing.token_labels import IGNORE
 
 
@@ -72,7 +74,8 @@ def collect(
     """
     model = unwrapped(model)
     batches = Batches(data, concept, batch_size=batch_size, ignore_index=ignore_index)
-    found = list(execution_order(model, find_sites(model, sites, table=table), next(iter(batches))))
+    places = SiteFinder(model, table, partial(small_inputs, model, batches)).find(sites)
+    found = list(execution_order(model, places, next(iter(batches))))
     gatherer = _Gatherer(model, found, ignore_index, check_positive_int(max_rows, "max_rows"), seed)
     with at_rest(model), nullcontext() if scrubber is None else scrubber.on(model):
         for batch in batches:

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,9 +27,10 @@ from efface.scrubbing.batches import Batches, Survey, survey
 from efface.scrubbing.carried_activations import Carried, Store
 from efface.scrubbing.checkpoint import ScrubCheckpoint
 from efface.scrubbing.config import Activations, Order, ScrubConfig, config_for, rows_method
+from efface.scrubbing.examples import small_inputs
 from efface.scrubbing.forward import at_rest, check_states, execution_order, run_to, taking
 from efface.scrubbing.scrubber import Scrubber
-from efface.scrubbing.sites import SitesLike, find_sites
+from efface.scrubbing.sites import SiteFinder, SitesLike
 from efface.scrubbing.token_labels import IGNORE
 
 
@@ -130,7 +131,7 @@ def scrub_with(
         config=config,
         scratch=None if scratch is None else os.fspath(scratch),
     )
-    found = find_sites(model, config.sites, table=config.table)
+    found = fit.places.find(config.sites)
     with at_rest(model):
         fit.prepare(found)
         settings = fit.settings()
@@ -174,6 +175,11 @@ class _Fit:
     checkpoint: ScrubCheckpoint = field(init=False)
 
     # ------------------------------------------------------------------------------------------- before
+
+    @cached_property
+    def places(self) -> SiteFinder:
+        """What addresses stand for in this model, with these data."""
+        return SiteFinder(self.model, self.config.table, partial(small_inputs, self.model, self.batches))
 
     def prepare(self, found: list[Site]) -> None:
         """Look at the labels, and at the order in which the model comes by the sites."""
@@ -243,7 +249,7 @@ class _Fit:
 
     def _carry(self, store: Store) -> None:
         first = next(iter(self.batches))
-        carried = Carried(self.model, first, store, self.config.table)
+        carried = Carried(self.model, first, store, self.places.find("residual"))
         targets = self._targets(carried, first)
         total = self.n_batches * (len(self.calls) + max(targets.values(), default=0))
         with progress("scrubbing", total, unit="batches") as bar:

@@ -26,7 +26,8 @@ from efface.core.site import Site
 from efface.core.weights import Add, Change, LowRank, Put, WeightDelta
 from efface.erasers.leace import LeaceEraser
 from efface.scrubbing.adapted import check_open, is_layer, is_lora, trained_beside
-from efface.scrubbing.output_readers import example_inputs, find_readers
+from efface.scrubbing.examples import example_inputs
+from efface.scrubbing.output_readers import find_readers
 
 _BIAS_FLAGS = (("self_attn", "attention_bias"), ("mlp", "mlp_bias"))
 """Part of a block -> the switch in the config that gives its layers biases when the model is loaded."""

@@ -46,9 +46,13 @@ def run(model: nn.Module, batch: Batch) -> Any:
     """One forward pass; inputs are moved to the model's device, and no cache is built."""
     device = device_of(model)
     inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.inputs.items()}
-    if "use_cache" not in inputs and "use_cache" in inspect.signature(model.forward).parameters:
-        inputs["use_cache"] = False
-    return model(**inputs)
+    return model(**uncached(model, inputs))
+
+
+def uncached(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs with which a model builds no cache, which nobody would read."""
+    takes = "use_cache" in inspect.signature(model.forward).parameters
+    return {"use_cache": False} | dict(inputs) if takes else dict(inputs)
 
 
 def device_of(model: nn.Module) -> torch.device | None:

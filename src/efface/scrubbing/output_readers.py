@@ -7,15 +7,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from efface._errors import InputError
 from efface.core.hooks import edit_value, look, look_before
 from efface.core.site import Site
 from efface.scrubbing.adapted import layers
-from efface.scrubbing.forward import at_rest, device_of
+from efface.scrubbing.forward import at_rest
 
 
 @dataclass
@@ -152,24 +150,3 @@ def _flat(value: Any) -> list[Tensor]:
     if isinstance(value, (tuple, list)):
         return [x for item in value for x in _flat(item)]
     return []
-
-
-def example_inputs(model: nn.Module) -> dict[str, Any]:
-    """Small inputs for a Hugging Face model: three tokens, or a blank image.
-
-    Raises:
-        InputError: If it is not known what the model takes.
-    """
-    config, name = getattr(model, "config", None), getattr(model, "main_input_name", None)
-    device = device_of(model)
-    if name == "input_ids" and config is not None:
-        ids = torch.arange(1, 4, device=device).remainder(getattr(config, "vocab_size", 4)).unsqueeze(0)
-        return {"input_ids": ids} | ({"decoder_input_ids": ids} if config.is_encoder_decoder else {})
-    size = getattr(config, "image_size", None)
-    if name == "pixel_values" and size is not None:
-        height, width = (size, size) if isinstance(size, int) else size
-        dtype = next(model.parameters()).dtype
-        return {name: torch.zeros(1, getattr(config, "num_channels", 3), height, width, device=device, dtype=dtype)}
-    raise InputError(
-        f"it is not known what {type(model).__name__} takes: pass inputs={{...}}, keyword arguments for one pass"
-    )
