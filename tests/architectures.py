@@ -58,7 +58,7 @@ _LATENT = {"num_key_value_heads": 4, "head_dim": None}
 
 OWN: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
-    "dbrx": {"attn_config": tf.DbrxConfig().attn_config.__class__(kv_n_heads=2), "d_model": 32},
+    "dbrx": {"d_model": 32},
     "esmc": {"num_key_value_heads": 4},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_expand": 2},
     "fsmt": {"src_vocab_size": 96, "tgt_vocab_size": 96, "langs": ["en", "de"]},
