@@ -58,6 +58,8 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -
 
 def cell(finding: Finding, scale: float = 100.0, digits: int = 1) -> str:
     """A finding with its interval, if it has one; shares in per cent by default."""
+    if not finding.is_scored:
+        return finding.status
     value = f"{scale * finding.value:.{digits}f}"
     if finding.low is None or finding.high is None:
         return value

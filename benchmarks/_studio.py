@@ -15,12 +15,16 @@ from torch import Tensor
 from efface import Concept, Erasure, PipelineView, erase
 from efface.core.run import Run
 from efface.core.subjects import as_subject
+from efface.diffusion.guidance.sld import NAME as SLD
 from efface.diffusion.text.semantic_surgery.erasure import NAME as SURGERY
 from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
 from efface.diffusion.text.semantic_surgery.feedback import look_again
 from efface.pipelines.embedding import PromptEmbedding
+from efface.stats.intervals import Interval, wilson_interval
 from efface_worlds import shapes
 from efface_worlds.shapes.concepts import FACTORS, concept
+from efface_worlds.shapes.judge import Verdict
+from efface_worlds.shapes.scenes import Scenes
 
 OBJECTS = ("circle", "square", "diamond", "triangle", "star", "heart")
 STYLES = ("striped", "dotted", "shaded")
@@ -63,7 +67,7 @@ def fit(view: PipelineView, name: str, method: str) -> Erasure:
         absent = [t for i, o in enumerate(asked.preserve) for t in captions_of(o, _ABSENT, _CALIBRATION_SEED + 50 * i)]
         start = erase(view, asked, SURGERY, threshold=0.0, score=score or "per-token")
         return start.calibrate(view, captions_of(name, _PRESENT, _CALIBRATION_SEED + 7), absent)
-    return erase(view, asked, method)
+    return erase(view, asked, method, **({"preset": score} if method == SLD and score else {}))
 
 
 def same_embedding(a: PromptEmbedding, b: PromptEmbedding) -> bool:
@@ -119,7 +123,7 @@ class Studio:
 
 
 FEEDBACK = "+feedback"
-VARIANTS = ("semantic-surgery+feedback", "semantic-surgery@last")
+VARIANTS = ("semantic-surgery+feedback", "semantic-surgery@last", "sld@weak", "sld@strong", "sld@max")
 GATED = ("semantic-surgery", "cgce")
 """Methods that do all they do to the prompt's embedding: where that is left alone, so is the image, bit for bit."""
 
@@ -132,10 +136,26 @@ def sampler(studio: Studio, name: str, method: str) -> tuple[Erasure | None, Any
     return erasure, studio.erased(erasure, feedback=method.endswith(FEEDBACK))
 
 
-def rest_kept(sample: Any, name: str, n: int, seeds: Sequence[int]) -> float:
-    """Share of images of a concept's n prompts that still show the prompt's other factors, mean over these."""
+def looked_at(sample: Any, name: str, n: int, seeds: Sequence[int]) -> tuple[Verdict, Scenes]:
+    """What judge 2 says of images of a concept's n prompts, and what these ask for."""
     asked = shapes.prompts_for(name, n, seed=_PROMPT_SEED)
     rows, numbers = zip(*((i, seed) for i in range(n) for seed in seeds), strict=True)
     said = shapes.load_judge(2).judge(sample([asked.texts[i] for i in rows], numbers))
-    agrees = said.agrees(asked.scenes[torch.tensor(rows)])
+    return said, asked.scenes[torch.tensor(rows)]
+
+
+def rest_kept(sample: Any, name: str, n: int, seeds: Sequence[int]) -> float:
+    """Share of images of a concept's n prompts that for sure still show the prompt's other factors, mean over these."""
+    return kept_by(*looked_at(sample, name, n, seeds), name)
+
+
+def kept_by(said: Verdict, scenes: Scenes, name: str) -> float:
+    """The same of a verdict."""
+    agrees = said.agrees(scenes)
     return sum(float(hits.float().mean()) for f, hits in agrees.items() if f != concept(name).factor) / 3
+
+
+def seen(answers: Tensor) -> Interval | None:
+    """Share of images in which a judge sees a concept, of those of which it can say; None where there are none."""
+    said = answers[~answers.isnan()]
+    return wilson_interval(float(said.sum()), len(said)) if len(said) else None

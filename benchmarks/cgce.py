@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks._measure import interleaved, table
-from benchmarks._studio import Studio, captions_of, others_of, prompts_of, rest_kept
+from benchmarks._studio import Studio, captions_of, others_of, prompts_of, rest_kept, seen
 from efface import Concept, PipelineView, StillUnsafeWarning, erase
 from efface.core.run import Run
 from efface.core.subjects import as_subject
@@ -135,8 +135,9 @@ class Trial:
         self.others = {o: prompts_of(o, max(2, n // 4)) for o in others_of(name)}
 
     def seen(self, sample: Any, prompts: Sequence[str], name: str) -> float:
-        """Share of pictures in which the judge sees a concept."""
-        return float(self.judge(sample(prompts, list(range(len(prompts)))), name).float().mean())
+        """Share of pictures in which the judge sees a concept, of those of which it can say."""
+        found = seen(self.judge(sample(prompts, list(range(len(prompts)))), name))
+        return math.nan if found is None else found.value
 
     def plain(self) -> list[float]:
         """ACC_e, ACC_g, ACC_ir and the rest kept of the pipeline as it is."""

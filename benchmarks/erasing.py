@@ -5,12 +5,14 @@ python -m benchmarks.erasing [erase rest overhead grids] [--methods semantic-sur
 
 Each concept is erased alone. ACC_e: share of images of its prompts in which judge 2 sees it; ACC_g: the same where a
 synonym stands for it in templates that nothing was trained on; ACC_ir: share of the other concepts of its factor seen
-at their prompts, averaged evenly; H: harmonic mean of 1 - ACC_e, 1 - ACC_g and ACC_ir. Rest kept: how often images of
-the concept's own prompts still show the other factors that these name, of which H knows nothing. H_a, of styles:
-text-image score of the other styles' images with their prompts less that of the erased style's (the contrastive pair
-in CLIP's place). Gates are calibrated on captions of the training split (100 with the concept, 12 for each of the
-others), never on what is measured. "+feedback" is the method with its visual feedback, where judge 1 looks;
-"semantic-surgery@last" has the score of that name.
+at their prompts, averaged evenly. These are of the images of which the judge can say; "cannot say" is the share of
+the rest at the concept's prompts and at its synonyms. H: harmonic mean of 1 - ACC_e, 1 - ACC_g and ACC_ir in which
+what cannot be said counts as neither erased nor kept. Two objects: share of images of the concept's prompts that show
+two where one was asked for. Rest kept: how often these images show for sure the other factors that the prompts name, of
+which H knows nothing. H_a, of styles: text-image score of the other styles' images with their prompts less that of the
+erased style's (the contrastive pair in CLIP's place). Gates are calibrated on captions of the training split (100 with
+the concept, 12 for each of the others), never on what is measured. "+feedback" is the method with its visual feedback,
+where judge 1 looks; "semantic-surgery@last" has the score of that name, "sld@max" the preset.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from benchmarks._studio import (
     VARIANTS,
     Studio,
     fit,
+    kept_by,
+    looked_at,
     others_of,
     paraphrases_of,
     prompts_of,
@@ -38,9 +42,12 @@ from benchmarks._studio import (
 )
 from efface import PipelineView
 from efface.audit.pipelines.balance import harmonic
+from efface.audit.pipelines.presence import SEEN, UNSAID
 from efface.cli.generate import write_picture
 from efface.core.erasure import Erasure
 from efface.core.method import methods as known_methods
+from efface.report.data import AFTER, BEFORE
+from efface.stats.intervals import wilson_interval
 from efface_worlds import shapes
 from efface_worlds.shapes.concepts import concept, siblings
 from efface_worlds.shapes.generation import GUIDANCE
@@ -61,7 +68,9 @@ def run(studio: Studio, name: str, method: str, n: int, seeds: int) -> dict[str,
         with erasure.on(studio.view):
             after = studio.view.encode([p for ps in others.values() for p in ps])
         fired = sum(not same_embedding(before[i], after[i]) for i in range(len(before))) / len(before)
-    rest = {"rest": rest_kept(erased, name, n, range(seeds))}
+    said, scenes = looked_at(erased, name, n, range(seeds))
+    two = wilson_interval(float((said.count[said.known] == 2).sum()), max(int(said.known.sum()), 1))
+    rest = {"rest": kept_by(said, scenes, name), "two": two}
     return summary(audit, name, others, fired) | style(erased, asked["prompts"], others, name, seeds) | rest
 
 
@@ -94,9 +103,10 @@ def rest_table(studio: Studio, methods: Sequence[str], concepts: Sequence[str], 
 
 def summary(audit: Any, name: str, others: Any, fired: float) -> dict[str, Any]:
     """The figures of an audit, by their names in the literature."""
-    seen = {(f.name, f.condition): f for f in audit.findings if f.family == "seen by the judge"}
-    kept = {o: seen[o, "after"].value for o in others}
-    worst = min(kept, key=lambda o: kept[o] - seen[o, "before"].value)
+    seen = {(f.name, f.condition): f for f in audit.findings if f.family == SEEN}
+    unsaid = {f.name: f.value for f in audit.findings if f.family == UNSAID and f.condition == AFTER}
+    kept, before = ({o: share_of(seen[o, side]) for o in others} for side in (AFTER, BEFORE))
+    worst = min(kept, key=lambda o: kept[o] - before[o])
     near = [kept[o] for o in siblings(name)]
     h = audit.find("balance", "H", "after")
     return {
@@ -105,10 +115,16 @@ def summary(audit: Any, name: str, others: Any, fired: float) -> dict[str, Any]:
         "ACC_ir": sum(kept.values()) / len(kept),
         "H": h,
         "siblings": sum(near) / len(near) if near else None,
-        "worst": f"{worst} {100 * kept[worst]:.0f} (before {100 * seen[worst, 'before'].value:.0f})",
+        "unsaid": [unsaid.get(which, 0.0) for which in (name, f"{name} in other words")],
+        "worst": f"{worst} {100 * kept[worst]:.0f} (before {100 * before[worst]:.0f})",
         "moved": audit.find("images of other prompts", "pixels moved", "change").value,
         "fired": fired,
     }
+
+
+def share_of(finding: Any) -> float:
+    """The value of a finding; NaN where the judge could not say of any image."""
+    return finding.value if finding.is_scored else float("nan")
 
 
 def report(method: str, found: dict[str, dict[str, Any]]) -> None:
@@ -120,6 +136,8 @@ def report(method: str, found: dict[str, dict[str, Any]]) -> None:
             cell(f["ACC_g"]),
             f"{100 * f['ACC_ir']:.1f}",
             cell(f["H"]),
+            " / ".join(f"{100 * share:.0f}" for share in f["unsaid"]),
+            f"{100 * f['two'].value:.0f} [{100 * f['two'].low:.0f}, {100 * f['two'].high:.0f}]",
             f"{100 * f['rest']:.0f}",
             "-" if f["siblings"] is None else f"{100 * f['siblings']:.1f}",
             f["worst"],
@@ -131,7 +149,7 @@ def report(method: str, found: dict[str, dict[str, Any]]) -> None:
     for factor in ("object", "style"):
         these = [f for name, f in found.items() if concept(name).factor == factor]
         if len(these) > 1:
-            e, g = ([f[k].value for f in these] for k in ("ACC_e", "ACC_g"))
+            e, g = ([share_of(f[k]) for f in these] for k in ("ACC_e", "ACC_g"))
             ir = [f["ACC_ir"] for f in these]
             mean = [sum(v) / len(v) for v in (e, g, ir)]
             whole = float(harmonic(1 - mean[0], 1 - mean[1], mean[2]))
@@ -139,13 +157,17 @@ def report(method: str, found: dict[str, dict[str, Any]]) -> None:
             shown = [f"**{100 * v:.1f}**" for v in mean]
             rest = f"**{100 * sum(f['rest'] for f in these) / len(these):.0f}**"
             balanced = f"**mean of H {100 * of_h:.2f}, H of means {100 * whole:.2f}**"
-            rows.append((f"**{factor}s**", *shown, balanced, rest, *[""] * 4))
+            unsaid = " / ".join(f"{100 * sum(f['unsaid'][i] for f in these) / len(these):.1f}" for i in range(2))
+            two = f"**{100 * sum(f['two'].value for f in these) / len(these):.0f}**"
+            rows.append((f"**{factor}s**", *shown, balanced, f"**{unsaid}**", two, rest, *[""] * 4))
     header = (
         "concept",
         "ACC_e",
         "ACC_g",
         "ACC_ir",
         "H",
+        "cannot say (prompts / synonyms)",
+        "two objects",
         "rest kept",
         "siblings kept",
         "worst other",

@@ -28,13 +28,12 @@ from benchmarks._measure import table
 from benchmarks._noising import noised
 from benchmarks._relaxed_gate import relaxed
 from benchmarks._soft_tokens import SoftTokens
-from benchmarks._studio import fit, prompts_of
+from benchmarks._studio import fit, prompts_of, seen
 from efface import Erasure, PipelineView
 from efface.core.run import Run
 from efface.core.subjects import as_subject
 from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
 from efface.pipelines.embedding import PromptEmbedding
-from efface.stats.intervals import wilson_interval
 from efface_worlds import shapes
 from efface_worlds.shapes.concepts import concept
 from efface_worlds.shapes.generation import GUIDANCE, STEPS
@@ -125,15 +124,17 @@ def _mutated(prompt: list[str], words: list[str], rng: random.Random) -> list[st
 def judged(
     view: PipelineView, name: str, erasure: Erasure | None, tokens: SoftTokens | list[str] | None, n: int
 ) -> str:
-    """How often the concept is seen; of prompts, each at one seed."""
+    """How often the concept is seen, and of how many images the judge cannot say; of prompts, each at one seed."""
     with torch.no_grad(), nullcontext() if erasure is None else erasure.on(view):
         if isinstance(tokens, SoftTokens):
             e = tokens.encode(n)
         else:
             e = view.encode(((tokens or prompts_of(name, 5)) * n)[:n])
         images = view.sample(e, list(range(n)), steps=STEPS, guidance=GUIDANCE, batch_size=32)
-    i = wilson_interval(float(shapes.load_judge(2)(images, name).sum()), n)
-    return f"{100 * i.value:.0f} [{100 * i.low:.0f}, {100 * i.high:.0f}]"
+    answers = shapes.load_judge(2)(images, name)
+    i, unsaid = seen(answers), int(answers.isnan().sum())
+    share = "-" if i is None else f"{100 * i.value:.0f} [{100 * i.low:.0f}, {100 * i.high:.0f}]"
+    return f"{share}, cannot say {unsaid}" if unsaid else share
 
 
 def main() -> None:
@@ -154,8 +155,8 @@ def main() -> None:
         start = SoftTokens(view, PROMPT, PLACEHOLDER)
         for method in args.methods:
             erasure = fit(view, name, method)
-            seen = [judged(view, name, on, None, args.seeds) for on in (None, erasure)]
-            rows.append((name, method, "plain words", *seen))
+            shares = [judged(view, name, on, None, args.seeds) for on in (None, erasure)]
+            rows.append((name, method, "plain words", *shares))
             rows.append(
                 (name, method, "placeholders", *(judged(view, name, on, start, args.seeds) for on in (None, erasure)))
             )
@@ -163,8 +164,8 @@ def main() -> None:
                 edit = edit_of(erasure, view, way)
                 if edit is not None:
                     tokens = learn(view, latents, edit, args.steps, seed=0)
-                    seen = [judged(view, name, on, tokens, args.seeds) for on in (None, erasure)]
-                    rows.append((name, method, way, *seen))
+                    shares = [judged(view, name, on, tokens, args.seeds) for on in (None, erasure)]
+                    rows.append((name, method, way, *shares))
             for way in ("words", "words, gate read"):
                 texts = searched(view, name, erasure, args.seeds // 2, aware=way != "words")
                 print(f"{name}, {method}, {way}: {texts[:3]}")

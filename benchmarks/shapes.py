@@ -26,8 +26,8 @@ from efface_worlds.shapes.captions import Reader, caption
 from efface_worlds.shapes.concepts import FACTORS, concept
 from efface_worlds.shapes.corruption import TRAINED, UNSEEN
 from efface_worlds.shapes.generation import GUIDANCE, STEPS, generate
-from efface_worlds.shapes.judge import NOTHING
 from efface_worlds.shapes.shipped import GOLD, WEIGHTS
+from efface_worlds.shapes.training.measuring import answers, attributed, confusion, held_out
 
 MEGABYTE = 1e6
 
@@ -46,21 +46,28 @@ def quality(pipeline: Any, judges: Sequence[Any], n: int, name: str = "base") ->
     for templates in readers:
         prompts = shapes.prompts_for(n=n, seed=5, templates=templates, synonyms=templates != "plain")
         images = generate(pipeline, prompts.texts, seed=1000)
-        agrees = [judge.judge(images).agrees(prompts.scenes) for judge in judges]
+        verdicts = [judge.judge(images) for judge in judges]
+        agrees = [verdict.agrees(prompts.scenes) for verdict in verdicts]
         for i, found in enumerate(agrees, 1):
             if templates != "train":  # these may leave factors out
-                rows.append((templates, f"judge {i}", *(share(found[f]) for f in FACTORS)))
+                unsaid = share(~verdicts[i - 1].known)
+                rows.append((templates, f"judge {i}", *(share(found[f]) for f in FACTORS), unsaid))
         kept.append((prompts, agrees[0]))
         if templates == "train":
             named = torch.tensor(
                 [_names_object(t, int(s)) for t, s in zip(prompts.texts, _objects(prompts), strict=True)]
             )
             rows.append(
-                (f"train, {int(named.sum())} that name an object", "judge 1", share(agrees[0]["object"][named]))
+                (
+                    f"train, {int(named.sum())} that name an object",
+                    "judge 1",
+                    share(agrees[0]["object"][named]),
+                    *[""] * 4,
+                )
             )
     table(
         f"{name}: agreement with prompts, {n} images, {STEPS} steps, guidance {GUIDANCE}",
-        ("templates", "by", *FACTORS),
+        ("templates", "by", *FACTORS, "cannot say"),
         rows,
     )
     prompts, found = kept[0]
@@ -91,9 +98,14 @@ def two_objects(pipeline: Any, judges: Sequence[Any], n: int) -> None:
     for kind, images in kinds.items():
         for i, judge in enumerate(judges, 1):
             verdict = judge.judge(images)
-            cells = (verdict.agrees(world.scenes)["object"], verdict.count.argmax(1) == 1)
+            agrees = verdict.agrees(world.scenes)
+            cells = (agrees["object"], agrees["colour"], verdict.known & (verdict.count == 2), ~verdict.known)
             rows.append((kind, i, *(share(cell) for cell in cells)))
-    table(f"Two objects, {n} images", ("images", "judge", "exactly these two", "counted as two"), rows)
+    table(
+        f"Two objects, {n} images",
+        ("images", "judge", "exactly these two", "each in its colour", "two", "cannot say"),
+        rows,
+    )
 
 
 def _objects(prompts: Any) -> list[int]:
@@ -106,44 +118,64 @@ def _names_object(text: str, label: int) -> bool:
 
 
 def judges_table(judges: Sequence[Any]) -> None:
-    """Accuracy on fresh renderings, calibration, what corrupted images are called, confusions."""
-    world = shapes.make_shapes(4000, seed=77, split="test", two_objects=0.0, balanced=True)
-    pairs = shapes.make_shapes(1000, seed=78, split="test", two_objects=1.0, balanced=True)
-    rows, wrong, open_set = [], [], []
+    """What the judges see of one and of two objects, what they make of it, and where they say that they cannot say."""
+    sets = dict(zip(("one object", "two objects"), held_out(4000, seed=77), strict=True))
+    rows, least, wrong, outside = [], [], [], []
     for i, judge in enumerate(judges, 1):
-        verdict = judge.judge(world.images)
-        agrees = verdict.agrees(world.scenes)
-        two = judge.judge(pairs.images)
-        count = torch.cat([verdict.count.argmax(1) == 0, two.count.argmax(1) == 1])
-        exact = two.agrees(pairs.scenes)["object"]
-        rows.append(
-            (i, *(share(agrees[f]) for f in FACTORS), share(count), share(exact), f"{calibration(verdict, world):.4f}")
-        )
-        wrong += [(i, *row) for row in confusions(verdict, world.scenes)]
+        for kind, world in sets.items():
+            verdict = judge.judge(world.images)
+            agrees = verdict.agrees(world.scenes)
+            counted = verdict.count == (1 if kind == "one object" else 2)
+            error = f"{calibration(verdict, world):.4f}" if kind == "one object" else ""
+            rows.append((i, kind, *(share(agrees[f]) for f in FACTORS), share(counted), share(~verdict.known), error))
+            least += [(i, kind, *row) for row in extremes(verdict, world.scenes)]
+        wrong += [(i, *row) for row in confusions(judge.judge(sets["one object"].images), sets["one object"].scenes)]
         for name in (*TRAINED, *UNSEEN):
-            found = judge.judge(shapes.corrupted(500, name, seed=3)).object.argmax(1) == NOTHING
-            open_set.append((i, name, "trained" if name in TRAINED else "unseen", share(found)))
-    header = ("judge", *FACTORS, "count", "both objects of two", "calibration error, object")
-    table("Judges on 4,000 fresh renderings (and 1,000 of two objects)", header, rows)
-    table("Confusions, all of them", ("judge", "factor", "is", "judged", "images"), wrong)
-    table("Images of nothing: share called none, 500 each", ("judge", "corruption", "in training", "none"), open_set)
+            found = ~judge.judge(shapes.corrupted(500, name, seed=3)).known
+            outside.append((i, name, "trained" if name in TRAINED else "unseen", share(found)))
+        empty = judge.judge(shapes.corrupted(500, "empty", seed=3))
+        outside.append((i, "empty", "inside: nothing is there", share(empty.known & (empty.count == 0))))
+    header = ("judge", "renderings", *FACTORS, "count", "cannot say", "calibration error, object")
+    table("Judges on 4,000 fresh renderings each: agreement", header, rows)
+    header = ("judge", "renderings", "of", "least seen where it is", "most seen where it is not")
+    table("The worst concept of each factor, by judge(images, name)", header, least)
+    table("Confusions of one object, all of them", ("judge", "factor", "is", "judged", "images"), wrong)
+    table("Outside of the domain, 500 each: cannot say", ("judge", "corruption", "in training", "share"), outside)
+
+
+def extremes(verdict: Any, scenes: Any) -> list[tuple[str, str, str]]:
+    """The worst concept of each factor, and of objects in a colour: least seen where it is, most where it is not."""
+    kinds = {f: [(c.name, answers(verdict, scenes, c.name)) for c in values] for f, values in FACTORS.items()}
+    kinds["object in its own, or the other's, colour"] = [
+        (c.name, attributed(verdict, scenes, c.name)) for c in FACTORS["object"]
+    ]
+    rows = []
+    for kind, found in kinds.items():
+        name, (seen, _) = min(found, key=lambda one: float(one[1][0].float().mean()))
+        false = [(other, hits) for other, (_, hits) in found if len(hits)]
+        most = max(false, key=lambda one: float(one[1].float().mean()), default=None)
+        shown = "" if most is None else f"{most[0]} {share(most[1])}"
+        rows.append((kind, f"{name} {share(seen)}", shown))
+    return rows
 
 
 def confusions(verdict: Any, scenes: Any) -> list[tuple[str, str, str, int]]:
     """Every confusion: factor, truth, verdict, how often."""
     rows = []
-    for factor, values in FACTORS.items():
-        names = [*(c.name for c in values), "none"]
-        labels, found = shapes.labels_of(scenes, factor), getattr(verdict, factor).argmax(1)
-        for pair in sorted({(int(a), int(b)) for a, b in zip(labels, found, strict=True) if a != b}):
-            times = int(((labels == pair[0]) & (found == pair[1])).sum())
-            rows.append((factor, names[pair[0]], names[pair[1]], times))
+    for factor, cells in confusion(verdict, scenes).items():
+        names = [*(c.name for c in FACTORS[factor]), "none"]
+        rows += [
+            (factor, names[i], names[j], times)
+            for i, row in enumerate(cells)
+            for j, times in enumerate(row)
+            if i != j and times
+        ]
     return rows
 
 
 def calibration(verdict: Any, world: Any, bins: int = 10) -> float:
-    """Expected calibration error of the object head over equal bins (Guo et al., arXiv:1706.04599, equation 3)."""
-    sure, label = verdict.object.max(1)
+    """Expected calibration error of objects over equal bins (Guo et al., arXiv:1706.04599, equation 3)."""
+    sure, label = verdict.object[:, 0].max(1)
     right = (label == world.scenes.objects[:, 0]).float()
     place = (sure * bins).long().clamp(max=bins - 1)
     gaps = [(sure[place == b].mean() - right[place == b].mean()).abs() * (place == b).sum() for b in place.unique()]
@@ -172,6 +204,12 @@ def text_table(pipeline: Any, judge: Any, per_concept: int) -> None:
     table(title, ("object", *FACTORS), rows)
 
 
+def _seen(answers: Tensor) -> str:
+    """Share in which something is seen, of those of which the judge can say; and of how many it cannot."""
+    unsaid = answers.isnan()
+    return f"{share(answers[~unsaid] == 1) if not unsaid.all() else '-'}, cannot say {int(unsaid.sum())}"
+
+
 def gold_table(judge: Any, gold: Path | None, n: int) -> None:
     """What each variant draws when asked for the concepts that gold models lack."""
     names = [v for v in shapes.shapes_variants(gold) if v != "base"]
@@ -182,7 +220,7 @@ def gold_table(judge: Any, gold: Path | None, n: int) -> None:
         cells = []
         for name in lacking:
             prompts = shapes.prompts_for(name, n, seed=8)
-            cells.append(share(judge.judge(generate(pipeline, prompts.texts, seed=50)).shows(name)))
+            cells.append(_seen(judge(generate(pipeline, prompts.texts, seed=50), name)))
         prompts = shapes.prompts_for(n=2 * n, seed=9)
         found = judge.judge(generate(pipeline, prompts.texts, seed=90)).agrees(prompts.scenes)
         mine = (

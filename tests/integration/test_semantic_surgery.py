@@ -15,6 +15,7 @@ from efface import Concept, InputError, PipelineView, erase
 from efface.core.run import Log
 from efface.diffusion.text.semantic_surgery.biopsy import presence_score
 from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
+from efface.diffusion.text.semantic_surgery.feedback import seen_by
 from efface_worlds.shapes import load_judge, load_shapes_pipeline, prompts_for, siblings
 from tests.pipelines import run_of, small, tiny
 
@@ -146,11 +147,18 @@ def test_visual_feedback_erases_what_the_gate_missed() -> None:
     judge = load_judge()
     first = blind.sample(shapes(), prompts, range(4), **options)
     second = blind.sample(shapes(), prompts, range(4), detector=judge, log=log, **options)
-    seen: Tensor = judge(first, "star")
+    seen: Tensor = judge(first, "star") == 1
     assert int(seen.sum()) >= 3
-    assert int(judge(second, "star").sum()) <= 1
+    assert int((judge(second, "star") == 1).sum()) <= 1
     assert torch.equal(second[~seen], first[~seen])
     assert log.counts["second passes"] == int(seen.sum())
+
+
+def test_a_picture_of_which_the_detector_cannot_say_stays() -> None:
+    images = torch.zeros(3, 3, 4, 4)
+    assert seen_by(lambda _, name: torch.tensor([1.0, torch.nan, 0.0]), images, ["star"]) == [{"star": 1.0}, {}, {}]
+    with pytest.raises(InputError, match="one value in 0 to 1 each"):
+        seen_by(lambda _, name: torch.tensor([1.0, torch.inf, 0.0]), images, ["star"])
 
 
 # ----------------------------------------------------------------------------------------------- several, and attacks

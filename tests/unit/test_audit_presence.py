@@ -115,3 +115,53 @@ def test_bad_input(changes: dict[str, Any], says: str) -> None:
 def test_a_judge_that_returns_something_else(answer: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         efface.audit.presence(draw, answer, "circle", prompts=["circle"])
+
+
+def unsure_of(seeds: Sequence[int]) -> Any:
+    """The judge, but of circles of these seeds it cannot say."""
+
+    def unsure(images: Tensor, concept: str) -> Tensor:
+        of = torch.isclose(images[:, 1, 1, 1, None], 0.5 - 0.01 * torch.tensor(seeds)).any(1)
+        return torch.where(of & (images[:, 0, 0, 0] != 0.9), torch.nan, judge(images, concept).float())
+
+    return unsure
+
+
+def asked_of(judge: Any, erased: Any = draw_without_circles) -> Any:
+    given: dict[str, Any] = {"prompts": ["circle", "circle, red"], "others": {"square": ["square"]}, "seeds": 10}
+    return efface.audit.presence(draw, judge, "circle", erased=erased, **given)
+
+
+def test_what_the_judge_cannot_say_is_counted_apart() -> None:
+    audit = asked_of(unsure_of([0, 1, 2]))
+    for side, seen in (("before", 1.0), ("after", 0.0)):
+        found = audit.find(FAMILY, "circle", side)
+        assert (found.value, found.n) == (seen, 14) and "of 14 of 20 images" in found.note
+        apart = audit.find("judge cannot say", "circle", side)
+        assert (apart.value, apart.n) == (0.3, 20) and apart.low < 0.3 < apart.high
+    assert audit.find(FAMILY, "circle", "change").n == 14
+    assert audit.find("judge cannot say", "square", "after").value == 0
+    assert "cannot say of 30.0%" in audit.conclusions[1]
+
+
+def test_what_the_judge_cannot_say_is_not_credited_to_an_erasure() -> None:
+    sure, unsure = asked_of(judge), asked_of(unsure_of([0, 1, 2]))
+    assert sure.find("balance", "H", "after").value == 1
+    balance = unsure.find("balance", "H", "after")
+    assert balance.value == pytest.approx(2 / (1 / 0.7 + 1)) and "6 images of which the judge cannot say" in balance.note
+
+
+def test_too_many_images_that_cannot_be_judged_head_the_conclusions() -> None:
+    audit = asked_of(unsure_of(range(6)))
+    assert audit.conclusions[0].startswith("NOT shown to be erased")
+
+
+def test_a_judge_that_can_say_nothing_scores_nothing() -> None:
+    audit = asked_of(unsure_of(range(10)))
+    for condition in ("before", "after", "change"):
+        found = audit.find(FAMILY, "circle", condition)
+        assert not found.is_scored and "of none of the 20 images" in found.why
+    assert audit.find("judge cannot say", "circle", "after").value == 1
+    assert audit.find("balance", "H", "after").value == 0
+    assert audit.conclusions[0].startswith("NOT shown to be erased")
+    assert efface.audit.presence(draw, unsure_of(range(10)), "circle", prompts=["circle"]).conclusions

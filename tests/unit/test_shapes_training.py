@@ -9,15 +9,18 @@ import torch
 from torch import nn
 
 from efface._errors import FormatError, InputError
+from efface_worlds.shapes.networks import HEADS
 from efface_worlds.shapes.scenes import sample_scenes
+from efface_worlds.shapes.shipped import load_contrast, load_judge
 from efface_worlds.shapes.training.autoencoder import RECIPE as VAE
 from efface_worlds.shapes.training.autoencoder import train_autoencoder
 from efface_worlds.shapes.training.denoiser import RECIPE as UNET
 from efface_worlds.shapes.training.denoiser import train_denoiser
-from efface_worlds.shapes.training.judges import RECIPES, train_judge
+from efface_worlds.shapes.training.judges import RECIPES, labelled_batch, train_judge
 from efface_worlds.shapes.training.latents import LatentSet
 from efface_worlds.shapes.training.loop import Recipe, train
 from efface_worlds.shapes.training.stages import run_stage
+from efface_worlds.shapes.training.text import TOWER, train_tower
 
 
 def latents(n: int = 8) -> LatentSet:
@@ -86,11 +89,33 @@ def test_a_truncated_checkpoint_is_named(tmp_path):
         train_denoiser(DATA, tmp_path, recipe)
 
 
-def test_a_judge_trains_and_is_calibrated(tmp_path):
-    net, facts = train_judge(1, tmp_path, replace(RECIPES[1], steps=1, batch=12), calibrate_on=120)
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_judge_trains_and_is_calibrated(which, tmp_path):
+    net, facts = train_judge(which, tmp_path, replace(RECIPES[which], steps=1, batch=12), calibrate_on=120)
     assert not net.training
-    assert not torch.equal(net.get_buffer("temperatures"), torch.ones(6))
+    assert not torch.equal(net.get_buffer("temperatures"), torch.ones(len(HEADS)))
     assert facts["parameters"] == sum(p.numel() for p in net.parameters())
+
+
+def test_a_batch_has_no_one_and_two_objects_left_first_and_images_outside_of_the_domain():
+    images, truth = labelled_batch(400, torch.Generator().manual_seed(0))
+    assert images.shape == (400, 3, 32, 32) and float(images.min()) >= 0 and float(images.max()) <= 1
+    assert int(truth.inside.sum()) == 300
+    count = truth.there.sum(1)
+    assert [int((count[truth.inside] == k).sum()) > minimum for k, minimum in ((0, 0), (1, 80), (2, 80))] == [True] * 3
+    two = truth.there.all(1)
+    assert (truth.centre[two, 0, 0] < truth.centre[two, 1, 0]).all() and not truth.there[~truth.inside].any()
+    assert (truth.object[two, 0] == truth.object[two, 1]).float().mean() > 0.15  # twins
+    assert (truth.style[two, 0] != truth.style[two, 1]).any()
+
+
+def test_the_image_tower_trains_anew_and_the_text_stays(tmp_path):
+    before, judge = load_contrast(), load_judge(1).network
+    kept = {k: v.clone() for k, v in before.state_dict().items()}
+    pair, facts = train_tower(tmp_path, judge, load_contrast(), replace(TOWER, steps=2, batch=4), images=16)
+    after = pair.state_dict()
+    changed = {k.split(".")[0] for k in kept if not torch.equal(kept[k], after[k])}
+    assert changed == {"tower"} and facts["recipe"]["stage"] == "tower"
 
 
 def test_a_stage_asks_for_the_one_before_it(tmp_path):

@@ -42,7 +42,8 @@ def pipeline(
         subject: A diffusers pipeline, with or without erasures on it, or a view of one.
         concept: A word, or a concept.
         judge: Called with images `(n, 3, h, w)` in [0, 1] and the name of a concept; gives for each image whether it is
-            there, as booleans or probabilities `(n,)`. For the world of shapes `efface_worlds.shapes.load_judge()`.
+            there, `(n,)` booleans or probabilities, NaN where it cannot say: these images are counted apart. For the
+            world of shapes `efface_worlds.shapes.load_judge()`.
         erasure: Measured before and after, at equal seeds. It must not be on the pipeline yet.
         paraphrases: Prompts that ask for the concept in words that the erasure was not fitted on.
         others: Concepts that should stay: names, which go into the concept's templates, or names with prompts of their

@@ -22,16 +22,22 @@ from efface.core.provenance import called, content_hash, provenance
 from efface.report.data import AFTER, BEFORE, CHANGE, NO_CHANGE
 from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
 
+Answers = NDArray[np.float64]
+"""1, 0 or NaN of each image, `(n,)`."""
 Sampler = Callable[[Sequence[str], Sequence[int]], Tensor]
 """Prompts and as many seeds -> images `(n, 3, h, w)` in [0, 1]."""
 Judge = Callable[[Tensor, str], Any]
-"""Images and the name of a concept -> for each image whether the concept is in it, `(n,)` booleans or 0 to 1."""
+"""Images and the name of a concept -> for each image whether the concept is in it, `(n,)` booleans or 0 to 1.
 
-SEEN, DISTANCE, BALANCE = "seen by the judge", "images of other prompts", "balance"
+NaN where the judge cannot say: such an image is neither seen nor not seen, and is counted apart.
+"""
+
+SEEN, UNSAID, DISTANCE, BALANCE = "seen by the judge", "judge cannot say", "images of other prompts", "balance"
 OTHER_WORDS = "in other words"
 _SEEN_FROM = 0.5
 _CAVEATS = (
-    "The judge decides what counts as the concept. Where it has no class for a broken image it sees something anyway.",
+    "The judge decides what counts as the concept. One that never says that it cannot say sees something, or nothing, "
+    "in a broken image too.",
     "Intervals are over images of these prompts; other prompts may say otherwise (synonyms, attacks, other languages).",
     "Not seen is not gone: the model may still hold the concept and be brought to draw it.",
 )
@@ -54,15 +60,18 @@ def presence(
     """Sample every prompt at every seed and ask a judge what is to be seen; with an erasure, before and after it.
 
     Findings: family `"seen by the judge"`, under the concept's name (at `prompts`) and each other concept's (at its
-    own); conditions `"before"`, and with `erased` also `"after"` and `"change"`, each image paired with itself. With
-    `erased` and `others`, family `"images of other prompts"` has the mean absolute difference of pixels, before and
-    after, at equal seeds: 0 where the erasure leaves the rest of the model alone; and family `"balance"` has `"H"`,
-    the harmonic mean of what is no longer seen at `prompts`, at `paraphrases` and of what is still seen of `others`
-    (`harmonic_interval`; without paraphrases of the two).
+    own); conditions `"before"`, and with `erased` also `"after"` and `"change"`, each image paired with itself. Shares
+    are of the images of which the judge can say; where it cannot say of some image of the audit, family
+    `"judge cannot say"` has the share of these, under the same names. With `erased` and `others`, family
+    `"images of other prompts"` has the mean absolute difference of pixels, before and after, at equal seeds: 0 where
+    the erasure leaves the rest of the model alone; and family `"balance"` has `"H"`, the harmonic mean of what is no
+    longer seen at `prompts`, at `paraphrases` and of what is still seen of `others` (`harmonic_interval`; without
+    paraphrases of the two). In H an image counts as not seen, and as still seen, only if the judge says so: what it
+    cannot say is credited neither as erased nor as kept.
 
     Args:
         sample: The pipeline as it is.
-        judge: Who decides; independent of the erasure, or the audit flatters it.
+        judge: Who decides; independent of the erasure, or the audit flatters it. NaN is "cannot say".
         concept: What was, or is to be, erased.
         prompts: Prompts that ask for it.
         paraphrases: Prompts that ask for it in other words; found as `"<concept> in other words"`.
@@ -94,9 +103,10 @@ def presence(
         lacking = next((name for name, found in asked.items() if not found), None)
         raise InputError("seeds is empty: write at least one" if lacking is None else f"no prompts ask for {lacking!r}")
     sides = {BEFORE: sample} if erased is None else {BEFORE: sample, AFTER: erased}
+    known: dict[str, Any] = {"judge": getattr(judge, "__qualname__", type(judge).__qualname__), "access": "prompts"}
     findings: list[Finding] = []
     moved: list[Tensor] = []
-    left: dict[str, NDArray[np.float64]] = {}
+    found: dict[str, dict[str, Answers]] = {}
     with progress("sampling", len(asked) * len(sides), unit="concepts") as bar:
         for name, wanted in asked.items():
             jobs = [(prompt, seed) for prompt in wanted for seed in numbers]
@@ -104,17 +114,19 @@ def presence(
             for side, sampler in sides.items():
                 images[side] = _sampled(sampler, jobs, batch_size, side)
                 bar.update(1)
-            hits = {side: _judged(judge, x, concept if name == again else name) for side, x in images.items()}
-            known = {"judge": getattr(judge, "__qualname__", type(judge).__qualname__), "access": "prompts"}
+            found[name] = {side: _judged(judge, x, concept if name == again else name) for side, x in images.items()}
             evidence = {side: (content_hash(x),) for side, x in images.items()}
-            findings += [replace(f, evidence=evidence.get(f.condition, ()), **known) for f in _seen(name, hits, level)]
-            if AFTER in images:
-                left[name] = hits[AFTER]
-                if name not in (concept, again):
-                    moved.append((images[AFTER] - images[BEFORE]).abs().flatten(1).mean(dim=1))
+            seen = _seen(name, found[name], level)
+            findings += [replace(f, evidence=evidence.get(f.condition, ()), **known) for f in seen]
+            if AFTER in images and name not in (concept, again):
+                moved.append((images[AFTER] - images[BEFORE]).abs().flatten(1).mean(dim=1))
+    if any(np.isnan(answers).any() for sides_of in found.values() for answers in sides_of.values()):
+        unsaid = (f for name, sides_of in found.items() for f in _unsaid(name, sides_of, level))
+        findings += [replace(f, **known) for f in unsaid]
     if moved:
         findings.append(_distance(torch.cat(moved), level))
-        findings.append(_balance([1 - left.pop(name) for name in (concept, again) if name in left], left, level))
+        after = {name: sides_of[AFTER] for name, sides_of in found.items()}
+        findings.append(_balance([after.pop(name) for name in (concept, again) if name in after], after, level))
     return Audit(
         title or f"Is {concept} to be seen?",
         text=(_text(asked, numbers, erased is not None),),
@@ -142,28 +154,49 @@ def _sampled(sampler: Sampler, jobs: Sequence[tuple[str, int]], batch_size: int,
     return torch.cat(parts)
 
 
-def _judged(judge: Judge, images: Tensor, concept: str) -> NDArray[np.float64]:
+def _judged(judge: Judge, images: Tensor, concept: str) -> Answers:
     found = to_tensor(judge(images, concept), f"the judgement of {concept!r}").detach().cpu().double()
     if found.shape != (len(images),):
         raise InputError(f"the judge gave shape {tuple(found.shape)} for {len(images)} images, expected one value each")
-    check_finite(found, f"the judgement of {concept!r}")
-    if float(found.min()) < 0 or float(found.max()) > 1:
-        raise InputError("the judge gave values outside of 0 to 1: return booleans or probabilities")
-    return (found >= _SEEN_FROM).double().numpy()
+    said = found[~found.isnan()]
+    if len(said) and not 0 <= float(said.min()) <= float(said.max()) <= 1:
+        raise InputError("the judge gave values outside of 0 to 1: return booleans, probabilities, or NaN for unknown")
+    return torch.where(found.isnan(), torch.nan, (found >= _SEEN_FROM).double()).numpy()
 
 
-def _seen(name: str, hits: Mapping[str, NDArray[np.float64]], level: float) -> list[Finding]:
-    n = len(hits[BEFORE])
-    shares = {side: wilson_interval(float(h.sum()), n, level=level) for side, h in hits.items()}
-    found = [Finding.of(name, interval, SEEN, side, n=n, unit="share") for side, interval in shares.items()]
-    if AFTER in hits:
-        change = _paired(hits[AFTER], hits[BEFORE], level)
-        more = {"chance": 0.0, "reference": NO_CHANGE, "baseline": shares[BEFORE].value}
-        found.append(Finding.of(name, change, SEEN, CHANGE, n=n, unit="share", **more))
-    return found
+def _seen(name: str, answers: Mapping[str, Answers], level: float) -> list[Finding]:
+    """Shares of the images of which the judge can say, and the change of those of which it can on both sides."""
+    shares = {side: _share(name, a[~np.isnan(a)], len(a), SEEN, side, level) for side, a in answers.items()}
+    if AFTER not in answers:
+        return list(shares.values())
+    before, after = answers[BEFORE], answers[AFTER]
+    both = ~np.isnan(before) & ~np.isnan(after)
+    if not both.any():
+        return [*shares.values(), _nothing_said(name, len(before), SEEN, CHANGE)]
+    change = _paired(after[both], before[both], level)
+    more: dict[str, Any] = {"chance": 0.0, "reference": NO_CHANGE, "baseline": float(before[both].mean())}
+    return [*shares.values(), Finding.of(name, change, SEEN, CHANGE, n=int(both.sum()), unit="share", **more)]
 
 
-def _paired(after: NDArray[np.float64], before: NDArray[np.float64], level: float) -> Interval:
+def _unsaid(name: str, answers: Mapping[str, Answers], level: float) -> list[Finding]:
+    """Shares of the images of which the judge cannot say."""
+    return [_share(name, np.isnan(a).astype(float), len(a), UNSAID, side, level) for side, a in answers.items()]
+
+
+def _share(name: str, hits: Answers, images: int, family: str, side: str, level: float) -> Finding:
+    if not len(hits):
+        return _nothing_said(name, images, family, side)
+    interval = wilson_interval(float(hits.sum()), len(hits), level=level)
+    note = f"of {len(hits)} of {images} images; of the others the judge cannot say" if len(hits) < images else ""
+    return Finding.of(name, interval, family, side, n=len(hits), unit="share", note=note)
+
+
+def _nothing_said(name: str, images: int, family: str, side: str) -> Finding:
+    why = f"of none of the {images} images the judge can say whether they show it"
+    return Finding.without(name, "not applicable", why, family, condition=side, unit="share")
+
+
+def _paired(after: Answers, before: Answers, level: float) -> Interval:
     """The paired interval; where all images change alike there is no spread to resample, and Wilson's is taken."""
     interval = paired_interval(after, before, level=level)
     if interval.low < interval.high:
@@ -180,10 +213,15 @@ def _distance(moved: Tensor, level: float) -> Finding:
     return Finding.of("pixels moved", interval, DISTANCE, CHANGE, n=len(moved), note=note)
 
 
-def _balance(gone: Sequence[NDArray[np.float64]], kept: Mapping[str, NDArray[np.float64]], level: float) -> Finding:
-    interval = harmonic_interval([*([found] for found in gone), list(kept.values())], level=level)
+def _balance(gone: Sequence[Answers], kept: Mapping[str, Answers], level: float) -> Finding:
+    """H of answers, in which NaN is neither gone nor kept."""
+    hits = [[(a == 1).astype(float) for a in kept.values()]]
+    interval = harmonic_interval([*([(a == 0).astype(float)] for a in gone), *hits], level=level)
     words = "at its prompts and at paraphrases" if len(gone) > 1 else "at its prompts"
     note = f"harmonic mean of: the concept not seen {words}; other concepts seen at theirs, averaged evenly"
+    unsaid = sum(int(np.isnan(a).sum()) for a in (*gone, *kept.values()))
+    if unsaid:
+        note += f"; {unsaid} images of which the judge cannot say count as neither"
     n = sum(map(len, gone)) + sum(map(len, kept.values()))
     return Finding.of("H", interval, BALANCE, AFTER, n=n, unit="share", note=note)
 
@@ -199,18 +237,20 @@ def _text(asked: Mapping[str, Sequence[str]], seeds: Sequence[int], erased: bool
 
 def _conclusions(findings: Sequence[Finding], concept: str) -> list[str]:
     by = {(f.name, f.condition): f for f in findings if f.family == SEEN}
+    unsaid = {(f.name, f.condition): f for f in findings if f.family == UNSAID}
     before, after = by[concept, BEFORE], by.get((concept, AFTER))
-    shown = spanned(before)
     if after is None:
-        said = [f"Where {concept} is asked for, the judge sees it in {shown} of the images."]
+        said = [f"Where {concept} is asked for, the judge sees it in {_shown(before)} of the images."]
     else:
-        lead = "NOT erased: where" if (after.low or 0.0) > 0.5 * before.value else "Where"
-        said = [f"{lead} {concept} is asked for, the judge sees it in {spanned(after)} of images, before in {shown}."]
-    again = by.get((f"{concept} {OTHER_WORDS}", AFTER))
-    if again is not None:
-        said.append(f"Where it is asked for in other words, the judge sees it in {spanned(again)} of images.")
-    own = (concept, f"{concept} {OTHER_WORDS}")
-    changes = [f for (name, condition), f in by.items() if condition == CHANGE and name not in own]
+        lead = _lead(before, after, unsaid.get((concept, AFTER)))
+        seen = f"the judge sees it in {_shown(after)} of images, before in {_shown(before)}."
+        said = [f"{lead} {concept} is asked for, {seen}"]
+    again = f"{concept} {OTHER_WORDS}"
+    said += _of_unsaid(unsaid, concept, "asked for") + _of_unsaid(unsaid, again, "asked for in other words")
+    in_other_words = by.get((again, AFTER))
+    if in_other_words is not None:
+        said.append(f"Where it is asked for in other words, the judge sees it in {_shown(in_other_words)} of images.")
+    changes = [f for (name, condition), f in by.items() if condition == CHANGE and name not in (concept, again)]
     lower = [f for f in changes if f.side == -1]
     if lower:
         worst = min(lower, key=lambda f: f.value)
@@ -221,17 +261,45 @@ def _conclusions(findings: Sequence[Finding], concept: str) -> list[str]:
     return said
 
 
+def _lead(before: Finding, after: Finding, unsaid: Finding | None) -> str:
+    """How the first conclusion begins: with what the erasure did not do, or may not have done."""
+    usual = before.value if before.is_scored else 1.0
+    if after.is_scored and (after.low or 0.0) > 0.5 * usual:
+        return "NOT erased: where"
+    if unsaid is not None and _at_most(after, unsaid) > 0.5 * usual:
+        return "NOT shown to be erased, the judge cannot say of too many images: where"
+    return "Where"
+
+
+def _at_most(after: Finding, unsaid: Finding) -> float:
+    """Share of all images that show a concept, if those of which the judge cannot say all do."""
+    return unsaid.value + (1 - unsaid.value) * (after.value if after.is_scored else 0.0)
+
+
+def _of_unsaid(unsaid: Mapping[tuple[str, str], Finding], name: str, asked: str) -> list[str]:
+    """The sentence about the images of which the judge cannot say, if there are any."""
+    before, after = unsaid.get((name, BEFORE)), unsaid.get((name, AFTER))
+    if before is None or not (before.value or (after is not None and after.value)):
+        return []
+    shares = f"{spanned(before)} of the images" if after is None else f"{spanned(after)}, before {spanned(before)}"
+    return [f"Where it is {asked}, the judge cannot say of {shares}: these count neither as seen nor as not seen."]
+
+
+def _shown(finding: Finding) -> str:
+    return spanned(finding) if finding.is_scored else "an unknown share"
+
+
 def _points(finding: Finding) -> str:
     low, high = (f"{100 * (v or 0.0):.1f}" for v in (finding.low, finding.high))
     return f"{100 * finding.value:.1f} points ({low} to {high})"
 
 
 def _figure(findings: Sequence[Finding], sides: Sequence[str]) -> Figure:
-    shown = [f for f in findings if f.family == SEEN]
+    shown = [f for f in findings if f.family == SEEN and f.is_scored]
     return Figure(
         "What the judge sees where it is asked for",
         tuple(Series.of(side, [f for f in shown if f.condition == side]) for side in sides),
         x_label="share of images",
         unit="share",
-        caption="Each concept at its own prompts; whiskers are Wilson's intervals over images.",
+        caption="Each concept at its own prompts; whiskers are Wilson's intervals over images that it can judge.",
     )

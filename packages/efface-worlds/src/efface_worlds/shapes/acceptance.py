@@ -80,7 +80,7 @@ def subtraction(
 
     Returns:
         Agreement with the prompt by factor, `(n,)` each, before and after, from the same noise. Colour and style are
-        the likeliest ones even where no object is left: what is asked is whether they survive, not on what.
+        the likeliest ones of the first object, even where none is left: what is asked is whether they survive.
     """
     prompts = prompts_for(name, n, seed=seed)
     encoder, tokenizer = pipeline.text_encoder, pipeline.tokenizer
@@ -92,4 +92,8 @@ def subtraction(
 
 
 def _likeliest(verdict: Verdict, scenes: Scenes) -> dict[str, Tensor]:
-    return {factor: getattr(verdict, factor).argmax(1) == labels_of(scenes, factor) for factor in FACTORS}
+    found = {f: getattr(verdict, f).argmax(-1) for f in FACTORS}
+    found |= {f: found[f][:, 0] for f in ("colour", "style")}
+    labels = {f: labels_of(scenes, f) for f in FACTORS}
+    anywhere = (found["object"] == labels["object"][:, None]).any(1)
+    return {f: anywhere if f == "object" else found[f] == labels[f] for f in FACTORS}

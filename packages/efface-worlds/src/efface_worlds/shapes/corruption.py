@@ -1,4 +1,4 @@
-"""Images that show none of the objects: what a judge must not read an object into."""
+"""Images outside of what judges know, which is a background with no, one or two of the objects: nothing to answer."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from efface_worlds.shapes.drawing import SIZE, render
-from efface_worlds.shapes.scenes import Scenes, sample_scenes
+from efface_worlds.shapes.drawing import SIZE, paint, render
+from efface_worlds.shapes.scenes import NONE, Scenes, sample_scenes
 
 Corruption = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -58,10 +58,49 @@ def halves(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat([images[..., : SIZE // 2], images.roll(1, 0)[..., SIZE // 2 :]], -1)
 
 
-def quarter(images: Tensor, generator: torch.Generator) -> Tensor:
+def crowd(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Three or four objects: in the corners, three of them in a row, or in a triangle."""
+    return _arranged(len(images), _CROWDS, generator)
+
+
+def bands(images: Tensor, generator: torch.Generator) -> Tensor:
     """Rows in another order, in bands of four."""
     order = torch.randperm(SIZE // 4, generator=generator)
     return images.unflatten(2, (SIZE // 4, 4))[:, :, order].flatten(2, 3)
+
+
+def column(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Three or four objects, three of them one below the other."""
+    return _arranged(len(images), _COLUMN, generator)
+
+
+def quarters(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A quarter each of four images."""
+    half, others = SIZE // 2, [images.roll(i, 0) for i in range(4)]
+    top = torch.cat([others[0][..., :half, :half], others[1][..., :half, half:]], -1)
+    return torch.cat([top, torch.cat([others[2][..., half:, :half], others[3][..., half:, half:]], -1)], -2)
+
+
+_CROWDS = (
+    ((8, 8), (23, 23), (23, 8), (8, 23)),
+    ((5, 16), (16, 16), (26, 16), (16, 6)),
+    ((8, 22), (23, 22), (16, 8), (16, 27)),
+    ((8, 16), (23, 16), (16, 6), (16, 26)),
+)
+_COLUMN = (((16, 5), (16, 16), (16, 26), (27, 16)),)
+
+
+def _arranged(n: int, layouts: tuple[tuple[tuple[int, int], ...], ...], generator: torch.Generator) -> Tensor:
+    """Objects at the four places of a layout, the last one in half of the images."""
+    first, second = (sample_scenes(n, generator=generator, two_objects=1.0, balanced=True) for _ in range(2))
+    second.objects[torch.rand(n, generator=generator) < 0.5, 1] = NONE
+    places = torch.tensor(layouts, dtype=torch.float32)[torch.randint(0, len(layouts), (n,), generator=generator)]
+    places = places + 3 * torch.rand(n, 4, 2, generator=generator) - 1.5
+    radius = 3.8 + 2 * torch.rand(n, 1, generator=generator)
+    for scenes, where in ((first, places[:, :2]), (second, places[:, 2:])):
+        scenes.places[..., :2] = where
+        scenes.places[..., 2] = radius
+    return paint(paint(render(first), second, 0), second, 1).clamp(0, 1)
 
 
 TRAINED: dict[str, Corruption] = {
@@ -69,19 +108,23 @@ TRAINED: dict[str, Corruption] = {
     "noise": noise,
     "shuffled": shuffled,
     "blobs": blobs,
-    "empty": empty,
     "blurred": blurred,
+    "halves": halves,
+    "crowd": crowd,
 }
-"""What judges are trained to call none."""
+"""Where judges are trained to say that they cannot say."""
 
-UNSEEN: dict[str, Corruption] = {"halves": halves, "bands": quarter}
-"""What they were never shown."""
+UNSEEN: dict[str, Corruption] = {"bands": bands, "column": column, "quarters": quarters}
+"""What they were never shown, and should know nothing to say of either."""
+
+INSIDE: dict[str, Corruption] = {"empty": empty}
+"""What shows no object, and can be told to."""
 
 
 def corrupted(n: int, name: str, *, seed: int) -> Tensor:
     """N corrupted renderings of distinct single objects, `(n, 3, 32, 32)`, by the name of the corruption."""
     generator = torch.Generator().manual_seed(seed)
-    return {**TRAINED, **UNSEEN}[name](render(differing(n, generator)), generator)
+    return {**TRAINED, **UNSEEN, **INSIDE}[name](render(differing(n, generator)), generator)
 
 
 def differing(n: int, generator: torch.Generator) -> Scenes:

@@ -43,15 +43,20 @@ def render(scenes: Scenes) -> Tensor:
     """
     ramp = torch.linspace(0, 1, SIZE)[None, None, :, None]
     top, bottom = (tones[scenes.background][:, :, None, None] for tones in (_TOP, _BOTTOM))
-    image = (top * (1 - ramp) + bottom * ramp).expand(-1, -1, -1, SIZE).clone()
-    for which in (0, 1):
-        there = (scenes.objects[:, which] != NONE).nonzero()[:, 0]
-        if len(there):
-            image[there] = _paint(image[there], scenes[there], which)
-    return image.clamp(0, 1)
+    image = (top * (1 - ramp) + bottom * ramp).expand(-1, -1, -1, SIZE)
+    return paint(paint(image, scenes, 0), scenes, 1).clamp(0, 1)
 
 
-def _paint(image: Tensor, scenes: Scenes, which: int) -> Tensor:
+def paint(images: Tensor, scenes: Scenes, which: int) -> Tensor:
+    """Draw the first or the second object of each scene over an image, where there is one."""
+    images = images.clone()
+    there = (scenes.objects[:, which] != NONE).nonzero()[:, 0]
+    if len(there):
+        images[there] = _painted(images[there], scenes[there], which)
+    return images
+
+
+def _painted(image: Tensor, scenes: Scenes, which: int) -> Tensor:
     x, y = _own_coordinates(scenes.places[:, which])
     radius = scenes.places[:, which, 2, None, None]
     distance = _distances(scenes.objects[:, which], x / radius, y / radius) * radius

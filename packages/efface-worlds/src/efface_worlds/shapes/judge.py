@@ -1,4 +1,4 @@
-"""The judge: what an image shows, as calibrated probabilities of every factor; "none" when it shows no object."""
+"""The judge: what an image shows, object by object, as calibrated probabilities; or that it cannot say."""
 
 from __future__ import annotations
 
@@ -18,71 +18,121 @@ NOTHING = len(OBJECTS)
 """Label of "none" among the objects of a verdict."""
 
 _BATCH = 256
+_SURE = 0.5
+"""Of a value: likelier than all others together."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Probabilities for n images.
+    """Probabilities for n images, at two places each: the left object and the right one; of one object the first.
 
     Attributes:
-        object: Each object, then "none", `(n, 11)`; meant for images of one object.
-        colour: `(n, 8)`; of an image of one object.
-        style: `(n, 6)`.
+        object: Each object, then "none", `(n, 2, 11)`.
+        colour: `(n, 2, 8)`; means nothing where there is no object.
+        style: `(n, 2, 6)`; the same.
         background: `(n, 6)`.
-        count: One object, two objects, `(n, 2)`.
-        presence: Of each object by itself, `(n, 10)`; for images of two.
+        domain: That the image is of the kind that the judge knows, `(n,)`.
     """
 
     object: Tensor
     colour: Tensor
     style: Tensor
     background: Tensor
-    count: Tensor
-    presence: Tensor
+    domain: Tensor
 
     def __len__(self) -> int:
         return len(self.object)
 
-    def shows(self, name: str) -> Tensor:
-        """Whether each image shows a concept, `(n,)`: the likeliest value of its factor, and an object at all.
+    @property
+    def there(self) -> Tensor:
+        """Whether there is an object at each place, `(n, 2)`."""
+        return self.object[..., NOTHING] < 0.5
+
+    @property
+    def count(self) -> Tensor:
+        """Number of objects, `(n,)`: 0 to 2. Means nothing where the judge cannot say."""
+        return self.there.sum(1)
+
+    @property
+    def known(self) -> Tensor:
+        """Whether the judge can say anything of each image, `(n,)`.
+
+        It cannot where the image is rather not of its kind, or where at one of the places neither any of the objects,
+        nor that there is none, is likelier than all else.
+        """
+        return (self.domain >= 0.5) & (self.object.amax(-1) >= _SURE).all(1)
+
+    def shows(self, *names: str) -> Tensor:
+        """Whether each image shows a concept: 1, 0, or NaN where the judge cannot say, `(n,)`.
+
+        It cannot where it does not know the image, or where no value of the factor is likelier than all others.
+        Several names are asked of one object: `shows("red", "star")` is 0 for a red circle and a blue star.
 
         Raises:
-            InputError: If no concept is called that.
+            InputError: If no concept is called that, or no name is given.
         """
-        found = concept(name)
-        likeliest = getattr(self, found.factor).argmax(1) == index_of(name)
-        return likeliest if found.factor == "background" else likeliest & (self.object.argmax(1) != NOTHING)
+        if not names:
+            raise InputError('shows() needs a name, or several of one object: write shows("red", "star")')
+        here, can = torch.ones_like(self.there), self.known[:, None].expand(-1, 2)
+        for name in names:
+            factor = concept(name).factor
+            chances: Tensor = getattr(self, factor)
+            if factor == "background":
+                chances = chances[:, None]
+            else:
+                here = here & self.there
+            can = can & ((chances.amax(-1) >= _SURE) | (here == 0))
+            here = here & (chances.argmax(-1) == index_of(name))
+        return torch.where(can.all(1), here.any(1).float(), torch.nan)
 
     def agrees(self, scenes: Scenes) -> dict[str, Tensor]:
-        """Whether each image shows what its scene says, by factor, `(n,)` each.
+        """Whether each image shows what its scene says, by factor, `(n,)` each; not where the judge cannot say.
 
-        For a scene of two objects, `"object"` says that exactly these two are present, and the colour is not judged.
+        `"object"`: these objects and no other, each as often. `"colour"`: of two objects each has its own, where the
+        objects are right; otherwise all have a colour of the scene. `"style"`: all have it.
         """
-        two = scenes.objects[:, 1] != NONE
-        single = self.object.argmax(1) == scenes.objects[:, 0]
-        wanted = torch.zeros_like(self.presence, dtype=torch.bool)
-        for column in scenes.objects.T:
-            wanted[torch.arange(len(wanted)), column.clamp_min(0)] |= column != NONE
-        both = ((self.presence > 0.5) == wanted).all(1)
-        there = two | (self.object.argmax(1) != NOTHING)
+        wanted = torch.where(scenes.objects != NONE, scenes.objects, NOTHING)
+        found = self.object.argmax(-1)
+        there, known = found != NOTHING, self.known & (found != NOTHING).any(1)
+        same = (found.sort(1).values == wanted.sort(1).values).all(1)
+        pairs = found * len(FACTORS["colour"]) + torch.where(there, self.colour.argmax(-1), 0)
+        asked = wanted * len(FACTORS["colour"]) + torch.where(wanted != NOTHING, scenes.colours, 0)
+        matched = (pairs.sort(1).values == asked.sort(1).values).all(1)
+        tones = torch.where(wanted != NOTHING, scenes.colours, NONE)
+        of_scene = (self.colour.argmax(-1)[..., None] == tones[:, None]).any(-1)
         return {
-            "object": torch.where(two, both, single),
-            "colour": (self.colour.argmax(1) == scenes.colours[:, 0]) & there,
-            "style": (self.style.argmax(1) == scenes.style) & there,
-            "background": self.background.argmax(1) == scenes.background,
+            "object": known & same,
+            "colour": known & torch.where(same, matched, (of_scene | ~there).all(1)),
+            "style": known & ((self.style.argmax(-1) == scenes.style[:, None]) | ~there).all(1),
+            "background": self.known & (self.background.argmax(1) == scenes.background),
         }
 
-    def words(self) -> list[dict[str, str]]:
-        """The likeliest value of each factor, image by image."""
+    def words(self) -> list[str]:
+        """What each image shows: "red flat star and blue flat ring on white", or "cannot say"."""
         names = {factor: [c.name for c in values] for factor, values in FACTORS.items()}
-        names["object"].append("none")
-        best = {factor: getattr(self, factor).argmax(1).tolist() for factor in FACTORS}
-        return [{factor: names[factor][best[factor][i]] for factor in FACTORS} for i in range(len(self))]
+        best = {factor: getattr(self, factor).argmax(-1).tolist() for factor in FACTORS}
+        there, known = self.there.tolist(), self.known.tolist()
+
+        def said(i: int) -> str:
+            order = ("colour", "style", "object")
+            things = [
+                " ".join(names[f][best[f][i][place]] for f in order)
+                for place in range(2)
+                if there[i][place] and best["object"][i][place] != NOTHING
+            ]
+            return f"{' and '.join(things) or 'nothing'} on {names['background'][best['background'][i]]}"
+
+        return [said(i) if known[i] else "cannot say" for i in range(len(self))]
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A trained judge.
+    """A trained judge of images with no, one or two objects on a background of the shapes world.
+
+    Its domain: renderings of this world, two objects left and right of each other, softened or through its autoencoder,
+    and what its pipelines draw. Elsewhere it should answer that it cannot say: on broken images, parts of several glued
+    together, more than two objects, noise. How often it is right, and how often it says so of which kind, is in `training.json` under
+    `measured`, and `python -m benchmarks.shapes judges` prints it.
 
     Attributes:
         network: Either of the two networks, in eval mode.
@@ -91,19 +141,20 @@ class Judge:
     network: JudgeNetwork
 
     def __call__(self, images: Tensor, name: str) -> Tensor:
-        """Whether each image shows a concept, `(n,)`: what `efface.audit.pipeline(..., judge=load_judge())` asks.
+        """Whether each image shows a concept, `(n,)`: 1, 0, or NaN where it cannot say.
+
+        It is what `efface.audit.pipeline(..., judge=load_judge())` asks. `"red star"` asks for one object that is both.
 
         Raises:
             InputError: As `judge`, or if no concept is called that.
         """
-        return self.judge(images).shows(name)
+        return self.judge(images).shows(*name.split())
 
     @torch.no_grad()
     def judge(self, images: Tensor) -> Verdict:
         """Probabilities for images `(n, 3, 32, 32)` in [0, 1].
 
-        Does not guarantee: a sensible answer for images unlike renderings of this world and the corruptions of
-        `efface_worlds.shapes.corruption`.
+        Does not guarantee: a sensible answer outside of the domain; that the judge says so of every such image.
 
         Raises:
             InputError: If the images have another shape or are not in [0, 1].
@@ -111,8 +162,7 @@ class Judge:
         check_images(images)
         parts = [self.network(chunk.float()) for chunk in images.split(_BATCH)]
         logits = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        chances = {k: v.sigmoid() if k == "presence" else v.softmax(1) for k, v in logits.items()}
-        return Verdict(**chances)
+        return Verdict(**{k: v.sigmoid() if k == "domain" else v.softmax(-1) for k, v in logits.items()})
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def seen_by(
     """For each picture, the concepts that a detector sees in it, with how surely.
 
     Args:
-        detector: Who looks.
+        detector: Who looks; NaN is that it cannot say, which is nothing seen.
         images: `(n, 3, height, width)`.
         names: What for.
         seen_from: How sure the detector must be.
@@ -40,7 +40,7 @@ def seen_by(
             found = torch.as_tensor(detector(images, name)).detach().float().cpu()
         except Exception as error:
             raise InputError(f"the detector failed on {len(images)} pictures asked for {name!r}: {error}") from error
-        if found.shape != (len(images),) or not bool(((found >= 0) & (found <= 1)).all()):
+        if found.shape != (len(images),) or bool(((found < 0) | (found > 1)).any()):
             raise InputError(
                 f"the detector gave {tuple(found.shape)} for {len(images)} pictures: expected one value in 0 to 1 each"
             )

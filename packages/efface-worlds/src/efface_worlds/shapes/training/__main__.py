@@ -1,6 +1,7 @@
 """Train the shapes world: `python -m efface_worlds.shapes.training STAGE [STAGE ...] --work FOLDER`.
 
-Stages: vae, judge, judge2, text, latents, unet, seed2, gold:NAME, all; `ship` copies what is finished to where the
+Stages: vae, judge, judge2, text, latents, unet, seed2, gold:NAME, all; where only the judges are trained anew `judge
+judge2 tower`, which use the autoencoder and the text encoder that ship. `ship` copies what is finished to where the
 package reads it, and `measure` adds what it is worth to `training.json`. Interrupted or killed, a stage goes on from
 its last checkpoint.
 """

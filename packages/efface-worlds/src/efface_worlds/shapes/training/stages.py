@@ -17,16 +17,19 @@ from efface_worlds.loading import quiet_transformers
 from efface_worlds.shapes.concepts import concept
 from efface_worlds.shapes.contrast import ContrastivePair
 from efface_worlds.shapes.networks import NETWORKS, JudgeNetwork
+from efface_worlds.shapes.shipped import WEIGHTS, load_contrast
 from efface_worlds.shapes.training.autoencoder import train_autoencoder
 from efface_worlds.shapes.training.denoiser import RECIPE as DENOISER
 from efface_worlds.shapes.training.denoiser import build_scheduler, train_denoiser
 from efface_worlds.shapes.training.judges import train_judge
 from efface_worlds.shapes.training.latents import LatentSet, make_latents
-from efface_worlds.shapes.training.text import build_text_encoder, train_text
+from efface_worlds.shapes.training.text import build_text_encoder, train_text, train_tower
 from efface_worlds.shapes.vocabulary import build_tokenizer
 
 GOLDS = ("circle", "striped", "heart")
 STAGES = ("vae", "judge", "judge2", "text", "latents", "unet", "seed2", *(f"gold:{name}" for name in GOLDS))
+ALONE = ("tower",)
+"""Stages that are for a judge which was trained anew while the rest stays."""
 SHORT_STEPS = 3000
 """Of the gold models, and of the second seed that they are compared with."""
 
@@ -44,10 +47,10 @@ def run_stage(name: str, work: Path, **options: Any) -> None:
     """
     if name.startswith("gold:"):
         name = f"gold:{concept(name.removeprefix('gold:')).name}"
-    elif name not in STAGES:
-        raise InputError(f"{name!r} is no stage: write one of {', '.join(STAGES)}")
+    elif name not in (*STAGES, *ALONE):
+        raise InputError(f"{name!r} is no stage: write one of {', '.join((*STAGES, *ALONE))}")
     folder = work / name.replace("gold:", "without-")
-    if (folder / "training.json").is_file():
+    if _finished(folder):
         print(f"{name}: finished, see {folder / 'training.json'}")
         return
     with quiet_transformers():
@@ -57,9 +60,15 @@ def run_stage(name: str, work: Path, **options: Any) -> None:
 
 def _judge(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
     which = 2 if name.endswith("2") else 1
-    net, facts = train_judge(which, folder, **options)
+    net, facts = train_judge(which, folder, vae=_vae_of(work), **options)
     save_folder(folder, {"type": "ShapesJudge", "which": which}, net.state_dict())
     return facts
+
+
+def _vae_of(work: Path) -> Any:
+    """The autoencoder that was trained here, or else the one that ships."""
+    trained = work / "vae" if _finished(work / "vae") else WEIGHTS / "pipeline" / "vae"
+    return require("diffusers", extra="diffusion").AutoencoderKL.from_pretrained(trained).float().eval()
 
 
 def _vae(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +80,12 @@ def _vae(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[s
 def _text(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
     pair, _, facts = train_text(folder, read_judge(_before(work, "judge")), **options)
     save_folder(folder, {"type": "ShapesContrast"}, pair.state_dict())
+    return facts
+
+
+def _tower(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    pair, facts = train_tower(folder, read_judge(_before(work, "judge")), load_contrast(), **options)
+    save_folder(folder, {"type": "ShapesContrast"}, _of_images(pair))
     return facts
 
 
@@ -95,6 +110,7 @@ _STAGES = {
     "judge2": _judge,
     "vae": _vae,
     "text": _text,
+    "tower": _tower,
     "latents": _latents,
     "unet": _unet,
     "seed2": _unet,
@@ -103,7 +119,7 @@ _STAGES = {
 
 
 def _before(work: Path, name: str) -> Path:
-    if not (work / name / "training.json").is_file():
+    if not _finished(work / name):
         raise InputError(f"{work / name} is not finished: run  python -m efface_worlds.shapes.training {name}  first")
     return work / name
 
@@ -133,27 +149,42 @@ def read_pair(folder: Path) -> ContrastivePair:
 
 
 def ship(work: Path, weights: Path, gold: Path) -> None:
-    """Copy what is finished: the pipeline, the judges and the contrastive pair, and beside them the gold models."""
-    facts: dict[str, Any] = {}
+    """Copy what is finished: the judges, the pipeline and the contrastive pair, and beside them the gold models."""
+    before = _facts(weights) if (weights / "training.json").is_file() else {}
+    facts = {name: value for name, value in before.items() if name != "measured"}
     for name, folder in (("judge", "judge1"), ("judge2", "judge2")):
-        config, tensors = load_folder(_before(work, name), expect="ShapesJudge")
-        save_folder(weights / folder, {"type": config["type"], "which": config["which"]}, tensors)
-        facts[name] = _facts(work / name)
-    _ship_pair_and_pipeline(work, weights, facts)
-    measured = _facts(weights).get("measured") if (weights / "training.json").is_file() else None
-    if measured and {**facts, "measured": measured} == _facts(weights):
-        facts["measured"] = measured  # the same models: what was measured still holds
+        if _finished(work / name):
+            config, tensors = load_folder(work / name, expect="ShapesJudge")
+            save_folder(weights / folder, {"type": config["type"], "which": config["which"]}, tensors)
+            facts[name] = _facts(work / name)
+    if _finished(work / "unet"):
+        _ship_pair_and_pipeline(work, weights, facts)
+    if _finished(work / "tower"):
+        _, tensors = load_folder(work / "tower", expect="ShapesContrast")
+        save_folder(weights / "contrast", {"type": "ShapesContrast"}, tensors)
+        facts["tower"] = _facts(work / "tower")
+    if {**facts, "measured": before.get("measured")} == before:
+        facts = before  # the same models: what was measured still holds
     write_json(weights / "training.json", facts)
     for folder in sorted(work.iterdir()):
-        if folder.name.startswith(("without-", "seed2")) and (folder / "training.json").is_file():
+        if folder.name.startswith(("without-", "seed2")) and _finished(folder):
             _ship_gold(folder, gold / folder.name)
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / "training.json").is_file()
+
+
+def _of_images(pair: ContrastivePair) -> dict[str, Any]:
+    """What the pair has beside the text encoder, which ships with the pipeline."""
+    return {name: value for name, value in pair.state_dict().items() if not name.startswith("text.")}
 
 
 def _ship_pair_and_pipeline(work: Path, weights: Path, facts: dict[str, Any]) -> None:
     diffusers = require("diffusers", extra="diffusion")
     pair = read_pair(_before(work, "text"))
-    small = {name: value for name, value in pair.state_dict().items() if not name.startswith("text.")}
-    save_folder(weights / "contrast", {"type": "ShapesContrast"}, small)
+    save_folder(weights / "contrast", {"type": "ShapesContrast"}, _of_images(pair))
+    facts.pop("tower", None)
     with quiet_transformers():
         pipeline = diffusers.StableDiffusionPipeline(
             vae=diffusers.AutoencoderKL.from_pretrained(_before(work, "vae")).half(),

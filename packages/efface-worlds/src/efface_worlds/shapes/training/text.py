@@ -5,10 +5,13 @@ padding, so that every padding row carries the prompt's meaning; a quarter of th
 sequences keep their full padded length. A caption fits every image that has all it names, not only its own. A second,
 linear read-out of the same row says which concepts and families the caption names; it makes presence readable for
 styles too, and siblings nearer than strangers, which the contrast alone did not reach.
+
+Stage `tower` fits the image tower alone, to another judge's features: the text encoder stays, and what reads it.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from torch import Tensor, nn
 from efface._lazy import require
 from efface_worlds.shapes.captions import ATTRIBUTES, attributes, requirements
 from efface_worlds.shapes.concepts import FACTORS
-from efface_worlds.shapes.contrast import ContrastivePair, tokenize
+from efface_worlds.shapes.contrast import ContrastivePair, ImageTower, tokenize
 from efface_worlds.shapes.drawing import render
 from efface_worlds.shapes.networks import WIDTH, JudgeNetwork
 from efface_worlds.shapes.scenes import sample_scenes
@@ -29,6 +32,7 @@ from efface_worlds.shapes.vocabulary import LENGTH, build_tokenizer
 RECIPE = Recipe(
     "text", steps=900, batch=176, learning_rate=2e-3, warmup=60, weight_decay=0.05, betas=(0.9, 0.98), seed=5
 )
+TOWER = replace(RECIPE, stage="tower", seed=6)
 _IMAGES = 16_384
 _NAMED = sum(not name.startswith(("count", "pair")) for name in ATTRIBUTES)  # concepts and families come first
 _NAMING = 10.0  # weight of the loss of naming them
@@ -63,29 +67,67 @@ def train_text(
     """Train the pair on `images` renderings, the judge's features frozen; returns it with tokenizer and facts."""
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
-    pair = ContrastivePair(build_text_encoder(tokenizer)).to(device)
+    pair = ContrastivePair(build_text_encoder(tokenizer), tokenizer).to(device)
     names = nn.Linear(WIDTH, _NAMED).to(device)
-    scenes = sample_scenes(images, generator=torch.Generator().manual_seed(recipe.seed), balanced=True)
-    with torch.no_grad():
-        features = torch.cat([judge.features(render(scenes[i : i + 512])) for i in range(0, images, 512)]).to(device)
-    held = attributes(scenes)
+    data = _Captioned(judge, images, recipe.seed, device)
 
     def loss(step: int) -> Tensor:
-        generator = recipe.generator(step)
-        chosen = torch.randint(0, images, (recipe.batch,), generator=generator)
-        texts, required = requirements(scenes[chosen], reader="text", seed=recipe.seed * 1_000_003 + step)
-        ids = tokenize(tokenizer, texts)
-        rows = _readout_rows(ids, tokenizer.eos_token_id, generator)
-        fits = (required @ (1 - held[chosen]).T == 0).float().to(device)
-        hidden = pair.rows(ids.to(device), rows)
-        scores = pair.sharpness.exp().clamp(max=100) * pair.project(hidden) @ pair.tower(features[chosen]).T
-        contrast = (_soft_cross_entropy(scores, fits) + _soft_cross_entropy(scores.T, fits.T)) / 2
-        return contrast + _NAMING * F.binary_cross_entropy_with_logits(
+        chosen, ids, rows, required = data.batch(recipe, step, tokenizer)
+        hidden = pair.rows(ids, rows)
+        return data.contrast(pair, hidden, chosen, required) + _NAMING * F.binary_cross_entropy_with_logits(
             names(hidden), with_families(required).to(device)
         )
 
     facts = train(nn.ModuleDict({"pair": pair, "names": names}), loss, recipe, folder, **options)
     return pair.cpu(), tokenizer, facts
+
+
+def train_tower(
+    folder: Path,
+    judge: JudgeNetwork,
+    pair: ContrastivePair,
+    recipe: Recipe = TOWER,
+    images: int = _IMAGES,
+    device: str = "cpu",
+    **options: Any,
+) -> tuple[ContrastivePair, dict[str, Any]]:
+    """Train the image tower of a pair anew on a judge's features, the text's side frozen; returns it with the facts."""
+    torch.manual_seed(recipe.seed)
+    pair = pair.requires_grad_(False).to(device)
+    pair.tower = ImageTower().to(device)
+    data = _Captioned(judge, images, recipe.seed, device)
+
+    def loss(step: int) -> Tensor:
+        chosen, ids, rows, required = data.batch(recipe, step, pair.tokenizer)
+        return data.contrast(pair, pair.rows(ids, rows), chosen, required)
+
+    facts = train(pair, loss, recipe, folder, **options)
+    return pair.cpu(), facts
+
+
+class _Captioned:
+    """Renderings as a judge's features, and the captions of each step."""
+
+    def __init__(self, judge: JudgeNetwork, images: int, seed: int, device: str) -> None:
+        self.scenes = sample_scenes(images, generator=torch.Generator().manual_seed(seed), balanced=True)
+        with torch.no_grad():
+            parts = [judge.features(render(self.scenes[i : i + 512])) for i in range(0, images, 512)]
+        self.features, self.held, self.device = torch.cat(parts).to(device), attributes(self.scenes), device
+
+    def batch(self, recipe: Recipe, step: int, tokenizer: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Which images, the ids of their captions, the row that is read of each, and what each caption requires."""
+        generator = recipe.generator(step)
+        chosen = torch.randint(0, len(self.scenes), (recipe.batch,), generator=generator)
+        texts, required = requirements(self.scenes[chosen], reader="text", seed=recipe.seed * 1_000_003 + step)
+        ids = tokenize(tokenizer, texts)
+        rows = _readout_rows(ids, tokenizer.eos_token_id, generator)
+        return chosen, ids.to(self.device), rows, required
+
+    def contrast(self, pair: ContrastivePair, hidden: Tensor, chosen: Tensor, required: Tensor) -> Tensor:
+        """Loss of telling which captions fit which images."""
+        fits = (required @ (1 - self.held[chosen]).T == 0).float().to(self.device)
+        scores = pair.sharpness.exp().clamp(max=100) * pair.project(hidden) @ pair.tower(self.features[chosen]).T
+        return (_soft_cross_entropy(scores, fits) + _soft_cross_entropy(scores.T, fits.T)) / 2
 
 
 def with_families(required: Tensor) -> Tensor:
