@@ -7,6 +7,7 @@ _CONTIGUOUS = (
 _AREA = "one area under the curve for all rooms, whose sums were in another order in the gate's audit: the last digit"
 _COUNTS = "what fired is counted by what is on, anew each time, and no longer by the erasure for as long as it lives"
 _MARK = "a fingerprint has a second checksum, by which copies in half precision and offloaded ones are the same model"
+_JUDGES = "judges see each of two objects, say when they cannot say, and were trained anew; audits count that apart"
 
 MEANT: dict[str, str] = {
     "*/words": "prose: reports say more, and by which versions and call they were made",
@@ -19,6 +20,8 @@ MEANT: dict[str, str] = {
     "negative_prompt/shapes/beside one's own/fired": _COUNTS,
     "audit_gate/two concepts/findings": _AREA,
     "audit_gate/two concepts/numbers": _AREA,
+    "worlds/judge *": _JUDGES,
+    "audit_pipeline/semantic-surgery/*": _JUDGES,
     "intervals/area/interval": _AREA,
     "intervals/detection/findings": _AREA,
     "intervals/detection/numbers": _AREA,

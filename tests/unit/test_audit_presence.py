@@ -148,7 +148,9 @@ def test_what_the_judge_cannot_say_is_not_credited_to_an_erasure() -> None:
     sure, unsure = asked_of(judge), asked_of(unsure_of([0, 1, 2]))
     assert sure.find("balance", "H", "after").value == 1
     balance = unsure.find("balance", "H", "after")
-    assert balance.value == pytest.approx(2 / (1 / 0.7 + 1)) and "6 images of which the judge cannot say" in balance.note
+    assert (
+        balance.value == pytest.approx(2 / (1 / 0.7 + 1)) and "6 images of which the judge cannot say" in balance.note
+    )
 
 
 def test_too_many_images_that_cannot_be_judged_head_the_conclusions() -> None:
@@ -156,11 +158,17 @@ def test_too_many_images_that_cannot_be_judged_head_the_conclusions() -> None:
     assert audit.conclusions[0].startswith("NOT shown to be erased")
 
 
+def test_one_image_that_can_be_judged_is_no_change() -> None:
+    audit = efface.audit.presence(draw, unsure_of(range(1, 10)), "circle", prompts=["circle"], erased=draw, seeds=10)
+    assert audit.find(FAMILY, "circle", "after").n == 1
+    assert "of 1 of the 10 images" in audit.find(FAMILY, "circle", "change").why
+
+
 def test_a_judge_that_can_say_nothing_scores_nothing() -> None:
     audit = asked_of(unsure_of(range(10)))
     for condition in ("before", "after", "change"):
         found = audit.find(FAMILY, "circle", condition)
-        assert not found.is_scored and "of none of the 20 images" in found.why
+        assert not found.is_scored and f"of {'0' if condition == 'change' else 'none'} of the 20 images" in found.why
     assert audit.find("judge cannot say", "circle", "after").value == 1
     assert audit.find("balance", "H", "after").value == 0
     assert audit.conclusions[0].startswith("NOT shown to be erased")

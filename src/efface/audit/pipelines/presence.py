@@ -35,6 +35,7 @@ NaN where the judge cannot say: such an image is neither seen nor not seen, and 
 SEEN, UNSAID, DISTANCE, BALANCE = "seen by the judge", "judge cannot say", "images of other prompts", "balance"
 OTHER_WORDS = "in other words"
 _SEEN_FROM = 0.5
+_FEWEST = 2
 _CAVEATS = (
     "The judge decides what counts as the concept. One that never says that it cannot say sees something, or nothing, "
     "in a broken image too.",
@@ -171,8 +172,10 @@ def _seen(name: str, answers: Mapping[str, Answers], level: float) -> list[Findi
         return list(shares.values())
     before, after = answers[BEFORE], answers[AFTER]
     both = ~np.isnan(before) & ~np.isnan(after)
-    if not both.any():
-        return [*shares.values(), _nothing_said(name, len(before), SEEN, CHANGE)]
+    if both.sum() < _FEWEST:
+        why = f"of {int(both.sum())} of the {len(both)} images the judge can say on both sides: too few for a change"
+        missing = Finding.without(name, "not applicable", why, SEEN, condition=CHANGE, unit="share")
+        return [*shares.values(), missing]
     change = _paired(after[both], before[both], level)
     more: dict[str, Any] = {"chance": 0.0, "reference": NO_CHANGE, "baseline": float(before[both].mean())}
     return [*shares.values(), Finding.of(name, change, SEEN, CHANGE, n=int(both.sum()), unit="share", **more)]
@@ -185,15 +188,11 @@ def _unsaid(name: str, answers: Mapping[str, Answers], level: float) -> list[Fin
 
 def _share(name: str, hits: Answers, images: int, family: str, side: str, level: float) -> Finding:
     if not len(hits):
-        return _nothing_said(name, images, family, side)
+        why = f"of none of the {images} images the judge can say whether they show it"
+        return Finding.without(name, "not applicable", why, family, condition=side, unit="share")
     interval = wilson_interval(float(hits.sum()), len(hits), level=level)
     note = f"of {len(hits)} of {images} images; of the others the judge cannot say" if len(hits) < images else ""
     return Finding.of(name, interval, family, side, n=len(hits), unit="share", note=note)
-
-
-def _nothing_said(name: str, images: int, family: str, side: str) -> Finding:
-    why = f"of none of the {images} images the judge can say whether they show it"
-    return Finding.without(name, "not applicable", why, family, condition=side, unit="share")
 
 
 def _paired(after: Answers, before: Answers, level: float) -> Interval:

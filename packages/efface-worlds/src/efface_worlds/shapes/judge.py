@@ -65,7 +65,7 @@ class Verdict:
     def shows(self, *names: str) -> Tensor:
         """Whether each image shows a concept: 1, 0, or NaN where the judge cannot say, `(n,)`.
 
-        It cannot where it does not know the image, or where no value of the factor is likelier than all others.
+        It cannot where it does not know the image, or no value of the factor is likelier than the others together.
         Several names are asked of one object: `shows("red", "star")` is 0 for a red circle and a blue star.
 
         Raises:
@@ -73,17 +73,16 @@ class Verdict:
         """
         if not names:
             raise InputError('shows() needs a name, or several of one object: write shows("red", "star")')
-        here, can = torch.ones_like(self.there), self.known[:, None].expand(-1, 2)
+        yes, no = torch.ones_like(self.there), torch.zeros_like(self.there)
         for name in names:
             factor = concept(name).factor
             chances: Tensor = getattr(self, factor)
-            if factor == "background":
-                chances = chances[:, None]
-            else:
-                here = here & self.there
-            can = can & ((chances.amax(-1) >= _SURE) | (here == 0))
-            here = here & (chances.argmax(-1) == index_of(name))
-        return torch.where(can.all(1), here.any(1).float(), torch.nan)
+            there = torch.ones_like(self.there) if factor == "background" else self.there
+            chances = chances[:, None] if factor == "background" else chances
+            sure, own = chances.amax(-1) >= _SURE, chances.argmax(-1) == index_of(name)
+            yes, no = yes & there & sure & own, no | ~there | (sure & ~own)
+        said = torch.where((yes | no).all(1) | yes.any(1), yes.any(1).float(), torch.nan)
+        return torch.where(self.known, said, torch.nan)
 
     def agrees(self, scenes: Scenes) -> dict[str, Tensor]:
         """Whether each image shows what its scene says, by factor, `(n,)` each; not where the judge cannot say.
@@ -131,8 +130,8 @@ class Judge:
 
     Its domain: renderings of this world, two objects left and right of each other, softened or through its autoencoder,
     and what its pipelines draw. Elsewhere it should answer that it cannot say: on broken images, parts of several glued
-    together, more than two objects, noise. How often it is right, and how often it says so of which kind, is in `training.json` under
-    `measured`, and `python -m benchmarks.shapes judges` prints it.
+    together, more than two objects, noise. How often it is right, and how often it says so of which kind, is under
+    `measured` in `weights/training.json`, and `python -m benchmarks.shapes judges` prints it.
 
     Attributes:
         network: Either of the two networks, in eval mode.
