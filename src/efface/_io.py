@@ -191,7 +191,9 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     except (InputError, NotFittedError) as error:
         raise FormatError(f"{os.fspath(path)}: {error}") from error
     except (JSONDecodeError, UnicodeDecodeError, SafetensorError, RecursionError) as error:
-        raise FormatError(f"{os.fspath(path)} cannot be read: it is damaged, it may be truncated: {error!s:.200}") from error
+        raise FormatError(
+            f"{os.fspath(path)} cannot be read: it is damaged, it may be truncated: {error!s:.200}"
+        ) from error
     except Exception as error:
         said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise FormatError(f"{os.fspath(path)} is damaged: {said:.200}") from error

@@ -7,22 +7,23 @@ keeps from step to step) lives in the `Run` that it is handed.
 from __future__ import annotations
 
 import difflib
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from efface._errors import InputError
-from efface.core.fingerprint import agrees, fingerprint
+from efface._errors import EffaceWarning, InputError
+from efface.core.fingerprint import below_base, fingerprint, likeness
 from efface.core.hooks import Remove, StateEdit, edit_states
 from efface.core.run import Run
 from efface.core.site import Site
-from efface.core.subjects import Kind, called, module_at, unwrapped
+from efface.core.subjects import Kind, called, has_module, located, module_at, unwrapped
 from efface.core.watching import Watch
 from efface.core.weights import WeightDelta
 from efface.core.writing import fingerprint_below, write
@@ -83,12 +84,13 @@ class OnStates(Edit):
             InputError: If the module lacks one, or has other weights than that of the fit.
         """
         model = unwrapped(run.view)
-        check_sites(model, self.edits)
+        edits = {located_site(model, site): edit for site, edit in self.edits.items()}
+        check_sites(model, edits)
         if check:
-            check_base(model, self.base)
+            check_base(model, self.base, edits)
         root = called(run.view)
-        watch = Watch(root, run, {site: str(site) or type(model).__name__ for site in self.edits})
-        watched = {site: watch.through(site, started(edit)) for site, edit in self.edits.items()}
+        watch = Watch(root, run, {site: str(site) or type(model).__name__ for site in edits})
+        watched = {site: watch.through(site, started(edit)) for site, edit in edits.items()}
         with ExitStack() as stack:
             stack.callback(watch.bind())
             stack.callback(edit_sites(root, watched))
@@ -104,34 +106,50 @@ def check_sites(model: nn.Module, sites: Any) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(f"a scripted model ({type(model).__name__}) takes no edits: give the model itself")
     paths = {name for name, _ in model.named_modules()}
-    missing = [site for site in sites if site.path not in paths and not _has(model, site)]
+    missing = [site for site in sites if site.path not in paths and not has_module(model, site.path)]
     if missing:
         near = difflib.get_close_matches(missing[0].path, paths, n=2, cutoff=0.6)
         more = f" and {len(missing) - 1} more sites" if len(missing) > 1 else ""
         hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
         raise InputError(
             f"{type(model).__name__} has no {missing[0]}{more}{hint}: put an erasure on the class of model that it was "
-            "fitted on, with or without its head as there"
+            "fitted on"
         )
 
 
-def _has(model: nn.Module, site: Site) -> bool:
-    try:
-        return module_at(model, site.path) is not None
-    except AttributeError:
-        return False
+def located_site(model: nn.Module, site: Site) -> Site:
+    """A site of a model with or without its head in the same model without or with it."""
+    return replace(site, path=located(model, site.path))
 
 
-def check_base(model: nn.Module, base: str | None) -> None:
+def check_base(model: nn.Module, base: str | None, sites: Iterable[Site] = (Site(""),)) -> None:
     """Refuse a model whose weights, without what is written into it, are not those of a fit.
+
+    Args:
+        model: The model.
+        base: Fingerprint of the model of the fit.
+        sites: Where it is to be the same; its head does not count where they all lie below.
 
     Raises:
         InputError: If its fingerprint is another one.
     """
-    if base is not None and not agrees(base, fingerprint(model)) and not agrees(base, fingerprint_below(model)):
+    if base is None:
+        return
+    paths = {below_base(model, site.path) for site in sites}
+    found = likeness(base, fingerprint(model), paths)
+    found = likeness(base, fingerprint_below(model), paths) if found == "other" else found
+    if found == "other":
         raise InputError(
             f"this {type(model).__name__} is not the model of the fit, its weights have changed: fit again, or write "
             "on(model, check=False) if you know that the erasure still fits"
+        )
+    if found == "quantised":
+        warnings.warn(
+            f"this {type(model).__name__} is a quantised copy of the model of the fit, or the other way round: their "
+            "norms are the same, but hidden states differ a little, and so much of the concept may be left; fit on "
+            "this one for more",
+            EffaceWarning,
+            stacklevel=6,
         )
 
 
@@ -154,15 +172,21 @@ def started(edit: Callable[[Tensor], Any]) -> StateEdit:
     edit = edit.begin() if hasattr(edit, "begin") else edit  # type: ignore[attr-defined]
     if not hasattr(edit, "to"):
         return edit
-    copies: dict[torch.device, Any] = {}
+    homes = {value.device for value in getattr(edit, "__dict__", {}).values() if isinstance(value, Tensor)}
+    copies: dict[torch.device, Any] = dict.fromkeys(homes if len(homes) == 1 else (), edit)
 
     def moved(x: Tensor) -> Tensor | None:
         if x.device not in copies:
-            with torch.inference_mode(False):  # they may serve in training later
-                copies[x.device] = edit.to(x.device)  # type: ignore[attr-defined]
+            copies[x.device] = _moved(edit, x.device)
         return copies[x.device](x)
 
     return moved
+
+
+@torch.compiler.disable()
+def _moved(edit: Any, device: torch.device) -> Any:
+    with torch.inference_mode(False):  # what is moved may serve in training later
+        return edit.to(device)
 
 
 @dataclass(frozen=True, eq=False)

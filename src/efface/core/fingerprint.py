@@ -1,23 +1,41 @@
-"""Whether a model is still the one that was fitted on: a checksum of a sample of its weights."""
+"""Whether a model is still the one that was fitted on: checksums of a sample of its weights."""
 
 from __future__ import annotations
 
+import re
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from efface.core.adapters import plain_name
+from efface.core.subjects import base_path
+
 _SAMPLE = 4096
+_ROWS = 32
+_NOTHING = [b"", b""]
+_QUANTISERS = ("quantized", "quanto", "bitsandbytes", "torchao", "gptq", "awq", "hqq", "aqlm", "eetq", "fbgemm")
+_NO_LETTERS = re.compile(r"[\s=;]")
+
+Likeness = Literal["same", "quantised", "other"]
+Under = Callable[[nn.Module, str, "Tensor | None"], "Tensor | None"]
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module, under: Under | None = None) -> str:
     """Checksums of names, shapes and evenly spaced values of all parameters, rounded to bfloat16.
 
     There are two, the second of values that were rounded to float16 before, and one where they are equal: a float32
-    model and its bfloat16 and float16 copies have one in common, which is what `agrees` asks. Weights that accelerate
-    has moved elsewhere are read there. Milliseconds even for large models that are in memory.
+    model and its bfloat16 and float16 copies have one in common, which is what `agrees` asks. Behind them, the same of
+    each block and part by itself, by which `likeness` knows a model with another head, with tokens added, or
+    quantised. Weights that accelerate has moved elsewhere are read there; adapters of PEFT that are off, or change
+    nothing yet, do not count. Milliseconds even for large models that are in memory.
+
+    Args:
+        model: The model.
+        under: Another value to take in place of a module's parameter of some name; None leaves it out.
 
     Does not guarantee: that a model with the same checksum is the same; values between the sampled ones, and changes
     under bfloat16's rounding (0.4 %), may differ. Of quantised weights that cannot be read, names and shapes count.
@@ -27,26 +45,62 @@ def fingerprint(model: nn.Module) -> str:
     >>> agrees(mark, fingerprint(layer.half())), agrees(mark, other)
     (True, False)
     """
-    return fingerprint_of((name, present(model, name, value)) for name, value in model.named_parameters())
-
-
-def fingerprint_of(parameters: Iterable[tuple[str, Tensor]]) -> str:
-    """The fingerprint of a model that has these parameters, in this order."""
-    totals = [0, 0]
-    for name, parameter in parameters:
-        parts = [b"", b""] if parameter.device.type == "meta" else _samples(parameter.detach())
-        head = f"{name} {tuple(parameter.shape)}".encode()
-        totals = [zlib.crc32(part, zlib.crc32(head, total)) for total, part in zip(totals, parts, strict=True)]
-    return "-".join(dict.fromkeys(f"{total:08x}" for total in totals))
+    whole, parts, quantised = _Sum(), dict[str, _Part](), False
+    base = base_path(model)
+    for name, module, parameter in _parameters(model, under or (lambda _module, _name, value: value)):
+        read = _samples(parameter)
+        closed = read is None or _is_quantised(module, parameter)
+        whole.add(f"{name} {tuple(parameter.shape)}", read or _NOTHING)
+        group, rest = _group(name, base)
+        parts.setdefault(group, _Part()).add(rest, module, parameter, closed, read or _NOTHING)
+        quantised |= closed
+    quantised |= any(_is_quantised(module, None) for module in model.modules())
+    each = " ".join(f"{_NO_LETTERS.sub('_', group)}={part}" for group, part in parts.items())
+    return f"{whole};{'q' * quantised};{each}"
 
 
 def agrees(a: str, b: str) -> bool:
     """Whether two fingerprints may be of the same weights, in whatever floating dtype.
 
-    >>> agrees("01-02", "02"), agrees("01", "02")
+    >>> agrees("01-02;;0=a", "02;;"), agrees("01", "02")
     (True, False)
     """
-    return not {*a.split("-")}.isdisjoint(b.split("-"))
+    return _share(a.partition(";")[0], b.partition(";")[0])
+
+
+def likeness(fit: str, now: str, paths: Collection[str] = ("",)) -> Likeness:
+    """Whether hidden states at some places are those of the model of a fit.
+
+    What both models have must be the same, but that embeddings may have got rows; if all places lie inside the base
+    model, its head does not count. Of a quantised copy only what quantisers leave alone is compared: norms.
+
+    Args:
+        fit: Fingerprint of the model of the fit.
+        now: That of this one.
+        paths: Modules of this model, by their paths below its base model, or with `/` in front outside of it; their
+            blocks must be in both.
+    """
+    if agrees(fit, now):
+        return "same"
+    (fit_quantised, theirs), (now_quantised, ours) = _parsed(fit), _parsed(now)
+    inside = not any(path.startswith("/") or not path for path in paths)
+    common = [group for group in theirs.keys() & ours.keys() if not (inside and group.startswith("/"))]
+    if not common or not all(_group_of(path) in common for path in paths if path):
+        return "other"
+    quantised = fit_quantised or now_quantised
+    pairs = [(theirs[group].split("."), ours[group].split(".")) for group in common]
+    compared = [(a[quantised], b[quantised]) for a, b in pairs if a[quantised] or b[quantised]]
+    if not compared or not all(_share(a, b) for a, b in compared):
+        return "other"
+    return "quantised" if quantised else "same"
+
+
+def below_base(model: nn.Module, path: str) -> str:
+    """A path of a model below its base model; outside of that with `/` in front."""
+    base = base_path(model)
+    if not base or path == base:
+        return path if not base else ""
+    return path.removeprefix(f"{base}.") if path.startswith(f"{base}.") else f"/{path}"
 
 
 def present(model: nn.Module, name: str, value: Tensor) -> Tensor:
@@ -63,6 +117,93 @@ def present(model: nn.Module, name: str, value: Tensor) -> Tensor:
     return value
 
 
+def _parameters(model: nn.Module, under: Under) -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Each parameter once: the name that it had without adapters, its module, its value."""
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            value = under(module, name, parameter)
+            if value is None or id(value) in seen:
+                continue
+            seen.add(id(value))
+            full = f"{path}.{name}" if path else name
+            known = plain_name(model, full)
+            if known is not None:
+                yield known, module, present(model, full, value).detach()
+
+
+class _Sum:
+    """Two running checksums, of values rounded in both ways."""
+
+    def __init__(self) -> None:
+        self._totals = [0, 0]
+
+    def add(self, head: str, read: list[bytes]) -> None:
+        start = head.encode()
+        self._totals = [zlib.crc32(b, zlib.crc32(start, total)) for b, total in zip(read, self._totals, strict=True)]
+
+    def __str__(self) -> str:
+        return "-".join(dict.fromkeys(f"{total:08x}" for total in self._totals))
+
+
+@dataclass
+class _Part:
+    """The checksums of one block or part: of all of it, and of what quantisers leave alone."""
+
+    all: _Sum = field(default_factory=_Sum)
+    norms: _Sum = field(default_factory=_Sum)
+    has_norms: bool = False
+
+    def add(self, name: str, module: nn.Module, value: Tensor, closed: bool, read: list[bytes]) -> None:
+        grows = isinstance(module, nn.Embedding) and value.ndim == 2 and not closed
+        shape = ("rows", value.shape[1]) if grows else tuple(value.shape)
+        read = (_samples(value[:_ROWS]) or _NOTHING) if grows else read
+        self.all.add(f"{name} {shape}", read)
+        if not closed and all(p is None or p.ndim <= 1 for p in module._parameters.values()):
+            self.norms.add(f"{name} {shape}", read)
+            self.has_norms = True
+
+    def __str__(self) -> str:
+        return f"{self.all}.{self.norms if self.has_norms else ''}"
+
+
+def _group(name: str, base: str) -> tuple[str, str]:
+    """The block or part that a parameter is of, and its name in there."""
+    path = name.removeprefix(f"{base}.") if base and name.startswith(f"{base}.") else f"/{name}" if base else name
+    group = _group_of(path)
+    return group, path[len(group) :]
+
+
+def _group_of(path: str) -> str:
+    """A path up to its first number, or else its first step.
+
+    >>> _group_of("encoder.layer.3.output.dense"), _group_of("embeddings.word"), _group_of("/lm_head")
+    ('encoder.layer.3', 'embeddings', '/lm_head')
+    """
+    steps = path.split(".")
+    number = next((i for i, step in enumerate(steps) if step.isdigit()), 0)
+    return ".".join(steps[: number + 1])
+
+
+def _parsed(mark: str) -> tuple[bool, dict[str, str]]:
+    """Whether it is of a quantised model, and the checksums of its parts; none in those of older files."""
+    _, _, rest = mark.partition(";")
+    flag, _, each = rest.partition(";")
+    return flag == "q", dict(part.rsplit("=", 1) for part in each.split())  # type: ignore[misc]
+
+
+def _share(a: str, b: str) -> bool:
+    return not {*a.split("-")}.isdisjoint(b.split("-"))
+
+
+def _is_quantised(module: nn.Module, value: Tensor | None) -> bool:
+    """Whether a module's weights are quantised: by where its class comes from, or what its weight is."""
+    origin = type(module).__module__.lower()
+    if "qweight" in module._buffers or any(name in origin for name in _QUANTISERS):
+        return True
+    return value is not None and (value.itemsize == 1 or not (value.is_floating_point() or value.is_complex()))
+
+
 def _around(model: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
     """The modules around a parameter, the innermost first, and its name inside each."""
     parents = name.split(".")
@@ -75,12 +216,19 @@ def _hooks(module: nn.Module) -> tuple[Any, ...]:
     return tuple(getattr(hook, "hooks", (hook,)))
 
 
-def _samples(x: Tensor) -> list[bytes]:
-    """Values of a parameter as bytes, rounded in both ways; those of a tensor that cannot be viewed are left out."""
+def _samples(x: Tensor) -> list[bytes] | None:
+    """Values of a parameter as bytes, rounded in both ways; None where it holds other numbers than it shows.
+
+    Such are tensors of classes of their own, as those of torchao and quanto, and some cannot be viewed at all.
+    """
+    if x.device.type == "meta":
+        return _NOTHING
+    if hasattr(type(x), "__tensor_flatten__") and type(x).__name__ != "DTensor":
+        return None
     try:
         flat = x.reshape(-1)
         some = flat[:: max(1, len(flat) // _SAMPLE)].cpu()
         rounded = [some.to(torch.bfloat16), some.to(torch.float16).to(torch.bfloat16)]
         return [r.contiguous().view(torch.uint8).numpy().tobytes() for r in rounded]
     except (NotImplementedError, RuntimeError):
-        return [b"", b""]
+        return None

@@ -117,7 +117,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def called(module: nn.Module) -> nn.Module:
     """The innermost module that is called when a module is, so that hooks on it run: PEFT only calls `forward`."""
-    while (where := _wraps(type(module))) not in (None, "base_model"):
+    while (where := wraps(type(module))) not in (None, "base_model"):
         module = getattr(module, where)
     return module
 
@@ -138,13 +138,40 @@ def module_at(model: nn.Module, path: str) -> nn.Module:
     except AttributeError:
         for name in path.split("."):
             model = next((layer for layer in _layers(model) if name in layer._modules), model).get_submodule(name)
-    return called(model) if _wraps(type(model)) else model
+    return called(model) if wraps(type(model)) else model
+
+
+def base_path(model: nn.Module) -> str:
+    """Path of a model of Hugging Face without its head, such as `"model"`; empty if it has no head."""
+    prefix = getattr(model, "base_model_prefix", "")
+    return prefix if prefix and isinstance(getattr(model, prefix, None), nn.Module) else ""
+
+
+def located(model: nn.Module, path: str) -> str:
+    """A path of a model with a head, or without one, in the same model without its head, or with one.
+
+    >>> model = nn.ModuleDict({"body": nn.Sequential(nn.Linear(1, 1))})
+    >>> model.base_model_prefix = "body"
+    >>> located(model, "0"), located(model, "body.0"), located(model.body, "0")
+    ('body.0', 'body.0', '0')
+    """
+    prefix = getattr(model, "base_model_prefix", "")
+    ways = (path, f"{base_path(model)}.{path}", path.removeprefix(f"{prefix}."))
+    return next((way for way in ways if has_module(model, way)), path)
+
+
+def has_module(model: nn.Module, path: str) -> bool:
+    """Whether a model has a module at a path; see `module_at`."""
+    try:
+        return module_at(model, path) is not None
+    except AttributeError:
+        return False
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
     """The module, and what each wrapper around the next is about."""
     yield module
-    while where := _wraps(type(module)):
+    while where := wraps(type(module)):
         module = module.get_base_model() if where == "base_model" else getattr(module, where)  # type: ignore[operator]
         yield module
 
@@ -162,6 +189,6 @@ _WRAPPERS = {
 
 
 @cache
-def _wraps(kind: type) -> str | None:
+def wraps(kind: type) -> str | None:
     """Where modules of a class have what they are wrapped around; None if they are no wrappers."""
     return next((_WRAPPERS[base.__name__] for base in kind.__mro__ if base.__name__ in _WRAPPERS), None)

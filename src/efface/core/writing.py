@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface.core.fingerprint import agrees, fingerprint, fingerprint_of, present
+from efface.core.fingerprint import agrees, fingerprint
 from efface.core.ledger import ledger_of
 from efface.core.subjects import unwrapped
 from efface.core.weights import Add, Change, Put, WeightDelta
@@ -278,16 +278,7 @@ def holds(model: nn.Module, delta: WeightDelta) -> bool:
 
 def fingerprint_below(model: nn.Module) -> str:
     """The fingerprint that a model has without what is written into it."""
-    seen: set[int] = set()
-    below: list[tuple[str, Tensor]] = []
-    for path, module in model.named_modules():
-        for name, parameter in module._parameters.items():
-            value = _below(module, name, parameter)
-            if value is not None and id(value) not in seen:
-                seen.add(id(value))
-                full = f"{path}.{name}" if path else name
-                below.append((full, present(model, full, value)))
-    return fingerprint_of(below)
+    return fingerprint(model, _below)
 
 
 def _below(module: nn.Module, name: str, value: Tensor | None) -> Tensor | None:

@@ -7,12 +7,13 @@ stands beside the layer that it replaces. Nothing here imports peft: its modules
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
 from efface._errors import InputError
+from efface.core.adapters import in_use, is_adapter, trained_beside
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -30,14 +31,6 @@ def is_lora(module: nn.Module) -> bool:
     base = getattr(module, "base_layer", None)
     known = hasattr(module, "lora_A") and hasattr(module, "lora_bias") and not getattr(module, "lora_variant", None)
     return known and isinstance(base, nn.Module) and is_linear(base)
-
-
-def trained_beside(module: nn.Module) -> Mapping[str, nn.Module]:
-    """Name inside a module -> a layer, where PEFT keeps trained copies of a layer beside the one that it had."""
-    original, copies = getattr(module, "original_module", None), getattr(module, "modules_to_save", None)
-    if not isinstance(original, nn.Module) or not isinstance(copies, nn.ModuleDict):
-        return {}
-    return {"original_module": original} | {f"modules_to_save.{name}": each for name, each in copies.items()}
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -66,11 +59,11 @@ def check_open(model: nn.Module, path: str) -> None:
 
 def merged(model: nn.Module) -> nn.Module:
     """A model without adapters: those that are on merged into a copy of it. One that has none is given as it is."""
-    if not any(_is_adapter(module) for module in model.modules()):
+    if not any(is_adapter(module) for module in model.modules()):
         return model
     copied = copy.deepcopy(model)
     for path, module in [*copied.named_modules()]:
-        if _is_adapter(module):
+        if is_adapter(module):
             parent, _, name = path.rpartition(".")
             setattr(copied.get_submodule(parent), name, _settled(module))
     if getattr(copied, "_hf_peft_config_loaded", False):
@@ -78,17 +71,10 @@ def merged(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _is_adapter(module: nn.Module) -> bool:
-    return bool(trained_beside(module)) or (hasattr(module, "adapter_layer_names") and hasattr(module, "base_layer"))
-
-
 def _settled(module: Any) -> nn.Module:
     """The layer that an adapter is in its present state."""
-    beside = trained_beside(module)
-    if beside:
-        active = [name for name in module.active_adapters if f"modules_to_save.{name}" in beside]
-        chosen = f"modules_to_save.{active[0]}" if active and not module.disable_adapters else "original_module"
-        return beside[chosen]
+    if beside := trained_beside(module):
+        return beside[in_use(module)]
     if not module.disable_adapters:
         module.merge()
     elif module.merged:

@@ -151,7 +151,7 @@ def scrub_with(
 def _provenance(model: nn.Module, settings: Mapping[str, Any], config: ScrubConfig) -> dict[str, Any]:
     """Where a scrubber comes from; of a model and of batches the checksum of a fit is known, which is no SHA-256."""
     found = provenance(subject=model, call=called("efface.scrub", {"method": settings["method"], **config.to_dict()}))
-    return {**found, "model": settings["fingerprint"], "batches": settings["data"]}
+    return {**found, "model": settings["fingerprint"].partition(";")[0], "batches": settings["data"]}
 
 
 def _eraser_of(fitter: Any) -> Any:

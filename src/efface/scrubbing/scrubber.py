@@ -15,7 +15,7 @@ from efface._errors import EffaceWarning, FormatError, InputError
 from efface._io import atomic_dir
 from efface.core.codec import TENSOR, TYPE
 from efface.core.config import Config
-from efface.core.edits import Edit, OnStates, check_base, check_sites
+from efface.core.edits import Edit, OnStates, check_base, check_sites, located_site
 from efface.core.erasure import Erasure
 from efface.core.installer import Handle, handles_on
 from efface.core.saved_types import saved_type
@@ -168,9 +168,10 @@ class Scrubber(Erasure):
         """
         model = unwrapped(model)
         check_apart(model, self.marks)
-        check_sites(model, self.sites)
-        check_base(model, self.fingerprint)
-        delta, notes = fold(model, self.erasers, inputs)
+        erasers = {located_site(model, site): eraser for site, eraser in self.erasers.items()}
+        check_sites(model, erasers)
+        check_base(model, self.fingerprint, erasers)
+        delta, notes = fold(model, erasers, inputs)
         return Folded(delta, self.marks, notes, method=self.method, concepts=self.concepts, config=self.config)
 
     def export(

@@ -13,7 +13,7 @@ from torch import nn
 
 from efface._errors import EffaceWarning, InputError
 from efface.core.site import Site
-from efface.core.subjects import unwrapped
+from efface.core.subjects import base_path, unwrapped
 from efface.scrubbing.examples import candidates
 from efface.scrubbing.roles import ROLES, Roles, advice, seen_roles
 
@@ -206,12 +206,6 @@ def _matching(model: nn.Module, paths: list[str], expression: str, given: Any, *
     if must_match and not found:
         raise InputError(f"no module of {type(model).__name__} matches {given!r}: {_near(paths, given)}")
     return found
-
-
-def base_path(model: nn.Module) -> str:
-    """Path of the model without its head, such as `"model"`; empty if it has no head."""
-    prefix = getattr(model, "base_model_prefix", "")
-    return prefix if prefix and isinstance(getattr(model, prefix, None), nn.Module) else ""
 
 
 def _near(paths: list[str], given: Any) -> str:
