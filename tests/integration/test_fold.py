@@ -14,7 +14,20 @@ from torch import Tensor, nn
 from efface import InputError, LeaceEraser, Scrubber, Site, find_sites, foldable, load, scrub
 from efface.core.writing import Written
 from efface.scrubbing.fold import Folded
-from tests.models import FAMILIES, GENERATE, POST_NORM, concept, data, generate, hooks, state, tiny
+from tests.architectures import small_model
+from tests.models import (
+    CLASSES,
+    FAMILIES,
+    GENERATE,
+    POST_NORM,
+    concept,
+    data,
+    generate,
+    hooks,
+    state,
+    tiny,
+    tokens,
+)
 
 FOLDABLE = {name: 5 for name in FAMILIES} | {"mixtral": 3, "phi": 3, "t5": 10, "vit": 4, "clip_text_model": 4}
 FOLDABLE |= dict.fromkeys(POST_NORM, 0)
@@ -183,7 +196,11 @@ def test_folded_into_a_bfloat16_model(name):
         ("roberta", "embeddings.LayerNorm", "add()"),
         ("distilbert", "transformer.layer.0.sa_layer_norm", "add()"),
         ("gemma2", "model.layers.0.post_feedforward_layernorm", "add()"),
-        ("mixtral", "model.layers.1.post_attention_layernorm", "outside of any linear layer"),
+        (
+            "mixtral",
+            "model.layers.1.post_attention_layernorm",
+            "have no bias that could take its shift",
+        ),
         ("llama", "model.layers.0", "add()"),
         ("vit", "layernorm", "the caller: it is an output of ViTModel"),
         ("t5", "decoder.final_layer_norm", "mul()"),
@@ -208,6 +225,104 @@ def test_which_sites_can_be_folded(name):
         for path in () if isinstance(layers, str) else layers:
             assert type(model(name).get_submodule(path)).__name__ in ("Linear", "Conv1D")
     assert hooks(model(name)) == 0
+
+
+def rank_one(width: int) -> LeaceEraser:
+    """What takes one direction out, about the origin."""
+    direction = torch.nn.functional.normalize(torch.randn(width, generator=torch.Generator().manual_seed(0)), dim=0)
+    return LeaceEraser(direction[:, None], direction[None], None)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gpt_neox", "bloom", "qwen3", "bert"])
+def test_what_writes_to_the_residual_stream_is_folded_where_it_is_computed(name, shifted):
+    own = tiny(name) if name in FAMILIES else small_model(name)
+    embedding = next(p for p, m in own.named_modules() if m is own.get_input_embeddings())
+    sites = [Site(embedding), *find_sites(own, ["attn_out", "mlp_out"])]
+    found = foldable(own, sites)
+    assert not [why for why in found.values() if isinstance(why, str)]
+    erasers = {site: random_eraser(32, i) if shifted else rank_one(32) for i, site in enumerate(sites)}
+    known, ids = Scrubber(erasers), tokens()[:4]
+    before = whole_state(own)
+    with torch.no_grad(), known.on(own):
+        hooked = own(input_ids=ids)[0]
+    with torch.no_grad(), known.folded(own).on(own) as run:
+        assert difference(own(input_ids=ids)[0], hooked) < 1e-4 and hooks(own) == 0 and run.is_on
+    assert same(before, whole_state(own))
+
+
+MIXTURES = ("mixtral", "olmoe", "qwen2_moe", "qwen3_next", "deepseek_v3", "gpt_oss", "jamba", "granitemoe")
+
+
+WAYS = [(name, "eager") for name in MIXTURES]
+WAYS += [(name, way) for name in ("mixtral", "gpt_oss") for way in ("grouped_mm", "batched_mm")]
+
+
+@pytest.mark.parametrize(("name", "way"), WAYS)
+def test_routers_and_experts_take_what_shifts_nothing(name, way, tmp_path):
+    own = small_model(name)
+    own.set_experts_implementation(way)
+    ids = tokens()
+    known = scrub(own, ids, ids % CLASSES, sites="norms", affine=False)
+    with torch.no_grad(), known.on(own):
+        hooked = own(input_ids=ids)[0]
+    with torch.no_grad(), known.folded(own).on(own):
+        assert difference(own(input_ids=ids)[0], hooked) < 1e-4
+    if way == "eager":
+        known.export(tmp_path / "model", own)
+        with torch.no_grad():
+            again = loaded(name, tmp_path / "model")
+            assert difference(again(input_ids=ids)[0], hooked) < 1e-4
+    site = next(site for site, into in foldable(own, known.erasers).items() if any("experts" in t for t in into))
+    assert "fit with affine=False" in foldable(own, [site])[site]
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "lfm2", "qwen3_5_text", "jamba", "bamba"])
+def test_padding_that_is_set_to_zero_stays_zero(name):
+    own, ids = small_model(name), tokens()
+    mask = torch.ones_like(ids[:4])
+    mask[0, :3] = mask[1, -2:] = 0
+    linear = scrub(own, ids, ids % CLASSES, sites="norms", affine=False)
+    shifting = scrub(own, ids, ids % CLASSES, sites="norms")
+    some = shifting.only(*[site for site, into in foldable(own, shifting.erasers).items() if not isinstance(into, str)])
+    assert len(some.sites) < len(shifting.sites)
+    for known in (linear, some):
+        with torch.no_grad(), known.on(own):
+            hooked = own(input_ids=ids[:4], attention_mask=mask)[0]
+        with torch.no_grad(), known.folded(own).on(own):
+            found = own(input_ids=ids[:4], attention_mask=mask)[0]
+        assert difference(found[mask.bool()], hooked[mask.bool()]) < 1e-4
+    with pytest.raises(InputError, match="padding set to zero, which a shift would not leave .*affine=False"):
+        shifting.folded(own)
+
+
+class Secretive(nn.Module):
+    """Reads the weight of a layer past the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.norm(x)) + x @ self.linear.weight.detach().clone()
+
+
+def test_a_fold_that_gives_something_else_is_refused():
+    own = Secretive()
+    with pytest.raises(InputError, match="would make Secretive give something else than they do by hooks"):
+        Scrubber.at({"norm": random_eraser(6, 0)}).folded(own, inputs={"x": X})
+
+
+def test_saving_a_fold_that_would_not_be_loaded_is_refused(tmp_path):
+    known, own = fitted("llama"), model("llama")
+    with known.folded(own).on(own), pytest.raises(InputError, match="lm_head now has a bias.*affine=False"):
+        own.save_pretrained(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+    with fitted("llama", False).folded(own).on(own):
+        own.save_pretrained(tmp_path / "model")
+        expected = output("llama")
+    assert difference(output("llama", loaded("llama", tmp_path / "model")), expected) < 1e-5
+    own.save_pretrained(tmp_path / "again")
 
 
 class Net(nn.Module):
@@ -461,7 +576,7 @@ def test_which_biases_an_affine_export_would_lose(name, lost, tmp_path):
     assert parts == lost
     before = whole_state(model(name))
     if lost:
-        with pytest.raises(InputError, match="would not load again .*affine=False"):
+        with pytest.raises(InputError, match="would not load again.*affine=False"):
             known.export(tmp_path / "model", model(name))
         assert same(before, whole_state(model(name))) and not list(tmp_path.iterdir())
         known = known.only(*known.sites[:-1])  # the last one is read by the head

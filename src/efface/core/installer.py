@@ -117,8 +117,9 @@ def _put_on(run: Handle, edits: Sequence[Edit], *, check: bool) -> None:
             remove = edit.bind(run, check=check)
             stack.callback(remove)
             run._removes.append(remove)
-        # Edits of weights are in whatever holds the weights, but where an adapter alone is saved.
-        if not all(isinstance(edit, OnWeights) for edit in edits) or _saves_adapters(run.subject.thing):
+        # Edits of weights are in whatever holds the weights, but where an adapter alone is saved, or not all is loaded.
+        in_weights = all(isinstance(edit, OnWeights) for edit in edits) and not getattr(run.erasure, "unsaved", "")
+        if not in_weights or _saves_adapters(run.subject.thing):
             for remove in _tell_outside(run):
                 stack.callback(remove)
                 run._removes.append(remove)
@@ -193,6 +194,9 @@ def _saves_adapters(thing: Any) -> bool:
 
 
 def _save_without(thing: Any, *args: Any, **kwargs: Any) -> Any:
+    for handle in handles_on(thing):
+        if why := getattr(handle.erasure, "unsaved", ""):
+            raise InputError(f"{handle.name} cannot be saved with the {type(thing).__name__}: {why}")
     if on := ", ".join(handle.name for handle in handles_on(thing)):
         warnings.warn(
             f"what is saved is the {type(thing).__name__} without {on}: save the erasure, too, and "

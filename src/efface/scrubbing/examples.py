@@ -101,6 +101,15 @@ def padded(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any] | None
     return twice | {"attention_mask": mask}
 
 
+def passes(model: nn.Module, inputs: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Inputs on which it is seen who reads what: what runs may depend on there being padding."""
+    if inputs is not None:
+        return [inputs]
+    made = example_inputs(model)
+    with_padding = padded(model, made)
+    return [made] if with_padding is None else [made, with_padding]
+
+
 def small_inputs(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Any]:
     """Of the first batch one sequence, and at most 16 tokens of it where it is text alone."""
     device = device_of(model)

@@ -10,9 +10,10 @@ the same happens to A or B, and the constant goes into the bias of B: it is eras
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,15 @@ from efface.core.site import Site
 from efface.core.weights import Add, Change, LowRank, Put, WeightDelta
 from efface.erasers.leace import LeaceEraser
 from efface.scrubbing.adapted import check_open, is_layer, is_lora, trained_beside
-from efface.scrubbing.examples import example_inputs
-from efface.scrubbing.output_readers import find_readers
+from efface.scrubbing.examples import passes
+from efface.scrubbing.loading import switches_for
+from efface.scrubbing.output_readers import Readers, find_readers
 
-_BIAS_FLAGS = (("self_attn", "attention_bias"), ("mlp", "mlp_bias"))
-"""Part of a block -> the switch in the config that gives its layers biases when the model is loaded."""
+_BESIDE = re.compile(r"\.(original_module|modules_to_save\.[^.]+)(?=\.)")
+"""Where PEFT keeps trained copies of a layer: a model that is loaded again has one in their place."""
+
+_Layer: TypeAlias = tuple[str, bool]
+"""Path of a layer, or name of a weight that is in none and whether that is kept as `(in, out)`."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,8 +62,21 @@ class Folded(Erasure):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Paths of the layers in which the erasers are."""
-        return tuple(name.removesuffix(".weight") for name in self.delta.changes if name.endswith(".weight"))
+        """Paths of the layers in which the erasers are; of weights that are in no layer, their names."""
+        return tuple(name.removesuffix(".weight") for name in self.delta.changes if not name.endswith("bias"))
+
+    @property
+    def unsaved(self) -> str:
+        """Why `save_pretrained` would save another model, and what to write; empty if it saves this one."""
+        first = next(iter(self.notes), None)
+        if first is None:
+            return ""
+        more = f" ({len(self.notes)} such layers)" if len(self.notes) > 1 else ""
+        return (
+            f"{first}{more}, so what is loaded would give other outputs: fit with scrub(..., affine=False), "
+            "whose erasers need no bias, or save the scrubber itself, scrubber.save(folder), and put it on what is "
+            "loaded; model.state_dict() has all of it"
+        )
 
     def __repr__(self) -> str:
         return f"Folded({self.method or 'erasers'}, {len(self.marks)} sites into {len(self.layers)} layers)"
@@ -103,8 +121,9 @@ def fold(
         InputError: If one cannot be folded.
     """
     plan = _Plan(model)
-    for path, edits in _layers(model, erasers, inputs).items():
-        plan.add(path, edits)
+    for (path, turned), edits in _layers(model, erasers, inputs).items():
+        plan.add(path, edits, turned)
+    plan.settle_biases()
     return WeightDelta(plan.changes, fingerprint(model), plan.config), tuple(plan.notes)
 
 
@@ -123,11 +142,18 @@ class _Plan:
     changes: dict[str, tuple[Change, ...]] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    _biases: list[str] = field(default_factory=list)
 
-    def add(self, path: str, edits: list[tuple[str, LeaceEraser]]) -> None:
+    def add(self, path: str, edits: list[tuple[str, LeaceEraser]], turned: bool = False) -> None:
         """Plan the edits of one layer, in all states that its adapters can have."""
         check_open(self.model, path)
-        module: Any = self.model.get_submodule(path)
+        module: Any = _part(self.model, path)
+        if isinstance(module, nn.Parameter):
+            self.changes[path] = _of_weight(module, edits, turned)
+            return
+        if type(module) is nn.Embedding:
+            self._add_embedding(path, module, edits)
+            return
         if beside := trained_beside(module):
             for name in beside:
                 self.add(f"{path}.{name}", edits)
@@ -160,84 +186,144 @@ class _Plan:
         weight, bias = _changes(module, edits)
         self.changes[f"{path}.weight"] = tuple(weight)
         if bias and module.bias is None:
-            self._say_bias(path)
+            self._biases.append(f"{path}.bias")
         if bias:
             self.changes[f"{path}.bias"] = tuple(bias)
-        if _uses(self.model, module.weight) > 1:  # type: ignore[arg-type]
-            self._switch("tie_word_embeddings", False)
+        self._untie(module.weight)  # type: ignore[arg-type]
 
-    def _switch(self, flag: str, value: bool) -> None:
-        if getattr(getattr(self.model, "config", None), flag, value) != value:
-            self.config[flag] = value
+    def _add_embedding(self, path: str, module: nn.Embedding, edits: list[tuple[str, LeaceEraser]]) -> None:
+        changes: list[Change] = []
+        w = module.weight.detach().double()
+        for _, eraser in edits:
+            eraser = eraser.to(device=w.device, dtype=torch.float64)
+            off = w if eraser.bias is None else w - eraser.bias
+            changes.append(LowRank(-off @ eraser.proj_right.mT, eraser.proj_left.mT))
+            w = changes[-1].on(w)
+        self.changes[f"{path}.weight"] = tuple(changes)
+        self._untie(module.weight)
 
-    def _say_bias(self, path: str) -> None:
-        """A layer without bias gets one: let the config say so, or note that it cannot."""
-        config = getattr(self.model, "config", None)
-        parent = path.rpartition(".")[0]
-        flag = next((flag for part, flag in _BIAS_FLAGS if parent.endswith(part) and hasattr(config, flag)), None)
-        if flag is None:
-            self.notes.append(f"{path} now has a bias, which {type(self.model).__name__} would not load again")
-        elif flag not in self.config and not getattr(config, flag):
-            self._switch(flag, True)
-            self._fill_biases(parent.rpartition(".")[2])
-
-    def _fill_biases(self, part: str) -> None:
-        """The switch gives a bias to every layer of that part of each block: those not folded get zeros."""
+    def _untie(self, weight: Tensor) -> None:
+        """A weight that others use gets a value of its own: each config that ties them says so."""
+        if _uses(self.model, weight) < 2:
+            return
+        seen: list[Any] = []
         for path, module in self.model.named_modules():
-            if is_layer(module) and path.rpartition(".")[0].endswith(f".{part}") and module.bias is None:
-                weight: Tensor = module.weight  # type: ignore[assignment]
-                self.changes.setdefault(f"{path}.bias", (Put(weight.new_zeros(weight.shape[0])),))
+            config = getattr(module, "config", None)
+            if config is None or any(config is other for other in seen):
+                continue
+            seen.append(config)
+            if getattr(config, "tie_word_embeddings", False):
+                self.config[f"{path}.config.tie_word_embeddings" if path else "tie_word_embeddings"] = False
+
+    def settle_biases(self) -> None:
+        """Layers without bias get one: let the config say so, or note that it cannot."""
+        found = switches_for(self.model, dict.fromkeys(_BESIDE.sub("", name) for name in self._biases))
+        self.config |= found.switches
+        self.notes += [
+            f"{name.removesuffix('.bias')} now has a bias, which {type(self.model).__name__} would not load again"
+            for name in found.lost
+        ]
+        for name, shape in found.besides.items():
+            layer: Any = self.model.get_submodule(name.removesuffix(".bias"))
+            self.changes.setdefault(name, (Put(layer.weight.new_zeros(shape)),))
 
 
 def foldable(
-    model: nn.Module, sites: Iterable[Site], inputs: Mapping[str, Any] | None = None
+    model: nn.Module, sites: Iterable[Site] | Mapping[Site, Any], inputs: Mapping[str, Any] | None = None
 ) -> dict[Site, tuple[str, ...] | str]:
     """For each site the layers into which its eraser can be folded, or why it cannot, in words.
 
     Args:
         model: The model.
-        sites: Some of its sites.
-        inputs: Keyword arguments for one small forward pass; None makes token ids or pixels.
+        sites: Some of its sites; or a mapping of these to their erasers, as `scrubber.erasers`: those that shift
+            nothing (`affine=False`) also go into weights that have no bias, and through masks of padding.
+        inputs: Keyword arguments for one small forward pass; None makes token ids, with and without padding, or
+            pixels.
     """
-    sites = list(sites)
-    own = {site: is_layer(model.get_submodule(site.path)) for site in sites}
-    traced = [site for site in sites if not own[site] and site.where == "output"]
-    readers = find_readers(model, traced, inputs or example_inputs(model)) if traced else {}
-    found: dict[Site, tuple[str, ...] | str] = {}
-    for site in sites:
-        if own[site]:
-            found[site] = (site.path,)
+    found = _targets(model, sites, inputs)
+    return {site: into if isinstance(into, str) else tuple(t.path for t in into) for site, into in found.items()}
+
+
+@dataclass(frozen=True)
+class _Target:
+    """One layer into which an eraser goes.
+
+    Attributes:
+        path: Of the layer; or the name of a weight that is in none.
+        where: Whether the eraser stands before it, `"input"` (at the site) or `"upstream"`, or behind it, `"output"`.
+        turned: Whether such a weight is kept as `(in, out)`.
+    """
+
+    path: str
+    where: str
+    turned: bool = False
+
+
+def _targets(
+    model: nn.Module, sites: Iterable[Site] | Mapping[Site, Any], inputs: Mapping[str, Any] | None
+) -> dict[Site, tuple[_Target, ...] | str]:
+    """`foldable`, with how the eraser stands to each layer."""
+    shifts = {site: not isinstance(sites, Mapping) or getattr(sites[site], "bias", None) is not None for site in sites}
+    own = {site for site in shifts if _holds(model.get_submodule(site.path), site)}
+    traced = [site for site in shifts if site not in own and site.where == "output"]
+    readers = find_readers(model, traced, passes(model, inputs)) if traced else {}
+    found: dict[Site, tuple[_Target, ...] | str] = {}
+    for site, shifted in shifts.items():
+        if site in own:
+            found[site] = (_Target(site.path, site.where),)
         elif site.where == "input":
             found[site] = "only inputs of linear layers can be folded"
         elif site not in readers:
             found[site] = "the forward pass does not come by it"
-        elif readers[site].others:
-            found[site] = "it is also read by " + "; ".join(sorted(readers[site].others))
         else:
-            found[site] = tuple(sorted(readers[site].linear)) or "nothing in the model reads it"
+            found[site] = _into(readers[site], shifted)
     return found
+
+
+def _holds(module: nn.Module, site: Site) -> bool:
+    """Whether a layer can take what is erased at a site of its own."""
+    return is_layer(module) or (type(module) is nn.Embedding and module.max_norm is None and site.where == "output")
+
+
+def _into(readers: Readers, shifted: bool) -> tuple[_Target, ...] | str:
+    """The layers into which an eraser goes, or why it does not."""
+    if not readers.others and (readers.linear or readers.weights):
+        if shifted and readers.masked:
+            return (
+                f"{', '.join(sorted(readers.linear))} read it with padding set to zero, which a shift would not leave "
+                "at zero: fit with affine=False"
+            )
+        if shifted and readers.weights:
+            return f"{', '.join(sorted(readers.weights))} have no bias that could take its shift: fit with affine=False"
+        linear = (_Target(path, "upstream") for path in sorted(readers.linear))
+        return (*linear, *(_Target(name, "upstream", turned) for name, turned in sorted(readers.weights.items())))
+    if readers.source is not None:
+        return (_Target(readers.source, "output"),)
+    if readers.others:
+        return "it is also read by " + "; ".join(sorted(readers.others))
+    return "nothing in the model reads it"
 
 
 def _layers(
     model: nn.Module, erasers: Mapping[Site, Any], inputs: Mapping[str, Any] | None
-) -> dict[str, list[tuple[str, LeaceEraser]]]:
+) -> dict[_Layer, list[tuple[str, LeaceEraser]]]:
     """Layer -> the edits of what comes to it (`"upstream"`), is passed in (`"input"`) and given (`"output"`)."""
     for site, eraser in erasers.items():
         if not isinstance(eraser, LeaceEraser):
             raise InputError(f"the eraser of {site} is {eraser!r}: only affine erasers (LEACE, orth) can be folded")
-    plan: dict[str, list[tuple[str, LeaceEraser]]] = {}
-    found = foldable(model, erasers, inputs)
+    plan: dict[_Layer, list[tuple[str, LeaceEraser]]] = {}
+    found = _targets(model, erasers, inputs)
     if refused := {site: why for site, why in found.items() if isinstance(why, str)}:
         site, why = next(iter(refused.items()))
         rest = f"; and {len(refused) - 1} more sites cannot" if len(refused) > 1 else ""
         raise InputError(
             f"the eraser of {site} cannot be folded: {why}{rest}. Leave them to hooks: fold only those that "
-            "`foldable(model, scrubber.sites)` gives layers for, by scrubber.only(...)"
+            "`foldable(model, scrubber.erasers)` gives layers for, by scrubber.only(...)"
         )
-    for site, layers in found.items():
-        where = site.where if layers == (site.path,) else "upstream"
-        for path in layers:
-            plan.setdefault(path, []).append((where, erasers[site]))
+    for site, into in found.items():
+        for target in into:
+            assert isinstance(target, _Target)
+            plan.setdefault((target.path, target.turned), []).append((target.where, erasers[site]))
     return plan
 
 
@@ -276,6 +362,25 @@ def _edit(w: Tensor, b: Tensor | None, where: str, eraser: LeaceEraser) -> tuple
         return through, right, None if mu is None else through @ (right @ mu)
     offset = (0 if b is None else b) - (0 if mu is None else mu)
     return left, right @ w, -left @ (right @ offset) if isinstance(offset, Tensor) else None
+
+
+def _part(model: nn.Module, path: str) -> nn.Module | nn.Parameter:
+    """A layer, or a weight that is in none."""
+    parent, _, name = path.rpartition(".")
+    found = model.get_submodule(parent)._parameters.get(name)
+    return model.get_submodule(path) if found is None else found
+
+
+def _of_weight(weight: Tensor, edits: list[tuple[str, LeaceEraser]], turned: bool) -> tuple[Change, ...]:
+    """How a weight by which rows are multiplied outside of linear layers, `(..., out, in)` or turned, changes."""
+    changes: list[Change] = []
+    w = weight.detach().double()
+    for _, eraser in reversed(edits):
+        eraser = eraser.to(device=w.device, dtype=torch.float64)
+        up = (w.mT if turned else w) @ eraser.proj_left
+        changes.append(LowRank(-up, eraser.proj_right, turned))
+        w = changes[-1].on(w)
+    return tuple(changes)
 
 
 def _uses(model: nn.Module, parameter: Tensor) -> int:

@@ -27,6 +27,7 @@ from efface.scrubbing.batches import Survey
 from efface.scrubbing.config import legacy_config
 from efface.scrubbing.controls import RandomSubspace
 from efface.scrubbing.fold import Folded, check_apart, fold
+from efface.scrubbing.fold_check import check_fold, check_loaded
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -153,7 +154,8 @@ class Scrubber(Erasure):
 
         Works for sites whose hidden states are read by linear layers alone, as after the norms of pre-norm models.
         A bias is added where a layer has none, and a head tied to the embedding gets weights of its own. Inside
-        `with scrubber.folded(model).on(model):`, `model.save_pretrained` saves the scrubbed model.
+        `with scrubber.folded(model).on(model):`, `model.save_pretrained` saves the scrubbed model, or refuses where the
+        class could not load all of it. That the fold gives what hooks give is tried on the small inputs.
 
         Args:
             model: The model of the fit. It is left as it is.
@@ -164,7 +166,8 @@ class Scrubber(Erasure):
             An erasure for this model; its `notes` say what saving needs.
 
         Raises:
-            InputError: If a site cannot be folded (the text says who else reads it), or the scrubber is on.
+            InputError: If a site cannot be folded (the text says who else reads it), the scrubber is on, or the folded
+                model gives something else than the hooked one.
         """
         model = unwrapped(model)
         check_apart(model, self.marks)
@@ -172,6 +175,7 @@ class Scrubber(Erasure):
         check_sites(model, erasers)
         check_base(model, self.fingerprint, erasers)
         delta, notes = fold(model, erasers, inputs)
+        check_fold(model, erasers, delta, inputs)
         return Folded(delta, self.marks, notes, method=self.method, concepts=self.concepts, config=self.config)
 
     def export(
@@ -188,16 +192,16 @@ class Scrubber(Erasure):
 
         Raises:
             InputError: If a site cannot be folded, or the model's class could not load the biases that the fold adds
-                (then fit with `scrub(..., affine=False)`, whose erasers need none).
+                (then fit with `scrub(..., affine=False)`, whose erasers need none). What is saved is loaded again to
+                see that it gives the same.
         """
         folded = self.folded(model, inputs=inputs)
-        if folded.notes:
-            raise InputError(
-                f"{folded.notes[0]} ({len(folded.notes)} such layers): fit with scrub(..., affine=False), whose "
-                "erasers need no bias, or save the scrubber itself, scrubber.save(folder)"
-            )
+        if folded.unsaved:
+            raise InputError(f"{self!r} cannot be exported: {folded.unsaved}")
         with folded.on(model), atomic_dir(path) as folder:
-            merged(unwrapped(model)).save_pretrained(folder)  # type: ignore[operator]
+            whole: Any = merged(unwrapped(model))
+            whole.save_pretrained(folder)
+            check_loaded(whole, folder, inputs)
 
     def random_control(self, seed: int = 0) -> Scrubber:
         """The control: at each site a random subspace of the same rank about the same mean, new for every batch."""
