@@ -19,8 +19,8 @@ def relaxed(
 ) -> PromptEmbedding:
     """Surgery with a gate that does not hide its gradients: the true one is nearly a step.
 
-    Every prompt is operated on, with the active words or, if there are none, the most present one. An attack that
-    passes where the true gate stops it shows that the gate hid the way, not that there was none.
+    Every prompt is operated on, in every row, with the active words or, if there are none, the most present one. An
+    attack that passes where the true gate stops it shows that the gate hid the way, not that there was none.
 
     Args:
         surgery: The erasure.
@@ -29,12 +29,11 @@ def relaxed(
         widen: Gamma is this many times as large; lower it step by step to 1 (annealing).
         straight_through: Operate as strongly as the true gate does, with the gradient of the widened one.
     """
-    scores, true = surgery.presence(embedding)
-    beta, gamma = (torch.tensor(v, device=scores.device) for v in (surgery.thresholds, surgery.sharpness))
-    soft = torch.sigmoid((scores - beta) / (widen * gamma)).amax(dim=1)
-    best = [(surgery.words[i],) for i in true.argmax(dim=1).tolist()]
-    chosen = [surgery.active(row) or word for row, word in zip(true.tolist(), best, strict=True)]
+    above = surgery.above(embedding)
+    true, soft = torch.sigmoid(above), torch.sigmoid(above / widen)
+    best = [(surgery.words[i],) for i in above.argmax(dim=1).tolist()]
+    chosen = [words or word for words, word in zip(surgery.active(true, above), best, strict=True)]
     if straight_through:
-        hard = true.amax(dim=1)
-        soft = soft + (hard * (hard >= surgery.config.active_from) - soft).detach()
-    return embedding.replace(**surgery.subtract(view, embedding, range(len(chosen)), chosen, soft))
+        hard = true * (true >= surgery.config.active_from)
+        soft = soft + (hard - soft).detach()
+    return surgery.operated(view, embedding, chosen, soft, every_row=True)

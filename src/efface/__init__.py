@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         NotFittedError,
         NothingErasedWarning,
         NotReachedWarning,
+        NotReadWarning,
         StillUnsafeWarning,
         UnknownOptionWarning,
     )
@@ -77,6 +78,7 @@ _NAMES = {
         "NotFittedError",
         "NothingErasedWarning",
         "NotReachedWarning",
+        "NotReadWarning",
         "StillUnsafeWarning",
         "UnknownOptionWarning",
     ),
@@ -139,6 +141,7 @@ __all__ = [
     "NotFittedError",
     "NothingErasedWarning",
     "NotReachedWarning",
+    "NotReadWarning",
     "OracleEraser",
     "OracleFitter",
     "OrthogonalFitter",

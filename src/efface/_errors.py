@@ -29,6 +29,10 @@ class NothingErasedWarning(EffaceWarning):
     """The fitted eraser is the identity: no linear trace of the concept was found."""
 
 
+class NotReadWarning(EffaceWarning):
+    """A concept says something that the method does not read: the fit is what it would be without it."""
+
+
 class StillUnsafeWarning(EffaceWarning):
     """A prompt was not found safe within the steps allowed, and goes on as it is."""
 

@@ -661,7 +661,7 @@ def test_a_compiled_denoiser_is_seen_through(kind: str) -> None:
 
 def test_another_text_encoder_than_that_of_the_fit_is_refused_untouched() -> None:
     pipe = build("sd1")
-    known = efface.erase(pipe, "circle", method="semantic-surgery", threshold=-2.0)
+    known = efface.erase(pipe, "circle", method="semantic-surgery", preset="published", threshold=-2.0)
     before, guided = said(pipe), efface.erase(pipe, "circle", method="negative-prompt")
     with torch.no_grad():
         next(iter(pipe.text_encoder.parameters())).mul_(1.5)

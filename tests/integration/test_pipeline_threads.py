@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import efface
-from efface import Concept, PipelineView
+from efface import PipelineView
 from tests.pipelines import build, direct, small, state
 
 PROMPTS = ["a red circle", "the small star", "a big blue ring", "a photo of a square"]
@@ -55,8 +55,7 @@ def used():
 
 
 def surgery(view):
-    spec = Concept("circle", templates=["{}", "a red {}", "a photo of a {}", "a big {}", "the small {}"])
-    return efface.erase(view, spec, method="semantic-surgery", threshold=-2.0)
+    return efface.erase(view, "circle", method="semantic-surgery", preset="published", threshold=-2.0)
 
 
 def test_the_pipeline_encodes_while_an_erasure_tokenizes():

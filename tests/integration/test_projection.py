@@ -99,7 +99,7 @@ def test_with_shrinkage_the_means_of_the_rows_become_equal(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_orthogonal_takes_out_the_span_of_differences(name: str) -> None:
     view = PipelineView.of(tiny(name))
-    erasure = fitted(view, kind="orthogonal")
+    erasure = erase(view, Concept("circle", synonyms=["ring"]), method="projection", kind="orthogonal")
     words, asked = view.encode(["", "circle", "ring"]), view.encode(PROMPTS)
     after = erasure.edited(asked, run_of(view))
     parts = {**words.sequences, **{f"pooled {k}": v for k, v in words.pooled_parts.items()}}
@@ -199,7 +199,8 @@ def test_another_pipeline_and_longer_prompts_are_refused() -> None:
 def test_on_shapes_the_star_goes_and_a_stranger_stays(kind: Any) -> None:
     pipe, judge = load_shapes_pipeline(), load_judge()
     templates = ["{}", "a red {} on a white background", "a striped {}", "a photo of a green {}", "a dotted {}"]
-    spec = Concept("star", preserve=[c.name for c in FACTORS["object"] if c.name != "star"], templates=templates)
+    others = {"preserve": [c.name for c in FACTORS["object"] if c.name != "star"], "templates": templates}
+    spec = Concept("star", **(others if kind == "leace" else {}))
     view, options = PipelineView.of(pipe), {"steps": 10, "guidance": 3.0, "batch_size": 12}
     prompts = ["a cyan star on a pink background"] * 8 + ["a blue circle on a mint background"] * 4
     before = view.sample(prompts, range(12), **options)

@@ -63,7 +63,7 @@ def test_bad_readings(readings: dict[str, Readings], says: str) -> None:
 def test_the_gate_of_an_erasure() -> None:
     pipe = tiny("sd1")
     words = ["circle", Concept("star")]
-    erasure = efface.erase(pipe, words, method="semantic-surgery", threshold=0.2, active_from=0.7)
+    erasure = efface.erase(pipe, words, method="semantic-surgery", preset="published", threshold=0.2, active_from=0.7)
     present = {"circle": [f"a {c} circle" for c in COLOURS], "star": [f"a {c} star" for c in COLOURS]}
     absent = [f"a {c} square" for c in COLOURS]
     audit = efface.audit.gate(pipe, erasure, present=present, absent=absent)

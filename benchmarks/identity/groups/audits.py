@@ -78,7 +78,7 @@ def audit_pipeline() -> dict[str, Tensor]:
     pipe, judge = load_shapes_pipeline(), load_judge()
     asked = Concept("star", templates=["a red {} on a white background", "a striped {}"])
     sampling = {"seeds": 2, "steps": 8, "guidance": pipelines.WORLD_GUIDANCE}
-    erasure = efface.erase(pipe, Concept(**pipelines.WORLD_CONCEPT), method="semantic-surgery")
+    erasure = efface.erase(pipe, Concept(**pipelines.WORLD_CONCEPT), method="semantic-surgery", preset="published")
     more = {"paraphrases": ["a drawing of a red star"], "others": ["triangle", "heart"]}
     out |= audit_parts("semantic-surgery", audit(pipe, asked, judge=judge, erasure=erasure, **more, **sampling))
     negative = efface.erase(pipe, "star", method="negative-prompt")
@@ -104,11 +104,12 @@ def audit_gate() -> dict[str, Tensor]:
         "a heart and a moon",
         "a dotted square",
     ]
-    surgery = efface.erase(pipe, spec, method="semantic-surgery", score="last")
+    surgery = efface.erase(pipe, spec, method="semantic-surgery", preset="published", score="last")
     out |= audit_parts("semantic-surgery", audit(pipe, surgery, present=present, absent=absent))
     trained = efface.erase(pipe, spec, method="cgce", **pipelines.QUICK_CGCE)
     out |= audit_parts("cgce", audit(pipe, trained, present=present, absent=absent))
-    both = efface.erase(pipe, [spec, Concept(**pipelines.WORLD_CONCEPT_2)], method="semantic-surgery")
+    second = Concept(**pipelines.WORLD_CONCEPT_2)
+    both = efface.erase(pipe, [spec, second], method="semantic-surgery", preset="published")
     circles = [prompt.replace("star", "circle") for prompt in present]
     asked = {"star": present, "circle": circles}
     out |= audit_parts("two concepts", audit(pipe, both, present=asked, absent=absent[1:]))

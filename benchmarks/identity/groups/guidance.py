@@ -67,7 +67,7 @@ def erasures_together() -> dict[str, Tensor]:
     with one.on(pipe):
         out |= erased("projection and sld", other, pipe, "shapes")
     options: dict[str, dict[str, Any]] = {
-        "semantic-surgery": {},
+        "semantic-surgery": {"preset": "published"},
         "cgce": pipelines.QUICK_CGCE,
         "safree": {},
         "projection": {},

@@ -16,6 +16,16 @@ from efface import Concept
 from efface_worlds.shapes import load_judge, load_shapes_pipeline
 
 
+def numbers(erasure: Any) -> list[list[float]]:
+    """Thresholds and sharpness of a Semantic Surgery with one gate a word."""
+    return [[gate.threshold for (gate,) in erasure.gates], [gate.sharpness for (gate,) in erasure.gates]]
+
+
+def reports(erasure: Any) -> dict[str, list[Any]]:
+    """Word -> how its gates were calibrated."""
+    return {word: list(found.values()) for word, found in erasure.report.items()}
+
+
 def semantic_surgery() -> dict[str, Tensor]:
     from benchmarks._relaxed_gate import relaxed
     from efface import PipelineView
@@ -27,16 +37,16 @@ def semantic_surgery() -> dict[str, Tensor]:
     spec, second = Concept(**pipelines.WORLD_CONCEPT), Concept(**pipelines.WORLD_CONCEPT_2)
     plain = view.encode(pipelines.WORLD_PROMPTS)
     for score in ("per-token", "flat", "last"):
-        erasure = efface.erase(pipe, spec, method="semantic-surgery", score=score)
+        erasure = efface.erase(pipe, spec, method="semantic-surgery", preset="published", score=score)
         name = f"shapes/{score}"
-        out[f"{name}/directions"] = erasure.directions
+        out[f"{name}/directions"] = torch.stack([gate.direction for (gate,) in erasure.gates])
         out[f"{name}/gates"] = text(
-            [erasure.thresholds, erasure.sharpness, {k: {**vars(v), "n": list(v.n)} for k, v in erasure.report.items()}]
+            [*numbers(erasure), {k: {**vars(v), "n": list(v.n)} for k, (v,) in reports(erasure).items()}]
         )
         out[f"{name}/scores"], out[f"{name}/presence"] = erasure.presence(plain)
         out[f"{name}/reading"] = erasure.reading(plain)
         out |= erased(name, erasure, pipe, "shapes", images=score == "per-token", last=True)
-    several = efface.erase(pipe, [spec, second], method="semantic-surgery")
+    several = efface.erase(pipe, [spec, second], method="semantic-surgery", preset="published", order="present")
     out |= erased("shapes/two concepts", several, pipe, "shapes", prompts=pipelines.WORLD_PROMPTS_2)
     again = several.calibrate(
         view,
@@ -44,8 +54,11 @@ def semantic_surgery() -> dict[str, Tensor]:
         pipelines.WORLD_CONCEPT["preserve"] + ["a heart"],
         concept="star",
     )
-    out["shapes/calibrated again"] = text([again.thresholds, again.sharpness])
-    fixed = efface.erase(pipe, spec, method="semantic-surgery", threshold=0.1, sharpness=0.05, active_from=0.3)
+    out["shapes/calibrated again"] = text(numbers(again))
+    bare = Concept(spec.name)
+    fixed = efface.erase(
+        pipe, bare, method="semantic-surgery", preset="published", threshold=0.1, sharpness=0.05, active_from=0.3
+    )
     out |= erased("shapes/fixed threshold", fixed, pipe, "shapes")
     with torch.no_grad():
         for straight in (False, True):
@@ -57,7 +70,7 @@ def semantic_surgery() -> dict[str, Tensor]:
         ("judge", judge, {"steps": 12}),
         ("brightness", pipelines.brightness, {"steps": pipelines.WORLD_STEPS, "seen_from": 0.6, "trust": 0.9}),
     ):
-        erasure = efface.erase(pipe, spec, method="semantic-surgery", threshold=0.9)
+        erasure = efface.erase(pipe, bare, method="semantic-surgery", preset="published", threshold=0.9)
         sampling = {"guidance": pipelines.WORLD_GUIDANCE, **options}
         log = Log()
         images = erasure.sample(
@@ -65,7 +78,7 @@ def semantic_surgery() -> dict[str, Tensor]:
         )
         out[f"shapes/feedback of {name}"] = images
         out[f"shapes/feedback of {name}/fired"] = text(log.counts)
-    tiny = Concept(**pipelines.TINY_CONCEPT)
+    tiny = Concept("circle", synonyms=pipelines.TINY_CONCEPT["synonyms"])
     for kind in ("sdxl", "flux"):
         pipe = pipelines.tiny_pipeline(kind)
         for score in ("per-token", "flat"):
@@ -73,6 +86,7 @@ def semantic_surgery() -> dict[str, Tensor]:
                 pipe,
                 tiny,
                 method="semantic-surgery",
+                preset="published",
                 threshold=pipelines.TINY_THRESHOLD[kind],
                 sharpness=0.05,
                 score=score,

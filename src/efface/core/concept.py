@@ -10,11 +10,15 @@ from typing import Any, TypeAlias
 from efface._errors import InputError
 
 _LISTS = ("synonyms", "preserve", "templates")
+TEMPLATES = ("{}", "a photo of {}", "a picture of {}")
+"""The templates of a concept that names none."""
 
 
 @dataclass(frozen=True)
 class Concept:
     """A concept to erase.
+
+    No method reads all of it: `efface.erase` warns where one is told something that it does not read.
 
     Attributes:
         name: The word or phrase to erase; for rows and tokens, what the labels are called.
@@ -40,7 +44,7 @@ class Concept:
     erase_from: str | None = None
     anchor: str | None = None
     preserve: Sequence[str] = ()
-    templates: Sequence[str] = ("{}", "a photo of {}", "a picture of {}")
+    templates: Sequence[str] = TEMPLATES
     neutral: str = ""
     labels: Any = dataclasses.field(default=None, compare=False, repr=False)
 
@@ -98,7 +102,7 @@ class Concept:
         """One concept or a list of them.
 
         Raises:
-            InputError: If there is none, one is given twice, or what one erases another preserves.
+            InputError: If there is none, one is given twice, or what one erases another preserves or moves to.
 
         >>> [concept.name for concept in Concept.each(["circle", Concept("star")])]
         ['circle', 'star']
@@ -119,12 +123,27 @@ class Concept:
             for word in concept.preserve:
                 if _key(word) in erased:
                     raise InputError(f"{word!r} is erased by one concept and preserved by {concept.name!r}")
+            if concept.anchor is not None and _key(concept.anchor) in erased:
+                raise InputError(
+                    f"{concept.anchor!r} is erased by one concept and the anchor of {concept.name!r}: name another"
+                )
         return found
 
     @property
     def words(self) -> tuple[str, ...]:
         """The name and its synonyms."""
         return (self.name, *self.synonyms)
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The fields besides the name that say something.
+
+        >>> Concept("circle", anchor="square", preserve=["star"]).said
+        ('anchor', 'preserve')
+        """
+        fields = [field for field in dataclasses.fields(self) if field.name != "name"]
+        found = [f.name for f in fields if f.name != "labels" and getattr(self, f.name) != f.default]
+        return (*found, *(("labels",) if self.labels is not None else ()))
 
     def prompts(self, words: str | Sequence[str] | None = None) -> tuple[str, ...]:
         """Every template with every word in it; None stands for the name and its synonyms."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from efface._errors import InputError
+from efface._errors import InputError, NotReadWarning
 from efface._lazy import require
 from efface._validate import did_you_mean
 from efface.core.arrays import is_plain
@@ -24,6 +25,12 @@ from efface.core.discovery import discover
 from efface.core.fingerprint import fingerprint
 from efface.core.provenance import called, provenance
 from efface.core.subjects import KINDS, Kind, Subject, as_subject
+
+Field = Literal["synonyms", "erase_from", "anchor", "preserve", "templates", "neutral", "labels"]
+"""What a concept says besides its name."""
+
+Reads: TypeAlias = Callable[[Any, Mapping[str, Any]], tuple[Field, ...]]
+"""Which fields of a concept a fit reads, by its options and its data."""
 
 Access = Literal["rows", "labels", "prompts", "embeddings", "latents", "gradients", "weights"]
 """What a fit, or what is fitted, needs of its subject."""
@@ -51,6 +58,8 @@ class Method:
         labels_at_apply: Whether it is called as `erasure(x, z)`.
         single: Whether it erases one concept at a time.
         requires: Module that it needs -> the extra of efface that brings it.
+        reads: Which fields of a concept its fit may read; `efface.erase` warns of all else that a concept says.
+        reads_with: Which of them it reads, where that depends on options or data; None if it does not.
     """
 
     name: str
@@ -69,6 +78,8 @@ class Method:
     labels_at_apply: bool = False
     single: bool = False
     requires: Mapping[str, str] = field(default_factory=dict)
+    reads: tuple[Field, ...] = ()
+    reads_with: Reads | None = None
     data: tuple[str, ...] = field(init=False)
     """What `fit` takes besides the concept and its options."""
 
@@ -87,6 +98,17 @@ class Method:
         data = {name: value for name, value in given.items() if name in self.data}
         options = {name: value for name, value in given.items() if name not in data}
         return self.config.of(options, method=self.name, more=self.data), data
+
+    def unread(self, concept: Concept, config: Config, data: Mapping[str, Any]) -> tuple[str, ...]:
+        """What a concept says that the fit does not read.
+
+        Args:
+            concept: The concept.
+            config: The options.
+            data: What else the fit is given.
+        """
+        read = self.reads if self.reads_with is None else self.reads_with(config, data)
+        return tuple(name for name in concept.said if name not in read)
 
 
 _HASHED = 2**28
@@ -191,9 +213,13 @@ def erase(subject: Any, concept: Any, method: str | None = None, **options: Any)
         require(module, extra=extra)
     call = called("efface.erase", {"subject": subject, "concept": concept, "method": method, **options})
     if found.kind == "pipeline":
-        erasure = chosen.fit(found.view, _concepts(chosen, concept), config, **data)
+        concepts = _concepts(chosen, concept)
+        _tell_unread(chosen, concepts, config, data)
+        erasure = chosen.fit(found.view, concepts, config, **data)
     else:
         labels = _labels(concept)
+        if isinstance(concept, Concept):
+            _tell_unread(chosen, [dataclasses.replace(concept, labels=None)], config, data)
         erasure = chosen.fit(found.view, labels, config, **data)
         data = {"labels": labels, **data}
         if isinstance(concept, Concept):
@@ -212,6 +238,22 @@ def _concepts(method: Method, concept: Any) -> tuple[Concept, ...]:
             "with  a & b"
         )
     return concepts
+
+
+def _tell_unread(method: Method, concepts: Sequence[Concept], config: Config, data: Mapping[str, Any]) -> None:
+    """Warn of what concepts say without effect."""
+    found = {each.name: method.unread(each, config, data) for each in concepts}
+    said = "; ".join(f"{', '.join(fields)} of {name!r}" for name, fields in found.items() if fields)
+    if not said:
+        return
+    fields = {field for each in found.values() for field in each}
+    others = [m.name for m in methods(method.subjects[0]) if m is not method and fields <= set(m.reads)]
+    hint = f"; what does is {', '.join(others)}" if others else ""
+    warnings.warn(
+        f"method={method.name!r}, with these options, does not read {said}: it erases the same without{hint}",
+        NotReadWarning,
+        stacklevel=3,
+    )
 
 
 def _labels(concept: Any) -> Any:

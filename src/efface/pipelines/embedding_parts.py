@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -110,6 +111,21 @@ def check_length(embedding: PromptEmbedding, known: int | None = None) -> None:
             f"prompts are {rows} rows long, and the erasure was fitted on {known}: leave max_sequence_length at its "
             "default or make it smaller, or rows would be left as they are"
         )
+
+
+def check_parts(parts: Sequence[Part], embedding: PromptEmbedding) -> None:
+    """Refuse prompts of another make than those that parts were taken from; fewer rows are fine.
+
+    Raises:
+        InputError: If they have other parts, or rows that no part has.
+    """
+    reads, pooled = "encoder" if parts[0].encoder else "joint", any(part.pooled for part in parts)
+    here, there = (
+        {part.name: part.columns for part in found} for found in (parts_of(embedding, reads, pooled=pooled), parts)
+    )
+    if here != there:
+        raise InputError(f"prompts have the parts {here} here, and the erasure was fitted on {there}: fit it on this")
+    check_length(embedding, max(part.rows[1] for part in parts))
 
 
 def first_row(x: Tensor) -> int:

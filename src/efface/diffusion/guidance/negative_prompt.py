@@ -88,6 +88,8 @@ register(
         fit=fit,
         erasure=NegativePromptErasure,
         config=NegativePromptConfig,
+        reads=("synonyms",),
+        reads_with=lambda config, data: () if config.text is not None else ("synonyms",),
         access=("prompts",),
         access_on=("prompts", "embeddings"),
         guarantee="the same pictures as with this negative prompt, bit for bit, at no cost",

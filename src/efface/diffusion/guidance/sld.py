@@ -180,6 +180,8 @@ register(
         fit=fit,
         erasure=SafeLatentDiffusion,
         config=SldConfig,
+        reads=("synonyms",),
+        reads_with=lambda config, data: () if config.text is not None else ("synonyms",),
         access=("prompts",),
         access_on=("prompts", "latents"),
         guarantee="the formulas of the paper, element by element and step by step",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,9 +15,10 @@ from efface.core.concept import Concept
 from efface.core.config import Config, option
 from efface.core.edits import OnText
 from efface.core.erasure import Erasure
-from efface.core.method import Method, register
+from efface.core.method import Field, Method, register
 from efface.core.run import Run
 from efface.diffusion.format_1 import rest_of, tensor, upgraded_erasure
+from efface.diffusion.text.contexts import others_of
 from efface.erasers.leace import LeaceEraser, LeaceFitter
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.embedding_parts import check_length, first_row, parts_of
@@ -43,9 +45,10 @@ class PromptProjection(Erasure):
 
     Each text encoder's rows of the sequence have a projection of their own, and so has its part of the pooled vector.
     `kind="leace"` (arXiv:2306.03819, Theorem 4.2): fitted on the rows of the templates with the concept against those
-    with `preserve`; a row is labelled by its prompt, one label a concept, so that several concepts are erased by
-    one projection. `kind="orthogonal"`: L = R^T is an orthonormal basis of the span of `m(word) - m("")`, a vector a
-    word, with m the mean over a prompt's rows, and mu is m("").
+    with `anchor` and `preserve`; a row is labelled by its prompt, one label a concept, so that several concepts are
+    erased by one projection. `kind="orthogonal"`: L = R^T is an orthonormal basis of the span of `m(word) - m(anchor)`,
+    a vector a word, with m the mean over a prompt's rows, and mu is m(anchor); the neutral prompt stands for an anchor
+    that is not named, and of several anchors mu is the mean.
 
     Which rows: all but the first ones that are the same in every prompt (the start of text in CLIP), rows of zeros
     (padding in Wan) and rows that the mask leaves out. Rows are not told apart by their place: after the end of text,
@@ -151,7 +154,7 @@ def _fitted(encoded: PromptEmbedding, fitting: Fitting) -> tuple[dict[str, Any],
 def _leace(view: PipelineView, concepts: Sequence[Concept], shrinkage: bool) -> tuple[dict[str, Any], ...]:
     labels: dict[str, list[int]] = {}
     for each in concepts:
-        for prompt in (*each.prompts(), *each.prompts(each.preserve)):
+        for prompt in (*each.prompts(), *each.prompts(others_of(each))):
             labels.setdefault(prompt, [0] * len(concepts))
     for i, each in enumerate(concepts):
         for prompt in each.prompts():
@@ -166,19 +169,31 @@ def _leace(view: PipelineView, concepts: Sequence[Concept], shrinkage: bool) -> 
 
 
 def _orthogonal(view: PipelineView, concepts: Sequence[Concept]) -> tuple[dict[str, Any], ...]:
-    words = [word for each in concepts for word in each.words]
-    return _fitted(_encode(view, [concepts[0].neutral, *words]), _off_span)
+    starts = [each.anchor or concepts[0].neutral for each in concepts]
+    texts = list(dict.fromkeys(starts))
+    pairs = [(texts.index(start), word) for start, each in zip(starts, concepts, strict=True) for word in each.words]
+    from_ = [start for start, _ in pairs]
+    return _fitted(_encode(view, [*texts, *(word for _, word in pairs)]), partial(_off_span, len(texts), from_))
 
 
-def _off_span(x: Tensor, used: Tensor) -> LeaceEraser:
-    """The orthogonal projection off the span of differences of means to the first one, which stays in place."""
+def _off_span(starts: int, from_: Sequence[int], x: Tensor, used: Tensor) -> LeaceEraser:
+    """The orthogonal projection off the span of words' differences of means.
+
+    Args:
+        starts: How many of the first texts are what differences start from, whose mean stays in place.
+        from_: From which of them, for each word.
+        x: Vectors of the texts, then of the words.
+        used: Which count.
+    """
     count = used[..., None].double()
     means = (x.double() * count).sum(1) / count.sum(1).clamp_min(1)
-    _, s, basis = torch.linalg.svd(means[1:] - means[:1], full_matrices=False)
+    _, s, basis = torch.linalg.svd(means[starts:] - means[list(from_)], full_matrices=False)
     basis = basis[s > s[0] * max(means.shape) * torch.finfo(torch.float32).eps].float()
     if not len(basis):
-        raise InputError("the words mean the same as the neutral prompt to a text encoder: choose other words")
-    return LeaceEraser(basis.mT.contiguous(), basis, means[0].float())
+        raise InputError(
+            "the words mean the same as the anchor, or the neutral prompt, to a text encoder: choose other words"
+        )
+    return LeaceEraser(basis.mT.contiguous(), basis, means[:starts].mean(0).float())
 
 
 def _encode(view: PipelineView, prompts: list[str]) -> PromptEmbedding:
@@ -192,14 +207,14 @@ def _encode(view: PipelineView, prompts: list[str]) -> PromptEmbedding:
 def fit(view: PipelineView, concepts: Sequence[Concept], config: ProjectionConfig) -> PromptProjection:
     """Encode prompts; fit a projection for each text encoder.
 
-    With `kind="leace"` each concept's `preserve` must name what has to stay.
+    With `kind="leace"` each concept's `preserve` must name what has to stay, or its `anchor` what to move to.
 
     Raises:
         InputError: If the pipeline cannot read a word, or there is nothing to compare with.
     """
     for each in concepts:
         view.check_concept(each)
-    bare = [each.name for each in concepts if not each.preserve]
+    bare = [each.name for each in concepts if not others_of(each)]
     if bare and config.kind == "leace":
         raise InputError(
             f"there is nothing to compare {', '.join(bare)} with: name what has to stay, Concept(..., "
@@ -211,6 +226,12 @@ def fit(view: PipelineView, concepts: Sequence[Concept], config: ProjectionConfi
     return replace(made, report=made.ranks)
 
 
+_READS: Mapping[Kind, tuple[Field, ...]] = {
+    "leace": ("synonyms", "anchor", "preserve", "templates"),
+    "orthogonal": ("synonyms", "anchor", "neutral"),
+}
+
+
 register(
     Method(
         name=NAME,
@@ -220,6 +241,8 @@ register(
         fit=fit,
         erasure=PromptProjection,
         config=ProjectionConfig,
+        reads=tuple(dict.fromkeys(name for names in _READS.values() for name in names)),
+        reads_with=lambda config, data: _READS[config.kind],
         access=("prompts", "embeddings"),
         access_on=("embeddings",),
         guarantee="on the prompts of the fit, rows of prompts with and without the concept have equal means (leace)",

@@ -15,15 +15,16 @@ from efface._errors import InputError, StillUnsafeWarning
 from efface.core.concept import Concept
 from efface.core.edits import OnText
 from efface.core.erasure import Erasure
-from efface.core.method import Method, register
+from efface.core.method import Field, Method, register
 from efface.core.run import Run
 from efface.diffusion.format_1 import rest_of, tensor, upgraded_erasure
 from efface.diffusion.text.cgce.config import AT_APPLY, CgceConfig
 from efface.diffusion.text.cgce.pairs import Ask, Pairs, choose_pairs
-from efface.diffusion.text.cgce.readers import Reader, check_parts, fit_readers
+from efface.diffusion.text.cgce.readers import Reader, fit_readers
 from efface.diffusion.text.cgce.refinement import refine
 from efface.diffusion.text.cgce.training import Fit
 from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.embedding_parts import check_parts
 from efface.pipelines.view import PipelineView
 
 NAME = "cgce"
@@ -226,6 +227,14 @@ def fit(
     return Cgce(readers, method=NAME, concepts=tuple(concepts), config=config, report=fits)
 
 
+_READS: tuple[Field, ...] = ("synonyms", "anchor", "preserve", "templates")
+
+
+def _reads(config: CgceConfig, data: Mapping[str, Any]) -> tuple[Field, ...]:
+    """What a concept says; where pairs are given, they stand in its place."""
+    return () if any(value is not None for value in data.values()) else _READS
+
+
 register(
     Method(
         name=NAME,
@@ -235,6 +244,8 @@ register(
         fit=fit,
         erasure=Cgce,
         config=CgceConfig,
+        reads=_READS,
+        reads_with=_reads,
         access=("prompts", "embeddings"),
         access_on=("embeddings",),
         guarantee="prompts in which no classifier finds a concept give the same pictures, bit for bit",

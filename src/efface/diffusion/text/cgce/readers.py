@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from efface._errors import InputError
 from efface.diffusion.text.cgce.classifier import ConceptClassifier
 from efface.diffusion.text.cgce.config import CgceConfig
 from efface.diffusion.text.cgce.pairs import PromptPair, split
 from efface.diffusion.text.cgce.training import Encoded, Fit, train
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.embedding_parts import Part, check_length, first_row, parts_of
+from efface.pipelines.embedding_parts import Part, first_row, parts_of
 from efface.pipelines.view import PipelineView
 
 _ENCODED_AT_ONCE = 32
@@ -79,18 +78,3 @@ def _concept_rows(view: PipelineView, word: str, part: Part, embedding: PromptEm
             rows.update(r - part.rows[0] for r in tokens.sequence_rows(range(*tokens.content)))
     chosen = sorted(r for r in rows if first <= r < len(x))
     return x[chosen] if chosen else x[part.keep(embedding, first)[0]]
-
-
-def check_parts(parts: Sequence[Part], embedding: PromptEmbedding) -> None:
-    """Refuse prompts of another make than those that parts were taken from; fewer rows are fine.
-
-    Raises:
-        InputError: If they have other parts, or rows that no part has.
-    """
-    reads, pooled = "encoder" if parts[0].encoder else "joint", any(part.pooled for part in parts)
-    here, there = (
-        {part.name: part.columns for part in found} for found in (parts_of(embedding, reads, pooled=pooled), parts)
-    )
-    if here != there:
-        raise InputError(f"prompts have the parts {here} here, and the erasure was fitted on {there}: fit it on this")
-    check_length(embedding, max(part.rows[1] for part in parts))

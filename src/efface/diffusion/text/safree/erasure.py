@@ -270,6 +270,7 @@ register(
         fit=fit,
         erasure=Safree,
         config=SafreeConfig,
+        reads=("synonyms",),
         access=("prompts", "embeddings"),
         access_on=("prompts", "embeddings", "latents"),
         guarantee="prompts without triggers give the same pictures, bit for bit",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efface._errors import InputError
+from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.embedding_parts import Part
 from efface.stats.histogram import histogram
 from efface.stats.roc import auroc
 
@@ -108,19 +111,96 @@ def calibrate_gate(present: Tensor, absent: Tensor, *, error: float = 0.01, name
             f"prompts with {name} do not score above those without (AUROC {area:.2f}, at least {_LEAST_AUROC} is "
             f"needed): choose another word for it, or another score\n{histogram(p, a)}"
         )
-    threshold, miss, alarm = _threshold(p, a)
+    threshold, miss, alarm = fewest_errors(p, a)
     low, high = a[a < threshold], p[p >= threshold]
     margin = float(min(high.min() - threshold, threshold - low.max())) if len(low) and len(high) else 0.0
     margin = max(margin, 1e-3 * float(p.max() - a.min()))
     return Calibration(threshold, margin / math.log((1 - error) / error), margin, miss, alarm, area, (len(p), len(a)))
 
 
-def _threshold(p: Tensor, a: Tensor) -> tuple[float, float, float]:
-    """The middle of the widest gap between neighbouring scores at which errors of both kinds are fewest."""
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """Whether a word is in prompts, as one part of their embedding says.
+
+    Attributes:
+        part: Which part.
+        direction: E(word) - E("") there, `(rows, width)`.
+        score: Which cosine with it.
+        threshold: beta.
+        sharpness: gamma.
+    """
+
+    part: Part
+    direction: Tensor
+    score: Score
+    threshold: float
+    sharpness: float
+
+    def scores(self, embedding: PromptEmbedding) -> Tensor:
+        """The scores of n prompts, `(n,)`.
+
+        Raises:
+            InputError: If they are of another length than those that it was fitted on, and the score reads every row.
+        """
+        x = self.part.of(embedding)
+        if self.score != "last" and x.shape[1:] != self.direction.shape:
+            here, fitted = tuple(x.shape[1:]), tuple(self.direction.shape)
+            raise InputError(
+                f"prompts are {here} here, and the erasure was fitted on {fitted}: fit it on this pipeline"
+            )
+        return presence_score(x, self.direction.to(x.device), self.score)
+
+    def above(self, scores: Tensor) -> Tensor:
+        """`(score - beta) / gamma`, whose sigmoid is the presence."""
+        beta, gamma = (torch.tensor(v, device=scores.device) for v in (self.threshold, self.sharpness))
+        return (scores - beta) / gamma
+
+    @classmethod
+    def calibrated(
+        cls,
+        part: Part,
+        direction: Tensor,
+        scores: Sequence[Score],
+        present: PromptEmbedding,
+        absent: PromptEmbedding,
+        *,
+        name: str,
+    ) -> tuple[Gate, Calibration]:
+        """The gate with the first of these scores by which prompts with and without a word separate.
+
+        Raises:
+            InputError: If they do by none; the text is that of the first.
+        """
+        refused: InputError | None = None
+        for score in scores:
+            gate = cls(part, direction, score, 0.0, 1.0)
+            try:
+                found = calibrate_gate(*(gate.scores(side).cpu() for side in (present, absent)), name=name)
+            except InputError as error:
+                refused = refused or error
+                continue
+            return replace(gate, threshold=found.threshold, sharpness=found.sharpness), found
+        raise refused or InputError(f"there is no score for {name}: choose one of {', '.join(get_args(Score))}")
+
+
+def fewest_errors(present: Tensor, absent: Tensor) -> tuple[float, float, float]:
+    """The middle of the widest gap between neighbouring values at which errors of both kinds are fewest.
+
+    Args:
+        present: Values that should lie above, `(n,)`.
+        absent: Values that should lie below, `(m,)`.
+
+    Returns:
+        The threshold, the share of the first below it, the share of the others not below.
+
+    >>> fewest_errors(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 1.0]))
+    (2.0, 0.0, 0.0)
+    """
+    p, a = present.double().sort().values, absent.double().sort().values
     both = torch.cat([p, a]).sort().values
     places = (both[1:] + both[:-1]) / 2
-    miss = (p[None] < places[:, None]).double().mean(1)
-    alarm = (a[None] >= places[:, None]).double().mean(1)
+    miss = torch.searchsorted(p, places).double() / len(p)
+    alarm = (len(a) - torch.searchsorted(a, places)).double() / len(a)
     cost = miss + alarm
     best = (cost <= cost.min() + 1e-12).nonzero()[:, 0]
     at = best[(both[1:] - both[:-1])[best].argmax()]

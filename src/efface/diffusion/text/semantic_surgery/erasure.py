@@ -6,64 +6,68 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from efface._errors import InputError
 from efface.core.concept import Concept
-from efface.core.config import Config, option
 from efface.core.edits import OnText
 from efface.core.erasure import Erasure
-from efface.core.method import Method, register
+from efface.core.method import Field, Method, register
 from efface.core.run import Log, Run
 from efface.core.subjects import as_subject
 from efface.diffusion.format_1 import rest_of, tensor, upgraded_erasure
-from efface.diffusion.text.semantic_surgery.biopsy import Calibration, Score, calibrate_gate, presence_score
+from efface.diffusion.text.contexts import Encoded, filled, others_of, templates_of
+from efface.diffusion.text.contrast import Contexts, Contrast
+from efface.diffusion.text.semantic_surgery.biopsy import Calibration, Gate
+from efface.diffusion.text.semantic_surgery.config import SemanticSurgeryConfig
 from efface.diffusion.text.semantic_surgery.feedback import Detector, look_again
 from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.embedding_parts import Part, check_parts, parts_of
 from efface.pipelines.view import PipelineView
 
 NAME = "semantic-surgery"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SemanticSurgeryConfig(Config):
-    """Options of Semantic Surgery. The paper's thresholds are set by hand, 0.06 to 0.30 by task."""
-
-    threshold: float | Literal["auto"] = option(
-        "auto", "beta; 'auto' calibrates it on the templates with the concept against those with preserve"
-    )
-    sharpness: float = option(0.02, "gamma, where the threshold is given", above=0)
-    score: Score = option("per-token", "which cosine of a prompt with the concept's direction")
-    active_from: float = option(0.5, "tau: the presence from which on a word is active", above=0, below=1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SemanticSurgery(Erasure):
     """Zero-shot erasure on the prompt's embedding (OpenReview 3FTVceZQrh), batched over prompts.
 
-    Biopsy: `s_c = cos(E(prompt), E(c) - E(""))` for each word c. Presence: `rho_c = sigmoid((s_c - beta_c) / gamma_c)`.
-    Active set: the words with `rho_c >= tau`. Co-occurrence encoding: all active words as one prompt, the most present
-    first. Surgery: `E(prompt) - max(rho) (E("c1, c2, ...") - E(""))`, in every text encoder and pooled vector. Where
-    no word is active the embedding is left bit for bit.
+    Biopsy: `s_c = cos(E(prompt), E(c) - E(""))` for each word c, in each text encoder's rows and in each pooled vector
+    apart. Presence: `rho_c = sigmoid((s_c - beta_c) / gamma_c)`, the highest of all parts; each part's beta and gamma
+    are calibrated, and one in which prompts with and without the word look alike has no gate. Active set: the words
+    with `rho_c >= tau`. Where no word is active the embedding is left bit for bit.
+
+    `preset="published"`, as the released code does it: the score is the mean cosine over rows; all active words become
+    one prompt, in the order in which they were named, and `max(rho) (E("c1, c2, ...") - E(""))` is subtracted in every
+    text encoder and pooled vector. What that takes out is to a large part what all words have in common, and of several
+    words the order decides what else.
+
+    `preset="recommended"`, ours and the default: the score is the cosine of the last row, which has read the whole
+    prompt, where calibration accepts it; subtracted is what the word has that its anchor has not, by kind of row, as
+    much as is in the row (see `Contrast`), times rho. Active words are taken out one after the other, the most present
+    first, each as far as those before it have left it: concepts in another order give the same. The anchor is the
+    concept's, else the nearest of `preserve`: the one whose mean rows over the templates lie nearest.
 
     Does not guarantee: erasure of what the gate does not see (other words, attacks on the gate); that siblings, whose
     directions are alike, are left alone; anything against who leaves this wrapper out.
 
     Attributes:
-        directions: E(word) - E(""), `(k, rows, width)`.
-        thresholds: beta, one a word.
-        sharpness: gamma, one a word.
-        report: Word -> how its gate was calibrated, if it was.
+        parts: The parts of the embedding, each of which may have a gate and is operated on.
+        gates: A tuple a word: its gates, one for each part of the embedding that tells prompts apart.
+        contrasts: A tuple a word: what is taken out, by part; empty where it is the direction from the neutral prompt.
+        anchors: What each concept is moved to; empty likewise.
+        report: Word -> part -> how its gate was calibrated, if it was.
     """
 
-    directions: Tensor
-    thresholds: tuple[float, ...]
-    sharpness: tuple[float, ...]
+    parts: tuple[Part, ...]
+    gates: tuple[tuple[Gate, ...], ...]
+    contrasts: tuple[tuple[Contrast, ...], ...] = ()
+    anchors: tuple[str, ...] = ()
     config: SemanticSurgeryConfig = field(default=SemanticSurgeryConfig(), kw_only=True, repr=False)
-    report: Mapping[str, Calibration] = field(default_factory=dict, kw_only=True, repr=False)
+    report: Mapping[str, Mapping[str, Calibration]] = field(default_factory=dict, kw_only=True, repr=False)
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -71,12 +75,14 @@ class SemanticSurgery(Erasure):
         return tuple(word for concept in self.concepts for word in concept.words)
 
     def check(self) -> None:
-        """Refuse gates or directions that are not as many as the words."""
-        numbers = (len(self.words), len(self.directions), len(self.thresholds), len(self.sharpness))
-        if self.directions.ndim != 3 or len(set(numbers)) > 1:
-            raise InputError(
-                f"words, directions, thresholds and sharpness are {numbers}: there must be one of each a word"
-            )
+        """Refuse gates and directions that do not go with the words."""
+        anchored = self.config.form.towards == "anchor"
+        wanted = (len(self.words), *((len(self.words), len(self.concepts)) if anchored else (0, 0)))
+        found = (len(self.gates), len(self.contrasts), len(self.anchors))
+        if found != wanted or not all(self.gates):
+            raise InputError(f"gates, contrasts and anchors are {found}: there must be {wanted}, and a gate a word")
+        for each in (contrast for of_word in self.contrasts for contrast in of_word):
+            each.check()
 
     @property
     def edits(self) -> tuple[OnText, ...]:
@@ -84,30 +90,34 @@ class SemanticSurgery(Erasure):
         return (OnText(self.edited, suits=self._suits),)
 
     def _suits(self, view: PipelineView) -> None:
-        if self.directions.shape[1:] != view.encode(self.concepts[0].neutral).sequence.shape[1:]:
-            raise InputError("this erasure was fitted on a pipeline with other prompts: fit it on this one")
+        check_parts(self.parts, view.encode(self.concepts[0].neutral))
 
     # ------------------------------------------------------------------------------------------- gate
 
     def presence(self, embedding: PromptEmbedding) -> tuple[Tensor, Tensor]:
-        """Scores and presence `rho` of each word in each prompt, `(n, k)` both; a detector of what is asked for."""
-        x = embedding.sequence
-        if x.shape[1:] != self.directions.shape[1:]:
-            here, fitted = tuple(x.shape[1:]), tuple(self.directions.shape[1:])
-            raise InputError(
-                f"prompts are {here} here, and the erasure was fitted on {fitted}: fit it on this pipeline"
-            )
-        scores = torch.stack([presence_score(x, d, self.config.score) for d in self.directions.to(x.device)], dim=1)
-        return scores, torch.sigmoid(self._above(scores))
+        """Scores and presence `rho` of each word in each prompt, `(n, k)` both, of the part in which it is highest."""
+        scores, above = self._read(embedding)
+        return scores, torch.sigmoid(above)
 
-    def _above(self, scores: Tensor) -> Tensor:
-        beta, gamma = (torch.tensor(v, device=scores.device) for v in (self.thresholds, self.sharpness))
-        return (scores - beta) / gamma
+    def above(self, embedding: PromptEmbedding) -> Tensor:
+        """`(score - beta) / gamma` of each word in each prompt, `(n, k)`: the highest of its gates."""
+        return self._read(embedding)[1]
+
+    def _read(self, embedding: PromptEmbedding) -> tuple[Tensor, Tensor]:
+        check_parts(self.parts, embedding)
+        scores, above = [], []
+        for gates in self.gates:
+            each = torch.stack([gate.scores(embedding) for gate in gates], dim=1)
+            by_part = torch.stack([gate.above(s) for gate, s in zip(gates, each.unbind(1), strict=True)], dim=1)
+            highest, part = by_part.max(dim=1)
+            scores.append(each.gather(1, part[:, None])[:, 0])
+            above.append(highest)
+        return torch.stack(scores, dim=1), torch.stack(above, dim=1)
 
     def reading(self, embedding: PromptEmbedding) -> Tensor:
         """`(score - beta) / gamma - logit(tau)` of each concept, the highest of its words, `(n, concepts)`."""
         tau = self.config.active_from
-        above = self._above(self.presence(embedding)[0]) - math.log(tau / (1 - tau))
+        above = self.above(embedding) - math.log(tau / (1 - tau))
         counts = [len(concept.words) for concept in self.concepts]
         return torch.stack([part.amax(dim=1) for part in above.split(counts, dim=1)], dim=1)
 
@@ -133,15 +143,14 @@ class SemanticSurgery(Erasure):
             InputError: If prompts with and without do not separate; the text has the histogram.
         """
         view, of = PipelineView.of(pipe), self._concept(concept)
-        here, gone = (view.encode(list(texts)).sequence for texts in ([*present, *synonyms], absent))
-        thresholds, sharpness, found = list(self.thresholds), list(self.sharpness), dict(self.report)
+        here, gone = (view.encode(list(texts)) for texts in ([*present, *synonyms], absent))
+        neutral = self.concepts[0].neutral
+        directions = _directions(Encoded(view, [neutral, *of.words]), neutral, of.words)
+        gates, found = list(self.gates), dict(self.report)
         for i, word in enumerate(self.words):
             if word in of.words:
-                direction = self.directions[i].to(here.device)
-                scores = (presence_score(x, direction, self.config.score).cpu() for x in (here, gone))
-                found[word] = calibrate_gate(*scores, name=repr(word))
-                thresholds[i], sharpness[i] = found[word].threshold, found[word].sharpness
-        return dataclasses.replace(self, thresholds=tuple(thresholds), sharpness=tuple(sharpness), report=found)
+                gates[i], found[word] = _calibrated(word, directions[word], here, gone, self.config)
+        return dataclasses.replace(self, gates=tuple(gates), report=found)
 
     def _concept(self, name: str | None) -> Concept:
         if name is None and len(self.concepts) > 1:
@@ -163,54 +172,76 @@ class SemanticSurgery(Erasure):
             run: Whose pipeline.
             seen: For each prompt, words that were seen in its picture, with how surely: they count as present, too.
         """
-        scores, rho = self.presence(embedding)
+        scores, above = self._read(embedding)
+        rho = torch.sigmoid(above)
         if seen is not None:
             extra = torch.tensor([[found.get(word, 0.0) for word in self.words] for found in seen], device=rho.device)
             rho = rho.maximum(extra)
-        chosen = [self.active(row) for row in rho.tolist()]
+        chosen = self.active(rho, above)
         run.note([self._note(i, scores[i].tolist(), rho[i].tolist(), c, embedding) for i, c in enumerate(chosen)])
         run.count("prompts", len(chosen))
-        rows = [i for i, words in enumerate(chosen) if words]
-        if not rows:
+        if not any(chosen):
             return embedding
-        run.count("prompts erased", len(rows))
-        part = self.subtract(run.view, embedding, rows, [chosen[i] for i in rows], rho[rows].amax(dim=1))
-        return embedding.replace(**part)
+        run.count("prompts erased", sum(map(bool, chosen)))
+        return self.operated(run.view, embedding, chosen, rho)
 
-    def subtract(
+    def active(self, rho: Tensor, above: Tensor) -> list[tuple[str, ...]]:
+        """The active words of each prompt, the first of them first (see `Order`).
+
+        Args:
+            rho: Presence, `(n, k)`.
+            above: What it is the sigmoid of, which tells words apart that are surely there.
+        """
+        order = above if self.config.form.order == "present" else torch.arange(len(self.words), 0, -1).expand_as(above)
+        found = []
+        for there, rank in zip((rho >= self.config.active_from).tolist(), order.tolist(), strict=True):
+            at = sorted((i for i, is_active in enumerate(there) if is_active), key=lambda i: -rank[i])
+            found.append(tuple(self.words[i] for i in at))
+        return found
+
+    def operated(
         self,
         view: PipelineView,
         embedding: PromptEmbedding,
-        rows: Sequence[int],
-        words: Sequence[Sequence[str]],
-        strength: Tensor,
-    ) -> dict[str, Tensor]:
-        """Role -> tensor of the embedding, with words taken out of some prompts.
+        chosen: Sequence[Sequence[str]],
+        rho: Tensor,
+        *,
+        every_row: bool = False,
+    ) -> PromptEmbedding:
+        """Embeddings with words taken out; prompts without any stay bit for bit.
 
         Args:
             view: The pipeline.
             embedding: n prompts.
-            rows: Which of them.
-            words: For each of these, the active words, the most present first.
-            strength: How much of their joint direction, `(rows,)`.
+            chosen: For each prompt, its active words in order.
+            rho: How much of each word is taken out of each prompt, `(n, k)`.
+            every_row: Whether rows in which a word is not found are operated on, too.
         """
-        texts = list(dict.fromkeys(", ".join(active) for active in words))
+        if self.config.form.towards == "neutral":
+            return self._from_neutral(view, embedding, chosen, rho)
+        for turn in range(max(map(len, chosen))):
+            for j, word in enumerate(self.words):
+                if at := [i for i, words in enumerate(chosen) if words[turn : turn + 1] == (word,)]:
+                    embedding = _moved(embedding, at, self.contrasts[j], rho[at, j], every_row)
+        return embedding
+
+    def _from_neutral(
+        self, view: PipelineView, embedding: PromptEmbedding, chosen: Sequence[Sequence[str]], rho: Tensor
+    ) -> PromptEmbedding:
+        rows = [i for i, words in enumerate(chosen) if words]
+        said = [", ".join(chosen[i]) for i in rows]
+        texts = list(dict.fromkeys(said))
         encoded = view.encode([self.concepts[0].neutral, *texts], allow_unknown=True)  # commas need not be known
-        place = torch.tensor([texts.index(", ".join(active)) for active in words], device=strength.device)
-        changed = {}
+        place = torch.tensor([texts.index(text) for text in said], device=rho.device)
+        changed: dict[str, Tensor] = {}
         for role in ("sequence", "pooled"):
             whole, others = getattr(embedding, role), getattr(encoded, role)
             if whole is not None:
                 delta = (others[1:].float() - others[:1].float())[place]
-                by = strength.view(-1, *[1] * (delta.ndim - 1))
+                by = rho[rows].amax(dim=1).view(-1, *[1] * (delta.ndim - 1))
                 changed[role] = whole.clone()
-                changed[role][list(rows)] = (whole[list(rows)].float() - by * delta).to(whole.dtype)
-        return changed
-
-    def active(self, row: Sequence[float]) -> tuple[str, ...]:
-        """Active words, the most present first."""
-        order = sorted(range(len(row)), key=lambda i: -row[i])
-        return tuple(self.words[i] for i in order if row[i] >= self.config.active_from)
+                changed[role][rows] = (whole[rows].float() - by * delta).to(whole.dtype)
+        return embedding.replace(**changed)
 
     def _note(
         self, i: int, scores: Sequence[float], rho: Sequence[float], words: Sequence[str], embedding: PromptEmbedding
@@ -258,57 +289,172 @@ class SemanticSurgery(Erasure):
 
     @classmethod
     def upgraded(cls, plain: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Data of format 1, which did not say what the threshold was asked to be, as those of today."""
-        own = {name: plain[name] for name in ("thresholds", "sharpness")}
+        """Data of format 1, which knew one gate a word, over all rows, and put the most present word first."""
+        own = ("thresholds", "sharpness", "calibrations")
         found = plain["calibrations"]
-        config = rest_of(plain, *own, "calibrations")
+        config = {"preset": "published", "order": "present", **rest_of(plain, *own)}
         config |= {} if found else {name: plain[key][0] for name, key in _GIVEN.items()}
-        return upgraded_erasure(plain, config, **own, report=found, directions=tensor("directions")), tensors
+        directions = tensors["directions"]
+        part = {"name": "sequence", "rows": [0, directions.shape[1]], "columns": [0, directions.shape[2]]}
+        numbers = zip(plain["thresholds"], plain["sharpness"], strict=True)
+        gates = [
+            [
+                {
+                    "part": part,
+                    "direction": tensor(f"gates.{i}.0.direction"),
+                    "score": plain["score"],
+                    "threshold": threshold,
+                    "sharpness": sharpness,
+                }
+            ]
+            for i, (threshold, sharpness) in enumerate(numbers)
+        ]
+        report = {word: {part["name"]: calibration} for word, calibration in found.items()}
+        upgraded = {f"gates.{i}.0.direction": direction.clone() for i, direction in enumerate(directions)}
+        return upgraded_erasure(plain, config, parts=[part], gates=gates, report=report), upgraded
 
 
 _GIVEN = {"threshold": "thresholds", "sharpness": "sharpness"}
 
 
-def fit(view: PipelineView, concepts: Sequence[Concept], config: SemanticSurgeryConfig) -> SemanticSurgery:
-    """Encode the words; calibrate their gates. The neutral prompt is that of the first concept.
+def _moved(
+    embedding: PromptEmbedding, at: Sequence[int], contrasts: Sequence[Contrast], rho: Tensor, every_row: bool
+) -> PromptEmbedding:
+    """An embedding with a word taken out of some of its prompts, in each part, rho times."""
+    for contrast in contrasts:
+        whole = contrast.part.of(embedding)
+        taken = contrast.taken(embedding, every_row=every_row)[list(at)]
+        changed = whole.clone()
+        changed[list(at)] = (whole[list(at)].float() - rho.to(taken)[:, None, None] * taken).to(whole.dtype)
+        embedding = contrast.part.put(embedding, changed)
+    return embedding
 
-    With `threshold="auto"` each concept's `preserve` must name what has to stay, siblings above all; see
-    `SemanticSurgery.calibrate` for prompts of your own.
+
+def _directions(encoded: Encoded, neutral: str, words: Sequence[str]) -> dict[str, dict[Part, Tensor]]:
+    """Word -> part -> E(word) - E(neutral), `(rows, width)`."""
+    parts = parts_of(encoded.all)
+    start = {part: part.of(encoded.of([neutral]))[0].float() for part in parts}
+    return {word: {p: p.of(encoded.of([word]))[0].float() - start[p] for p in parts} for word in words}
+
+
+def _calibrated(
+    word: str,
+    directions: Mapping[Part, Tensor],
+    present: PromptEmbedding,
+    absent: PromptEmbedding,
+    config: SemanticSurgeryConfig,
+) -> tuple[tuple[Gate, ...], dict[str, Calibration]]:
+    """A word's gates, one for each part in which prompts with and without it separate, and how each came out.
 
     Raises:
-        InputError: If the pipeline cannot read a word, there is nothing to calibrate on, or prompts with and
-            without the concept do not separate.
+        InputError: If they separate in none.
+    """
+    gates, found, refused = [], {}, []
+    for part, direction in directions.items():
+        try:
+            gate, how = Gate.calibrated(part, direction, config.form.scores, present, absent, name=repr(word))
+        except InputError as error:
+            refused.append(error)
+            continue
+        gates.append(gate)
+        found[part.name] = how
+    if not gates:
+        raise refused[0]
+    return tuple(gates), found
+
+
+def _given(directions: Mapping[Part, Tensor], threshold: float, config: SemanticSurgeryConfig) -> tuple[Gate, ...]:
+    """A word's gates by a given threshold, in every part; by the first score whose direction is not nothing there."""
+    gates = []
+    for part, direction in directions.items():
+        able = [s for s in config.form.scores if s != "last" or bool(direction[-1].any())]
+        gates.append(Gate(part, direction, (able or config.form.scores)[0], threshold, config.sharpness))
+    return tuple(gates)
+
+
+def fit(view: PipelineView, concepts: Sequence[Concept], config: SemanticSurgeryConfig) -> SemanticSurgery:
+    """Encode the words, and their templates; calibrate their gates. The neutral prompt is that of the first concept.
+
+    With `threshold="auto"` each concept's `preserve` must name what has to stay, siblings above all, or `anchor` what
+    to show instead; see `SemanticSurgery.calibrate` for prompts of your own.
+
+    Raises:
+        InputError: If the pipeline cannot read a word, there is nothing to calibrate on or to move the concept to, or
+            prompts with and without the concept do not separate.
     """
     for each in concepts:
         view.check_concept(each)
-    words = [word for each in concepts for word in each.words]
-    encoded = view.encode([concepts[0].neutral, *words]).sequence.float()
-    if not bool(encoded.isfinite().all()):
-        raise InputError(f"the embedding of {words} is not finite: convert the text encoder to float32")
-    start = 0.0 if isinstance(config.threshold, str) else config.threshold
-    gates = ((start,) * len(words), (config.sharpness,) * len(words))
-    made = SemanticSurgery(encoded[1:] - encoded[:1], *gates, method=NAME, concepts=tuple(concepts), config=config)
-    if config.threshold != "auto":
-        return made
-    if bare := [each.name for each in concepts if not each.preserve]:
-        raise InputError(
-            f"there is nothing to calibrate {', '.join(bare)} on: name what has to stay, Concept(..., "
-            "preserve=[siblings and others]), call calibrate(), or give a threshold, e.g. threshold=0.12"
-        )
+    _check_told_apart(concepts, config)
+    neutral = concepts[0].neutral
+    texts = [neutral, *(word for each in concepts for word in each.words)]
     for each in concepts:
-        made = made.calibrate(view, each.prompts(), each.prompts(each.preserve), concept=each.name)
-    return made
+        texts += filled(templates_of(each), (*each.words, *_others(each, config)))
+    encoded = Encoded(view, texts)
+    gates: list[tuple[Gate, ...]] = []
+    report: dict[str, dict[str, Calibration]] = {}
+    for each in concepts:
+        directions = _directions(encoded, neutral, each.words)
+        if not isinstance(config.threshold, str):
+            gates += [_given(directions[word], config.threshold, config) for word in each.words]
+            continue
+        here, gone = (encoded.of(filled(templates_of(each), words)) for words in (each.words, _others(each, config)))
+        for word in each.words:
+            found, report[word] = _calibrated(word, directions[word], here, gone, config)
+            gates.append(found)
+    made: dict[str, Any] = {"method": NAME, "concepts": tuple(concepts), "config": config, "report": report}
+    if config.form.towards == "neutral":
+        return SemanticSurgery(parts_of(encoded.all), tuple(gates), **made)
+    contexts = [Contexts(encoded, each) for each in concepts]
+    anchors = tuple(each.anchor or c.nearest() for each, c in zip(concepts, contexts, strict=True))
+    contrasts = tuple(
+        tuple(c.contrast(part, word, anchor) for part in c.parts)
+        for c, anchor in zip(contexts, anchors, strict=True)
+        for word in c.words
+    )
+    return SemanticSurgery(parts_of(encoded.all), tuple(gates), contrasts, anchors, **made)
+
+
+def _others(concept: Concept, config: SemanticSurgeryConfig) -> tuple[str, ...]:
+    """The words that a concept is told from; the published form knows no anchor."""
+    return others_of(concept) if config.form.towards == "anchor" else tuple(concept.preserve)
+
+
+def _check_told_apart(concepts: Sequence[Concept], config: SemanticSurgeryConfig) -> None:
+    bare = ", ".join(each.name for each in concepts if not _others(each, config))
+    if bare and config.threshold == "auto":
+        raise InputError(
+            f"there is nothing to calibrate {bare} on: name what has to stay, Concept(..., preserve=[siblings and "
+            "others]), or what to show instead, anchor=..., or call calibrate(), or give a threshold, e.g. "
+            "threshold=0.12, with preset='published'"
+        )
+    if bare and config.form.towards == "anchor":
+        raise InputError(
+            f"there is nothing to show in place of {bare}: name it, Concept(..., anchor=...), or name what has to "
+            "stay, preserve=[...], of which the nearest is taken; preset='published' needs neither"
+        )
+
+
+_READS: tuple[Field, ...] = ("synonyms", "anchor", "preserve", "templates", "neutral")
+
+
+def _reads(config: SemanticSurgeryConfig, data: Mapping[str, Any]) -> tuple[Field, ...]:
+    """The words; what they are told from, if it is calibrated; and if it moves them to an anchor, that."""
+    if config.form.towards == "anchor":
+        return _READS
+    return ("synonyms", "neutral", *(("preserve", "templates") if config.threshold == "auto" else ()))
 
 
 register(
     Method(
         name=NAME,
         subjects=("pipeline",),
-        summary="subtract the concept's direction from prompts in which it is found",
+        summary="take what the concept has that its anchor has not out of prompts in which it is found",
         paper="OpenReview 3FTVceZQrh",
         fit=fit,
         erasure=SemanticSurgery,
         config=SemanticSurgeryConfig,
+        reads=_READS,
+        reads_with=_reads,
         access=("prompts", "embeddings"),
         access_on=("embeddings",),
         guarantee="prompts in which the gate finds nothing give the same pictures, bit for bit",
