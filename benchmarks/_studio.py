@@ -16,6 +16,7 @@ from efface import Concept, Erasure, PipelineView, erase
 from efface.core.run import Run
 from efface.core.subjects import as_subject
 from efface.diffusion.guidance.sld import NAME as SLD
+from efface.diffusion.text.cgce.erasure import NAME as CGCE
 from efface.diffusion.text.semantic_surgery.erasure import NAME as SURGERY
 from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
 from efface.diffusion.text.semantic_surgery.feedback import look_again
@@ -62,12 +63,14 @@ def captions_of(name: str, n: int, seed: int) -> list[str]:
 def fit(view: PipelineView, name: str, method: str) -> Erasure:
     """An erasure of one concept as a careful user would fit it: others named, the gate calibrated."""
     asked = Concept(name, preserve=others_of(name))
-    method, _, score = method.partition("@")
+    method, _, variant = method.partition("@")
     if method == SURGERY:
+        options = {"preset": "published"} if variant == "published" else {"score": variant or None}
         absent = [t for i, o in enumerate(asked.preserve) for t in captions_of(o, _ABSENT, _CALIBRATION_SEED + 50 * i)]
-        start = erase(view, asked, SURGERY, threshold=0.0, score=score or "per-token")
+        bare = Concept(name) if variant == "published" else asked
+        start = erase(view, bare, SURGERY, threshold=0.0, **options)
         return start.calibrate(view, captions_of(name, _PRESENT, _CALIBRATION_SEED + 7), absent)
-    return erase(view, asked, method, **({"preset": score} if method == SLD and score else {}))
+    return erase(view, asked, method, **({"preset": variant} if method in (SLD, CGCE) and variant else {}))
 
 
 def same_embedding(a: PromptEmbedding, b: PromptEmbedding) -> bool:
@@ -123,7 +126,14 @@ class Studio:
 
 
 FEEDBACK = "+feedback"
-VARIANTS = ("semantic-surgery+feedback", "semantic-surgery@last", "sld@weak", "sld@strong", "sld@max")
+VARIANTS = (
+    "semantic-surgery@published",
+    "semantic-surgery@published+feedback",
+    "cgce@published",
+    "sld@weak",
+    "sld@strong",
+    "sld@max",
+)
 GATED = ("semantic-surgery", "cgce")
 """Methods that do all they do to the prompt's embedding: where that is left alone, so is the image, bit for bit."""
 

@@ -22,7 +22,7 @@ from efface.audit.audit import Audit
 from efface.audit.pipelines.detection import ALARM, AUROC, DETECTION, FIRED
 from efface_worlds import shapes
 
-METHODS = ("semantic-surgery", "semantic-surgery@last", "cgce")
+METHODS = ("semantic-surgery@published", "semantic-surgery", "cgce")
 _HELD_OUT_SEED = 940
 
 

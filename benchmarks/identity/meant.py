@@ -8,6 +8,7 @@ _AREA = "one area under the curve for all rooms, whose sums were in another orde
 _COUNTS = "what fired is counted by what is on, anew each time, and no longer by the erasure for as long as it lives"
 _MARK = "a fingerprint has a second checksum, by which copies in half precision and offloaded ones are the same model"
 _JUDGES = "judges see each of two objects, say when they cannot say, and were trained anew; audits count that apart"
+_PARTS = "Semantic Surgery reads each text encoder and each pooled vector apart, each with a gate of its own"
 
 MEANT: dict[str, str] = {
     "*/words": "prose: reports say more, and by which versions and call they were made",
@@ -17,6 +18,8 @@ MEANT: dict[str, str] = {
     "composing/intersections/applied": _CONTIGUOUS,
     "composing/joined/applied": _CONTIGUOUS,
     "scrub_llama/facts/fingerprint": _MARK,
+    "semantic_surgery/sdxl/*": _PARTS,
+    "semantic_surgery/flux/*/scores": _PARTS,
     "negative_prompt/shapes/beside one's own/fired": _COUNTS,
     "audit_gate/two concepts/findings": _AREA,
     "audit_gate/two concepts/numbers": _AREA,

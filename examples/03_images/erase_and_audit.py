@@ -24,7 +24,7 @@ concept = efface.Concept(
 )
 
 # %% The simplest erasure: guide away from the word. Other methods are put on in the same way.
-erasure = efface.erase(pipe, concept, method="negative-prompt")
+erasure = efface.erase(pipe, concept.name, method="negative-prompt")
 
 # %% Before and after, at equal seeds.
 audit = efface.audit.pipeline(

@@ -303,7 +303,7 @@ def test_options_of_pipelines() -> None:
     assert loaded["erasure-cgce"].config.width == 8 and loaded["erasure-cgce"].config.threshold == 0.5
     surgery = loaded["erasure-semantic-surgery"]
     assert surgery.names == surgery.words == ("star", "circle")
-    assert surgery.report["circle"].auroc == 1.0 and surgery.config.threshold == "auto"
+    assert surgery.report["circle"]["sequence"].auroc == 1.0 and surgery.config.threshold == "auto"
     assert all(concept.preserve and concept.templates for e in loaded.values() for concept in e.concepts)
 
 
