@@ -1,7 +1,7 @@
 """Erasers of the shapes pipeline side by side: is the concept gone, in other words too, and what else went.
 
 python -m benchmarks.erasing [erase rest overhead grids] [--methods semantic-surgery ...] [--concepts star ...]
-    [--templates 5 --seeds 20 --steps 30] [--out FOLDER]
+    [--templates 5 --others 5 --seeds 20 --steps 30] [--out FOLDER]
 
 Each concept is erased alone. ACC_e: share of images of its prompts in which judge 2 sees it; ACC_g: the same where a
 synonym stands for it in templates that nothing was trained on; ACC_ir: share of the other concepts of its factor seen
@@ -54,10 +54,10 @@ from efface_worlds.shapes.generation import GUIDANCE
 from efface_worlds.shapes.metrics import text_image_score
 
 
-def run(studio: Studio, name: str, method: str, n: int, seeds: int) -> dict[str, Any]:
-    """The figures of one erasure of one concept."""
+def run(studio: Studio, name: str, method: str, n: int, seeds: int, of_others: int | None = None) -> dict[str, Any]:
+    """The figures of one erasure of one concept; `of_others` of the n prompts of each other concept are drawn."""
     judge = shapes.load_judge(2)
-    others = {o: prompts_of(o, n) for o in others_of(name)}
+    others = {o: prompts_of(o, n)[:of_others] for o in others_of(name)}
     common: dict[str, Any] = {"sample": studio.plain, "judge": judge, "concept": name, "batch_size": 200}
     asked: dict[str, Any] = {"prompts": prompts_of(name, n), "paraphrases": paraphrases_of(name, n)}
     erasure, erased = sampler(studio, name, method)
@@ -227,6 +227,7 @@ def main() -> None:
     parser.add_argument("--concepts", nargs="*", default=[*OBJECTS, *STYLES])
     for option, value in (("templates", 5), ("seeds", 20), ("steps", 30)):
         parser.add_argument(f"--{option}", type=int, default=value)
+    parser.add_argument("--others", type=int, help="how many templates of each other concept (default: all)")
     parser.add_argument("--out", type=Path, default=Path("erasing"))
     args = parser.parse_args()
     methods = [m for m in args.methods if m.partition("@")[0] in known]
@@ -234,7 +235,7 @@ def main() -> None:
     studio = Studio(view, args.steps, GUIDANCE)
     if "erase" in args.sections:
         for method in args.methods:
-            report(method, {c: run(studio, c, method, args.templates, args.seeds) for c in args.concepts})
+            report(method, {c: run(studio, c, method, args.templates, args.seeds, args.others) for c in args.concepts})
     if "rest" in args.sections:
         rest_table(studio, args.methods, args.concepts, args.templates, args.seeds)
     if "overhead" in args.sections:

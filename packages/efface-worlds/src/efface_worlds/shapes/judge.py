@@ -18,8 +18,8 @@ NOTHING = len(OBJECTS)
 """Label of "none" among the objects of a verdict."""
 
 _BATCH = 256
-_SURE = 0.5
-"""Of a value: likelier than all others together."""
+_SURE = {"object": 0.5, "colour": 2 / 3, "style": 2 / 3, "background": 0.5}
+"""How likely a value must be to be said. Some small objects look the same flat and in outline: then it is neither."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,13 @@ class Verdict:
         It cannot where the image is rather not of its kind, or where at one of the places neither any of the objects,
         nor that there is none, is likelier than all else.
         """
-        return (self.domain >= 0.5) & (self.object.amax(-1) >= _SURE).all(1)
+        return (self.domain >= 0.5) & (self.object.amax(-1) >= _SURE["object"]).all(1)
 
     def shows(self, *names: str) -> Tensor:
         """Whether each image shows a concept: 1, 0, or NaN where the judge cannot say, `(n,)`.
 
-        It cannot where it does not know the image, or no value of the factor is likelier than the others together.
+        It cannot where it does not know the image, or no value of the factor is likely enough: over a half, for colours
+        and styles two thirds.
         Several names are asked of one object: `shows("red", "star")` is 0 for a red circle and a blue star.
 
         Raises:
@@ -79,7 +80,7 @@ class Verdict:
             chances: Tensor = getattr(self, factor)
             there = torch.ones_like(self.there) if factor == "background" else self.there
             chances = chances[:, None] if factor == "background" else chances
-            sure, own = chances.amax(-1) >= _SURE, chances.argmax(-1) == index_of(name)
+            sure, own = chances.amax(-1) >= _SURE[factor], chances.argmax(-1) == index_of(name)
             yes, no = yes & there & sure & own, no | ~there | (sure & ~own)
         said = torch.where((yes | no).all(1) | yes.any(1), yes.any(1).float(), torch.nan)
         return torch.where(self.known, said, torch.nan)
