@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface.core.arrays import read_array
+from efface.core.arrays import Array, read_array
 from efface.core.labels import Kind
 from efface.core.row_labels import read_labels
 from efface.erasers.leace import LeaceEraser
 
 
-def join_concepts(*concepts: Any, kinds: Sequence[Kind] | None = None, intersections: bool = False) -> Tensor:
+def join_concepts(
+    *concepts: Any, kinds: Sequence[Kind] | None = None, intersections: bool = False, ignore_index: int | None = None
+) -> Tensor:
     """Several concepts as the columns of one z, so that a single fit erases them all, exactly and at least cost.
 
     Args:
@@ -24,6 +26,7 @@ def join_concepts(*concepts: Any, kinds: Sequence[Kind] | None = None, intersect
         kinds: What each is; `"auto"` for all by default.
         intersections: Also add a column for each combination of classes that occurs (e.g. women over 60):
             erasing two concepts one by one leaves their intersections readable.
+        ignore_index: Label of what is left out, as -100 of tokens; what is left out of one concept is left out of all.
 
     Returns:
         `(..., K)` columns in float64 (z of several columns for any fitter).
@@ -38,14 +41,28 @@ def join_concepts(*concepts: Any, kinds: Sequence[Kind] | None = None, intersect
     chosen: Sequence[Kind] = kinds or ("auto",) * len(arrays)
     if len(chosen) != len(arrays):
         raise InputError(f"kinds has {len(chosen)} entries for {len(arrays)} concepts: give one for each")
+    counted = None if ignore_index is None else _counted(arrays, lead, ignore_index)
     labels = [
-        read_labels(array, lead, name=f"concept {i}", kind=kind).check(kind)
+        read_labels(array, lead, name=f"concept {i}", kind=kind, mask=counted).check(kind, counted)
         for i, (array, kind) in enumerate(zip(arrays, chosen, strict=True))
     ]
     columns = [z.columns(z.width).double() for z in labels]
     if intersections:
         columns.append(_cells([c for c, z in zip(columns, labels, strict=True) if z.kind == "categorical"]))
-    return torch.cat(columns, dim=-1)
+    joined = torch.cat(columns, dim=-1)
+    if counted is None or ignore_index is None:
+        return joined
+    return joined.masked_fill(~counted.to(joined.device)[..., None], ignore_index)
+
+
+def _counted(arrays: Sequence[Array], lead: tuple[int, ...], ignore_index: int) -> Tensor:
+    """`lead` booleans: rows that no concept leaves out."""
+    counted = torch.ones(lead, dtype=torch.bool)
+    for array in arrays:
+        if not array.is_named:
+            values = Array(array.values).tensor("labels").cpu()
+            counted &= (values != ignore_index).reshape(*lead, -1).any(-1)
+    return counted
 
 
 def _cells(one_hots: list[Tensor]) -> Tensor:

@@ -20,6 +20,9 @@ from efface.scrubbing.token_labels import IGNORE, complete, is_ragged, numbered,
 _CONSTANT = (bool, int, float, str, type(None))
 """What goes to the model as it is, batch after batch."""
 
+_MOST_KEPT = 2**24
+"""So many labels are kept in memory, 128 MiB of them."""
+
 _MAIN = ("input_ids", "pixel_values", "inputs_embeds", "input_features")
 
 
@@ -102,6 +105,11 @@ class Batches:
             self._data[concept], self.classes = _numbered_column(self._data[concept])
             self._ragged = is_ragged(self._data[concept])
         self._seen: list[int] = []
+        self._n_labels = 0
+        self.labels: list[Tensor] | None = []
+        """Labels of each batch that was gone through, as long as they are not too many to be kept."""
+        self.inputs: list[int] = []
+        """Checksum of each without its labels."""
 
     def __iter__(self) -> Iterator[Batch]:
         first = number = 0
@@ -168,16 +176,27 @@ class Batches:
 
     def _same_as_before(self, batch: Batch) -> None:
         """Fitting goes through the data several times; that it is the same data is checked, not hoped."""
-        print_ = 0
-        for x in (batch.main, batch.labels):
-            print_ = zlib.crc32(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), print_)  # type: ignore[arg-type]
+        inputs = _checksum(batch.main)
+        print_ = _checksum(batch.labels, inputs)
         if batch.number == len(self._seen):
             self._seen.append(print_)
+            self._keep(batch, inputs)
         elif self._seen[batch.number] != print_:
             raise InputError(
                 f"batch {batch.number} is not what it was the first time: the data must come in the same order each "
                 "time, so write DataLoader(..., shuffle=False)"
             )
+
+    def _keep(self, batch: Batch, inputs: int) -> None:
+        self.inputs.append(inputs)
+        self._n_labels += batch.labels.numel()
+        if self.labels is not None:
+            self.labels.append(batch.labels)
+            self.labels = self.labels if self._n_labels <= _MOST_KEPT else None
+
+
+def _checksum(x: Tensor, before: int = 0) -> int:
+    return zlib.crc32(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), before)  # type: ignore[arg-type]
 
 
 def _checked(data: Any) -> Any:

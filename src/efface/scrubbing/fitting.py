@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from efface._errors import EffaceWarning, InputError
@@ -23,12 +24,13 @@ from efface.core.row_labels import read_labels
 from efface.core.site import Site
 from efface.core.subjects import unwrapped
 from efface.erasers.base import eraser_dtype
-from efface.scrubbing.batches import Batches, Survey, survey
+from efface.scrubbing.batches import Batch, Batches, Survey, survey
 from efface.scrubbing.carried_activations import Carried, Store
 from efface.scrubbing.checkpoint import ScrubCheckpoint
+from efface.scrubbing.companions import Remembered, fitted_on
 from efface.scrubbing.config import Activations, Order, ScrubConfig, config_for, rows_method
 from efface.scrubbing.examples import small_inputs
-from efface.scrubbing.forward import at_rest, check_states, execution_order, run_to, taking
+from efface.scrubbing.forward import align, at_rest, check_states, execution_order, run_to, taking
 from efface.scrubbing.scrubber import Scrubber
 from efface.scrubbing.sites import SiteFinder, SitesLike
 from efface.scrubbing.token_labels import IGNORE
@@ -138,14 +140,16 @@ def scrub_with(
         fit.checkpoint = ScrubCheckpoint(checkpoint, settings, fit.method)
         fit.parallel() if config.order == "parallel" else fit.sequential()
         fit.checkpoint.clear()
-    return Scrubber(
+    found = Scrubber(
         fit.erasers,
         settings["fingerprint"],
+        beside=tuple(settings["beside"]),
         method=rows.name,
         config=config,
         report=fit.survey,
         provenance=_provenance(model, settings, config),
     )
+    return found.remembering(Remembered.of(fit.batches, config.kind, fit.survey))
 
 
 def _provenance(model: nn.Module, settings: Mapping[str, Any], config: ScrubConfig) -> dict[str, Any]:
@@ -160,6 +164,10 @@ def _eraser_of(fitter: Any) -> Any:
     return replace(eraser, **{name: x.contiguous() for name, x in eraser.tensors().items()})
 
 
+_BY_COLUMNS = ("leace", "orth")
+"""Methods for which several concepts are the columns of one."""
+
+
 @dataclass
 class _Fit:
     """One call of `scrub`."""
@@ -171,6 +179,7 @@ class _Fit:
     scratch: str | None
     calls: dict[Site, int] = field(default_factory=dict)
     erasers: dict[Site, Any] = field(default_factory=dict)
+    companions: dict[str, Remembered | None] = field(default_factory=dict)
     survey: Survey = field(init=False)
     checkpoint: ScrubCheckpoint = field(init=False)
 
@@ -184,6 +193,7 @@ class _Fit:
     def prepare(self, found: list[Site]) -> None:
         """Look at the labels, and at the order in which the model comes by the sites."""
         self.survey = survey(self.batches, self.config.kind)
+        self.companions = self._find_companions(found)
         self.calls = execution_order(self.model, found, next(iter(self.batches)))
         repeated = [str(site) for site, calls in self.calls.items() if calls > 1]
         if repeated:
@@ -193,6 +203,30 @@ class _Fit:
                 EffaceWarning,
                 stacklevel=3,
             )
+
+    def _find_companions(self, found: list[Site]) -> dict[str, Remembered | None]:
+        """Content hash -> labels, of the scrubbers on the model; a warning where a concept cannot be kept out."""
+        order = {path: i for i, (path, _) in enumerate(self.model.named_modules())}
+        first = min(order[site.path] for site in found)
+        companions: dict[str, Remembered | None] = {}
+        for other in fitted_on(self.model):
+            labels = other.labels if self.method.name in _BY_COLUMNS else None
+            labels = labels if labels is not None and labels.suits(self.batches) else None
+            companions[other.digest] = labels
+            if labels is not None or all(order.get(site.path, -1) < first for site in other.sites):
+                continue
+            warnings.warn(
+                f"{other!r} is on the model, and cannot be kept whole, as it was fitted on other data, loaded from a "
+                f"file, or {self.method.name} takes no columns: its concept comes back in part behind the first site "
+                "of this one. Fit both at once, scrub(model, data, efface.join_concepts(a, b))",
+                EffaceWarning,
+                stacklevel=5,
+            )
+        return companions
+
+    @property
+    def _remembered(self) -> list[Remembered]:
+        return [labels for labels in self.companions.values() if labels is not None]
 
     def settings(self) -> dict[str, Any]:
         """What must be the same for a fit to go on from a checkpoint; plain data."""
@@ -205,6 +239,7 @@ class _Fit:
             "fingerprint": fingerprint(self.model),
             "dtypes": sorted({str(parameter.dtype) for parameter in self.model.parameters()}),
             "data": self.batches.fingerprint,
+            "beside": [*self.companions],
             "ignore_index": self.config.ignore_index,
             "labels": {**asdict(self.survey), "classes": list(self.survey.classes)},
         }
@@ -292,7 +327,7 @@ class _Fit:
         def take(site: Site) -> StateEdit:
             def update(x: Tensor, labels: Tensor, counted: Tensor) -> None:
                 try:
-                    self._update(fitters, site, x, labels, counted)
+                    self._update(fitters, site, x, labels, counted, batch)
                 except InputError:
                     refused.append((site, x, counted))
                     raise
@@ -307,18 +342,26 @@ class _Fit:
                 check_states(x, counted, self.model, batch, site, edits)
             raise
 
-    def _update(self, fitters: dict[Site, Any], site: Site, x: Tensor, labels: Tensor, counted: Tensor) -> None:
+    def _update(
+        self, fitters: dict[Site, Any], site: Site, x: Tensor, labels: Tensor, counted: Tensor, batch: Batch
+    ) -> None:
         if site not in fitters:
-            options = self._fitter_options(x)
-            fitters[site] = self.method.fitter(x.shape[-1], self.survey.width, device=x.device, **options)
+            width = self.survey.width + sum(each.survey.width for each in self._remembered)
+            fitters[site] = self.method.fitter(x.shape[-1], width, device=x.device, **self._fitter_options(x))
         mask = None if bool(counted.all()) else counted
         # The survey has judged the labels: here they are only read.
         z = read_labels(labels, tuple(x.shape[:-1]), name="concept", kind=self.config.kind, mask=mask)
+        if self._remembered:
+            theirs = [each.columns(batch, x, partial(self._aligned, site)) for each in self._remembered]
+            z = torch.cat([z.columns(self.survey.width).double(), *theirs], -1)
         fitters[site].update(x, z, mask=mask)
+
+    def _aligned(self, site: Site, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        return align(x, batch, site, self.batches.ignore_index)
 
     def _fitter_options(self, x: Tensor) -> dict[str, Any]:
         given = {"dtype": eraser_dtype(x.dtype)} | self.config.fitter_options()
-        return given if self.config.kind == "auto" else given | {"kind": self.config.kind}
+        return given if self.config.kind == "auto" or self._remembered else given | {"kind": self.config.kind}
 
     @property
     def n_batches(self) -> int:

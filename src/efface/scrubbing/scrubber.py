@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -17,13 +17,14 @@ from efface.core.codec import TENSOR, TYPE
 from efface.core.config import Config
 from efface.core.edits import Edit, OnStates, check_base, check_sites, located_site
 from efface.core.erasure import Erasure
-from efface.core.installer import Handle, handles_on
+from efface.core.installer import Handle
 from efface.core.saved_types import saved_type
 from efface.core.site import Site
 from efface.core.subjects import unwrapped
 from efface.erasers.base import Eraser
 from efface.scrubbing.adapted import merged
 from efface.scrubbing.batches import Survey
+from efface.scrubbing.companions import Remembered, fitted_on
 from efface.scrubbing.config import legacy_config
 from efface.scrubbing.controls import RandomSubspace
 from efface.scrubbing.fold import Folded, check_apart, fold
@@ -35,13 +36,15 @@ class Scrubber(Erasure):
     """Erasers for sites of a model.
 
     `with scrubber.on(model):` erases in every forward pass of a model, `generate()` and training included;
-    `scrubber.folded(model)` does so by the weights. Scrubbers of several concepts may be nested; the inner edit then
-    comes second, and the outer one, fitted without it, is no longer exact, which is warned of.
+    `scrubber.folded(model)` does so by the weights. Several concepts are erased at once, by `join_concepts`, or one
+    after the other: a scrubber that is fitted with another one on, on the same data, keeps both concepts out, and is
+    put on inside it. Scrubbers that know nothing of each other are refused.
 
     Attributes:
         erasers: Site -> an eraser of rows, in the order of a forward pass; or any function from hidden states
             `(..., d)` to hidden states, which cannot be saved.
         fingerprint: Of the model of the fit, so that one whose weights have changed is refused; None fits any.
+        beside: Content hash of each scrubber that was on the model in the fit.
         config: Options of the fit, those of the method of rows among them.
         report: What the labels of the fit were.
 
@@ -57,6 +60,7 @@ class Scrubber(Erasure):
 
     erasers: Mapping[Site, Any]
     fingerprint: str | None = None
+    beside: tuple[str, ...] = field(default=(), kw_only=True)
     config: Config | None = field(default=None, kw_only=True)
     report: Survey | None = field(default=None, kw_only=True)
 
@@ -129,25 +133,39 @@ class Scrubber(Erasure):
             InputError: If the model lacks a site, is not the one of the fit, or has one of the erasers on already.
         """
         check_apart(subject, self.marks, weights_only=True)
-        below = [handle.erasure for handle in handles_on(subject) if isinstance(handle.erasure, Scrubber)]
-        for other in below:
-            fitted = other.fingerprint is not None and other.method != "random"
-            if fitted and self.fingerprint is not None and other != self:
-                self._tell_unsettled(other, subject)
+        if self.fingerprint is not None and self.method != "random" and isinstance(subject, nn.Module):
+            self._check_beside([other for other in fitted_on(subject) if other != self], check=check)
         return super().on(subject, check=check)
 
-    def _tell_unsettled(self, below: Scrubber, model: nn.Module) -> None:
-        """Warn where a scrubber that is on already gets other hidden states behind this one than it was fitted to."""
-        order = {path: i for i, (path, _) in enumerate(unwrapped(model).named_modules())}
-        first = min((order[site.path] for site in self.sites if site.path in order), default=len(order))
-        behind = [site for site in below.sites if order.get(site.path, -1) > first]
-        if behind:
-            warnings.warn(
-                f"{below!r} was fitted without {self!r}, so its concept comes back in part behind the first site of "
-                f"that, as at {behind[0]}: erase both at once, scrub(model, data, efface.join_concepts(a, b))",
-                EffaceWarning,
-                stacklevel=3,
+    def _check_beside(self, below: list[Scrubber], *, check: bool) -> None:
+        """Refuse to be put on where it, or a scrubber that is on already, gets other hidden states than in its fit."""
+        for other in below:
+            of_one_fit = bool(self.provenance) and other.provenance == self.provenance
+            if of_one_fit or other.digest in self.beside:
+                continue
+            text = (
+                f"{other!r} is on, and {self!r} was not fitted with it on: each gets other hidden states than those of "
+                "its fit, so both concepts come back in part. Fit both at once, scrub(model, data, "
+                "efface.join_concepts(a, b)), or the second on the same data with the first one on"
             )
+            if check:
+                raise InputError(f"{text}; on(model, check=False) puts it on as it is")
+            warnings.warn(text, EffaceWarning, stacklevel=4)
+        if missing := len({*self.beside} - {other.digest for other in below}):
+            warnings.warn(
+                f"{self!r} was fitted with {missing} more scrubbers on, which are not: its concept is gone with them "
+                "on, and they come first",
+                EffaceWarning,
+                stacklevel=4,
+            )
+
+    labels: ClassVar[Remembered | None] = None
+    """The labels of the fit, for a fit of another concept beside it; only while it is in memory."""
+
+    def remembering(self, labels: Remembered | None) -> Self:
+        """The scrubber itself, with the labels of its fit."""
+        object.__setattr__(self, "labels", labels)
+        return self
 
     def folded(self, model: nn.Module, *, inputs: Mapping[str, Any] | None = None) -> Folded:
         """The same as an edit of weights, of the linear layers that follow the sites: exact, and free to run.
