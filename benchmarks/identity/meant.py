@@ -10,6 +10,34 @@ _MARK = "fingerprints have checksums of each part and in half precision, by whic
 _DRAWS = "a control's draws after the first have seeds by the number of their call, so that one can be made again"
 _JUDGES = "judges see each of two objects, say when they cannot say, and were trained anew; audits count that apart"
 _PARTS = "Semantic Surgery reads each text encoder and each pooled vector apart, each with a gate of its own"
+_UNITS = (
+    "shrinkage is of correlations, so that no column's unit decides for the others; the edit of a report is the one "
+    "made, and no longer that of the shrunk covariance"
+)
+_SHRUNK = (
+    *(f"leace/{name}/*" for name in ("columns", "complex*", "continuous", "far from zero", "few rows/shrunk")),
+    *(f"leace/{name}/*" for name in ("float*/shrunk", "kind", "large", "masked", "numpy", "one-hot", "sequences")),
+    *(
+        f"leace/{name}"
+        for name in ("svd_tol/*", "weighted/*", "applied to *", "fitted on *", "as a module", "from numpy")
+    ),
+    "leace/in float64",
+    "oracle/*/shrunk/*",
+    *(f"quadratic/{name}/*" for name in ("*/shrunk", "complex128", "one-hot, weighted")),
+    *(f"streaming/{name}Fitter/*" for name in ("Leace", "Quadratic")),
+    *(f"estimators/{name}Transformer/*" for name in ("Leace", "Quadratic")),
+    "composing/*",
+    "command_line/*/applied",
+    "command_line/audit/*",
+    "audit_vectors/*",
+    "scrub_*",
+    "concept_scrubber/*",
+    "collecting/scrubbed/*",
+    "collecting/random subspace, again",
+    "projection/*leace/*",
+    "erasures_together/*projection*",
+)
+"""What is fitted with shrinkage, which is the default."""
 
 MEANT: dict[str, str] = {
     "*/words": "prose: reports say more, and by which versions and call they were made",
@@ -31,4 +59,5 @@ MEANT: dict[str, str] = {
     "intervals/area/interval": _AREA,
     "intervals/detection/findings": _AREA,
     "intervals/detection/numbers": _AREA,
+    **dict.fromkeys(_SHRUNK, _UNITS),
 }

@@ -114,11 +114,34 @@ def test_agrees_with_the_naive_reference_at_any_rank(seed, d, rank, k, ratio, wh
 @pytest.mark.parametrize("shrinkage", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
 def test_agrees_with_concept_erasure_where_that_is_right(dtype, shrinkage, affine):
+    """With shrinkage on columns of one spread, where correlations are covariances: else it depends on their units."""
     x, _, z = dataset(3)
-    x = x.to(dtype)
+    x = (x / x.std(0) if shrinkage else x).to(dtype)
     ours = LeaceEraser.fit(x, z, shrinkage=shrinkage, affine=affine)
     theirs = concept_erasure.LeaceEraser.fit(x, z, shrinkage=shrinkage, affine=affine)
     torch.testing.assert_close(ours.P, theirs.P, rtol=0, atol=1e-9 if dtype == torch.float64 else 2e-4)
+
+
+@pytest.mark.parametrize("shrinkage", [True, False])
+@pytest.mark.parametrize("n", [12, 400])
+def test_units_of_columns_do_not_matter(n, shrinkage):
+    """Income among shares: its numbers do not decide how much the others are shrunk, nor how much of it is moved."""
+    x, _, z = dataset(3)
+    x, z, units = x[:n], z[:n], torch.tensor([3e4, 1.0, 1e-3] + [1.0] * (D - 3), dtype=x.dtype)
+    fit = {"shrinkage": shrinkage, "dtype": torch.float64}
+    scaled, plain = LeaceEraser.fit(x * units, z, **fit), LeaceEraser.fit(x, z, **fit)
+    torch.testing.assert_close(scaled(x * units) / units, plain(x), rtol=1e-6, atol=1e-7)
+    assert scaled.report.shrinkage == pytest.approx(plain.report.shrinkage, abs=1e-9)
+
+
+@pytest.mark.parametrize("shrinkage", [True, False])
+@pytest.mark.parametrize("n", [8, 12, 400])
+def test_the_edit_that_is_reported_is_made(n, shrinkage):
+    x, _, z = dataset(3)
+    x, z = x[:n] * torch.linspace(1, 100, D, dtype=x.dtype), z[:n]
+    eraser = LeaceEraser.fit(x, z, shrinkage=shrinkage, dtype=torch.float64)
+    total = (x - x.mean(0)).square().sum()
+    assert eraser.report.edit == pytest.approx(float((eraser(x) - x).square().sum() / total), rel=1e-6)
 
 
 def test_streaming_is_batch_and_the_eraser_is_refreshed():

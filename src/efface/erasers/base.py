@@ -32,7 +32,8 @@ class Report:
         correlations: Canonical correlations of x and z that were erased, descending.
         dropped: Those left alone because they are within rounding (or under `svd_tol`).
         residual: Largest correlation of any feature with any concept column left after the edit, as stored.
-        edit: Relative size of the edit, `E|x' - x|^2 / tr(sigma_xx)`; None if sigma_xx was not kept.
+        edit: Relative size of the edit, `E|x' - x|^2` of the rows seen over their total variance; None if sigma_xx was
+            not kept.
         x_rank: Numerical rank of sigma_xx; None if it was not kept.
         route: How sigma_xx was factored: `"cholesky"` or `"eigh"` (singular); None if it was not.
         shrinkage: Weight of the target in the shrunk covariance, 0 to 1.

@@ -18,10 +18,11 @@ from efface.erasers.fitter import Fitter, fit_of
 from efface.erasers.lowrank import erase_low_rank
 from efface.linalg.projection import Projection, oblique_projection, orthogonal_projection, rank_tolerance
 from efface.linalg.psd import factor_
-from efface.linalg.shrinkage import weight_of_sample
+from efface.linalg.shrinkage import correlation_weight
 from efface.moments.gram import mirror
 
 ErasureMethod = Literal["leace", "orth"]
+_TINY = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class LeaceConfig(Config):
     """Options of LEACE; see `LeaceFitter`."""
 
     affine: bool = option(True, "keep the mean of the rows; otherwise the map is linear")
-    shrinkage: bool = option(True, "shrink the covariance of the rows: smaller edits on few rows")
+    shrinkage: bool = option(True, "shrink the correlations of the columns: smaller edits on few rows")
     svd_tol: float | None = option(None, "leave canonical correlations up to this alone; None: rounding alone", above=0)
     kind: Kind = option("auto", "what labels are: integers classes and floats quantities, unless you say so")
 
@@ -98,7 +99,8 @@ class LeaceFitter(Fitter):
             trace, as `P sigma P^H = F (I - U U^H) F^H`, which is at most sigma.
         device: Where statistics live.
         dtype: Dtype of the eraser; float64 also forms all products in float64.
-        shrinkage: Shrink sigma_xx towards a multiple of the identity (arXiv:1308.2608). Erasure stays exact.
+        shrinkage: Shrink the correlations of x (arXiv:1308.2608). Erasure stays exact. Unlike in concept_erasure,
+            which shrinks the covariance, the result does not depend on the units of the columns.
         svd_tol: Drop canonical correlations of x and z up to this; None drops rounding alone. Unlike in
             concept_erasure it does not depend on the scale or prevalence of z, so rare concepts are erased.
         kind: What z is: `"auto"`, `"categorical"` or `"continuous"`.
@@ -152,18 +154,19 @@ class LeaceFitter(Fitter):
         return self.moments.scatter_xx.to(self.dtype) if self.second == "full" else None
 
     def _upper_sigma_xx(self) -> tuple[Tensor, float]:
-        """Upper triangle of the covariance in float64, and the weight of the shrinkage target in it."""
+        """Upper triangle of the covariance in float64, and the weight of the shrinkage target in it.
+
+        The target is its diagonal: correlations are shrunk, so that the units of the columns do not matter.
+        """
         if self.second == "diag":
             raise InputError(f"method={self.method!r} does not keep sigma_xx: use method='leace'")
         freedom = self.moments.degrees_of_freedom()
         sigma = self.moments.upper_scatter_xx()
         if not self.shrinkage:
             return sigma.div_(freedom), 0.0
-        variance = sigma.div_(self.moments.weight).diagonal().real
-        squares = 2 * torch.linalg.vector_norm(sigma).square() - variance.square().sum()
-        alpha = float(weight_of_sample(variance.sum(), squares, self.x_dim, self.moments.weight))
-        ridge = (1 - alpha) * float(variance.mean())
-        sigma.mul_(alpha).diagonal().add_(ridge)
+        variance = sigma.div_(self.moments.weight).diagonal().real.clone()
+        alpha = correlation_weight(sigma, variance.sqrt(), self.moments.weight)
+        sigma.mul_(alpha).diagonal().copy_(variance)
         return sigma, 1 - alpha
 
     def _solve(self) -> LeaceEraser:
@@ -184,9 +187,24 @@ class LeaceFitter(Fitter):
         rank = None if shrunk else int(freedom)
         x_factor = factor_(sigma, eps=self.moments.eps, least=least, max_rank=rank, noise=grain)
         projection = oblique_projection(x_factor, sigma_xz, sigma_zz, tol=tol)
-        edit = float(projection.left.abs().square().sum()) / total if total else 0.0
+        edit = self._edit(projection, variance, shrunk) / total if total else 0.0
         found = {"edit": edit, "x_rank": x_factor.rank, "route": x_factor.route, "shrinkage": shrunk}
         return self._finish(projection, sigma_xz, sigma_zz, variance, **found)
+
+    def _edit(self, projection: Projection, variance: Tensor, shrunk: float) -> float:
+        """Mean squared change of the rows that were seen, whose covariance S is not the shrunk one.
+
+        `tr(L R S R^H L^H)`, where `alpha R S R^H = I - (1 - alpha) R diag(S) R^H`, as `R sigma R^H = I`.
+        """
+        left, right = projection.left, projection.right
+        if shrunk == 0:
+            return float(left.abs().square().sum())
+        if 1 - shrunk < _TINY:  # alpha is 0: all correlations were shrunk away.
+            seen = right @ mirror(self.moments.upper_scatter_xx()).div_(self.moments.weight) @ right.mH
+        else:
+            eye = torch.eye(right.shape[0], dtype=right.dtype, device=right.device)
+            seen = (eye - shrunk * (right * variance) @ right.mH) / (1 - shrunk)
+        return float(torch.einsum("ij,ji->", left.mH @ left, seen).real)
 
     def _finish(
         self, projection: Projection, sigma_xz: Tensor, sigma_zz: Tensor, variance: Tensor, **found: Any

@@ -18,7 +18,7 @@ from efface.erasers.base import Eraser, Report, check_shapes, on_tensors
 from efface.erasers.fitter import Fitter, fit_of
 from efface.erasers.lowrank import check_width, no_autocast
 from efface.linalg.projection import concept_whitener, rank_tolerance
-from efface.linalg.shrinkage import optimal_linear_shrinkage
+from efface.linalg.shrinkage import shrunk_in_units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class OracleFitter(Fitter):
         z_dim: Width of z: number of classes (1 will do for two classes 0/1), or of columns.
         device: Where statistics live.
         dtype: Dtype of the eraser; float64 also forms all products in float64.
-        shrinkage: Shrink sigma_zz towards a multiple of the identity; erasure is then no longer exact.
+        shrinkage: Shrink the correlations of z; erasure is then no longer exact.
         svd_tol: Accepted for compatibility; None (or anything) drops exact dependencies of the columns of z
             alone, by a rule relative to their scale.
         kind: What z is: `"auto"`, `"categorical"` or `"continuous"`.
@@ -129,7 +129,8 @@ class OracleFitter(Fitter):
         freedom = self.moments.degrees_of_freedom()
         if not self.shrinkage:
             return self.moments.scatter_zz / freedom
-        return optimal_linear_shrinkage(self.moments.scatter_zz / self.moments.weight, self.moments.weight)
+        sigma, n = self.moments.scatter_zz / self.moments.weight, self.moments.weight
+        return shrunk_in_units(sigma, sigma.real.new_tensor(n), sigma.diagonal().real.sqrt())[0]
 
     def _solve(self) -> OracleEraser:
         sigma_xz, _, _ = self._covariances()

@@ -18,7 +18,7 @@ from efface.core.row_labels import Labels
 from efface.erasers.base import Eraser, Report, check_shapes, on_tensors
 from efface.erasers.fitter import Fitter, fit_of
 from efface.erasers.lowrank import check_width, no_autocast
-from efface.linalg.shrinkage import optimal_linear_shrinkage, shrinkage_weight
+from efface.linalg.shrinkage import shrunk_in_units
 from efface.linalg.transport import ot_barycenter, ot_map, ot_midpoint
 from efface.moments.classwise import ClassMoments, as_labels, check_label
 from efface.moments.grouping import groupby
@@ -148,8 +148,9 @@ class QuadraticFitter(Fitter):
         num_classes: Number k of classes; labels are 0 to k - 1. Keeps k d^2 float64 numbers.
         device: Where statistics live.
         dtype: Dtype of the erasers, float32 by default.
-        shrinkage: Shrink each covariance towards a multiple of the identity (arXiv:1308.2608), which tames
-            classes with few rows; covariances are then equal after the edit as far as shrinkage is small.
+        shrinkage: Shrink each covariance towards a multiple of the identity (arXiv:1308.2608), with columns in units
+            of their spread within classes, which tames classes with few rows; covariances are then equal after the
+            edit as far as shrinkage is small.
         kind: `"auto"` takes integers, booleans and one-hot rows; `"categorical"` whole floats too.
 
     Does not guarantee: see `QuadraticEraser`.
@@ -254,9 +255,9 @@ class QuadraticFitter(Fitter):
         sigma = self.moments.scatter_xx
         if not self.shrinkage:
             return sigma / (weight - 1), 0.0
-        sigma /= weight
-        alpha = shrinkage_weight(sigma, weight)
-        return optimal_linear_shrinkage(sigma, weight, inplace=True), float(1 - alpha.min())
+        within = sigma.diagonal(dim1=-2, dim2=-1).real.sum(0) / weight.sum()
+        sigma, alpha = shrunk_in_units(sigma.div_(weight), weight, within.sqrt())
+        return sigma, float(1 - alpha.min())
 
     def _check_classes(self) -> None:
         n = self.n.tolist()

@@ -1,4 +1,8 @@
-"""Shrinkage of sample covariance matrices towards a multiple of the identity."""
+"""Shrinkage of sample covariance matrices: towards a multiple of the identity, or of the variances of the columns.
+
+The first treats all directions alike, so that of columns in different units the one with the largest numbers decides
+for all; what is fitted here shrinks the correlations, which know no units.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 
+_ROWS = 256
 
 def trace(matrices: Tensor) -> Tensor:
     """Traces of a batch of matrices `(..., p, p)`, shaped `(..., 1, 1)` to broadcast with it."""
@@ -72,3 +77,43 @@ def optimal_linear_shrinkage(S_n: Tensor, n: int | float | Tensor, *, inplace: b
     out = S_n.mul_(alpha) if inplace else S_n * alpha
     out.diagonal(dim1=-2, dim2=-1).add_(ridge.squeeze(-1))
     return out
+
+
+def correlation_weight(upper: Tensor, std: Tensor, n: int | float) -> float:
+    """`shrinkage_weight` of the correlation matrix, from the upper triangle `(d, d)` of the covariance.
+
+    Args:
+        upper: Upper triangle of the covariance, zeros below.
+        std: `(d,)` standard deviations; columns with none have no correlations and do not count.
+        n: Sample size.
+    """
+    live = int((std > 0).sum())
+    unit = torch.where(std > 0, std, torch.ones_like(std))
+    squares = 0.0
+    for rows, own in zip(upper.split(_ROWS), unit.split(_ROWS), strict=True):
+        squares += 2 * float((rows / unit / own[:, None]).abs().square().sum())
+    total = torch.tensor(float(live), dtype=torch.float64)
+    return float(weight_of_sample(total, total.new_tensor(squares - live), max(live, 1), n))
+
+
+def shrunk_in_units(S_n: Tensor, n: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Covariances `(..., d, d)`, shrunk where their columns are measured in given units; changed in place.
+
+    Args:
+        S_n: Sample covariances, normalised by n.
+        n: Sample sizes, of a shape that broadcasts with `(..., 1, 1)`.
+        std: `(d,)` a unit for each column, such as its standard deviation within classes; columns without stay as
+            they are.
+
+    Returns:
+        `alpha S + (1 - alpha) t diag(std^2)`, with t the mean variance in these units, and alpha.
+    """
+    unit = torch.where(std > 0, std, torch.ones_like(std))
+    live = max(int((std > 0).sum()), 1)
+    scaled = S_n / unit / unit[:, None]
+    total = trace(scaled).real
+    alpha = weight_of_sample(total, scaled.abs().square().sum((-2, -1), keepdim=True), live, n)
+    ridge = ((1 - alpha) * total / live)[..., 0] * std.square()
+    out = S_n.mul_(alpha.to(S_n.dtype))
+    out.diagonal(dim1=-2, dim2=-1).add_(ridge)
+    return out, alpha
