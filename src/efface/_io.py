@@ -24,7 +24,7 @@ from efface._temporary import temporary_file, temporary_folder
 from efface.core.arrays import is_finite
 
 FORMAT_VERSION = 2
-CONFIG, TENSORS = "config.json", "model.safetensors"
+CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 
 
 @contextmanager

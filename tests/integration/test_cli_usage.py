@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import efface
 from efface.cli import completion, generate, main
@@ -102,6 +104,12 @@ def test_help_after_a_method_is_about_it_for_this_command(capsys: pytest.Capture
             "'classes' is not one of 'auto', 'categorical', 'continuous'",
         ),
         ("generate shapes --prompt a -o a.png --steps 0", "--steps 0: write at least 1"),
+        ("generate shapes --prompt a -o a.png --guidance nan", "--guidance nan: write a number"),
+        ("audit X.npy --concept z.npy --seed -1", "--seed -1: write an integer from 0 on"),
+        ("explain digits --blur 0", "--blur 0.0: write a number above 0"),
+        ("explain digits --method diet --rate inf", "--rate inf: write a number above 0"),
+        ("explain digits --method diet --least-agreement 1.5", "--least-agreement 1.5: write a number from 0 to 1"),
+        ("fit X.npy --concept z.npy -o e --checkpoint X.npy", "--checkpoint X.npy is a file"),
         ("explain digits --limit 0", "--limit 0: write at least 1"),
     ],
 )
@@ -264,6 +272,35 @@ def test_a_file_is_not_applied_onto_itself(output: str, capsys: pytest.CaptureFi
         argv = ["apply", "X.npy", "--eraser", "eraser", "-o", output, *more]
         assert "is a file that is read" in fails(capsys, *argv)
     assert Path("X.npy").read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    "output", ["eraser/model.safetensors", "eraser/../eraser/model.safetensors", "other.safetensors"]
+)
+def test_an_eraser_is_not_lost_to_what_it_is_applied_to(output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also by another path, or through a folder that is a link."""
+    assert main(FIT) == 0
+    Path("link").symlink_to("eraser")
+    Path("other.safetensors").symlink_to("link/model.safetensors")
+    kept = Path("eraser/model.safetensors").read_bytes()
+    said = fails(capsys, "apply", "X.npy", "--eraser", "link", "-o", output, "--force")
+    assert "is a file of link, which is read" in said and Path("eraser/model.safetensors").read_bytes() == kept
+
+
+def test_nothing_that_is_read_is_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("data").mkdir()
+    save_file({"X": torch.from_numpy(np.load("X.npy"))}, "data/model.safetensors")
+    Path("names.md").write_text("a\nb\n")
+    os.link("X.npy", "hard.npy")
+    assert main(FIT) == 0
+    for argv in (
+        ["fit", "data/model.safetensors", "--concept", "z.npy", "-o", "data"],
+        ["apply", "X.npy", "--eraser", "eraser", "-o", "hard.npy"],
+        ["audit", "X.npy", "--concept", "z.npy", "--eraser", "eraser", "-o", "eraser/config.json"],
+        ["explain", "a:b", "X.npy", "--classes", "names.md", "-o", "names.md"],
+    ):
+        assert "which is read" in (said := fails(capsys, *argv, "--force")) or "a file that is read" in said
+    assert Path("names.md").read_text() == "a\nb\n"
 
 
 # The shell

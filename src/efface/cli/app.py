@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import math
 import shlex
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,15 @@ COMMANDS: dict[str, tuple[type[options.Options], str]] = {
 """Name of a command -> what it is asked for, and the module whose `run` does it."""
 
 _WIDTH = 110
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "N": (lambda n: n >= 1, "at least 1"),
+    "SEED": (lambda n: 0 <= n < 2**32, "an integer from 0 on, below 2**32"),
+    "SCALE": (math.isfinite, "a number, e.g. 5"),
+    "PIXELS": (lambda x: 0 < x < math.inf, "a number above 0"),
+    "RATE": (lambda x: 0 < x < math.inf, "a number above 0, e.g. 0.0001"),
+    "SHARE": (lambda x: 0 <= x <= 1, "a number from 0 to 1"),
+}
+"""What stands for a value in the help -> which values can be, and how to say so."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -119,7 +129,7 @@ def _info(field: Field[Any], subject: str | None) -> Any:
     if field.metadata["names"] is None:
         complete = complete_methods(None) if field.name == "name" else None
         return typer.Argument(**shown, autocompletion=complete)
-    more: dict[str, Any] = {"callback": _at_least_one} if shown["metavar"] == "N" else {}
+    more: dict[str, Any] = {"callback": _in_range(shown["metavar"])} if shown["metavar"] in _RANGES else {}
     if field.name == "settings":
         more = {"autocompletion": complete_settings(subject)}
     elif field.name == "method":
@@ -128,10 +138,15 @@ def _info(field: Field[Any], subject: str | None) -> Any:
     return typer.Option(*field.metadata["names"], **shown, **more)
 
 
-def _at_least_one(param: typer.CallbackParam, value: int | None) -> int | None:
-    if value is not None and value < 1:
-        raise InputError(f"{param.opts[-1]} {value}: write at least 1")
-    return value
+def _in_range(metavar: str) -> Callable[..., Any]:
+    test, expected = _RANGES[metavar]
+
+    def check(param: typer.CallbackParam, value: Any) -> Any:
+        if value is not None and not test(value):
+            raise InputError(f"{param.opts[-1]} {value}: write {expected}")
+        return value
+
+    return check
 
 
 def _listing(subject: str | None) -> Callable[[Any], Any]:

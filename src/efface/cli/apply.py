@@ -82,9 +82,7 @@ def _check_output(args: Apply, inputs: Inputs) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"-o {args.output}: expected a suffix of {' '.join(SUFFIXES)}")
     read = [inputs.x.path, *(labels.source.path for labels in inputs.labels if labels.source is not None)]
-    if path.exists() and any(path.samefile(file) for file in read):
-        raise InputError(f"-o {args.output} is a file that is read: name another, or its rows would be lost")
-    check_free([path], "-o", force=args.force)
+    check_free([path], "-o", force=args.force, read=[*read, args.eraser])
 
 
 def find_inputs_for(saved: Saved, source: Source, args: Apply) -> Inputs:

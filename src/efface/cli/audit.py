@@ -46,7 +46,8 @@ class Rows:
 
 def run(args: options.Audit) -> None:
     """Audit files, print what follows and write the report."""
-    check_report(args.output, force=args.force)
+    read = [args.x, *args.concept, args.task, args.after, args.eraser]
+    check_report(args.output, force=args.force, read=read)
     saved = load_saved(args.eraser) if args.eraser else None
     inputs = _find_inputs(args, saved)
     rows = _read(inputs, args)

@@ -49,8 +49,9 @@ def run(args: Explain) -> None:
     Raises:
         InputError: If the model, an image or an option cannot be used.
     """
-    check_report(args.output, force=args.force)
-    check_maps_folder(args.maps, force=args.force)
+    read = [args.model, *args.images, args.train, args.weights, args.classes, args.student]
+    check_report(args.output, force=args.force, read=read)
+    check_maps_folder(args.maps, force=args.force, read=read)
     methods = _methods(args)
     files = find_images(args.images, args.limit, args.seed, _say) if args.images else None
     classifier = load_classifier(args, _say)

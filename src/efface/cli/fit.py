@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from efface._errors import InputError
-from efface._io import atomic_dir
+from efface._io import CARD, CONFIG, TENSORS, atomic_dir
 from efface._validate import check_finite
-from efface.cli.concepts import Concept, Side, joint, joint_kind, learn
+from efface.cli.concepts import SIDE_FILE, Concept, Side, joint, joint_kind, learn
 from efface.cli.inputs import Inputs, choose_features, find_labels
 from efface.cli.options import Chosen, Fit
 from efface.cli.outputs import check_free
@@ -47,7 +47,10 @@ def _check_output(args: Fit) -> None:
     path = Path(args.output)
     if path.exists() and not path.is_dir():
         raise InputError(f"-o {args.output} is a file, expected the name of a folder for the eraser")
-    check_free([path], "-o", force=args.force)
+    if args.checkpoint is not None and Path(args.checkpoint).is_file():
+        raise InputError(f"--checkpoint {args.checkpoint} is a file, expected the name of a folder")
+    written = [path / name for name in (CONFIG, TENSORS, CARD, SIDE_FILE)]
+    check_free([path, *written], "-o", force=args.force, read=[args.x, *args.concept])
 
 
 def find_inputs(spec: str, concepts: Sequence[str], args: Chosen) -> Inputs:

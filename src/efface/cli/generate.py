@@ -39,7 +39,7 @@ def run(args: Generate) -> None:
     """Sample every prompt at every seed; prints the path written."""
     if args.output.suffix.lower() not in SUFFIXES:
         raise InputError(f"{args.output}: expected a file that ends in one of {', '.join(SUFFIXES)}")
-    check_free([args.output], "-o", force=args.force)
+    check_free([args.output], "-o", force=args.force, read=[args.pipeline, args.erasure])
     concept = _concept(args)
     view = PipelineView.of(load_pipeline(args.pipeline))
     erasure = _erasure(args, view, concept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,13 +20,13 @@ from efface.explanation.picturing import to_heat, to_pixels
 TENSORS, INDEX = "maps.safetensors", "maps.json"
 
 
-def check_maps_folder(folder: Path | None, *, force: bool) -> None:
-    """Refuse before the work is done what could not be written after it."""
+def check_maps_folder(folder: Path | None, *, force: bool, read: Iterable[Any] = ()) -> None:
+    """Refuse before the work is done what could not be written after it; `read` as in `check_free`."""
     if folder is None:
         return
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--maps {folder} is a file: write a folder")
-    check_free([folder / TENSORS, folder / INDEX], "--maps", force=force)
+    check_free([folder / TENSORS, folder / INDEX], "--maps", force=force, read=read)
     require("matplotlib", extra="report")
 
 

@@ -26,7 +26,7 @@ def flag(default: Any, help: str, metavar: str | None = None, *names: str) -> An
     Args:
         default: Its default; `...` if it must be given, and a list if it may be given several times.
         help: One line for people.
-        metavar: What stands for its value in the help; `"N"` is a count.
+        metavar: What stands for its value in the help; of numbers it says the range (`app`): `"N"` is a count.
         *names: Its flags, if these are not the name of the field with two dashes.
     """
     return _field(default, {"help": help, "metavar": metavar, "names": names})
@@ -211,7 +211,7 @@ class Generate(Options):
     output: Path = flag(..., "picture to write: .png .jpg", "FILE", "-o", "--output")
     seeds: int = flag(4, "columns: seeds 0 to N - 1", "N")
     steps: int | None = flag(None, "steps of the sampler (default: the pipeline's)", "N")
-    guidance: float | None = flag(None, "scale of guidance (default: the pipeline's)", "S")
+    guidance: float | None = flag(None, "scale of guidance (default: the pipeline's)", "SCALE")
     negative: str | None = flag(None, "negative prompt", "TEXT")
     erase: str | None = flag(None, "fit an erasure of this concept", "CONCEPT")
     method: str | None = _method(None, "by this method (with --erase)")
@@ -268,9 +268,9 @@ class Explain(Options):
     steps: int = flag(30, "passes of the search", "N")
     train: Path | None = flag(None, "images that diet tunes on, and that removal draws from", "DIR")
     train_limit: int = flag(800, "so many of them at most", "N")
-    rate: float | None = flag(None, "diet's learning rate (default: 0.0001)", "R")
+    rate: float | None = flag(None, "diet's learning rate (default: 0.0001)", "RATE")
     least_agreement: float | None = flag(
-        None, "share of images tuned on of which diet's copy must say the same as the model (default: 0.97)", "S"
+        None, "share of images tuned on of which diet's copy must say the same as the model (default: 0.97)", "SHARE"
     )
     student: Path | None = flag(None, "diet's tuned copy: read from here, or tuned and written here", "DIR")
     force: bool = _force()

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from efface._errors import InputError
 from efface._lazy import require
@@ -13,6 +14,7 @@ from efface.audit.audit import Audit
 from efface.cli.options import Options
 from efface.core.provenance import provenance
 from efface.report.saving import FORMATS, targets
+from efface.streams.open import split_spec
 
 Say = Callable[[str], None]
 """Told what is going on."""
@@ -23,23 +25,42 @@ def teller(command: str) -> Say:
     return lambda text: print(f"efface {command}: {text}", file=sys.stderr, flush=True)
 
 
-def check_free(paths: Iterable[Path], flag: str, *, force: bool) -> None:
-    """Refuse to replace files, or a folder that has something in it, without being asked to.
+def check_free(paths: Iterable[Path], flag: str, *, force: bool, read: Iterable[Any] = ()) -> None:
+    """Refuse to replace files, or a folder that has something in it, without being asked to; and ever what is read.
+
+    Args:
+        paths: What would be written.
+        flag: What named it.
+        force: Whether it was asked for.
+        read: What the command reads: paths, `file:name`, or None; what is no file or folder does not count.
 
     Raises:
         InputError: If one is there, and not to be replaced.
     """
     taken = [path for path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+    inputs = [path for spec in read if spec is not None for path in {Path(spec), split_spec(spec)[0]} if path.exists()]
+    for path in taken:
+        if own := next((each for each in inputs if _is_of(path, each)), None):
+            what = "a file that is read" if own.is_file() else f"a file of {own}, which is read"
+            raise InputError(f"{flag} {path} is {what}: name another, or what it holds would be lost")
     if taken and not force:
         raise InputError(f"{flag} {taken[0]} is there already: name another, or write --force to replace it")
 
 
-def check_report(output: str | None, *, force: bool) -> None:
+def _is_of(path: Path, read: Path) -> bool:
+    """Whether a file is one that is read, by whatever name, or lies in a folder that is."""
+    if read.is_dir():
+        return path.is_file() and read.resolve() in path.resolve().parents
+    return path.samefile(read)
+
+
+def check_report(output: str | None, *, force: bool, read: Iterable[Any] = ()) -> None:
     """Refuse before the work is done a report that could not be written after it.
 
     Args:
         output: What `-o` was given, or None.
         force: Whether files that are there may be replaced.
+        read: What the command reads, as in `check_free`.
 
     Raises:
         InputError: If the suffix is that of no report, or the file is there.
@@ -53,7 +74,7 @@ def check_report(output: str | None, *, force: bool) -> None:
     if suffix in ("", ".html"):
         for module in ("jinja2", "matplotlib"):
             require(module, extra="report")
-    check_free(targets(output), "-o", force=force)
+    check_free(targets(output), "-o", force=force, read=read)
 
 
 def write_report(audit: Audit, output: str | None) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import EffaceWarning, FormatError, InputError
-from efface._io import load_folder, reading, save_folder
+from efface._io import CARD, load_folder, reading, save_folder
 from efface.core.arrays import is_finite
 from efface.core.card import model_card
 from efface.core.codec import TENSOR, TYPE, decoded, digest, encoded
@@ -160,7 +160,7 @@ class Erasure:
         if bad := next((name for name, value in tensors.items() if not is_finite(value)), None):
             raise InputError(f"{bad} has NaN or infinite values, which could not be loaded again: fit anew")
         plain = {"type": plain.pop(TYPE), **plain, "sha256": self.digest}
-        save_folder(path, plain, tensors, overwrite=overwrite, more={"README.md": model_card(self)})
+        save_folder(path, plain, tensors, overwrite=overwrite, more={CARD: model_card(self)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

@@ -13,6 +13,7 @@ from efface._errors import InputError
 
 _ROWS = 256
 
+
 def trace(matrices: Tensor) -> Tensor:
     """Traces of a batch of matrices `(..., p, p)`, shaped `(..., 1, 1)` to broadcast with it."""
     return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
