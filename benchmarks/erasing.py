@@ -146,7 +146,7 @@ def report(method: str, found: dict[str, dict[str, Any]]) -> None:
         )
         for name, f in found.items()
     ]
-    for factor in ("object", "style"):
+    for factor in ("object", "style", "colour"):
         these = [f for name, f in found.items() if concept(name).factor == factor]
         if len(these) > 1:
             e, g = ([share_of(f[k]) for f in these] for k in ("ACC_e", "ACC_g"))

@@ -16,6 +16,7 @@ from torch import Tensor
 import efface
 from efface import Concept, InputError, PipelineView, StillUnsafeWarning, erase
 from efface.diffusion.text.cgce.erasure import Cgce
+from efface.diffusion.text.contrast import moved
 from efface.pipelines.embedding import PromptEmbedding
 from efface_worlds.shapes import FACTORS, concept, load_judge, load_shapes_pipeline, prompts_for
 from tests.pipelines import build, direct, run_of, small, state, tiny
@@ -27,7 +28,7 @@ PROMPTS = ["a red circle", "the small blue star", "a photo of a circle", "a big 
 QUICK: dict[str, Any] = {
     "n_pairs": 24, "epochs": 4, "learning_rate": 0.01, "keep_rows": 0.5, "members": 2, "width": 8, "heads": 2
 }  # fmt: skip
-QUICK |= {"least_auroc": 0.5}
+QUICK |= {"least_auroc": 0.5, "preset": "published"}
 
 
 @cache
@@ -260,6 +261,7 @@ def test_pairs_of_the_users_own_and_of_a_language_model() -> None:
         (SPEC, {"max_iter": 0}, "max_iter"),
         (SPEC, {"width": 6}, "does not divide"),
         (SPEC, {"pairs": [("a", "b"), ("c", "d")]}, "are 2 pairs|fall into"),
+        ("circle", {"pairs": [("a star", "a circle")] * 12}, "nothing to show in place of circle"),
         (["circle", "star"], {"pairs": [("a", "b")]}, "several concepts"),
         (SPEC, {"pairs": [(f"a {i} star", f"a {i} circle " * 40) for i in range(12)]}, "tokens long"),
     ],
@@ -314,12 +316,39 @@ def test_the_star_is_erased_and_other_pictures_stay_bit_for_bit() -> None:
     options = {"others": ["triangle", "square"], "steps": 10, "guidance": 3.0, "batch_size": 12}
     audit = efface.audit.pipeline(shapes(), spec, judge=load_judge(), erasure=erased("star"), seeds=3, **options)
     assert audit.find("seen by the judge", "star", "before").value > 0.8
-    assert audit.find("seen by the judge", "star", "after").value < 0.2
+    assert audit.find("seen by the judge", "star", "after").value == 0
     assert audit.find("images of other prompts", "pixels moved", "change").value == 0
+
+
+def test_as_recommended_a_prompt_goes_straight_to_its_anchor_as_far_as_the_classifier_asks() -> None:
+    erasure, view = erased("star"), PipelineView.of(shapes())
+    assert erasure.anchors == ("triangle",)
+    asked = ["a cyan star on a pink background", "a yellow dotted star on a grey background", "a red circle"]
+    plain, run = view.encode(asked), run_of(view)
+    after = erasure.edited(plain, run)
+    there = moved(plain, [0, 1], erasure.contrasts[0])
+    anchor = view.encode([text.replace("star", "triangle") for text in asked])
+    for i in (0, 1):
+        whole, gone = (x.sequence[i] - plain.sequence[i] for x in (there, after))
+        share = float((whole * gone).sum() / whole.square().sum())
+        assert 0.5 < share <= 1 + 1e-4
+        torch.testing.assert_close(gone, share * whole, atol=1e-3, rtol=1e-3)
+        far = [float((x.sequence[i] - anchor.sequence[i])[-1].norm()) for x in (plain, after)]
+        assert far[1] < 0.6 * far[0] and run.log.last[i]["safe"] and run.log.last[i]["steps"] > 0
+    assert torch.equal(after.sequence[2], plain.sequence[2])
+    free = erasure.tuned(along="gradient").edited(plain, run_of(view)).sequence
+    assert (free - anchor.sequence)[:2, -1].norm() > 2 * (after.sequence - anchor.sequence)[:2, -1].norm()
+
+
+def test_an_erasure_without_a_way_to_an_anchor_refuses_to_go_there() -> None:
+    with pytest.raises(InputError, match="fitted without a way to an anchor"):
+        fitted("sd1").tuned(along="anchor")
 
 
 def test_pairs_that_do_not_differ_in_a_concept_are_refused() -> None:
     texts = prompts_for(None, 80, seed=3).texts
     mixed = list(dict.fromkeys(texts))
     with pytest.raises(InputError, match="(?s)do not score above those without on pairs held out.*score from"):
-        erase(shapes(), "star", method="cgce", pairs=list(zip(mixed[::2], mixed[1::2], strict=False)))
+        erase(
+            shapes(), "star", method="cgce", preset="published", pairs=list(zip(mixed[::2], mixed[1::2], strict=False))
+        )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from efface import InputError
 from efface.diffusion.text.cgce.classifier import EPS, TRAINED, ConceptClassifier
 from efface.diffusion.text.cgce.config import CgceConfig
-from efface.diffusion.text.cgce.refinement import direction, refine
+from efface.diffusion.text.cgce.refinement import direction, follow, refine
 from efface.diffusion.text.cgce.training import Encoded, gathered, some_rows, train
 
 ROWS, WIDTH = 5, 12
@@ -244,3 +244,25 @@ def test_half_precision_and_no_gradients(dtype: torch.dtype, mode: Any) -> None:
         out, taken, done = refine(e, [keep], [f], fired, stop, CgceConfig(eta=0.3, threshold=1 - 1e-9))
         assert done.all() and (taken > 0).all() and torch.equal(out.to(dtype).float(), out)
         assert bool((f(out, keep) <= stop).all())
+
+
+def test_the_straight_way_ends_where_the_classifier_is_content_or_at_its_end() -> None:
+    e, to = torch.zeros(4, 2, 3), torch.zeros(4, 2, 3)
+    e[:, :, 0], to[:, :, 1] = 4.0, 4.0
+    to[3] = e[3]  # a way of no length
+
+    def reads(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:  # 1 at the start, -1 at the end, however long the way
+        return x[:, :, 0].mean(1) / 2 - 1
+
+    keep, fired = torch.ones(4, 2, dtype=torch.bool), torch.tensor([[True], [True], [False], [True]])
+    config = CgceConfig(eta=0.1)
+    x, taken, safe = follow(e, to, [keep], [reads], fired, torch.tensor([-0.5]), config)
+    share = 1 - x[:, 0, 0] / 4
+    assert safe.tolist() == [True, True, True, False] and torch.equal(x[3], e[3]) and int(taken[3]) == 0
+    assert 0.75 <= float(share[0]) < 0.85 and int(taken[0]) == int(taken[1]) > 1
+    assert 0.5 <= float(share[2]) < 0.6  # it did not fire: as far as the limit, no farther
+    torch.testing.assert_close(x[0], (1 - share[0]) * e[0] + share[0] * to[0])
+    x, _, safe = follow(e, to, [keep], [lambda x, k: reads(x, k) - 0.4], fired, torch.tensor([-9.0]), config)
+    assert torch.equal(x[:2], to[:2]) and safe.tolist() == [True, True, True, False]  # never content: to the end
+    x, taken, safe = follow(e, to, [keep], [reads], fired, torch.tensor([-9.0]), CgceConfig(eta=0.1, max_iter=2))
+    assert taken.tolist()[:2] == [2, 2] and not safe.any()

@@ -229,6 +229,7 @@ WORLD_CONCEPT_2: dict[str, Any] = {
 }
 WORLD_STEPS, WORLD_SEEDS, WORLD_GUIDANCE = 4, [0, 1], 3.0
 QUICK_CGCE: dict[str, Any] = {
+    "preset": "published",
     "n_pairs": 24,
     "epochs": 4,
     "learning_rate": 0.01,

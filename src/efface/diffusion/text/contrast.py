@@ -82,6 +82,34 @@ class Contrast:
         return amount[..., None] * (self.present - self.anchor).to(x)[kind]
 
 
+def moved(
+    embedding: PromptEmbedding,
+    at: Sequence[int],
+    contrasts: Sequence[Contrast],
+    share: Tensor | float = 1.0,
+    *,
+    every_row: bool = False,
+) -> PromptEmbedding:
+    """An embedding with words taken out of some of its prompts, one contrast after the other; the rest stays.
+
+    Args:
+        embedding: n prompts.
+        at: Which of them.
+        contrasts: What is taken out, and of which part.
+        share: How much of it, in all of them or in each.
+        every_row: Whether rows in which a word is not found count, too.
+    """
+    rows = list(at)
+    for contrast in contrasts:
+        whole = contrast.part.of(embedding)
+        taken = contrast.taken(embedding, every_row=every_row)[rows]
+        by = share.to(taken)[:, None, None] if isinstance(share, Tensor) else share
+        changed = whole.clone()
+        changed[rows] = (whole[rows].float() - by * taken).to(whole.dtype)
+        embedding = contrast.part.put(embedding, changed)
+    return embedding
+
+
 Rows = Mapping[str, Tensor]
 """Kind of row -> the rows of a prompt that are of it, `(n, width)`."""
 

@@ -20,7 +20,14 @@ Normalise = Literal["none", "l2", "token_l2", "sign"]
 `s sign(g) / sqrt(number of entries)`. A step of these three is eta s long. `"none"`: g.
 """
 
-AT_APPLY = ("threshold", "until", "eta", "normalise", "max_iter")
+Preset = Literal["recommended", "published"]
+Along = Literal["anchor", "gradient"]
+"""`"gradient"`: down the gradient of the classifiers; `"anchor"`: on the straight way to where the prompt would have
+the concept's anchor in its place (see `Contrast`), as far as the classifiers ask, and down the gradient from there."""
+
+_ALONG: dict[Preset, Along] = {"recommended": "anchor", "published": "gradient"}
+
+AT_APPLY = ("threshold", "until", "along", "eta", "normalise", "max_iter")
 """Options that a fitted erasure can be tuned by."""
 
 
@@ -28,6 +35,7 @@ AT_APPLY = ("threshold", "until", "eta", "normalise", "max_iter")
 class CgceConfig(Config):
     """Options of CGCE: of the pairs, the gate, the refinement, the parts that are read, and the training."""
 
+    preset: Preset = option("recommended", "ours, or what is known of the paper's; where along is None, it decides")
     n_pairs: int = option(400, "pairs to ask for, or to make of a concept at most; the paper has 1000")
     contexts: bool = option(True, "whether pairs of a concept also have it beside other words")
     truncate: bool = option(False, "allow the ends of pairs' prompts to be lost")
@@ -37,6 +45,7 @@ class CgceConfig(Config):
     until: float | Literal["typical", "threshold"] = option(
         "typical", "down to which it is: the median of prompts without the concept, the threshold, or a probability"
     )
+    along: Along | None = option(None, "which way it is refined: straight to its anchor, or down the gradient")
     eta: float = option(1.0, "length of a step, in typical rows; 1.0 in the paper, whose scale is not known", above=0)
     normalise: Normalise = option("l2", "what is made of the gradient")
     max_iter: int = option(50, "steps at most", least=1)
@@ -62,6 +71,11 @@ class CgceConfig(Config):
         if self.width % self.heads:
             hint = f"write a multiple, e.g. {4 * self.heads}"
             raise InputError(f"width={self.width} does not divide into heads={self.heads}: {hint}")
+
+    @property
+    def way(self) -> Along:
+        """Along which way prompts are refined."""
+        return self.along or _ALONG[self.preset]
 
     @property
     def limit(self) -> float:

@@ -21,8 +21,10 @@ from efface.diffusion.format_1 import rest_of, tensor, upgraded_erasure
 from efface.diffusion.text.cgce.config import AT_APPLY, CgceConfig
 from efface.diffusion.text.cgce.pairs import Ask, Pairs, choose_pairs
 from efface.diffusion.text.cgce.readers import Reader, fit_readers
-from efface.diffusion.text.cgce.refinement import refine
+from efface.diffusion.text.cgce.refinement import follow, refine
 from efface.diffusion.text.cgce.training import Fit
+from efface.diffusion.text.contexts import others_of
+from efface.diffusion.text.contrast import Contexts, Contrast, moved
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.embedding_parts import check_parts
 from efface.pipelines.view import PipelineView
@@ -43,6 +45,11 @@ class Cgce(Erasure):
     The source's method section and code were not at hand; we know its stages, its loss, that several classifiers'
     gradients are aggregated, and eta = 1. Everything else is a choice of ours, and an option (see `CgceConfig`):
 
+    * `along`: with `preset="published"` it is the gradient that leads, as said above. It leads out of what the
+      classifier reads and to where no prompt is: of a circle it leaves shards, or two objects. With
+      `preset="recommended"`, ours and the default, a prompt moves on the straight way to where it would have the
+      concept's anchor in its place (see `Contrast`), with steps as long, until the classifiers stop it or it is there;
+      where they still find the concept then, by the gradient;
     * `until`: at the threshold a prompt is half way out of the concept, and a denoiser still draws it; the default goes
       on until the prompt reads like the median prompt without the concept;
     * which rows: all but the first that are the same in every prompt (the start of text in CLIP), rows of zeros
@@ -59,10 +66,14 @@ class Cgce(Erasure):
 
     Attributes:
         readers: A tuple a concept: its classifiers, one for each part of the embedding.
+        contrasts: A tuple a concept: what leads to its anchor, a word and a part after the other; empty without one.
+        anchors: What each concept is moved to; empty likewise.
         report: Concept -> part -> how its classifier came out on pairs held out.
     """
 
     readers: tuple[tuple[Reader, ...], ...]
+    contrasts: tuple[tuple[Contrast, ...], ...] = ()
+    anchors: tuple[str, ...] = ()
     config: CgceConfig = field(default=CgceConfig(), kw_only=True, repr=False)
     report: Mapping[str, Mapping[str, Fit]] = field(default_factory=dict, kw_only=True, repr=False)
 
@@ -76,15 +87,23 @@ class Cgce(Erasure):
         parts = {tuple(reader.part for reader in group) for group in self.readers}
         if len(self.readers) != len(self.concepts) or len(parts) != 1:
             raise InputError(f"there are {len(self.readers)} groups of classifiers for {len(self.concepts)} concepts")
+        if self.config.way == "anchor" and len(self.contrasts) != len(self.concepts):
+            raise InputError(
+                "it was fitted without a way to an anchor: fit it with preset='recommended', or write along='gradient'"
+            )
+        for contrast in (contrast for of in self.contrasts for contrast in of):
+            contrast.check()
 
     def _check(self, embedding: PromptEmbedding) -> None:
         check_parts([reader.part for reader in self.readers[0]], embedding)
 
     def tuned(self, **options: Any) -> Cgce:
-        """The same classifiers with another `threshold`, `until`, `eta`, `normalise` or `max_iter`."""
+        """The same classifiers with another `threshold`, `until`, `along`, `eta`, `normalise` or `max_iter`."""
         if unknown := sorted(set(options) - set(AT_APPLY)):
             raise InputError(f"there is no option {unknown[0]!r}: write {', '.join(AT_APPLY)}")
-        return dataclasses.replace(self, config=dataclasses.replace(self.config, **options))
+        found = dataclasses.replace(self, config=dataclasses.replace(self.config, **options))
+        found.check()
+        return found
 
     # ------------------------------------------------------------------------------------------- gate
 
@@ -139,17 +158,35 @@ class Cgce(Erasure):
     ) -> tuple[PromptEmbedding, Tensor, Tensor]:
         """The embedding with the prompts `rows` refined; steps taken, `(m,)`; whether each is done."""
         after, taken, done = embedding, torch.zeros_like(rows), torch.ones_like(rows, dtype=torch.bool)
+        to = self._anchored(embedding, rows, fired)
         for readers in zip(*self.readers, strict=True):
             part = readers[0].part
             whole = part.of(embedding).clone()
             keeps = [part.keep(embedding, r.first)[rows] for r in readers]
             stop = torch.tensor([self.config.stop(r.typical) for r in readers], device=whole.device)
             classifiers = [r.classifier.on(whole.device) for r in readers]
-            x, steps, ended = refine(whole[rows], keeps, classifiers, fired, stop, self.config)
+            asked = (keeps, classifiers, fired, stop)
+            x, steps, ended = whole[rows], torch.zeros_like(rows), torch.zeros_like(rows, dtype=torch.bool)
+            if to is not None:
+                x, steps, ended = follow(x, part.of(to)[rows], *asked, self.config)
+            if len(left := (~ended).nonzero()[:, 0]):
+                some = [keep[left] for keep in keeps]
+                onward, more, safe = refine(x[left], some, classifiers, fired[left], stop, self.config)
+                x = x.index_copy(0, left, onward.to(x.dtype))
+                steps, ended = steps.index_add(0, left, more), ended.index_copy(0, left, safe)
             whole[rows] = x.to(whole.dtype)
             after = part.put(after, whole)
             taken, done = torch.maximum(taken, steps), done & ended
         return after, taken, done
+
+    def _anchored(self, embedding: PromptEmbedding, rows: Tensor, fired: Tensor) -> PromptEmbedding | None:
+        """The prompts with the anchors of the concepts that fired in their place; None where no way leads there."""
+        if self.config.way == "gradient":
+            return None
+        for concept, contrasts in enumerate(self.contrasts):
+            at = rows[fired[:, concept]].tolist()
+            embedding = moved(embedding, at, contrasts) if at else embedding
+        return embedding
 
     def _note(self, embedding: PromptEmbedding, i: int, z: Tensor) -> dict[str, Any]:
         presence = dict(zip(self.names, torch.sigmoid(z).tolist(), strict=True))
@@ -182,7 +219,12 @@ class Cgce(Erasure):
             [_upgraded_reader(reader, f"{i}.{j}.", tensors) for j, reader in enumerate(group)]
             for i, group in enumerate(plain["readers"])
         ]
-        config = {**plain["readers"][0][0]["sizes"], **plain["options"], **rest_of(plain, "options", "readers")}
+        config = {
+            "preset": "published",
+            **plain["readers"][0][0]["sizes"],
+            **plain["options"],
+            **rest_of(plain, "options", "readers"),
+        }
         return upgraded_erasure(plain, config, readers=readers, report=fits), tensors
 
 
@@ -221,18 +263,33 @@ def fit(
         view.check_concept(each)
     several = len(concepts) > 1
     chosen = {each.name: choose_pairs(each, pairs, ask, config, several=several) for each in concepts}
+    bare = ", ".join(each.name for each in concepts if not others_of(each))
+    if bare and config.way == "anchor":
+        raise InputError(
+            f"there is nothing to show in place of {bare}: name it, Concept(..., anchor=...), or name what has to "
+            "stay, preserve=[...], of which the nearest is taken; preset='published' needs neither"
+        )
     found = {name: fit_readers(view, name, each, config) for name, each in chosen.items()}
     fits = {name: {reader.part.name: one for reader, one in each.items()} for name, each in found.items()}
     readers = tuple(tuple(each) for each in found.values())
-    return Cgce(readers, method=NAME, concepts=tuple(concepts), config=config, report=fits)
+    ways = [_way(view, each) for each in concepts] if config.way == "anchor" else []
+    contrasts, anchors = tuple(way for way, _ in ways), tuple(anchor for _, anchor in ways)
+    return Cgce(readers, contrasts, anchors, method=NAME, concepts=tuple(concepts), config=config, report=fits)
+
+
+def _way(view: PipelineView, concept: Concept) -> tuple[tuple[Contrast, ...], str]:
+    """What leads from a concept to its anchor, and the anchor: the concept's, or the nearest word of `preserve`."""
+    contexts = Contexts.of(view, concept)
+    anchor = concept.anchor or contexts.nearest()
+    return tuple(contexts.contrast(part, word, anchor) for word in concept.words for part in contexts.parts), anchor
 
 
 _READS: tuple[Field, ...] = ("synonyms", "anchor", "preserve", "templates")
 
 
 def _reads(config: CgceConfig, data: Mapping[str, Any]) -> tuple[Field, ...]:
-    """What a concept says; where pairs are given, they stand in its place."""
-    return () if any(value is not None for value in data.values()) else _READS
+    """What a concept says; where pairs are given they stand in its place, but for the way to its anchor."""
+    return () if config.way == "gradient" and any(value is not None for value in data.values()) else _READS
 
 
 register(

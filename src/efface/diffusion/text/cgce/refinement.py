@@ -78,5 +78,50 @@ def refine(
     return _rounded(e, dtype), taken, done
 
 
+@torch.no_grad()
+def follow(
+    e: Tensor,
+    to: Tensor,
+    keeps: Sequence[Tensor],
+    classifiers: Sequence[Callable[[Tensor, Tensor], Tensor]],
+    fired: Tensor,
+    stop: Tensor,
+    config: CgceConfig,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Move prompts on the straight way to others, until the classifiers take them for safe, and no farther than these.
+
+    A gradient leads out of what a classifier reads, which is less than what a denoiser reads, and into where no prompt
+    is: between two prompts it cannot. Steps are as long as those of the gradient.
+
+    Args:
+        e: Embeddings `(n, rows, width)`.
+        to: Where each may go, likewise.
+        keeps: As of `refine`, like the others.
+        classifiers: One a concept.
+        fired: Which concepts fired.
+        stop: Logits at which they are left.
+        config: How.
+
+    Returns:
+        As `refine`; done are also those that are at the end of their way with no concept above its limit.
+    """
+    dtype, start = e.dtype, e.float()
+    path = to.float() - start
+    whole = path.flatten(1).norm(dim=1)
+    typical = start.flatten(1).norm(dim=1) / e.shape[1] ** 0.5
+    share, taken = torch.zeros_like(whole), torch.zeros(len(e), dtype=torch.long, device=e.device)
+    while True:
+        x = _rounded(start + share[:, None, None] * path, dtype)
+        z = torch.stack([f(x, keep) for f, keep in zip(classifiers, keeps, strict=True)], 1)
+        safe = (z <= config.limit).all(1)
+        done = safe & ~(fired & (z > stop)).any(1)
+        live = ~done & (share < 1) & (whole > 0) & (taken < config.max_iter)
+        if not bool(live.any()):
+            return x, taken, safe
+        further = (share + config.eta * typical / whole.clamp_min(torch.finfo(whole.dtype).tiny)).clamp(max=1)
+        share = torch.where(live, further, share)
+        taken = taken + live
+
+
 def _rounded(e: Tensor, dtype: torch.dtype) -> Tensor:
     return e.detach().to(dtype).float()

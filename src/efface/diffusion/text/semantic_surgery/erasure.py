@@ -20,7 +20,7 @@ from efface.core.run import Log, Run
 from efface.core.subjects import as_subject
 from efface.diffusion.format_1 import rest_of, tensor, upgraded_erasure
 from efface.diffusion.text.contexts import Encoded, filled, others_of, templates_of
-from efface.diffusion.text.contrast import Contexts, Contrast
+from efface.diffusion.text.contrast import Contexts, Contrast, moved
 from efface.diffusion.text.semantic_surgery.biopsy import Calibration, Gate
 from efface.diffusion.text.semantic_surgery.config import SemanticSurgeryConfig
 from efface.diffusion.text.semantic_surgery.feedback import Detector, look_again
@@ -222,7 +222,7 @@ class SemanticSurgery(Erasure):
         for turn in range(max(map(len, chosen))):
             for j, word in enumerate(self.words):
                 if at := [i for i, words in enumerate(chosen) if words[turn : turn + 1] == (word,)]:
-                    embedding = _moved(embedding, at, self.contrasts[j], rho[at, j], every_row)
+                    embedding = moved(embedding, at, self.contrasts[j], rho[at, j], every_row=every_row)
         return embedding
 
     def _from_neutral(
@@ -315,19 +315,6 @@ class SemanticSurgery(Erasure):
 
 
 _GIVEN = {"threshold": "thresholds", "sharpness": "sharpness"}
-
-
-def _moved(
-    embedding: PromptEmbedding, at: Sequence[int], contrasts: Sequence[Contrast], rho: Tensor, every_row: bool
-) -> PromptEmbedding:
-    """An embedding with a word taken out of some of its prompts, in each part, rho times."""
-    for contrast in contrasts:
-        whole = contrast.part.of(embedding)
-        taken = contrast.taken(embedding, every_row=every_row)[list(at)]
-        changed = whole.clone()
-        changed[list(at)] = (whole[list(at)].float() - rho.to(taken)[:, None, None] * taken).to(whole.dtype)
-        embedding = contrast.part.put(embedding, changed)
-    return embedding
 
 
 def _directions(encoded: Encoded, neutral: str, words: Sequence[str]) -> dict[str, dict[Part, Tensor]]:
