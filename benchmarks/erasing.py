@@ -18,7 +18,8 @@ where judge 1 looks; "semantic-surgery@published" and "sld@max" have the preset 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,15 +107,15 @@ def summary(audit: Any, name: str, others: Any, fired: float) -> dict[str, Any]:
     seen = {(f.name, f.condition): f for f in audit.findings if f.family == SEEN}
     unsaid = {f.name: f.value for f in audit.findings if f.family == UNSAID and f.condition == AFTER}
     kept, before = ({o: share_of(seen[o, side]) for o in others} for side in (AFTER, BEFORE))
-    worst = min(kept, key=lambda o: kept[o] - before[o])
+    worst = min(kept, key=lambda o: math.inf if math.isnan(kept[o] - before[o]) else kept[o] - before[o])
     near = [kept[o] for o in siblings(name)]
     h = audit.find("balance", "H", "after")
     return {
         "ACC_e": seen[name, "after"],
         "ACC_g": seen[f"{name} in other words", "after"],
-        "ACC_ir": sum(kept.values()) / len(kept),
+        "ACC_ir": average(kept.values()),
         "H": h,
-        "siblings": sum(near) / len(near) if near else None,
+        "siblings": average(near) if near else None,
         "unsaid": [unsaid.get(which, 0.0) for which in (name, f"{name} in other words")],
         "worst": f"{worst} {100 * kept[worst]:.0f} (before {100 * before[worst]:.0f})",
         "moved": audit.find("images of other prompts", "pixels moved", "change").value,
@@ -124,7 +125,13 @@ def summary(audit: Any, name: str, others: Any, fired: float) -> dict[str, Any]:
 
 def share_of(finding: Any) -> float:
     """The value of a finding; NaN where the judge could not say of any image."""
-    return finding.value if finding.is_scored else float("nan")
+    return finding.value if finding.is_scored else math.nan
+
+
+def average(shares: Iterable[float]) -> float:
+    """Mean of the shares that there are; NaN if there are none."""
+    there = [share for share in shares if not math.isnan(share)]
+    return sum(there) / len(there) if there else math.nan
 
 
 def report(method: str, found: dict[str, dict[str, Any]]) -> None:
@@ -151,8 +158,9 @@ def report(method: str, found: dict[str, dict[str, Any]]) -> None:
         if len(these) > 1:
             e, g = ([share_of(f[k]) for f in these] for k in ("ACC_e", "ACC_g"))
             ir = [f["ACC_ir"] for f in these]
-            mean = [sum(v) / len(v) for v in (e, g, ir)]
-            whole = float(harmonic(1 - mean[0], 1 - mean[1], mean[2]))
+            mean = [average(v) for v in (e, g, ir)]
+            parts = (1 - mean[0], 1 - mean[1], mean[2])
+            whole = math.nan if any(map(math.isnan, parts)) else float(harmonic(*parts))
             of_h = sum(f["H"].value for f in these) / len(these)
             shown = [f"**{100 * v:.1f}**" for v in mean]
             rest = f"**{100 * sum(f['rest'] for f in these) / len(these):.0f}**"
