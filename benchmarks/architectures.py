@@ -1,6 +1,7 @@
 """What works on which architecture: erasing by hooks, folding, generation with a cache, bfloat16. All is measured.
 
 python -m benchmarks.architectures
+python -m benchmarks.architectures roles    # every text architecture of which transformers builds a small model
 
 Models are tiny (32 wide, 2 blocks) and made from configs; the concept has three classes, one a token (one an image for
 ViT). Sites are the outputs of all norms, fitted in sequence. A gap is the largest distance of a class mean from the
@@ -9,6 +10,7 @@ mean, in standard deviations of a feature, in float64, with all sites edited at 
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from tests.models import FAMILIES, GENERATE, concept, data, gap, generate, hidde
 from torch import Tensor
 
 from benchmarks._measure import table
+from benchmarks._roles import roles
 from efface import Scrubber, foldable, scrub
 
 GOOD = 1e-5
@@ -103,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    roles() if sys.argv[1:] == ["roles"] else main()

@@ -9,9 +9,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from efface import EffaceWarning, InputError, LeaceEraser, LeaceFitter, Scrubber, labels_from_spans, scrub
+from efface import EffaceWarning, InputError, LeaceEraser, LeaceFitter, Scrubber, collect, labels_from_spans, scrub
 from efface.scrubbing.carried_activations import Store
-from tests.models import class_gaps, concept, data, hidden_states, labelled_rows, padding, state, tiny, tokens
+from tests.architectures import small_model
+from tests.models import (
+    CLASSES,
+    FAMILIES,
+    class_gaps,
+    concept,
+    data,
+    hidden_states,
+    labelled_rows,
+    padding,
+    state,
+    tiny,
+    tokens,
+)
 from tests.scrubs import ROUTES, every_family, every_route, fit, model, same
 
 
@@ -201,11 +214,12 @@ def calls(count: Callable[[nn.Module], Any], run: Callable[[Any, dict[str, Tenso
 @pytest.mark.parametrize(
     ("route", "attention", "feed_forward"),
     [
-        # 13 sites; before that of number 2 i lie i whole blocks, before the next one an attention layer more
-        ("recompute", sum(range(6)) + sum(range(1, 7)) + 6, 2 * sum(range(6)) + 6),
-        ("memory", 6 + 6, 6),  # each block once, and once more up to its second site
-        ("disk", 6 + 6, 6),
-        ("parallel", 6, 6),
+        # 13 sites; before that of number 2 i lie i whole blocks, before the next one an attention layer more;
+        # and one pass that measures what is left
+        ("recompute", sum(range(6)) + sum(range(1, 7)) + 6 + 6, 2 * sum(range(6)) + 6 + 6),
+        ("memory", 6 + 6 + 6, 6 + 6),  # each block once, and once more up to its second site
+        ("disk", 6 + 6 + 6, 6 + 6),
+        ("parallel", 6 + 6, 6 + 6),
     ],
 )
 def test_what_each_further_batch_costs(route, attention, feed_forward):
@@ -216,11 +230,9 @@ def test_what_each_further_batch_costs(route, attention, feed_forward):
     assert [(b - a) / 2 for a, b in zip(few, many, strict=True)] == [attention, feed_forward]
     whole = 6 + 6
     if route == "recompute":
-        assert attention + feed_forward == 13 * whole / 2
+        assert attention + feed_forward == 13 * whole / 2 + whole
     beyond = few[0] + few[1] - 6 * (attention + feed_forward)
-    assert (
-        beyond <= 6 * whole
-    )  # looking at roles and the order of sites and checking what is carried: a few single batches
+    assert beyond <= 6 * whole  # looking at roles, the order of sites, what is carried: a few single batches
 
 
 @pytest.mark.parametrize("blocks", [4, 12])
@@ -342,3 +354,50 @@ def test_a_site_that_no_forward_pass_comes_by():
     with pytest.raises(InputError, match="never comes by blocks.1.norm, out"):
         scrub(Unused(), tokens(), tokens() % 3, sites=["**.norm", "out"])
     assert [str(site) for site in scrub(Unused(), tokens(), tokens() % 3, sites="norms").sites] == ["blocks.0.norm"]
+
+
+# ------------------------------------------------------------------------------------------------ what is measured
+
+
+@pytest.mark.parametrize("route", ["recompute", "memory", "parallel"])
+def test_what_is_left_is_measured_with_everything_on(route):
+    own, ids = model("llama"), tokens()
+    known = scrub(own, ids, ids % CLASSES, sites="norms", **ROUTES[route])
+    worst = {path: 0.0 for path in map(str, known.sites)}
+    with known.on(own):
+        for path, x in hidden_states(own, {"input_ids": ids}, list(worst)).items():
+            x, z = x.flatten(0, 1).double(), (ids % CLASSES).flatten()
+            one_hot = nn.functional.one_hot(z).double()
+            worst[path] = float(torch.corrcoef(torch.cat([x, one_hot], 1).T)[: x.shape[1], x.shape[1] :].abs().max())
+    said = {row["site"]: row["residual"] for row in known.summary()}
+    for path, found in worst.items():
+        if route == "parallel" and path != str(known.sites[0]):
+            assert 0.05 < said[path] < 1 and found > 0.01  # fitted without the erasers before
+        else:
+            assert said[path] < 1e-5 and found < 1e-5
+    assert {row["residual"] for row in known.only(known.sites[0]).summary()} == {None}
+
+
+@pytest.mark.filterwarnings("ignore:.*run several times:efface.EffaceWarning")
+@pytest.mark.filterwarnings("ignore:the norms of:efface.EffaceWarning")
+def test_what_is_left_at_the_worst_call_of_a_shared_layer_is_said():
+    own, ids = small_model("albert"), tokens()
+    known = scrub(own, ids, ids % CLASSES, sites="norms")
+    assert max(row["residual"] for row in known.summary()) > 1e-3
+
+
+# ------------------------------------------------------------------------------------------------ padding on the left
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "opt", "bloom", "gpt_neox", "codegen", "gptj"])
+def test_padding_on_the_left_is_as_if_it_were_not_there(name):
+    own = tiny(name) if name in FAMILIES else small_model(name)
+    ids, pad = tokens(), torch.zeros(len(tokens()), 3, dtype=torch.int64)
+    inputs = {"input_ids": torch.cat([pad, ids], 1), "attention_mask": torch.cat([pad, torch.ones_like(ids)], 1)}
+    labels = torch.cat([pad, ids % CLASSES], 1)
+    want, got = scrub(own, ids, ids % CLASSES, sites="norms"), scrub(own, inputs, labels, sites="norms")
+    for a, b in zip(got.erasers.values(), want.erasers.values(), strict=True):
+        torch.testing.assert_close(a.proj_left @ a.proj_right, b.proj_left @ b.proj_right, rtol=1e-3, atol=1e-4)
+    rows = collect(own, inputs, labels, sites="norms")
+    for path, x in collect(own, ids, ids % CLASSES, sites="norms").x.items():
+        torch.testing.assert_close(rows.x[path], x, rtol=1e-3, atol=1e-4)

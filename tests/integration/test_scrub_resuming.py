@@ -20,6 +20,10 @@ class Stopped(Exception):
     """What the data raises."""
 
 
+MEASURED = 6
+"""Batches that are read at the end, to measure what is left."""
+
+
 class Failing:
     """Batches that can only be read so many times."""
 
@@ -87,7 +91,7 @@ def test_what_is_done_is_not_done_again(tmp_path, often):
     total = reads("recompute")
     folder = tmp_path / "fit"
     with pytest.raises(Stopped):
-        fit(data=Failing(total - 2), checkpoint=folder)
+        fit(data=Failing(total - MEASURED - 2), checkpoint=folder)
     done = json.loads((folder / "checkpoint.json").read_text())["position"]
     assert done["erasers"] == [str(site) for site in fit().sites[:4]]  # in the middle of the last
     assert done["state"]["batches"] == 4
@@ -100,13 +104,14 @@ def test_what_is_done_is_not_done_again(tmp_path, often):
     fit(data=Failing(10**9), checkpoint=folder)
     for handle in handles:
         handle.remove()
-    assert len(paths) == 1 + 2  # once to see the order of sites, and the two batches that were missing
+    looks = 1 + 2 + 1  # for roles in the model, and by itself; for the order of sites
+    assert len(paths) == looks + 2 + MEASURED  # the two batches that were missing, and what is left is measured
 
 
 def test_a_checkpoint_is_written_after_each_site_and_otherwise_seldom(tmp_path):
     folder = tmp_path / "fit"
     with pytest.raises(Stopped):
-        fit(data=Failing(reads("recompute") - 2), checkpoint=folder)
+        fit(data=Failing(reads("recompute") - MEASURED - 2), checkpoint=folder)
     done = json.loads((folder / "checkpoint.json").read_text())["position"]
     assert len(done["erasers"]) == 4 and done["state"] is None
 
@@ -140,7 +145,7 @@ def test_the_checkpoint_of_another_fit_is_refused_and_kept(change, text, tmp_pat
     folder = tmp_path / "fit"
     batches = [{k: v[i : i + 4] for k, v in data("llama").items()} for i in range(0, 24, 4)]
     with pytest.raises(Stopped):
-        fit(data=Failing(reads("recompute") - 2), checkpoint=folder)
+        fit(data=Failing(reads("recompute") - MEASURED - 2), checkpoint=folder)
     kept = sorted(p.name for p in folder.rglob("*"))
     made = change | ({"model": change["model"]()} if "model" in change else {})
     given: dict[str, Any] = {"data": data("llama") if "batch_size" in change else batches} | made

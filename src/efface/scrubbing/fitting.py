@@ -31,6 +31,7 @@ from efface.scrubbing.companions import Remembered, fitted_on
 from efface.scrubbing.config import Activations, Order, ScrubConfig, config_for, rows_method
 from efface.scrubbing.examples import small_inputs
 from efface.scrubbing.forward import align, at_rest, check_states, execution_order, run_to, taking
+from efface.scrubbing.measuring import measure_left
 from efface.scrubbing.scrubber import Scrubber
 from efface.scrubbing.sites import SiteFinder, SitesLike
 from efface.scrubbing.token_labels import IGNORE
@@ -139,6 +140,7 @@ def scrub_with(
         settings = fit.settings()
         fit.checkpoint = ScrubCheckpoint(checkpoint, settings, fit.method)
         fit.parallel() if config.order == "parallel" else fit.sequential()
+        left = measure_left(model, fit.batches, fit.erasers, fit.calls, fit.survey.width, config.kind)
         fit.checkpoint.clear()
     found = Scrubber(
         fit.erasers,
@@ -147,6 +149,7 @@ def scrub_with(
         method=rows.name,
         config=config,
         report=fit.survey,
+        left=left,
         provenance=_provenance(model, settings, config),
     )
     return found.remembering(Remembered.of(fit.batches, config.kind, fit.survey))

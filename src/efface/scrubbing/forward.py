@@ -46,7 +46,29 @@ def run(model: nn.Module, batch: Batch) -> Any:
     """One forward pass; inputs are moved to the model's device, and no cache is built."""
     device = device_of(model)
     inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.inputs.items()}
-    return model(**uncached(model, inputs))
+    return model(**uncached(model, inputs | positions(model, inputs)))
+
+
+def positions(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Positions that begin where the padding on the left ends, as `generate` counts them; nothing where it makes none.
+
+    A model that is called without counts padding, too, so that one with absolute positions gives other hidden states
+    than it does in generation.
+    """
+    mask = inputs.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or bool(mask[:, 0].all()) or "position_ids" in inputs:
+        return {}
+    can = getattr(model, "can_generate", None)
+    of_text = not getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    takes = "position_ids" in inspect.signature(model.forward).parameters
+    if not (takes and of_text and can is not None and can()) or _has_planes(model):
+        return {}
+    return {"position_ids": (mask.long().cumsum(-1) - 1).clamp_min(0)}
+
+
+def _has_planes(model: nn.Module) -> bool:
+    """Whether positions have several planes, as where there are images among the tokens."""
+    return any(hasattr(module, "get_rope_index") for module in model.modules())
 
 
 def uncached(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:

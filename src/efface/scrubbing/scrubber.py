@@ -47,6 +47,8 @@ class Scrubber(Erasure):
         beside: Content hash of each scrubber that was on the model in the fit.
         config: Options of the fit, those of the method of rows among them.
         report: What the labels of the fit were.
+        left: Site -> the largest correlation of a feature with the concept that was left there, measured on the data of
+            the fit with all the erasers on; of a module that runs several times, at its worst call.
 
     Does not guarantee: what `scrub` does not. In particular an edit applies to what the modules at its sites see: a
     model that is called around them (another attention path, a fused kernel) is not scrubbed.
@@ -63,6 +65,7 @@ class Scrubber(Erasure):
     beside: tuple[str, ...] = field(default=(), kw_only=True)
     config: Config | None = field(default=None, kw_only=True)
     report: Survey | None = field(default=None, kw_only=True)
+    left: Mapping[Site, float] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         for site, eraser in self.erasers.items():
@@ -100,14 +103,16 @@ class Scrubber(Erasure):
     def summary(self) -> list[dict[str, Any]]:
         """A row for each site, as plain data.
 
-        Keys: `site`; `rank`; `residual`, the largest correlation of a feature with the concept left after the edit;
-        `edit`, its relative size; `n`, tokens.
+        Keys: `site`; `rank`; `residual`, the largest correlation of a feature with the concept left, measured with all
+        the erasers on (None where that was not measured, as of some of the sites); `edit`, the relative size of the
+        edit in the fit; `n`, its tokens.
         """
         rows = []
         for site, eraser in self.erasers.items():
             report = getattr(eraser, "report", None)
-            found = {key: getattr(report, key, None) for key in ("residual", "edit", "n")}
-            rows.append({"site": str(site), "rank": _rank(eraser), **found})
+            found = {key: getattr(report, key, None) for key in ("edit", "n")}
+            residual = None if self.left is None else self.left.get(site)
+            rows.append({"site": str(site), "rank": _rank(eraser), "residual": residual, **found})
         return rows
 
     def __repr__(self) -> str:
@@ -235,7 +240,8 @@ class Scrubber(Erasure):
         if unknown := wanted - set(self.erasers):
             given, known = (", ".join(map(str, sites)) for sites in (unknown, self.sites))
             raise InputError(f"no eraser for {given}: there are {known}")
-        return dataclasses.replace(self, erasers={s: e for s, e in self.erasers.items() if s in wanted})
+        erasers = {s: e for s, e in self.erasers.items() if s in wanted}
+        return dataclasses.replace(self, erasers=erasers, left=self.left if len(erasers) == len(self.erasers) else None)
 
     # -------------------------------------------------------------------------------------------- files
 
