@@ -31,8 +31,9 @@ from efface.core.hooks import edits_on
 from efface.core.installer import handles_on
 from efface.core.site import Site
 from efface.core.weights import Add, LowRank, Multiply, Put, WeightDelta
+from efface.pipelines import PipelineView
 from tests.models import tiny
-from tests.pipelines import build
+from tests.pipelines import build, df
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -296,7 +297,6 @@ def test_an_interrupt_while_it_is_put_on_leaves_nothing(
     assert same(state(subject), before) and torch.equal(said(subject), plain)
 
 
-@pytest.mark.parametrize("kind", ["rows", "states", "weights", "text", "unet"])
 def test_a_copy_of_a_subject_keeps_what_is_on_it(kind: str) -> None:
     subject = subject_of(kind)
     plain = said(subject)
@@ -637,19 +637,85 @@ def test_another_pipeline_of_the_same_parts_is_told_that_nothing_is_on_it(kind: 
     plain, other = said(pipe), type(pipe)(**pipe.components, requires_safety_checker=False)
     other.set_progress_bar_config(disable=True)
     with Shift(0.5, kind).on(pipe):
-        with pytest.warns(NotReachedWarning, match="that shares the denoiser of a pipeline is drawing") as told:
+        with pytest.warns(NotReachedWarning, match="that shares the .* of a pipeline is drawing") as told:
             assert torch.equal(said(other), plain) and torch.equal(said(other), plain)
         assert len(told) == 1
     with Shift(0.5, kind).on(pipe), Shift(1.0, kind).on(other):
         assert not torch.equal(said(other), plain) and not torch.equal(said(pipe), said(other))
 
 
+def test_a_refiner_that_shares_a_text_encoder_is_told() -> None:
+    pipe = build("sdxl")
+    own = {"cross_attention_dim": 24, "projection_class_embeddings_input_dim": 5 * 8 + 20}
+    unet = type(pipe.unet).from_config({**pipe.unet.config, **own})
+    parts = {name: getattr(pipe, name) for name in ("vae", "text_encoder_2", "tokenizer_2", "scheduler")}
+    given: dict[str, Any] = {"text_encoder": None, "tokenizer": None, "requires_aesthetics_score": True}
+    refiner = df.StableDiffusionXLImg2ImgPipeline(**parts, **given, unet=unet, add_watermarker=False)
+    refiner.set_progress_bar_config(disable=True)
+    call = {"image": torch.rand(1, 3, 32, 32), "num_inference_steps": 4, "output_type": "latent"}
+    with Shift(0.5, "text").on(pipe), pytest.warns(NotReachedWarning, match="shares the CLIPTextModelWithProjection"):
+        refiner("a red circle", **call)
+
+
+def test_who_has_a_loop_of_his_own_is_told_that_no_rule_acts_in_it() -> None:
+    view = PipelineView.of(build("sd1"))
+    call = view.prepare(view.encode("a red circle"), height=32, width=32)
+    arguments = call.with_inputs(call.latents, 500, view.encode("a red circle"))
+    with Shift(0.5, "prediction").on(view), pytest.warns(NotReachedWarning, match="outside of its pipeline's call"):
+        view.denoiser(**arguments)
+
+
+def test_rows_of_text_that_come_past_the_edit_are_told_once() -> None:
+    pipe = build("sd1")
+    other = torch.cat(pipe.encode_prompt("the small star", "cpu", 1, True)[::-1])
+    steps: list[Any] = []
+
+    def change(_pipe: Any, _index: int, _t: Any, given: dict[str, Any]) -> dict[str, Any]:
+        return {**given, "prompt_embeds": other}
+
+    def rule(step: Any) -> None:
+        steps.append((step.embedding.prompts, (step.predict(step.embedding) - step.cond).abs().max() < 1e-4))
+
+    call: dict[str, Any] = {"callback_on_step_end": change, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    call |= {"height": 32, "width": 32, "num_inference_steps": 3, "output_type": "latent"}
+    warned = pytest.warns(NotReachedWarning, match="given other rows of text than Shift.. has edited")
+    with Shift(0.5, "text").on(pipe), PipelineView.of(pipe).guided(rule), warned as told:  # type: ignore[arg-type]
+        pipe("a red circle", **call)
+    assert len(told) == 1
+    assert steps == [(("a red circle",), True), ((), True), ((), True)]  # a rule is given what is there
+
+
+def test_a_denoiser_that_is_replaced_under_a_rule_is_told() -> None:
+    pipe, other = build("sd1"), build("sd1").unet
+    with Shift(0.5, "prediction").on(pipe):
+        pipe.unet = other
+        with pytest.warns(NotReachedWarning, match="the unet of this StableDiffusionPipeline was replaced"):
+            said(pipe)
+    with Shift(0.5, "text").on(pipe):
+        pipe.unet = build("sd1").unet  # which edits of text do not mind
+        said(pipe)
+
+
+def test_weights_that_are_taken_of_a_part_of_a_pipeline_are_told(tmp_path: Any) -> None:
+    pipe = build("sd1")
+    with Shift(0.5, "text").on(pipe):
+        for part in (pipe.unet, pipe.text_encoder):
+            with pytest.warns(EffaceWarning, match=f"weights are taken of a {type(part).__name__} that an erasure"):
+                part.state_dict()
+        with pytest.raises(InputError, match="on this pipeline, which cannot be pickled with it"):
+            torch.save(pipe, tmp_path / "pipe.pt")
+    pipe.unet.state_dict()
+
+
+@pytest.mark.parametrize("how", ["torch.compile", "compile"])
 @pytest.mark.parametrize("kind", ["text", "prediction", "swap"])
-def test_a_compiled_denoiser_is_seen_through(kind: str) -> None:
+def test_a_compiled_denoiser_is_seen_through(kind: str, how: str) -> None:
     expected, plain = {}, said(build("sd1"))
     for compiled in (False, True):
         pipe = build("sd1")
-        if compiled:
+        if compiled and how == "compile":
+            pipe.unet.compile(backend="eager")
+        elif compiled:
             pipe.unet = torch.compile(pipe.unet, backend="eager")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.compile's own deprecations
@@ -672,6 +738,34 @@ def test_another_text_encoder_than_that_of_the_fit_is_refused_untouched() -> Non
     assert torch.equal(said(pipe), changed) and not torch.equal(changed, before)
     with known.on(pipe, check=False), guided.on(pipe):
         assert not torch.equal(said(pipe), changed)
+
+
+def test_a_text_encoder_that_changes_while_an_erasure_is_on_is_refused() -> None:
+    pipe = build("sd1")
+    known = efface.erase(pipe, "circle", method="semantic-surgery", threshold=-2.0)
+    with known.on(pipe):
+        on = said(pipe)
+        pipe.to(torch.bfloat16)
+        said(pipe)  # the same model
+        pipe.to(torch.float32)
+        with torch.no_grad():
+            next(iter(pipe.text_encoder.parameters())).data.mul_(1.5)  # as an adapter is fused
+        with pytest.raises(InputError, match="CLIPTextModel is not the model of the fit"):
+            said(pipe)
+    with known.on(pipe, check=False):
+        assert not torch.equal(said(pipe), on)
+
+
+def test_another_layer_of_the_text_encoder_than_that_of_the_fit_is_refused() -> None:
+    pipe = build("sdxl")
+    call = {"height": 32, "width": 32, "num_inference_steps": 1, "output_type": "latent"}
+    known = efface.erase(pipe, "circle", method="semantic-surgery", threshold=-2.0)
+    with known.on(pipe):
+        pipe("a red circle", clip_skip=None, **call)
+        with pytest.raises(InputError, match="clip_skip=1 takes another layer of the text encoder"):
+            pipe("a red circle", clip_skip=1, **call)
+    with efface.erase(pipe, "circle", method="negative-prompt").on(pipe):
+        pipe("a red circle", clip_skip=1, **call)
 
 
 @pytest.mark.parametrize("wrap", ["compile", "torch.compile", "forward", "data parallel"])

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from efface import erase
+from efface import InputError, erase
+from efface._errors import NotReachedWarning
 from efface.pipelines import PipelineView
 from tests.pipelines import build, df, direct, small, tiny
 
@@ -134,3 +135,107 @@ def test_another_pass_has_the_residuals_of_a_controlnet_or_an_adapter(kind):
     with view.guided(rule):
         assert torch.equal(theirs(), plain)
     assert len(gaps) == 4 and max(gaps) < 1e-5
+
+
+@pytest.mark.parametrize("scale", [5.0, 1.0], ids=["guided", "unguided"])
+def test_perturbed_attention_guidance_has_a_branch_of_its_own(scale):
+    pipe = df.AutoPipelineForText2Image.from_pipe(build("sd1"), enable_pag=True, pag_applied_layers=["mid", "up"])
+    pipe.set_progress_bar_config(disable=True)
+    view, gaps = PipelineView.of(pipe), []
+    call = {"pag_scale": 2.0, "guidance_scale": scale, "num_inference_steps": 2, "output_type": "latent"}
+
+    def theirs():
+        return pipe("a red circle", generator=torch.Generator().manual_seed(3), **small("sd1"), **call).images
+
+    def rule(step):
+        gaps.append(float((step.predict(step.embedding) - step.cond).abs().max()))
+        assert (step.uncond is None) == (scale == 1.0)
+
+    plain = theirs()
+    with view.guided(rule):
+        assert torch.equal(theirs(), plain)
+    assert len(gaps) == 2 and max(gaps) < 1e-5
+    with view.guided(lambda step: step.cond + 0.5):
+        ruled = theirs()
+    # Guidance takes the difference of the two branches for the prompt, which both have the rule.
+    hook = pipe.unet.register_forward_hook(lambda _m, _a, out: (torch.cat([*_off(out[0], scale)]),))
+    torch.testing.assert_close(theirs(), ruled)
+    hook.remove()
+    remove = view.install_swap(lambda _index, _embedding, rows: rows * 0)
+    assert not torch.equal(theirs(), plain)
+    remove()
+    assert torch.equal(theirs(), plain)
+
+
+def _off(out, scale):
+    """The prediction as a rule of `cond + 0.5` gives it."""
+    parts = out.chunk(3 if scale > 1 else 2)
+    return [*parts[:-2], parts[-2] + 0.5, parts[-1] + 0.5]
+
+
+def test_a_picture_in_the_prompt_is_told_by_edits_of_text():
+    pipe = build("sd1")
+    names = ("ImageProjection", "MultiIPAdapterImageProjection")
+    one, several = (getattr(df.models.embeddings, name) for name in names)
+    processors = df.models.attention_processor
+    torch.manual_seed(0)
+    pipe.unet.set_attn_processor(
+        {
+            name: processors.IPAdapterAttnProcessor2_0(layer.to_q.out_features, 32, num_tokens=(4,))
+            if (layer := pipe.unet.get_submodule(name.removesuffix(".processor"))).to_k.in_features == 32
+            and "attn2" in name
+            else processors.AttnProcessor2_0()
+            for name in pipe.unet.attn_processors
+        }
+    )
+    pipe.unet.encoder_hid_proj = several([one(16, 32, 4)])
+    pipe.unet.config.encoder_hid_dim_type = "ip_image_proj"
+    call = {**small("sd1"), "num_inference_steps": 1, "ip_adapter_image_embeds": [torch.randn(2, 1, 16)]}
+    view, gaps = PipelineView.of(pipe), []
+    with view.guided(lambda step: gaps.append(float((step.predict(step.embedding) - step.cond).abs().max()))):
+        pipe("a red circle", output_type="latent", **call)
+    assert gaps and max(gaps) < 1e-5
+    told = pytest.warns(NotReachedWarning, match=r"a picture is part of the prompt \(IP-Adapter\)")
+    with view.edited(lambda e: e.replace(sequence=e.sequence * 2)), told:
+        pipe("a red circle", output_type="latent", **call)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux"])
+def test_texts_for_one_text_encoder_alone(name):
+    pipe, seen = tiny(name), []
+    view = PipelineView.of(pipe)
+    true = {"true_cfg_scale": 2.0} if name == "flux" else {}
+    more = {"prompt_2": "a blue star", "negative_prompt_2": "small", **true}
+    with view.edited(seen.append):
+        theirs = direct(name, ["a red circle"], [3], pipe=pipe, negative_prompt="big", **more)
+    assert torch.equal(view.sample("a red circle", 3, steps=2, negative="big", **more, **small(name)), theirs)
+    apart = {"text_encoder_2": ("a blue star",)}
+    assert seen[0].prompts == ("a red circle",) and seen[0].texts == apart
+    negative = seen[1] if name == "flux" else seen[0].negative
+    assert negative.prompts == ("big",) and negative.texts == {"text_encoder_2": ("small",)}
+    two = view.encode(["a red circle", "a ring"], prompt_2=["a blue star", "a star"])
+    assert two[1].texts_of("text_encoder_2") == ("a star",) and two[1].texts_of("text_encoder") == ("a ring",)
+    torch.testing.assert_close(two[:1].sequence, view.encode("a red circle", prompt_2="a blue star").sequence)
+    with pytest.raises(InputError, match="1 texts in prompt_2 for 2 prompts"):
+        view.encode(["a red circle", "a ring"], prompt_2=["a blue star"])
+
+
+def test_the_negative_prompt_goes_behind_each_of_the_users_own():
+    pipe, erasure = tiny("sdxl"), erase(tiny("sdxl"), "circle", method="negative-prompt")
+    with erasure.on(pipe):
+        mine = direct("sdxl", ["a star"], [3], pipe=pipe, negative_prompt="big", negative_prompt_2="small")
+    own = {"negative_prompt": "big, circle", "negative_prompt_2": "small, circle"}
+    assert torch.equal(mine, direct("sdxl", ["a star"], [3], pipe=pipe, **own))
+
+
+def test_a_view_knows_the_scheduler_that_its_pipeline_has_now():
+    pipe = build("sd1")
+    view = PipelineView.of(pipe)
+    plain = view.sample("a red circle", 3, steps=2, **small("sd1"))
+    pipe.scheduler = df.EulerDiscreteScheduler.from_config(pipe.scheduler.config, prediction_type="v_prediction")
+    assert view.scheduler is pipe.scheduler and view.prediction_type == "v_prediction"
+    other = view.sample("a red circle", 3, steps=2, **small("sd1"))
+    assert pipe.scheduler.num_inference_steps is None and not torch.equal(other, plain)
+    fresh = PipelineView.of(pipe)
+    call, same = (v.prepare(v.encode("a red circle"), **small("sd1")) for v in (view, fresh))
+    assert torch.equal(call.latents, same.latents) and torch.equal(call.timesteps, same.timesteps)

@@ -279,7 +279,6 @@ def test_what_is_found_in_each_pipeline():
     }
     assert {name for name, v in found.items() if v.guidance.mode == "embedded"} == set(EMBEDDED)
     assert {name for name, v in found.items() if v.guidance.true_argument} == set(EMBEDDED)
-    assert {name for name, v in found.items() if v.is_video} == set(VIDEO)
     assert {name: len(v.text_encoders) for name, v in found.items() if len(v.text_encoders) > 1} == {
         "sdxl": 2,
         "sd3": 3,

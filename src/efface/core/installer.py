@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from efface._errors import EffaceWarning, InputError
-from efface.core.edits import Edit, OnWeights, check_base
+from efface.core.edits import Edit, OnWeights, marks_of
 from efface.core.hooks import Remove, compiled_frames, patch, silently
 from efface.core.interrupts import uninterrupted
 from efface.core.ledger import ledger_of
@@ -155,10 +155,8 @@ def _check_kind(erasure: Any, edits: Sequence[Edit], subject: Subject) -> None:
 
 def _check_weights(erasure: Any, subject: Subject) -> None:
     """Refuse a pipeline whose text encoders are not those that the erasure was fitted to."""
-    for part in getattr(erasure, "parts", (erasure,)):
-        for name, mark in getattr(part, "provenance", {}).get("weights", {}).items():
-            if name in subject.view.text_encoders:
-                check_base(unwrapped(subject.view.text_encoders[name]), mark)
+    if marks := marks_of(erasure):
+        subject.view.check_fit(marks)
 
 
 def _check_twice(erasure: Any, subject: Subject, on: Sequence[Handle]) -> None:
@@ -178,14 +176,12 @@ def _recompile() -> None:
 
 
 def _tell_outside(run: Handle) -> Iterator[Remove]:
-    """Warn where an erasure does not come along: in files of its subject, and in pipelines that share its parts."""
+    """Warn where an erasure does not come along: in files of its subject."""
     thing = run.subject.thing
     own = vars(thing).get("save_pretrained")
     if hasattr(type(thing), "save_pretrained") and (own is None or getattr(own, "__func__", None) is _save_without):
         # A method, as that of a deep copy is bound to the copy.
         yield patch(thing, "save_pretrained", MethodType(_save_without, thing))
-    if run.subject.kind == "pipeline":
-        yield run.view.watch_others(run.name)
 
 
 def _saves_adapters(thing: Any) -> bool:

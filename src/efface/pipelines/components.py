@@ -69,6 +69,10 @@ class Components:
             next(iter(found["scheduler"])),
         )
 
+    def scheduler_of(self, pipe: Any) -> Any:
+        """The sampler that the pipeline has now: it is swapped freely, which changes nothing else."""
+        return getattr(pipe, self.scheduler_name, None) or self.scheduler
+
 
 def _parts(pipe: Any) -> Iterator[tuple[str, Any]]:
     parts = getattr(pipe, "components", None)

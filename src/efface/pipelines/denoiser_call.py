@@ -72,7 +72,7 @@ def catch(pipe: Any, components: Components, arguments: Mapping[str, Any]) -> De
         InputError: If the pipeline never calls a denoiser.
     """
     unscaled: list[Tensor] = []
-    scheduler = copied(components.scheduler)
+    scheduler = copied(components.scheduler_of(pipe))
 
     def scale(sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         unscaled.append(sample)
@@ -99,35 +99,68 @@ def catch(pipe: Any, components: Components, arguments: Mapping[str, Any]) -> De
     raise InputError(f"{type(pipe).__name__} never called its denoiser, {', '.join(components.denoisers)}")
 
 
-def substitute(arguments: Mapping[str, Any], latents: Tensor, embedding: PromptEmbedding, batch: int) -> dict[str, Any]:
+def substitute(
+    arguments: Mapping[str, Any], latents: Tensor, embedding: PromptEmbedding, batch: int, at: int = -1
+) -> dict[str, Any]:
     """Arguments of a denoiser with other latents and prompts.
 
     Args:
         arguments: Its arguments by name, for a batch.
         latents: (n, ...) latents.
         embedding: n prompts.
-        batch: Size of the batch; of 2 n, the second half is taken.
+        batch: Size of the batch.
+        at: Which of its branches of n samples is taken; the last one by default.
     """
     n = len(latents)
+    branch = slice((at % (batch // n)) * n, (at % (batch // n) + 1) * n)
 
-    def half(value: Any) -> Any:
+    def own(value: Any) -> Any:
         if isinstance(value, list | tuple):  # residuals of a ControlNet or an adapter
-            return type(value)(map(half, value))
-        return value[batch - n :] if isinstance(value, Tensor) and value.ndim and len(value) == batch > n else value
+            return type(value)(map(own, value))
+        if isinstance(value, Mapping):
+            return {name: own(each) for name, each in value.items()}
+        return value[branch] if isinstance(value, Tensor) and value.ndim and len(value) == batch > n else value
 
-    found = {name: half(value) for name, value in arguments.items()}
+    found = {name: own(value) for name, value in arguments.items()}
     first = next(iter(found))
     found[first] = latents.to(found[first].dtype)
-    for name, role in _TEXT.items():
+    return _with_text(found, lambda old, new: new.to(old.dtype), embedding)
+
+
+def substitute_branches(
+    arguments: Mapping[str, Any], embedding: PromptEmbedding, batch: int, branches: Iterable[int]
+) -> dict[str, Any]:
+    """Arguments of a denoiser with other prompts in some of the branches of n samples, and all else as it is."""
+    n = len(embedding)
+
+    def put(old: Tensor, new: Tensor) -> Tensor:
+        changed = old.clone()
+        for at in branches:
+            changed[at * n : (at + 1) * n] = new.to(old)
+        return changed if len(old) == batch else old
+
+    copied = {name: [*value] if isinstance(value, list) else value for name, value in arguments.items()}
+    return _with_text(copied, put, embedding)
+
+
+def _with_text(
+    found: dict[str, Any], put: Callable[[Tensor, Tensor], Tensor], embedding: PromptEmbedding
+) -> dict[str, Any]:
+    """Arguments with the text in them changed by `put(what is there, what the embedding has)`."""
+    for name, role in (*_TEXT.items(), (_MASK, "mask")):
         if isinstance(found.get(name), Tensor) and (value := getattr(embedding, role)) is not None:
-            found[name] = value.to(found[name].dtype)
-    if isinstance(found.get(_MASK), Tensor) and embedding.mask is not None:
-        found[_MASK] = embedding.mask.to(found[_MASK].dtype)
+            found[name] = put(found[name], value)
     if isinstance(added := found.get("added_cond_kwargs"), Mapping):
-        added = {name: half(value) for name, value in added.items()}
         texts = {name: getattr(embedding, role) for name, role in _ADDED.items() if name in added}
-        found["added_cond_kwargs"] = added | {name: value.to(added[name].dtype) for name, value in texts.items()}
+        found["added_cond_kwargs"] = {**added, **{name: put(added[name], value) for name, value in texts.items()}}
     return found
+
+
+def pooled_of(arguments: Mapping[str, Any]) -> Tensor | None:
+    """The pooled vectors among the arguments of a denoiser."""
+    added = arguments.get("added_cond_kwargs")
+    places = [arguments.get("pooled_projections"), *(added.get(name) for name in _ADDED if isinstance(added, Mapping))]
+    return next((value for value in places if isinstance(value, Tensor)), None)
 
 
 def generators(seeds: Iterable[int]) -> list[torch.Generator]:

@@ -14,9 +14,9 @@ from efface.pipelines import attention
 from efface.pipelines.attention import ContextEmbedder, KeyValueLayer
 from efface.pipelines.denoiser_call import DenoiserCall, catch, generators
 from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.following import unguided
 from efface.pipelines.guidance import Guidance, Prediction, guidance_of, prediction_type
 from efface.pipelines.prompts import PromptEncoder
-from efface.pipelines.steps import unguided
 from efface.pipelines.text_edits import active_edits, listeners, skipping
 
 PROBE = {"height": 64, "width": 64, "num_frames": 9, "use_resolution_binning": False, "strength": 1.0}
@@ -28,16 +28,20 @@ class Denoising:
 
     Attributes:
         text: The pipeline's text side.
-        prediction_type: `"epsilon"`, `"v_prediction"`, `"sample"` or `"flow"`.
         guidance: How text is strengthened.
     """
 
     def __init__(self, text: PromptEncoder, probe: Mapping[str, Any]) -> None:
         self.text, self.pipe, self.components = text, text.pipe, text.components
-        self.prediction_type: Prediction = prediction_type(self.components.scheduler)
+        prediction_type(self.components.scheduler)  # or it is refused
         encoding, denoiser = text.encoding, next(iter(self.components.denoisers.values()))
         self.guidance: Guidance = guidance_of(denoiser, encoding.parameters, encoding.call)
         self._probe = {k: v for k, v in (PROBE | dict(probe)).items() if k in encoding.call}
+
+    @property
+    def prediction_type(self) -> Prediction:
+        """What the denoiser predicts: `"epsilon"`, `"v_prediction"`, `"sample"` or `"flow"`."""
+        return prediction_type(self.components.scheduler_of(self.pipe))
 
     def check_arguments(self, given: Mapping[str, Any]) -> None:
         """Refuse arguments that the pipeline's call does not have."""

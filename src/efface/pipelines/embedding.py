@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ class Slot:
         rows: First row in the sequence, and the one past the last; (0, 0) if it gives none (CLIP in FLUX).
         columns: First column in these rows, and the one past the last.
         pooled: First column of the pooled vector, and the one past the last; (0, 0) if it gives none.
+        argument: The argument of the call whose text it reads (`"prompt_2"`, which is the prompt if not given).
     """
 
     encoder: str
@@ -33,6 +34,7 @@ class Slot:
     rows: tuple[int, int]
     columns: tuple[int, int]
     pooled: tuple[int, int]
+    argument: str = "prompt"
 
     @property
     def in_sequence(self) -> bool:
@@ -56,6 +58,7 @@ class PromptEmbedding:
         negative: The other branch of classifier-free guidance, of the same length; None without one.
         layout: Where each text encoder's output lies.
         prompts: What was encoded, if known.
+        texts: Text encoder -> what it was given in place of the prompts, if anything else (`prompt_2`).
         edits: Which edits of the pipeline these tensors have been through already (see `text_edits`).
 
     >>> e = PromptEmbedding(torch.zeros(2, 3, 4))
@@ -69,6 +72,7 @@ class PromptEmbedding:
     negative: PromptEmbedding | None = None
     layout: tuple[Slot, ...] = ()
     prompts: tuple[str, ...] = ()
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     edits: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
@@ -93,7 +97,12 @@ class PromptEmbedding:
             index = slice(index, index + 1 or None)
         changed: dict[str, Any] = {name: value[index] for name, value in self.tensors().items()}
         negative = None if self.negative is None else self.negative[index]
-        return dataclasses.replace(self, **changed, negative=negative, prompts=self.prompts[index])
+        texts = {name: texts[index] for name, texts in self.texts.items()}
+        return dataclasses.replace(self, **changed, negative=negative, prompts=self.prompts[index], texts=texts)
+
+    def texts_of(self, encoder: str) -> tuple[str, ...]:
+        """What a text encoder was given; empty if that is not known."""
+        return self.texts.get(encoder, self.prompts)
 
     def tensors(self) -> dict[str, Tensor]:
         """Role -> tensor, of those there are (not of `negative`)."""
@@ -178,11 +187,13 @@ class PromptEmbedding:
             raise InputError("the embeddings do not have the same tensors: encode all of them with the same pipeline")
         joined: dict[str, Any] = {name: torch.cat([getattr(e, name) for e in items]) for name in first.tensors()}
         negatives = [e.negative for e in items if e.negative is not None]
+        others = dict.fromkeys(name for e in items for name in e.texts)
         return dataclasses.replace(
             first,
             **joined,
             negative=PromptEmbedding.cat(negatives) if negatives else None,
             prompts=tuple(p for e in items for p in e.prompts),
+            texts={name: tuple(text for e in items for text in e.texts_of(name)) for name in others},
             edits=frozenset.intersection(*(e.edits for e in items)),
         )
 

@@ -17,6 +17,9 @@ from efface.pipelines.embedding import TENSORS, PromptEmbedding, Slot
 ARGUMENTS = {"sequence": "prompt_embeds", "pooled": "pooled_prompt_embeds", "mask": "prompt_attention_mask"}
 """Role of a tensor -> what diffusers' pipelines call it."""
 
+LAYERS = ("clip_skip", "hidden_state_skip_layer", "text_encoder_out_layers")
+"""Options of calls that choose which layer of a text encoder is read."""
+
 _NEGATIVE = "negative_"
 _TEXT_TENSOR = re.compile("prompt_(embeds|attention_mask)")
 _SHAPES = {"sequence": (1, 2, 3), "pooled": (1, 3), "mask": (1, 2)}
@@ -68,6 +71,11 @@ class Encoding:
         return fixed
 
     @property
+    def more_texts(self) -> tuple[str, ...]:
+        """Arguments of the call with texts for some text encoders alone: `prompt_2`, `negative_prompt_2`."""
+        return tuple(name for name in self.call if name in _TEXT_ARGUMENTS and name[-1].isdigit())
+
+    @property
     def options(self) -> tuple[str, ...]:
         """Parameters of `encode_prompt` that are not text, such as `max_sequence_length`."""
         others = (*_TEXT_ARGUMENTS, "device", "do_classifier_free_guidance", "kwargs")
@@ -75,8 +83,8 @@ class Encoding:
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse options that `encode_prompt` does not have."""
-        if unknown := sorted(set(options) - set(self.options)):
-            known = ", ".join(self.options) or "none"
+        if unknown := sorted(set(options) - {*self.options, *self.more_texts}):
+            known = ", ".join((*self.options, *self.more_texts)) or "none"
             raise InputError(f"{type(self.pipe).__name__}.encode_prompt has no option {unknown[0]!r}; it has: {known}")
 
     def _outputs(self) -> tuple[tuple[bool, str] | None, ...]:
@@ -119,7 +127,8 @@ class Encoding:
             prompts: The prompts.
             negative: Negative prompts, one for each; None for the pipeline's own default.
             layout: Goes into the result.
-            **options: Further arguments of `encode_prompt`, e.g. `max_sequence_length`.
+            **options: Further arguments of `encode_prompt`, e.g. `max_sequence_length`; of `more_texts`, a text for
+                each prompt.
 
         Raises:
             InputError: If `encode_prompt` has no such option, or there is no negative branch.
@@ -127,16 +136,24 @@ class Encoding:
         self.check_options(options)
         if negative is not None and not self.accepts_negative():
             raise InputError(f"{type(self.pipe).__name__} takes no negative prompt: leave negative out")
-        given = {**self.fixed(), **options, "prompt": list(prompts)}
+        more = {name: list(options.pop(name)) for name in self.more_texts if options.get(name) is not None}
+        away = {name.removeprefix(_NEGATIVE): more.pop(name) for name in [*more] if name.startswith(_NEGATIVE)}
+        given = {**self.fixed(), **options, "prompt": list(prompts), **more}
+        if self.both_branches:
+            given |= {_NEGATIVE + name: texts for name, texts in away.items()}
         if self.both_branches and "negative_prompt" in self.parameters:
             own = self.call["negative_prompt"].default if "negative_prompt" in self.call else None
             given["negative_prompt"] = own if negative is None else list(negative)
         embedding = self.read(self.pipe.encode_prompt(**given), tuple(prompts), layout)
         if negative is not None and not self.both_branches:
-            other = self.read(self.pipe.encode_prompt(**{**given, "prompt": list(negative)}), tuple(negative), layout)
-            embedding = embedding.replace(negative=other)
+            own = {name: None for name in more} | away
+            out = self.pipe.encode_prompt(**{**given, "prompt": list(negative), **own})
+            embedding = embedding.replace(negative=self.read(out, tuple(negative), layout))
+        texts = {slot.encoder: tuple(more[slot.argument]) for slot in layout if slot.argument in more}
+        embedding = embedding.replace(texts=texts)
         if embedding.negative is not None and negative is not None:
-            embedding = embedding.replace(negative=embedding.negative.replace(prompts=tuple(negative)))
+            texts = {slot.encoder: tuple(away[slot.argument]) for slot in layout if slot.argument in away}
+            embedding = embedding.replace(negative=embedding.negative.replace(prompts=tuple(negative), texts=texts))
         return embedding
 
     def read(self, out: Any, prompts: tuple[str, ...], layout: tuple[Slot, ...]) -> PromptEmbedding:

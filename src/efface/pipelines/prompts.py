@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
 
 from efface._errors import InputError
+from efface.core.edits import check_base
+from efface.core.subjects import unwrapped
 from efface.pipelines.components import Components
 from efface.pipelines.embedding import TENSORS, PromptEmbedding, Slot
-from efface.pipelines.encoding import Encoding
+from efface.pipelines.encoding import LAYERS, Encoding
 from efface.pipelines.restoring import lock_of
-from efface.pipelines.text_edits import TextEdit, active_edits, install_edit, listeners, skipping
+from efface.pipelines.text_edits import TextEdit, active_edits, install_edit, listeners, options_of, skipping
 from efface.pipelines.tokenization import Tokenization
 
 
@@ -86,6 +89,20 @@ class PromptEncoder:
                         "it was made by another pipeline; use view.encode(prompts)"
                     )
 
+    def check_fit(self, marks: Mapping[str, str]) -> None:
+        """Refuse what an erasure was not fitted to; as `PipelineView.check_fit`."""
+        usual, given = self.encoding.fixed(), options_of(self.pipe)
+        for name in LAYERS:
+            if name in given and given[name] != usual.get(name):
+                raise InputError(
+                    f"{name}={given[name]!r} takes another layer of the text encoder than that which the erasure was "
+                    f"fitted to: leave {name} out, or choose a method that reads its words in each call (sld, "
+                    "negative-prompt)"
+                )
+        for name, mark in marks.items():
+            if isinstance(part := getattr(self.pipe, name, None), nn.Module):
+                check_base(unwrapped(part), mark)
+
     @cached_property
     def reference(self) -> PromptEmbedding:
         """A prompt of one word."""
@@ -96,7 +113,7 @@ class PromptEncoder:
 
     def install_edit(self, edit: TextEdit, *, once: bool = True) -> Callable[[], None]:
         """Edit every prompt that is encoded until the function that is returned is called."""
-        return install_edit(self.pipe, self.encoding, self.layout, edit, once)
+        return install_edit(self.pipe, self.encoding, self.layout, self.components, edit, once)
 
 
 def paired(prompts: str | Sequence[str], negative: str | Sequence[str] | None) -> tuple[list[str], list[str] | None]:

@@ -77,7 +77,7 @@ def sample_batch(
         seeds: n seeds.
         given: Further arguments of the pipeline's call.
     """
-    pipe, scheduler = text.pipe, text.components.scheduler
+    pipe, scheduler = text.pipe, text.components.scheduler_of(text.pipe)
     arguments = {**text.encoding.arguments(embedding), **given, "generator": generators(seeds), "return_dict": False}
     with preserved(pipe, scheduler), torch.no_grad():
         # Those edits that are on now and that the embedding has been through already.

@@ -5,28 +5,25 @@ What it is given can be changed too, step by step.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import threading
-import warnings
-import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from efface._errors import InputError, NotReachedWarning
-from efface.core.hooks import edit_call, look_before
-from efface.pipelines.calling import caller_of, calling
+from efface._errors import InputError
+from efface.core.hooks import Where, edit_call
 from efface.pipelines.components import forward_parameters
-from efface.pipelines.denoiser_call import substitute
+from efface.pipelines.denoiser_call import substitute, substitute_branches
 from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.following import ROWS, Following, Given, following_of, paused, unguided
 from efface.pipelines.prompts import PromptEncoder
-from efface.pipelines.text_edits import active_edits, listeners
 
 
 @dataclass(frozen=True)
@@ -60,79 +57,50 @@ Swap: TypeAlias = Callable[[int, PromptEmbedding, Tensor], "Tensor | None"]
 """Takes the index of a step, the prompts and their rows of text as the denoiser is about to be given them, `(n, rows,
 width)`; what it returns replaces these, unless that is None."""
 
-_ROWS = "encoder_hidden_states"
-
-_PAUSED: ContextVar[bool] = ContextVar("paused", default=False)
-
-
-@contextmanager
-def unguided() -> Iterator[None]:
-    """No rule is applied within the block: predictions are the denoiser's own."""
-    token = _PAUSED.set(True)
-    try:
-        yield
-    finally:
-        _PAUSED.reset(token)
-
 
 class _Progress(threading.local):
     """Where one thread's sampling is.
 
     Attributes:
-        embedding: What was encoded for it; None before.
         index: The step.
-        fresh: Encoded, and not a step made since.
         lists: Lists that the denoiser is being given, by keyword.
     """
 
-    embedding: PromptEmbedding | None = None
     index: int = 0
-    fresh: bool = False
     lists: Mapping[str, list[Any]] = MappingProxyType({})
 
 
 class _Watch:
-    """Follows one pipeline's sampling, and lets other users of its denoiser alone."""
+    """Acts on the steps of one pipeline's sampling."""
 
-    def __init__(self, text: PromptEncoder) -> None:
-        self.pipe = weakref.ref(text.pipe)  # a denoiser, which may outlive the pipeline, has this in its hooks
-        self.both = text.encoding.both_branches  # whether both branches are encoded at once
+    following: Following
+
+    def __init__(self) -> None:
         self.now = _Progress()
         self.on = True
 
     def __deepcopy__(self, memo: Any) -> Self:
-        return self  # a denoiser is copied with its hooks; what is taken off is off for the copy, too
+        following = copy.deepcopy(self.following, memo)
+        if following is self.following:
+            return self  # a denoiser is copied with its hooks; what is taken off is off for the copy, too
+        twin = memo[id(self)] = object.__new__(type(self))
+        vars(twin).update(vars(self) | {"following": following, "now": _Progress()})
+        return twin
 
-    def encoded(self, embedding: PromptEmbedding) -> None:
-        """Take note of the prompts of a call; what is encoded outside of one comes to no step."""
-        if not self._calling():
-            return
-        now = self.now
-        # With two passes in a distilled pipeline, the second text before the first step is the negative prompt.
-        if now.fresh and not self.both and now.embedding is not None and now.embedding.negative is None:
-            now.embedding = now.embedding.replace(negative=embedding)
-        else:
-            now.embedding, now.index, now.fresh = embedding, 0, True
+    def encoded(self, _embedding: PromptEmbedding) -> None:
+        """A sampling begins."""
+        if self.following.calling():
+            self.now.index = 0
 
-    def looked(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[PromptEmbedding, dict[str, Any], int] | None:
-        """Prompts, the denoiser's arguments and its batch, if the pipeline itself calls it for the prompts."""
-        embedding = self.now.embedding
-        if _PAUSED.get() or not self.on or embedding is None or not self._calling():
-            return None
-        self.now.fresh = False
-        arguments = inspect.Signature(list(forward_parameters(module).values())).bind(*args, **kwargs).arguments
-        n, batch = len(embedding), len(next(iter(arguments.values())))
-        if batch not in (n, 2 * n):
-            raise InputError(f"the denoiser was given {batch} samples for {n} prompts: expected {n} or {2 * n}")
-        if batch == n and _is_negative(embedding, arguments[_ROWS]):
-            return None
-        return embedding, arguments, batch
+    def given(self) -> Given | None:
+        """What the denoiser is given for the prompts of the pipeline's own call, if it is."""
+        found = None if paused() or not self.on else self.following.now.given
+        return found if found is not None and found.prompts else None
 
-    def _calling(self) -> bool:
-        pipe = self.pipe()
-        return pipe is not None and calling(pipe)
+    def end(self) -> None:
+        """It is taken off."""
+        self.on = False
+        self.following.rules -= 1
 
     def next_step(self) -> int:
         """The index of the step that this thread is at; the next time it is one more."""
@@ -140,24 +108,20 @@ class _Watch:
         return self.now.index - 1
 
 
-def _is_negative(embedding: PromptEmbedding, given: Tensor) -> bool:
-    negative = embedding.negative
-    if negative is None or negative.sequence.shape != given.shape:
-        return False
-    is_prompt = torch.equal(given, embedding.sequence.to(given.dtype))
-    return not is_prompt and torch.equal(given, negative.sequence.to(given.dtype))
+def _bound(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return inspect.Signature(list(forward_parameters(module).values())).bind(*args, **kwargs).arguments
 
 
 class _Ruled(_Watch):
     """Applies a rule to the prediction for the prompts."""
 
-    def __init__(self, text: PromptEncoder, rule: Rule) -> None:
-        super().__init__(text)
+    def __init__(self, rule: Rule) -> None:
+        super().__init__()
         self.rule = rule
 
     def keeping(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Give the denoiser copies of lists, which it empties as it runs (residuals of adapters)."""
-        if _PAUSED.get():
+        if paused():
             return None
         self.now.lists = {name: value for name, value in kwargs.items() if isinstance(value, list)}
         return (
@@ -166,60 +130,69 @@ class _Ruled(_Watch):
 
     def predicted(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Any:
         """What the denoiser gives instead, or None."""
-        found = self.looked(module, args, {**kwargs, **self.now.lists})
-        if found is None:
+        given = self.given()
+        if given is None:
             return None
-        embedding, arguments, batch = found
+        arguments = _bound(module, args, {**kwargs, **self.now.lists})
         value = out[0] if isinstance(out, tuple) else out.sample
-        parts = value.chunk(batch // len(embedding))
-        latents = arguments[next(iter(arguments))].chunk(len(parts))[-1]
-        uncond = parts[0] if len(parts) == 2 else None
+        parts, at = [*value.chunk(given.branches)], given.prompts[0]
+        latents = arguments[next(iter(arguments))].chunk(given.branches)[at]
+        uncond = parts[given.negatives[0]] if given.negatives else None
 
         def predict(embedding: PromptEmbedding) -> Tensor:
             with unguided():  # no rule is applied to another rule's pass
-                again = module(**substitute(arguments, latents, embedding, batch))
-            return again[0] if isinstance(again, tuple) else again.sample
+                if len(given.prompts) == 1:
+                    again = module(**substitute(arguments, latents, embedding, len(value), at))
+                else:  # layers that treat the branches each in its own way want all of them
+                    again = module(**substitute_branches(arguments, embedding, len(value), given.prompts))
+            again = again[0] if isinstance(again, tuple) else again.sample
+            return again if len(again) == len(embedding) else again.chunk(given.branches)[at]
 
-        step = Step(self.next_step(), arguments["timestep"], latents, embedding, parts[-1], uncond, predict)
+        step = Step(self.next_step(), arguments["timestep"], latents, given.embedding, parts[at], uncond, predict)
         changed = self.rule(step)
         if changed is None:
             return None
-        if changed.shape != parts[-1].shape:
-            raise InputError(f"a rule must keep the shape {tuple(parts[-1].shape)}, it returned {tuple(changed.shape)}")
-        value = torch.cat([*parts[:-1], changed.to(value.dtype)])
+        cond = parts[at]
+        if changed.shape != cond.shape:
+            raise InputError(f"a rule must keep the shape {tuple(cond.shape)}, it returned {tuple(changed.shape)}")
+        for i in given.prompts:  # what guidance takes from the difference of two of them stays as it is
+            parts[i] = changed.to(value.dtype) if i == at else (parts[i] + (changed - cond)).to(value.dtype)
+        value = torch.cat(parts)
         return (value, *out[1:]) if isinstance(out, tuple) else type(out)(sample=value)
 
 
 class _Swapped(_Watch):
     """Gives the denoiser other rows of text for the prompts."""
 
-    def __init__(self, text: PromptEncoder, swap: Swap) -> None:
-        super().__init__(text)
+    def __init__(self, swap: Swap) -> None:
+        super().__init__()
         self.swap = swap
 
     def entering(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the denoiser is given instead, or None."""
-        found = self.looked(module, args, kwargs)
-        if found is None:
+        given = self.given()
+        if given is None:
             return None
-        embedding, arguments, _ = found
-        rows: Tensor = arguments[_ROWS]
-        negative, own = rows[: -len(embedding)], rows[-len(embedding) :]
-        changed = self.swap(self.next_step(), embedding, own)
+        rows: Tensor = _bound(module, args, kwargs)[ROWS]
+        parts = [*rows.chunk(given.branches)]
+        own = parts[given.prompts[0]]
+        changed = self.swap(self.next_step(), given.embedding, own)
         if changed is None:
             return None
         if changed.shape != own.shape:
             raise InputError(f"a swap must keep the shape {tuple(own.shape)}, it returned {tuple(changed.shape)}")
-        changed = torch.cat([negative, changed.to(rows.dtype)])
-        if _ROWS in kwargs:
-            return args, {**kwargs, _ROWS: changed}
-        place = list(forward_parameters(module)).index(_ROWS)
-        return (*args[:place], changed, *args[place + 1 :]), kwargs
+        for i in given.prompts:
+            parts[i] = changed.to(rows.dtype)
+        whole = torch.cat(parts)
+        if ROWS in kwargs:
+            return args, {**kwargs, ROWS: whole}
+        place = list(forward_parameters(module)).index(ROWS)
+        return (*args[:place], whole, *args[place + 1 :]), kwargs
 
 
 def install_rule(text: PromptEncoder, rule: Rule) -> Callable[[], None]:
     """Apply a rule to every prediction for prompts in this pipeline's calls, until what is returned is called."""
-    watch = _Ruled(text, rule)
+    watch = _Ruled(rule)
     return _install(text, watch, {"input": watch.keeping, "output": watch.predicted})
 
 
@@ -228,47 +201,18 @@ def install_swap(text: PromptEncoder, swap: Swap) -> Callable[[], None]:
 
     It costs no pass, where a rule that returns `step.predict(other)` costs one. The pooled vector stays.
     """
-    watch = _Swapped(text, swap)
+    watch = _Swapped(swap)
     return _install(text, watch, {"input": watch.entering})
 
 
-def watch_others(text: PromptEncoder, name: str) -> Callable[[], None]:
-    """Warn, once, when another pipeline that shares this one's denoiser draws with nothing on it.
-
-    Args:
-        text: The pipeline's text side.
-        name: What is on it.
-    """
-    own = weakref.ref(text.pipe)  # a denoiser, which may outlive the pipeline, has this in its hooks
-    told: list[bool] = []
-
-    def entering(module: nn.Module, _args: Any) -> None:
-        if told or _PAUSED.get():
-            return
-        other = caller_of(module)
-        if other is None or other is own() or active_edits(other) or listeners(other):
-            return
-        told.append(True)
-        warnings.warn(
-            f"a {type(other).__name__} that shares the denoiser of a pipeline is drawing, and {name}, which is on that "
-            "pipeline, is not on this one: nothing is erased from it; put it on, too, erasure.on(other)",
-            NotReachedWarning,
-            stacklevel=2,
-        )
-
+def _install(text: PromptEncoder, watch: _Watch, changes: Mapping[Where, Callable[..., Any]]) -> Callable[[], None]:
     with ExitStack() as stack:
-        for denoiser in text.components.denoisers.values():
-            stack.callback(look_before(denoiser, entering))
-        return stack.pop_all().close
-
-
-def _install(
-    text: PromptEncoder, watch: _Watch, changes: Mapping[Literal["input", "output"], Callable[..., Any]]
-) -> Callable[[], None]:
-    with ExitStack() as stack:
+        # What follows the pipeline comes first, so that it sees what is given before a swap changes it.
+        stack.callback(text.install_edit(watch.encoded, once=False))
+        watch.following = following_of(text.pipe)
+        watch.following.rules += 1
+        stack.callback(watch.end)
         for denoiser in text.components.denoisers.values():
             for where, change in changes.items():
                 stack.callback(edit_call(denoiser, where, change))
-        stack.callback(text.install_edit(watch.encoded, once=False))
-        stack.callback(setattr, watch, "on", False)
         return stack.pop_all().close

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import threading
@@ -9,12 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from efface._errors import InputError
-from efface.core.hooks import Remove, patch
+from efface.core.hooks import Remove, not_pickled, patch
+from efface.pipelines.components import Components
 from efface.pipelines.embedding import PromptEmbedding, Slot
 from efface.pipelines.encoding import Encoding
+from efface.pipelines.following import Following, edits_of
 from efface.pipelines.restoring import lock_of
 
 TextEdit: TypeAlias = Callable[[PromptEmbedding], "PromptEmbedding | None"]
@@ -66,11 +69,26 @@ class EditedEncoding:
     encodes its negative prompt by a second call (`true_cfg_scale`), that prompt is edited as the first one is.
     """
 
-    def __init__(self, encoding: Encoding, layout: tuple[Slot, ...]) -> None:
+    def __init__(self, encoding: Encoding, layout: tuple[Slot, ...], components: Components) -> None:
         self.encoding, self.layout = encoding, layout
         self.original: Callable[..., Any] = encoding.pipe.encode_prompt
         self.edits: dict[int, TextEdit] = {}
-        self.off: Remove = patch(encoding.pipe, "encode_prompt", self)
+        self.following = Following(encoding.pipe, components, encoding.both_branches)
+        self._off: Remove = patch(encoding.pipe, "encode_prompt", self)
+
+    def off(self) -> None:
+        """Take it off."""
+        self._off()
+        self.following.off()
+
+    def __reduce__(self) -> NoReturn:
+        raise not_pickled("pipeline")
+
+    def __deepcopy__(self, memo: Any) -> EditedEncoding:
+        twin = memo[id(self)] = object.__new__(EditedEncoding)
+        vars(twin).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items() if name != "_off"})
+        twin._off = _stays
+        return twin
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the pipeline's `encode_prompt` returns, edited; one thread at a time."""
@@ -79,7 +97,7 @@ class EditedEncoding:
         if now.options is not None:
             # An edit encodes something itself: not edited, and with the options of the call that it edits.
             return self.original(**{**given, **now.options})
-        with lock_of(self.encoding.pipe):
+        with lock_of(self.encoding.pipe), self.following.encoding():
             out = self.original(*args, **kwargs)
             before = after = self._read(out, given, now.prompts)
             options = {name: given[name] for name in self.encoding.options if name in given}
@@ -87,16 +105,32 @@ class EditedEncoding:
                 for number, edit in list(self.edits.items()):
                     if number not in now.skip:
                         after = _checked(edit(after), after)
+        self.following.encoded(after)
         return out if after is before else self.encoding.write(out, after)
 
     def _read(self, out: Any, given: dict[str, Any], handed: tuple[str, ...]) -> PromptEmbedding:
         found = self.encoding.read(out, (), self.layout)
         each = [n for name, n in given.items() if name.startswith("num_") and name.endswith("_per_prompt") and n]
         if found.negative is not None:
-            texts = _texts(given.get("negative_prompt"), len(found), *each)
-            found = found.replace(negative=found.negative.replace(prompts=texts))
-        prompt = given.get("prompt")
-        return found.replace(prompts=_texts(handed if prompt is None else prompt, len(found), *each))
+            found = found.replace(negative=self._told(found.negative, given, "negative_", (), each))
+        return self._told(found, given, "", handed, each)
+
+    def _told(
+        self, found: PromptEmbedding, given: Mapping[str, Any], sign: str, handed: tuple[str, ...], each: list[int]
+    ) -> PromptEmbedding:
+        """An embedding with the texts that were given: to all text encoders, and to some alone."""
+        prompt = given.get(f"{sign}prompt")
+        texts = {
+            slot.encoder: _texts(given[sign + slot.argument], len(found), *each)
+            for slot in self.layout
+            if slot.argument != "prompt" and given.get(sign + slot.argument)
+        }
+        prompts = _texts(handed if prompt is None else prompt, len(found), *each)
+        return found.replace(prompts=prompts, texts={name: told for name, told in texts.items() if told != prompts})
+
+
+def _stays() -> None:
+    """What is on a copy of a pipeline stays on it."""
 
 
 def _texts(given: Any, n: int, each: int = 1) -> tuple[str, ...]:
@@ -117,7 +151,12 @@ def _checked(edited: Any, before: PromptEmbedding) -> PromptEmbedding:
 
 
 def install_edit(
-    pipe: Any, encoding: Encoding, layout: tuple[Slot, ...], edit: TextEdit, once: bool = True
+    pipe: Any,
+    encoding: Encoding,
+    layout: tuple[Slot, ...],
+    components: Components,
+    edit: TextEdit,
+    once: bool = True,
 ) -> Callable[[], None]:
     """Edit what a pipeline encodes, until the function that is returned is called. Edits go on and off in any order.
 
@@ -125,6 +164,7 @@ def install_edit(
         pipe: The pipeline.
         encoding: Its encoding.
         layout: Goes into what the edit is given.
+        components: Its parts.
         edit: The edit.
         once: Not again for embeddings that carry its number (see `EditedEncoding`).
     """
@@ -132,7 +172,7 @@ def install_edit(
     with _LOCK:
         current = vars(pipe).get("encode_prompt")
         if not isinstance(current, EditedEncoding):
-            current = EditedEncoding(encoding, layout)
+            current = EditedEncoding(encoding, layout, components)
         current.edits[number] = edit
 
     def remove() -> None:
@@ -146,17 +186,17 @@ def install_edit(
 
 def active_edits(pipe: Any) -> frozenset[int]:
     """Numbers of the edits that are on a pipeline now."""
-    return frozenset(number for number in _edits(pipe) if number > 0)
+    return frozenset(number for number in edits_of(pipe) if number > 0)
 
 
 def listeners(pipe: Any) -> frozenset[int]:
     """Numbers of those that only listen to what a pipeline's call encodes (`once=False`)."""
-    return frozenset(number for number in _edits(pipe) if number < 0)
+    return frozenset(number for number in edits_of(pipe) if number < 0)
 
 
-def _edits(pipe: Any) -> dict[int, TextEdit]:
-    current = vars(pipe).get("encode_prompt")
-    return current.edits if isinstance(current, EditedEncoding) else {}
+def options_of(pipe: Any) -> Mapping[str, Any]:
+    """Options of the call of `encode_prompt` that this thread is editing; none outside of one."""
+    return _now(pipe).options or {}
 
 
 @contextmanager

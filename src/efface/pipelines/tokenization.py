@@ -113,15 +113,24 @@ class Tokenization:
         """Let one text encoder at a time give ones in the row of the last token, and see where they come out."""
         slots, log = {}, []
         example = self._encode(["a"], self._dry(log, _zeros))
-        calls = _pairs(log)
+        calls, arguments = _pairs(log), self._measure_arguments()
         for name in self._outputs:
             call = calls.get(name)
             if call is None:
                 raise InputError(f"{name} is given ids that no tokenizer made: name its tokenizer by tokenizers=[...]")
             last = int(_mask(call, 0).nonzero().max())
             marked = self._encode(["a"], self._dry([], _one_row(name, last)))
-            slots[name] = _slot(name, marked, last, call["ids"].shape[1])
+            slots[name] = _slot(name, marked, last, call["ids"].shape[1], arguments.get(name, "prompt"))
         return slots, example
+
+    def _measure_arguments(self) -> dict[str, str]:
+        """Text encoder -> the argument whose text it is given, where that is not the prompt."""
+        log: list[dict[str, Any]] = []
+        texts = {name: f"q{i}q" for i, name in enumerate(self.encoding.more_texts) if not name.startswith("negative")}
+        if texts:
+            self._encode(["a"], self._dry(log, _zeros), {name: [text] for name, text in texts.items()})
+        read = {name: str(call["texts"][0]) for name, call in _pairs(log).items()}
+        return {name: key for name, said in read.items() for key, text in texts.items() if text in said}
 
     def _dry(self, log: list[dict[str, Any]], fill: Fill) -> dict[str, StandIn]:
         """Recorders for tokenizers, and text encoders that return what `fill` makes."""
@@ -211,7 +220,7 @@ def _mask(call: Mapping[str, Any], i: int) -> Tensor:
     return out["attention_mask"][i] if "attention_mask" in out else torch.ones_like(call["ids"][i])
 
 
-def _slot(name: str, marked: PromptEmbedding, row: int, window: int) -> Slot:
+def _slot(name: str, marked: PromptEmbedding, row: int, window: int, argument: str) -> Slot:
     at = marked.sequence[0].nonzero()
     rows, columns, shift = (0, 0), (0, 0), 0
     if len(at):
@@ -223,7 +232,7 @@ def _slot(name: str, marked: PromptEmbedding, row: int, window: int) -> Slot:
         columns = (first, last)
     pooled = torch.zeros(0) if marked.pooled is None else marked.pooled[0].nonzero().flatten()
     inside = (int(pooled.min()), int(pooled.max()) + 1) if len(pooled) else (0, 0)
-    return Slot(name, shift, rows, columns, inside)
+    return Slot(name, shift, rows, columns, inside, argument)
 
 
 def _hollow(value: Any) -> Any:

@@ -22,7 +22,7 @@ from efface.pipelines.encoding import Encoding
 from efface.pipelines.guidance import Guidance, Prediction
 from efface.pipelines.prompts import PromptEncoder, paired
 from efface.pipelines.sampling import Samples, sample_batch
-from efface.pipelines.steps import Rule, Swap, install_rule, install_swap, watch_others
+from efface.pipelines.steps import Rule, Swap, install_rule, install_swap
 from efface.pipelines.text_edits import TextEdit
 from efface.pipelines.tokens import Tokens, WordRows
 
@@ -97,8 +97,8 @@ class PipelineView:
 
     @property
     def scheduler(self) -> Any:
-        """The sampler."""
-        return self.components.scheduler
+        """The sampler that the pipeline has now."""
+        return self.components.scheduler_of(self.pipe)
 
     @property
     def encoding(self) -> Encoding:
@@ -114,11 +114,6 @@ class PipelineView:
     def guidance(self) -> Guidance:
         """How it strengthens its text."""
         return self.denoising.guidance
-
-    @property
-    def is_video(self) -> bool:
-        """Whether samples are films."""
-        return "num_frames" in self.encoding.call
 
     @property
     def device(self) -> torch.device:
@@ -205,7 +200,8 @@ class PipelineView:
             truncate: Allow the end of a prompt to be lost.
             allow_unknown: Allow unknown words.
             grad: Keep gradients to the text encoders.
-            **options: Further arguments of the pipeline's `encode_prompt`.
+            **options: Further arguments of the pipeline's `encode_prompt`; texts for some text encoders alone
+                (`prompt_2`, `negative_prompt_2`), one for all prompts or one for each.
 
         Returns:
             A batch of n prompts; `negative` in it is None if the pipeline's guidance has no negative branch and none
@@ -215,10 +211,21 @@ class PipelineView:
             InputError: For a prompt too long or of unknown words, or negative prompts of another number.
         """
         texts, negatives = paired(prompts, negative)
-        checked = [*texts, *(negatives or [])]
+        more = self._more_texts(options, len(texts))
+        checked = [*texts, *(negatives or []), *(text for each in more.values() for text in each)]
+        options = {name: value for name, value in options.items() if name not in more}
         self.check_prompts(checked, truncate=truncate, allow_unknown=allow_unknown, **options)
         with torch.set_grad_enabled(grad):
-            return self.text.encode(texts, negatives, **options)
+            return self.text.encode(texts, negatives, **options, **more)
+
+    def _more_texts(self, given: Mapping[str, Any], n: int) -> dict[str, list[str]]:
+        """Texts for some text encoders alone, one for each of n prompts."""
+        found = {name: given[name] for name in self.encoding.more_texts if given.get(name) is not None}
+        for name, texts in found.items():
+            found[name] = [texts] * n if isinstance(texts, str) else list(texts)
+            if len(found[name]) != n:
+                raise InputError(f"{len(found[name])} texts in {name} for {n} prompts: give one, or one for each")
+        return found
 
     @property
     def example(self) -> PromptEmbedding:
@@ -232,6 +239,17 @@ class PipelineView:
             InputError: If a tensor is missing or of another width.
         """
         self.text.check_embedding(embedding)
+
+    def check_fit(self, marks: Mapping[str, str]) -> None:
+        """Refuse text encoders, or options of the call that is being edited, that an erasure was not fitted to.
+
+        Args:
+            marks: Text encoder -> its fingerprint at the fit.
+
+        Raises:
+            InputError: If one has other weights now, or the call takes another layer of it (`clip_skip`).
+        """
+        self.text.check_fit(marks)
 
     @contextmanager
     def edited(self, edit: TextEdit) -> Iterator[None]:
@@ -347,14 +365,6 @@ class PipelineView:
         """
         return install_swap(self.text, swap)
 
-    def watch_others(self, name: str) -> Callable[[], None]:
-        """Warn of other pipelines that draw with this one's denoiser and not with what is on this one.
-
-        Args:
-            name: What is on it.
-        """
-        return watch_others(self.text, name)
-
     # ------------------------------------------------------------------------------------------- samples
 
     def sample(
@@ -400,15 +410,21 @@ class PipelineView:
         given = self._call(steps, guidance, call)
         checks = {"truncate": truncate, "allow_unknown": allow_unknown}
         options = {name: value for name, value in given.items() if name in self.encoding.options}
+        more = self._more_texts(given, len([seeds] if isinstance(seeds, int) else seeds))
+        given = {name: value for name, value in given.items() if name not in self.encoding.more_texts}
         samples = Samples.of(prompts, seeds, negative)
         if isinstance(samples.prompts, PromptEmbedding):
             self.check_embedding(samples.prompts)
         found: list[Tensor] = []
+        start = 0
         with progress("sampling", len(samples), unit="samples") as bar:
             for batch in samples.batches(batch_size):
                 embedding = batch.prompts
                 if not isinstance(embedding, PromptEmbedding):
-                    embedding = self.encode(embedding, negative=batch.negative, **checks, **options)
+                    part = slice(start, start + len(batch))
+                    own: dict[str, Any] = {name: texts[part] for name, texts in more.items()}
+                    embedding = self.encode(embedding, negative=batch.negative, **checks, **options, **own)
+                start += len(batch)
                 if edit is not None:
                     embedding = edit(embedding) or embedding
                 output = {"output_type": "latent" if latent else "pt"}

@@ -37,17 +37,22 @@ def check_guided(view: PipelineView, method: str) -> None:
 
 def with_negative(embedding: PromptEmbedding, text: str, view: PipelineView) -> PromptEmbedding:
     """The prompts with a text behind the negative prompts that they have."""
-    own = embedding.negative.prompts if embedding.negative is not None else ()
-    own = own or ("",) * len(embedding)
-    texts = [f"{before}, {text}" if before.strip() else text for before in own]
-    encoded = view.encode([""] * len(embedding), negative=texts, allow_unknown=True)
-    there, given = encoded.sequence.shape[1], embedding.sequence.shape[1]
-    if there != given:
+    there = embedding.negative
+    own = (there.prompts if there is not None else ()) or ("",) * len(embedding)
+    apart = {} if there is None else {s.argument: there.texts.get(s.encoder) for s in there.layout}
+    more: dict[str, Any] = {f"negative_{name}": _behind(texts, text) for name, texts in apart.items() if texts}
+    encoded = view.encode([""] * len(embedding), negative=_behind(own, text), allow_unknown=True, **more)
+    rows, given = encoded.sequence.shape[1], embedding.sequence.shape[1]
+    if rows != given:
         raise InputError(
-            f"the prompt was handed in as embeddings of {given} rows, and negative prompts have {there} here: what is "
+            f"the prompt was handed in as embeddings of {given} rows, and negative prompts have {rows} here: what is "
             "guided away from cannot go beside it; shorten the prompt, or choose a method that edits the prompt itself"
         )
     return embedding.replace(negative=encoded.negative)
+
+
+def _behind(own: Sequence[str], text: str) -> list[str]:
+    return [f"{before}, {text}" if before.strip() else text for before in own]
 
 
 def tell_unguided(erasure: Any, run: Run, n: int) -> None:
