@@ -225,7 +225,7 @@ def test_the_negative_prompt_goes_behind_each_of_the_users_own():
     with erasure.on(pipe):
         mine = direct("sdxl", ["a star"], [3], pipe=pipe, negative_prompt="big", negative_prompt_2="small")
     own = {"negative_prompt": "big, circle", "negative_prompt_2": "small, circle"}
-    assert torch.equal(mine, direct("sdxl", ["a star"], [3], pipe=pipe, **own))
+    assert torch.equal(mine, direct("sdxl", ["a star"], [3], pipe=pipe, **own)  # type: ignore[arg-type])
 
 
 def test_a_view_knows_the_scheduler_that_its_pipeline_has_now():
