@@ -756,6 +756,17 @@ def test_a_text_encoder_that_changes_while_an_erasure_is_on_is_refused() -> None
         assert not torch.equal(said(pipe), on)
 
 
+def test_a_token_that_was_taught_since_is_told_where_it_is_used() -> None:
+    pipe = build("sd1")
+    call = {"height": 32, "width": 32, "num_inference_steps": 1, "output_type": "latent"}
+    known = efface.erase(pipe, "circle", method="semantic-surgery", threshold=-2.0)
+    pipe.load_textual_inversion({"<cat>": torch.randn(1, 32)}, token="<cat>")
+    with known.on(pipe):
+        pipe("a circle", **call)
+        with pytest.warns(NotReachedWarning, match="the prompt has '<cat>', which was added to the tokenizer"):
+            pipe("a <cat>", **call)
+
+
 def test_another_layer_of_the_text_encoder_than_that_of_the_fit_is_refused() -> None:
     pipe = build("sdxl")
     call = {"height": 32, "width": 32, "num_inference_steps": 1, "output_type": "latent"}

@@ -1,6 +1,7 @@
 """Pipelines as users have them: half precision, parts left out, two denoisers, other tasks, stochastic samplers."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -224,8 +225,8 @@ def test_the_negative_prompt_goes_behind_each_of_the_users_own():
     pipe, erasure = tiny("sdxl"), erase(tiny("sdxl"), "circle", method="negative-prompt")
     with erasure.on(pipe):
         mine = direct("sdxl", ["a star"], [3], pipe=pipe, negative_prompt="big", negative_prompt_2="small")
-    own = {"negative_prompt": "big, circle", "negative_prompt_2": "small, circle"}
-    assert torch.equal(mine, direct("sdxl", ["a star"], [3], pipe=pipe, **own)  # type: ignore[arg-type])
+    own: dict[str, Any] = {"negative_prompt": "big, circle", "negative_prompt_2": "small, circle"}
+    assert torch.equal(mine, direct("sdxl", ["a star"], [3], pipe=pipe, **own))
 
 
 def test_a_view_knows_the_scheduler_that_its_pipeline_has_now():

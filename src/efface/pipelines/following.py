@@ -102,7 +102,7 @@ class Following:
         self._pipe = weakref.ref(pipe)  # parts, which may outlive the pipeline, have this in their hooks
         self.both = both  # whether both branches are encoded at once
         self.now = _Now()
-        self.denoisers = components.denoisers
+        self.denoisers, self.tokenizers = components.denoisers, components.tokenizers
         self._told: set[str] = set()
         self.rules = 0  # how many rules and swaps stand on this
         with ExitStack() as stack:
@@ -154,6 +154,7 @@ class Following:
         if not self.calling():
             return
         now = self.now
+        self._check_words(embedding)
         # With two passes in a distilled pipeline, the second text before the first step is the negative prompt.
         if now.fresh and not self.both and now.embedding is not None and now.embedding.negative is None:
             now.embedding = now.embedding.replace(negative=embedding)
@@ -237,6 +238,21 @@ class Following:
                 f"a picture is part of the prompt (IP-Adapter), and {self.name} acts on text: what the picture shows "
                 "is not erased",
             )
+
+    def _check_words(self, embedding: PromptEmbedding) -> None:
+        """Whether a prompt has tokens that the tokenizer was taught (textual inversion)."""
+        if not any(number > 0 for number in edits_of(self._pipe())):
+            return
+        said = {text for texts in (embedding.prompts, *embedding.texts.values()) for text in texts}
+        for tokenizer in self.tokenizers.values():
+            special = {str(token) for token in tokenizer.all_special_tokens}
+            taught = [token for token in tokenizer.get_added_vocab() if token not in special]
+            if found := next((token for token in taught for text in said if token in text), None):
+                self._say(
+                    "words",
+                    f"the prompt has {found!r}, which was added to the tokenizer: what it stands for is nothing that "
+                    f"{self.name} was told of, and may go by as it is",
+                )
 
     def _check_parts(self) -> None:
         """Whether the pipeline still has the denoisers that rules were put on."""
