@@ -253,6 +253,17 @@ def test_it_goes_with_guidance_of_another_erasure() -> None:
     assert torch.equal(direct("wan", PROMPTS, SEEDS, steps=3), plain)
 
 
+@pytest.mark.parametrize("name", ["sdxl", "sd3"])
+def test_each_text_encoder_is_read_by_the_words_that_it_was_given(name: str) -> None:
+    view = PipelineView.of(tiny(name))
+    erasure, (one, two) = fitted(tiny(name)), PROMPTS[:2]
+    apart, alone = view.encode(one, prompt_2=two), [view.encode(text) for text in (one, two)]
+    safe, wanted = filtered(erasure, view, apart)[0], [filtered(erasure, view, each)[0] for each in alone]
+    for i, encoder in enumerate(("text_encoder", "text_encoder_2")):
+        torch.testing.assert_close(safe.sequences[encoder], wanted[i].sequences[encoder])
+    assert any(not torch.equal(wanted[i].sequence, alone[i].sequence) for i in range(2))
+
+
 def test_phrases_of_several_concepts_stay_in_order() -> None:
     erasure = erase(tiny("sdxl"), [SPEC, "star"], method="safree")
     assert erasure.phrases == ("circle", "ring", "star") and erasure.bases["text_encoder"].shape[1] == 3

@@ -145,9 +145,13 @@ class Safree(Erasure):
             )
             return None
         check_length(embedding)
-        read = {prompt: masked_prompt(run.view, prompt) for prompt in dict.fromkeys(embedding.prompts)}
+        told = [_texts_of(embedding, i) for i in range(len(embedding))]
+        read = {text: masked_prompt(run.view, text) for texts in told for text in texts.values()}
         parts = {name: part.clone() for name, part in embedding.sequences.items()}
-        notes = [self._filter(parts, i, prompt, read[prompt], run) for i, prompt in enumerate(embedding.prompts)]
+        notes = []
+        for i, texts in enumerate(told):
+            own = {name: read[text][name] for name, text in texts.items() if name in read[text]}
+            notes.append(self._filter(parts, i, embedding.prompts[i], own, run))
         run.note(notes)
         run.count("prompts", len(embedding))
         found = [i for i, note in enumerate(notes) if note["until"] >= 0]
@@ -155,7 +159,7 @@ class Safree(Erasure):
             return embedding
         run.count("prompts with triggers", len(found))
         safe = embedding.replace(sequences=parts)
-        plans = {embedding.prompts[i]: _plan(embedding, safe, i, notes[i]["until"]) for i in found}
+        plans = {_key(embedding, i): _plan(embedding, safe, i, notes[i]["until"]) for i in found}
         run.shared.setdefault(id(self), {}).update(plans)
         return safe
 
@@ -220,8 +224,9 @@ class Safree(Erasure):
 
     def raw_rows(self, index: int, embedding: PromptEmbedding, rows: Tensor, run: Run) -> Tensor | None:
         """The rows of text for a step: the raw ones for prompts whose last safe step is over."""
-        plans: Mapping[str, _Plan] = run.shared.get(id(self), {})
-        late = [(i, p) for i, text in enumerate(embedding.prompts) if (p := plans.get(text)) and index > p.until]
+        plans: Mapping[tuple[str, ...], _Plan] = run.shared.get(id(self), {})
+        keys = [_key(embedding, i) for i in range(len(embedding.prompts))]
+        late = [(i, p) for i, key in enumerate(keys) if (p := plans.get(key)) and index > p.until]
         if not late:
             return None
         run.count("steps with raw rows", len(late))
@@ -238,6 +243,16 @@ class Safree(Erasure):
         """Data of format 1 as those of today."""
         bases = {name: tensor(name) for name in tensors}
         return upgraded_erasure(plain, rest_of(plain), bases=bases), tensors
+
+
+def _texts_of(embedding: PromptEmbedding, i: int) -> dict[str, str]:
+    """Text encoder -> what it was given of one of the prompts."""
+    return {slot.encoder: embedding.texts_of(slot.encoder)[i] for slot in embedding.layout}
+
+
+def _key(embedding: PromptEmbedding, i: int) -> tuple[str, ...]:
+    """What tells a prompt of a call from others."""
+    return (embedding.prompts[i], *_texts_of(embedding, i).values())
 
 
 def _plan(raw: PromptEmbedding, safe: PromptEmbedding, i: int, until: int) -> _Plan:
