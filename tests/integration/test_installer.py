@@ -742,7 +742,7 @@ def test_another_text_encoder_than_that_of_the_fit_is_refused_untouched() -> Non
 
 def test_a_text_encoder_that_changes_while_an_erasure_is_on_is_refused() -> None:
     pipe = build("sd1")
-    known = efface.erase(pipe, "circle", method="semantic-surgery", threshold=-2.0)
+    known = efface.erase(pipe, "circle", method="semantic-surgery", preset="published", threshold=-2.0)
     with known.on(pipe):
         on = said(pipe)
         pipe.to(torch.bfloat16)
@@ -759,7 +759,7 @@ def test_a_text_encoder_that_changes_while_an_erasure_is_on_is_refused() -> None
 def test_a_token_that_was_taught_since_is_told_where_it_is_used() -> None:
     pipe = build("sd1")
     call = {"height": 32, "width": 32, "num_inference_steps": 1, "output_type": "latent"}
-    known = efface.erase(pipe, "circle", method="semantic-surgery", threshold=-2.0)
+    known = efface.erase(pipe, "circle", method="semantic-surgery", preset="published", threshold=-2.0)
     pipe.load_textual_inversion({"<cat>": torch.randn(1, 32)}, token="<cat>")
     with known.on(pipe):
         pipe("a circle", **call)
@@ -770,7 +770,7 @@ def test_a_token_that_was_taught_since_is_told_where_it_is_used() -> None:
 def test_another_layer_of_the_text_encoder_than_that_of_the_fit_is_refused() -> None:
     pipe = build("sdxl")
     call = {"height": 32, "width": 32, "num_inference_steps": 1, "output_type": "latent"}
-    known = efface.erase(pipe, "circle", method="semantic-surgery", threshold=-2.0)
+    known = efface.erase(pipe, "circle", method="semantic-surgery", preset="published", threshold=-2.0)
     with known.on(pipe):
         pipe("a red circle", clip_skip=None, **call)
         with pytest.raises(InputError, match="clip_skip=1 takes another layer of the text encoder"):

@@ -209,17 +209,9 @@ class OnText(Edit):
         if self.suits is not None:
             self.suits(run.view)
         edit = partial(_second, self.edit, run)
-        if check and (marks := marks_of(getattr(run, "erasure", None))):
+        if check and (marks := getattr(getattr(run, "erasure", None), "fitted_to", None)):
             edit = partial(_fitting, edit, run, marks)
         return run.view.install_edit(edit, once=not self.listens)
-
-
-def marks_of(erasure: Any) -> dict[str, str]:
-    """Text encoder -> its fingerprint at the fit, of an erasure whose numbers mean something for these alone."""
-    found: dict[str, str] = {}
-    for part in getattr(erasure, "parts", (erasure,)):
-        found |= getattr(part, "provenance", {}).get("weights", {})
-    return found
 
 
 def _fitting(edit: Callable[[Any], Any], run: Run, marks: Mapping[str, str], value: Any) -> Any:

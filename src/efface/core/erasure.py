@@ -79,6 +79,11 @@ class Erasure:
         """The concepts' names."""
         return tuple(concept.name for concept in self.concepts)
 
+    @property
+    def fitted_to(self) -> Mapping[str, str]:
+        """Text encoder of a pipeline -> its fingerprint at the fit, where what was learnt is of its embeddings."""
+        return self.provenance.get("weights", {})
+
     def on(self, subject: Any, *, check: bool = True) -> Handle:
         """Put it on a subject: `with erasure.on(pipe) as run:`, or until `run.undo()`.
 
@@ -210,6 +215,11 @@ class Joined(Erasure):
     def edits(self) -> tuple[Edit, ...]:
         """All edits, in order."""
         return tuple(edit for part in self.parts for edit in part.edits)
+
+    @property
+    def fitted_to(self) -> Mapping[str, str]:
+        """That of its parts, which were fitted to one pipeline or do not suit each other."""
+        return {name: mark for part in self.parts for name, mark in part.fitted_to.items()}
 
     def __call__(self, x: Any) -> Any:
         """Erase one after the other from rows `(..., d)`."""

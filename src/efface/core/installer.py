@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from efface._errors import EffaceWarning, InputError
-from efface.core.edits import Edit, OnWeights, marks_of
+from efface.core.edits import Edit, OnWeights
 from efface.core.hooks import Remove, compiled_frames, patch, silently
 from efface.core.interrupts import uninterrupted
 from efface.core.ledger import ledger_of
@@ -155,7 +155,7 @@ def _check_kind(erasure: Any, edits: Sequence[Edit], subject: Subject) -> None:
 
 def _check_weights(erasure: Any, subject: Subject) -> None:
     """Refuse a pipeline whose text encoders are not those that the erasure was fitted to."""
-    if marks := marks_of(erasure):
+    if marks := getattr(erasure, "fitted_to", None):
         subject.view.check_fit(marks)
 
 
