@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from efface._errors import FormatError, InputError, MissingExtraError, NotFittedError
+from efface._interrupts import raise_swallowed
 from efface._memory import check_room
 from efface._temporary import temporary_file, temporary_folder
 from efface.core.arrays import is_finite
@@ -38,6 +39,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_file(path.parent, path.stem, path.suffix) as temporary:
         yield temporary
+        raise_swallowed()
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
 
@@ -53,6 +55,7 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(path.parent, path.name) as temporary:
         yield temporary
+        raise_swallowed()
         temporary.chmod(0o777 & ~_umask())
         if path.is_dir():
             for file in temporary.iterdir():

@@ -173,3 +173,33 @@ def test_a_judge_that_can_say_nothing_scores_nothing() -> None:
     assert audit.find("balance", "H", "after").value == 0
     assert audit.conclusions[0].startswith("NOT shown to be erased")
     assert efface.audit.presence(draw, unsure_of(range(10)), "circle", prompts=["circle"]).conclusions
+
+
+def test_no_headline_without_enough_images() -> None:
+    """Four images that all agree leave half of everything open, and so does H."""
+    few, many = (audited(erased=draw_without_circles, seeds=n, prompts=["circle"]) for n in (4, 20))
+    h, seen = few.find("balance", "H", "after"), few.find(FAMILY, "circle", "after")
+    assert h.value == 1 and h.low is not None and seen.high is not None and h.low <= 1 - seen.high + 1e-9
+    assert h.detail and h.verdict.startswith("too few images") and "100.0%" not in str(few).split("balance")[-1][:30]
+    assert not many.find("balance", "H", "after").detail
+
+
+def test_what_was_hardly_there_is_not_erased() -> None:
+    audit = audited(sample=draw_without_circles, erased=draw_without_circles)
+    assert audit.conclusions[0].startswith("WARNING: too weak to judge")
+
+
+def test_pictures_show_failures_first_at_equal_seeds() -> None:
+    def fails_at_two(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        images, gone = draw(prompts, seeds), draw_without_circles(prompts, seeds)
+        kept = torch.tensor([seed == 2 for seed in seeds])
+        return torch.where(kept[:, None, None, None], images, gone)
+
+    audit = audited(erased=fails_at_two, prompts=["circle"])
+    circle = next(f for f in audit.figures if f.kind == "overlays" and f.title.startswith("circle:"))
+    assert [p.title for p in circle.pictures] == ["before", "after"] * 3
+    assert "1 of 10 where it is still seen" in circle.title and "seed 2" in circle.pictures[0].text[1]
+    assert circle.pictures[1].text[0] == "seen by the judge" and circle.pictures[3].text[0] == "not seen by the judge"
+    before, after = (p.pixels for p in circle.pictures[:2])
+    assert before is not None and after is not None and before.dtype == np.uint8 and (before == after).all()
+    assert "data:image/png" in audit.html()

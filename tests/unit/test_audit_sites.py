@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import efface.audit
-from efface import InputError
+from efface import InputError, Scrubber, scrub
 from efface.audit import Audit
 from efface.audit.states import control_labels
 from efface.audit.states.measures import CONTROL, GAP, PROBE, SELECTIVITY, class_mean_gap
@@ -197,7 +197,7 @@ class TestWords:
             "The linear probe reads sex better than chance at none of 2 sites any more. "
             "That is no proof that no probe can."
         )
-        assert said[1].startswith("At 1 of 2 sites it could not read sex even before")
+        assert said[1].startswith("At 1 of 2 sites the linear probe could not read sex even before: it is too weak")
 
     def test_what_is_left_is_said(self) -> None:
         before, _, z = planted()
@@ -392,3 +392,98 @@ class TestLosses:
         given = costs()
         audit = efface.audit.losses(torch.from_numpy(given["unscrubbed"]).float(), given["sites"], given["whole"])
         assert Audit.from_dict(json.loads(json.dumps(audit.to_dict(), allow_nan=False))) == audit
+
+
+class Words(torch.nn.Module):
+    """A model whose hidden states are random vectors of its words."""
+
+    def __init__(self, words: int = 30, width: int = 12) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.mix = torch.nn.Embedding(words, width), torch.nn.Linear(width, width)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.mix(self.embed(input_ids))
+
+
+def scrubbed(model: Any, data: Any, labels: Any) -> Scrubber:
+    return scrub(model, data, labels, sites=["embed", "mix"])
+
+
+class TestFitInside:
+    """A model scrubbed and read in one call, so that nothing is scored that a fit has seen."""
+
+    def test_scrubbers_are_fitted_on_training_sequences_alone(self) -> None:
+        ids = torch.randint(0, 30, (24, 6), generator=torch.Generator().manual_seed(0))
+        seen: list[set[int]] = []
+
+        def fit(model: Any, data: Any, labels: Any) -> Scrubber:
+            assert len(data["input_ids"]) == len(labels)
+            seen.append({int(row) for row in data["row"]})
+            return scrubbed(model, {"input_ids": data["input_ids"]}, labels)
+
+        class Numbered(Words):
+            def forward(self, input_ids: torch.Tensor, row: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG002
+                return super().forward(input_ids)
+
+        data = {"input_ids": ids, "row": torch.arange(24)}
+        groups = np.arange(24) // 2
+        audit = efface.audit.sites(Numbered(), data, ids % 2, fit=fit, groups=groups, folds=3, probes=["linear"])
+        held = [set(range(24)) - rows for rows in seen]
+        assert len(held) == 3 and set.union(*held) == set(range(24)) and sum(map(len, held)) == 24
+        assert all({r ^ 1 for r in rows} == rows for rows in held)  # both sequences of a group
+        found = audit.find(PROBE, "embed", "after")
+        assert found.n == 24 * 6 and "12 groups" in found.method
+        assert "scrubbed anew in each fold" in audit.text[0] and not any("has seen" in c for c in audit.caveats)
+
+    def test_own_rows_look_erased_where_sequences_held_out_do_not(self) -> None:
+        """Words that only a few sequences have: equal means there, and 60 % and more on others."""
+        rng = np.random.default_rng(0)
+        z = torch.arange(40) % 2
+        x = torch.as_tensor(rng.normal(size=(40, 3, 60)) + 0.5 * z.numpy()[:, None, None], dtype=torch.float32)
+        model = torch.nn.Sequential(torch.nn.Identity())
+
+        class Vectors(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first = model
+
+            def forward(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
+                return self.first(inputs_embeds)
+
+        def fit(model: Any, data: Any, labels: Any) -> Scrubber:
+            return scrub(model, data, labels, sites=["first"])
+
+        subject, data = Vectors(), {"inputs_embeds": x}
+        fresh = efface.audit.sites(subject, data, z, fit=fit, folds=4, probes=["linear"])
+        assert fresh.find(PROBE, "first", "before").side == 1
+        scrubber = fit(subject, data, z)
+        plain, erased = (scrubber.states(subject, data, z, on=on) for on in (False, True))
+        own = efface.audit.sites(plain.x, erased.x, plain.labels, groups=plain.sequence, folds=4)
+        assert own.find(PROBE, "first", "after").verdict == "rows of the fit?"
+        assert own.warnings[0].startswith("WARNING: these look like rows that the eraser was fitted on")
+        assert not any("fitted on" in said for said in fresh.warnings)
+
+    def test_an_mlp_probe_reads_what_no_line_does(self) -> None:
+        ids = torch.randint(0, 30, (30, 8), generator=torch.Generator().manual_seed(0))
+        audit = efface.audit.sites(Words(), ids, ids % 2, fit=scrubbed, folds=3, control=ids, name="odd")
+        after = audit.find("MLP probe", "embed", "after")
+        assert after.value > 0.9 and audit.find(PROBE, "embed", "after").value < after.value
+        assert any(w.startswith("NOT erased: the MLP probe still reads odd at") for w in audit.warnings)
+        assert audit.find(SELECTIVITY, "embed", "before").n == 240
+
+    @pytest.mark.parametrize(
+        ("changes", "says"),
+        [
+            ({"fit": None}, "a model is audited with fit="),
+            ({"fit": lambda *_: "scrubber"}, "fit gave a str, which shows no hidden states"),
+            ({"after": iter([])}, "cannot be split into folds"),
+            ({"probes": ["oracle"]}, "unknown probes"),
+            ({"groups": [1, 2]}, "groups has shape"),
+        ],
+    )
+    def test_says_what_to_write(self, changes: dict[str, Any], says: str) -> None:
+        ids = torch.randint(0, 30, (12, 4), generator=torch.Generator().manual_seed(0))
+        given = {"before": Words(), "after": ids, "z": ids % 2, "fit": scrubbed, **changes}
+        with pytest.raises(InputError, match=says):
+            efface.audit.sites(**given)

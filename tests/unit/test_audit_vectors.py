@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal as signal_module
 from functools import cache
 from typing import Any
 
@@ -19,6 +20,7 @@ from efface.audit import Audit
 from efface.audit.vectors import Labels, Task, canonical_correlations, class_mean_gap, edit_size
 from efface.audit.vectors.folds import make_folds
 from efface.audit.vectors.probes import standardise
+from efface.erasers.leace import LeaceEraser
 
 
 def noise(n: int = 400, d: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -321,7 +323,113 @@ class TestWords:
 
     def test_a_probe_that_read_nothing_before_says_so(self) -> None:
         said = efface.audit.rows(*noise(), keep, name="sex", probes=["linear"]).conclusions
-        assert said[0].startswith("The linear probe could not read sex even before")
+        assert said[0].startswith("WARNING: too weak to judge: no probe tried here could read sex even before")
+        assert said[1].startswith("The linear probe could not read sex even before")
 
     def test_a_fitted_eraser_is_trusted_and_that_is_said(self) -> None:
         assert any("cannot be checked" in c for c in efface.audit.rows(*signal(60), keep, probes=["linear"]).caveats)
+
+
+class TestNoFalseComfort:
+    """What looks like an erasure that works and is none."""
+
+    def test_rows_of_the_fit_are_told(self) -> None:
+        x, z = signal(400, 40)
+        eraser = LeaceEraser.fit(x, z)
+        own = efface.audit.rows(x, z, eraser, probes=["linear"], name="sex")
+        assert own.conclusions[0].startswith("WARNING: these look like rows that the eraser was fitted on")
+        assert own.find("linear probe", "accuracy", "after").verdict == "rows of the fit?"
+        fresh = efface.audit.rows(*signal(400, 40, seed=1), eraser, probes=["linear"], name="sex")
+        assert not any("fitted on" in said for said in fresh.conclusions)
+
+    def test_a_quantity_gives_rows_of_the_fit_away_too(self) -> None:
+        x, _ = noise(300, 5)
+        z = x @ np.arange(5.0) + np.random.default_rng(1).normal(size=300)
+        audit = efface.audit.rows(x, z, LeaceEraser.fit(x, z), probes=["linear"])
+        assert audit.warnings and "fitted on" in audit.warnings[0]
+
+    def test_below_chance_is_a_warning(self) -> None:
+        """Class means that are opposite in the rows to come: half of the fit's own rows among others."""
+        x, z = signal(200, 120, shift=1.0)
+        y, w = signal(20, 120, shift=1.0, seed=1)
+        eraser = LeaceEraser.fit(x, z)
+        audit = efface.audit.rows(np.r_[x, y], np.r_[z, w], eraser, probes=["linear"])
+        after = audit.find("linear probe", "accuracy", "after")
+        assert after.verdict == "below chance"
+        assert any(w.startswith("WARNING: the linear probe does worse than any constant guess") for w in audit.warnings)
+
+    def test_many_columns_are_read_at_a_penalty_that_suits_them(self) -> None:
+        rng = np.random.default_rng(0)
+        z = rng.integers(0, 4, 400)
+        x = rng.normal(size=(400, 150)) + 0.3 * rng.normal(size=(4, 150))[z]
+        bits = efface.audit.rows(x, z, keep, probes=["linear"]).find("linear probe", "information", "after")
+        assert bits.side == 1 and bits.value > 0.5
+
+    def test_penalties_do_not_come_from_rows_of_the_fit(self) -> None:
+        """What is known by heart of words survives LEACE, though class means of the training rows are opposite."""
+        rng = np.random.default_rng(0)
+        words = rng.integers(0, 30, 400)
+        x = rng.normal(size=(30, 10))[words] + 0.05 * rng.normal(size=(400, 10))
+        audit = efface.audit.rows(x, words % 2, fit=LeaceEraser.fit, probes=["mlp"], folds=3)
+        assert audit.find("MLP probe", "accuracy", "after").value > 0.9
+
+    def test_a_rare_class_is_read_by_its_loss(self) -> None:
+        rng = np.random.default_rng(0)
+        z = (rng.random(600) < 0.1).astype(int)
+        x = rng.normal(size=(600, 3))
+        x[:, 0] += z
+        audit = efface.audit.rows(x, z, keep, probes=["linear"], name="rare")
+        assert audit.conclusions[0].startswith("NOT erased: the linear probe still finds rare")
+        right, bits = (audit.find("linear probe", name, "after") for name in ("accuracy", "information"))
+        assert right.side != 1 and right.verdict == "read by another score" and not bits.detail
+        assert " bits (95% interval" in audit.conclusions[1]
+
+    def test_few_rows_are_no_success(self) -> None:
+        x, z = signal(40, 2, shift=1.6)
+        blur = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+        audit = efface.audit.rows(x, z, lambda rows: rows + 2 * blur, probes=["linear"])
+        before, after = (audit.find("linear probe", "accuracy", side) for side in ("before", "after"))
+        assert before.side == 1 and after.side == 0 and after.high is not None and after.high >= before.value
+        assert after.verdict == "too few rows to judge" and audit.warnings[0].startswith("WARNING: too few rows")
+
+    def test_a_probe_may_read_what_it_could_not_before(self) -> None:
+        x, z = noise()
+        mark = torch.as_tensor(z)
+        audit = efface.audit.rows(x, z, lambda rows: torch.cat([rows[:, 1:], mark[:, None]], 1), probes=["linear"])
+        assert audit.warnings[0].startswith("NOT erased")
+
+    @pytest.mark.parametrize("grouped", [False, True])
+    def test_copies_across_folds_are_told(self, grouped: bool) -> None:
+        x, z = (np.repeat(part, 2, axis=0) for part in signal(100))
+        groups = np.repeat(np.arange(100), 2) if grouped else None
+        audit = efface.audit.rows(x, z, fit=mean_eraser, groups=groups, probes=["linear"])
+        assert any("copies of rows of their training fold" in said for said in audit.warnings) is not grouped
+
+    def test_tables_of_few_values_have_no_copies(self) -> None:
+        rng = np.random.default_rng(0)
+        x = rng.integers(0, 3, (300, 2)).astype(float)
+        audit = efface.audit.rows(x, (x[:, 0] > rng.integers(0, 3, 300)), keep, probes=["linear"])
+        assert not any("copies" in said for said in audit.warnings)
+
+    def test_the_histogram_shows_what_is_read(self) -> None:
+        """Class means of XOR lie upon one another; what the MLP probe makes of the rows does not."""
+        audit = efface.audit.rows(*xor(400, 2), keep, folds=3)
+        figure = next(f for f in audit.figures if f.kind == "histogram" and f.title.startswith("After"))
+        assert "MLP probe" in figure.title
+        first, second = (np.average(s.x, weights=s.y) for s in figure.series)
+        assert second - first > 1
+
+    def test_a_task_that_could_not_be_done_says_nothing(self) -> None:
+        x, z = signal()
+        said = efface.audit.rows(x, z, keep, task=noise(seed=5)[1], probes=["linear"]).conclusions
+        assert said[-1].startswith("The task (task) could not be done even before")
+
+    def test_an_identity_has_no_interval_that_is_a_point(self) -> None:
+        audit = efface.audit.rows(*signal(), keep, task=signal()[0][:, 1], probes=["linear"])
+        assert all(f.low is None or f.low < f.high for f in audit.findings)  # type: ignore[operator]
+
+    def test_ctrl_c_in_a_network_is_not_lost(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        network = "sklearn.neural_network._multilayer_perceptron.BaseMultilayerPerceptron._backprop"
+        monkeypatch.setattr(network, lambda *_: signal_module.raise_signal(signal_module.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            efface.audit.rows(*signal(60), keep, probes=["mlp"])

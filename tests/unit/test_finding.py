@@ -16,7 +16,12 @@ from efface._errors import EffaceWarning
 from efface.audit import Audit, Figure, Finding, Series, Table, bootstrap_interval, paired_interval, wilson_interval
 from efface.audit.finding import by_measure
 from efface.report.numbers import format_value
-from efface.stats.intervals import proportion_interval, student_quantile
+from efface.stats.intervals import (
+    mean_of_shares_interval,
+    proportion_interval,
+    share_change_interval,
+    student_quantile,
+)
 
 
 def full_audit() -> Audit:
@@ -240,3 +245,37 @@ def test_shares_without_spread_between_groups_keep_an_interval() -> None:
 def test_bootstrap_says_what_is_wrong(call: Any, match: str) -> None:
     with pytest.raises(InputError, match=match):
         call()
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(12) // 3])
+@pytest.mark.parametrize("after", [0.0, 1.0])
+@pytest.mark.parametrize("before", [0.0, 1.0])
+def test_a_change_that_all_rows_share_keeps_an_interval(after: float, before: float, groups: Any) -> None:
+    interval = share_change_interval(np.full(12, after), np.full(12, before), groups=groups)
+    assert interval.low < interval.high and interval.low <= interval.value == after - before <= interval.high
+    assert interval.low >= -1 and interval.high <= 1
+
+
+def test_a_mean_of_shares_of_one_set_is_wilsons_and_covers_for_several() -> None:
+    rng, shares = np.random.default_rng(0), (1.0, 0.95, 0.6)
+    one, wilson = mean_of_shares_interval([[1, 1, 0]]), wilson_interval(2, 3)
+    assert (one.low, one.high) == (pytest.approx(wilson.low), pytest.approx(wilson.high))
+    found = [mean_of_shares_interval([rng.random(20) < p for p in shares]) for _ in range(300)]
+    assert np.mean([i.low <= np.mean(shares) <= i.high for i in found]) >= 0.93
+
+
+def test_groups_that_happen_to_agree_do_not_shorten_an_interval() -> None:
+    hits = np.tile([1.0] * 9 + [0.0], 4)
+    grouped, rows = proportion_interval(hits, groups=np.repeat(np.arange(4), 10)), wilson_interval(36, 40)
+    assert grouped.low <= rows.low and rows.high <= grouped.high
+
+
+def test_an_interval_without_width_is_left_out() -> None:
+    finding = Finding.of("moved", bootstrap_interval(np.zeros(9)), chance=0.0, reference="no change")
+    assert finding.low is None and finding.high is None and finding.verdict == "no clear change"
+
+
+def test_a_caution_is_the_verdict_and_survives_json() -> None:
+    finding = Finding("accuracy", 0.5, low=0.4, high=0.6, chance=0.5, caution="too weak to judge")
+    assert finding.verdict == "too weak to judge" and finding.reason.startswith("too weak to judge: the 95% interval")
+    assert Finding.from_dict(finding.to_dict()) == finding

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import stat
 import sys
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 
 from efface import _io, _lazy, _validate
 from efface._errors import EffaceError, FormatError, InputError, MissingExtraError, NotFittedError
+from efface._interrupts import insisted
 
 # ---------------------------------------------------------------------------------------------- errors
 
@@ -276,3 +279,59 @@ def test_lazy_names_are_imported_once_and_listed(package: ModuleType) -> None:
     assert package.thing is package.thing is vars(package)["thing"]
     with pytest.raises(AttributeError, match="has no attribute 'other'"):
         _ = package.other
+
+
+# ---------------------------------------------------------------------------------------------- Ctrl-C
+
+
+def swallow() -> None:
+    """As a library does that returns what it has so far."""
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def reword() -> None:
+    """As a library does that has errors of its own."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise RuntimeError("a worker died") from None
+
+
+@pytest.mark.parametrize("library", [swallow, reword])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_no_library_swallows_ctrl_c(library: Callable[[], None], depth: int) -> None:
+    usual = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        for _ in range(depth):
+            stack.enter_context(insisted())
+        library()
+    assert signal.getsignal(signal.SIGINT) is usual
+
+
+def test_nothing_is_written_after_a_ctrl_c_that_was_swallowed(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), insisted():
+        swallow()
+        _io.write_text(tmp_path / "report.txt", "half")
+    assert not list(tmp_path.iterdir())
+    _io.write_text(tmp_path / "report.txt", "whole")
+
+
+def test_who_tidies_up_behind_a_ctrl_c_may_write(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), insisted():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            _io.write_text(tmp_path / "checkpoint.txt", "so far")
+    assert (tmp_path / "checkpoint.txt").read_text() == "so far"
+
+
+def test_a_handler_that_raises_nothing_is_taken_at_its_word() -> None:
+    came: list[int] = []
+    usual = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        with insisted():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert came == [signal.SIGINT]

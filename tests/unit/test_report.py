@@ -104,6 +104,54 @@ def test_a_leak_is_marked() -> None:
     assert render(Audit("a", findings=(leak,)))["rows"][0]["tone"] == "warn"
 
 
+@pytest.mark.parametrize("form", ["text", "markdown", "html", "json"])
+def test_every_warning_of_every_part_comes_first(form: str) -> None:
+    said = [f"NOT erased: leak {i}." for i in range(3)]
+    inner = Audit("Inner", conclusions=("Fine.", said[2]), findings=tuple(pair()))
+    whole = Audit(
+        "Whole",
+        text=("How it was done.",),
+        conclusions=("All is well.", "WARNING: rows of the fit."),
+        findings=tuple(pair()),
+        parts=(Audit("One", conclusions=(said[0],)), Audit("Two", conclusions=("Fine.", said[1]), parts=(inner,))),
+    )
+    shown = {"text": str, "markdown": Audit.markdown, "html": Audit.html, "json": Audit.json}[form](whole)
+    at = [shown.index(line) for line in ("WARNING: rows", *said)]
+    later = [shown.index(w) for w in ("All is well", "How it was", "91.2%", '"value": 0.91') if w in shown]
+    assert at == sorted(at) and max(at) < min(later)
+    assert shown.index("(Inner)") < shown.index("All is well")
+    assert Audit.from_dict(json.loads(whole.json())) == whole
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "caution", "tone"),
+    [
+        (0.4, 0.6, "", "ok"),
+        (0.1, 0.3, "", "warn"),
+        (0.4, 0.6, "too weak to judge", ""),
+        (0.4, 0.6, "rows of the fit?", "warn"),
+    ],
+)
+def test_only_a_plain_success_is_green(low: float, high: float, caution: str, tone: str) -> None:
+    f = Finding("accuracy", (low + high) / 2, "linear probe", "after", low, high, chance=0.5, caution=caution)
+    row = render(Audit("a", findings=(f,)))["rows"][0]
+    assert row["tone"] == tone and (not caution or row["verdict"] == caution)
+
+
+def test_a_page_of_several_parts_has_a_list_of_them() -> None:
+    page = Audit("Whole", parts=(Audit("One", parts=(Audit("Within"),)), Audit("Two"))).html()
+    for part, title in (("part-1", "One"), ("part-1.1", "Within"), ("part-2", "Two")):
+        assert f'<a href="#{part}">{title}</a>' in page and page.count(f'<section id="{part}">') == 1
+    assert "<nav" not in some_audit().html()
+
+
+def test_pages_have_a_dark_side_and_print_everything() -> None:
+    css = some_audit().html().partition("<style>")[2].partition("</style>")[0]
+    dark, printed = css.partition("prefers-color-scheme: dark")[2], css.partition("@media print")[2]
+    assert "--paper: #16191d" in dark and "--paper: #ffffff" in printed
+    assert "details::details-content { content-visibility: visible" in printed
+
+
 def test_small_print_is_kept_apart() -> None:
     audit = Audit("a", findings=(Finding("x", 1.0), Finding("y", 2.0, detail=True)))
     assert ([r["what"] for r in render(audit)["rows"]], [r["what"] for r in render(audit)["details"]]) == (["x"], ["y"])

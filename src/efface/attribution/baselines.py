@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._interrupts import insisted
 from efface._progress import progress
 from efface._validate import check_positive_int
 from efface.attribution import explainers as by
@@ -159,7 +160,7 @@ def _left_alone(model: nn.Module, seed: int) -> Iterator[None]:
     """Chance by seed, then put back; gradients of parameters and their flags put back; captum's notices silenced."""
     kept = [(p, p.grad, p.requires_grad) for p in model.parameters()]
     devices = sorted({p.device.index for p, *_ in kept if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), torch.enable_grad():
+    with insisted(), torch.random.fork_rng(devices=devices), warnings.catch_warnings(), torch.enable_grad():
         warnings.filterwarnings("ignore", message="Setting forward, backward hooks and attributes on non-linear")
         warnings.filterwarnings("ignore", message="Input Tensor .* did not already require gradients")
         warnings.filterwarnings("ignore", message="Required gradients has not been set")

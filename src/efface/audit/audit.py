@@ -16,7 +16,7 @@ from efface._errors import FormatError, InputError, MissingExtraError
 from efface.audit.figure import Figure, Table
 from efface.audit.finding import Finding
 from efface.audit.plain import Plain
-from efface.report.data import AuditData
+from efface.report.data import AuditData, warnings_of
 
 VERSION = 2
 """Version of the plain-data form of an `Audit`."""
@@ -62,6 +62,20 @@ class Audit(Plain):
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
     parts: tuple[Audit, ...] = ()
     version: int = VERSION
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Every sentence of this audit and its parts that has to be seen first; those of parts name them."""
+        return tuple(warnings_of(cast(AuditData, super().to_dict())))
+
+    def to_dict(self, *, pixels: bool = False) -> dict[str, Any]:
+        """Plain data; warnings stand at its top."""
+        found = super().to_dict(pixels=pixels)
+        return {"title": found.pop("title"), "warnings": warnings_of(cast(AuditData, found)), **found}
+
+    @classmethod
+    def _derived(cls) -> set[str]:
+        return {"warnings"}
 
     def walk(self) -> Iterator[Audit]:
         """This audit and all within it, in order of reading."""

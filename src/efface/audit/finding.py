@@ -56,6 +56,8 @@ class Finding(Plain):
         evidence: SHA-256 of what the number was made from, e.g. of images that are kept elsewhere.
         status: `"scored"`, or `"not applicable"` (the subject does not have what the probe needs) or `"not run"`.
         why: The reason, in words, if it is not scored.
+        caution: What keeps the interval from being taken at its word, e.g. `"too weak to judge"`; it is the verdict
+            then.
 
     >>> f = Finding("accuracy", 0.53, low=0.49, high=0.58, n=442, chance=0.53, unit="share")
     >>> f.verdict
@@ -91,6 +93,7 @@ class Finding(Plain):
     evidence: tuple[str, ...] = ()
     status: Literal["scored", "not applicable", "not run"] = SCORED
     why: str = ""
+    caution: str = ""
 
     def __post_init__(self) -> None:
         self._check_status()
@@ -126,11 +129,14 @@ class Finding(Plain):
     def of(cls, name: str, interval: Interval, family: str = "", condition: str = "", **more: Any) -> Self:
         """A finding of an estimate with its interval; `more` as for `Finding`.
 
+        An interval without width is left out: all rows agree, which says nothing of how far others may be.
+
         >>> from efface.stats.intervals import wilson_interval
         >>> Finding.of("accuracy", wilson_interval(5, 10), unit="share").method
         'Wilson, 10 rows'
         """
-        span = {"low": interval.low, "high": interval.high, "level": interval.level, "method": interval.method}
+        ends = {"low": interval.low, "high": interval.high} if interval.has_width else {}
+        span = {**ends, "level": interval.level, "method": interval.method}
         return cls(name, interval.value, family, condition, **span, **more)
 
     @property
@@ -145,9 +151,15 @@ class Finding(Plain):
 
     @property
     def side(self) -> int | None:
-        """Where the interval lies: -1 below, 0 around, 1 above `chance` (by more than rounding); None if unknown."""
-        if self.low is None or self.high is None or self.chance is None:
+        """Where the interval lies: -1 below, 0 around, 1 above `chance` (by more than rounding); None if unknown.
+
+        A change or difference that is nothing in each row has no interval, and is 0.
+        """
+        if self.chance is None:
             return None
+        if self.low is None or self.high is None:
+            nothing = self.reference != CHANCE and self.is_scored and abs(self.value - self.chance) <= _ROUNDING
+            return 0 if nothing else None
         return (self.low > self.chance + _ROUNDING) - (self.high < self.chance - _ROUNDING)
 
     @property
@@ -157,10 +169,13 @@ class Finding(Plain):
         Rule: the whole interval above `chance` is "above chance", the whole of it below is "below chance",
         and an interval that contains `chance` is "at chance" ("higher than before", "lower than before" and
         "no clear change" where the reference is no change; the like of a control where it is no difference).
-        "At chance" is never a proof of absence. What is not scored has its status for a verdict.
+        "At chance" is never a proof of absence. What is not scored has its status for a verdict, and what must not be
+        taken at its word its `caution`.
         """
         if not self.is_scored:
             return self.status
+        if self.caution:
+            return self.caution
         side = self.side
         return "no verdict" if side is None else _WORDS[self.reference][side + 1]
 
@@ -169,8 +184,13 @@ class Finding(Plain):
         """The rule behind `verdict`, with the numbers; or why there are none."""
         if not self.is_scored:
             return self.why
+        return f"{self.caution}: {self._interval_said()}" if self.caution else self._interval_said()
+
+    def _interval_said(self) -> str:
         if self.side is None:
             return "without an interval and a chance level there is no verdict"
+        if self.low is None:
+            return f"in each row it is {self.reference}"
         low, high, chance = (format_value(v or 0.0, self.unit) for v in (self.low, self.high, self.chance))
         span = f"the {100 * self.level:g}% interval {low} to {high}"
         if self.side:
@@ -197,8 +217,10 @@ def spanned(finding: Finding) -> str:
     >>> spanned(Finding("accuracy", 0.5, low=0.4, high=0.6, unit="share"))
     '50.0% (40.0% to 60.0%)'
     """
-    value, low, high = (format_value(v or 0.0, finding.unit) for v in (finding.value, finding.low, finding.high))
-    return f"{value} ({low} to {high})"
+    value = format_value(finding.value, finding.unit)
+    if finding.low is None or finding.high is None:
+        return value
+    return f"{value} ({format_value(finding.low, finding.unit)} to {format_value(finding.high, finding.unit)})"
 
 
 def by_measure(findings: Iterable[Finding]) -> list[dict[str, Finding]]:

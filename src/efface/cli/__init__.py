@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from efface._errors import EffaceError
+from efface._interrupts import insisted
 from efface._lazy import require
 
 FAILED, INTERRUPTED = 2, 130
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         require("typer", extra="cli")
-        with _plain_warnings():
+        with insisted(), _plain_warnings():
             status = importlib.import_module("efface.cli.app").run(sys.argv[1:] if argv is None else argv)
     except (EffaceError, OSError) as error:
         print(f"efface: error: {error}", file=sys.stderr)

@@ -148,7 +148,8 @@ def _print_report(fitter: Any, method: Method, output: str) -> None:
     if report.get("edit") is not None:
         print(f"edit size: {report['edit']:.3g} of the variance of X")
     if report.get("residual") is not None:
-        print(f"residual: {report['residual']:.1e}, the largest correlation of a feature with the concept left")
+        print(f"residual: {report['residual']:.1e}, the largest correlation of a feature with the concept left, in the")
+        print("  rows of the fit; on others more is left, and efface audit says how much")
     print(f"eraser saved in {output}")
     if method.labels_at_apply:
         print("this method needs the labels when it is applied: efface apply ... --concept ...")

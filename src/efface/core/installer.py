@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from efface._errors import EffaceWarning, InputError
+from efface._interrupts import uninterrupted
 from efface.core.edits import Edit, OnWeights
 from efface.core.hooks import Remove, compiled_frames, patch, silently
-from efface.core.interrupts import uninterrupted
 from efface.core.ledger import ledger_of
 from efface.core.run import Run
 from efface.core.subjects import Subject, as_subject, unwrapped

@@ -31,7 +31,8 @@ class Report:
         rank: Rank of the edit; 0 means that nothing is erased.
         correlations: Canonical correlations of x and z that were erased, descending.
         dropped: Those left alone because they are within rounding (or under `svd_tol`).
-        residual: Largest correlation of any feature with any concept column left after the edit, as stored.
+        residual: Largest correlation of any feature with any concept column left after the edit, as stored, in the
+            rows of the fit. What is left in others is what an audit of them measures.
         edit: Relative size of the edit, `E|x' - x|^2` of the rows seen over their total variance; None if sigma_xx was
             not kept.
         x_rank: Numerical rank of sigma_xx; None if it was not kept.

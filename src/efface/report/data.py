@@ -11,8 +11,23 @@ CHANCE, NO_CHANGE, NO_DIFFERENCE = "chance", "no change", "no difference"
 """What a value is held against."""
 BEFORE, AFTER, CHANGE = "before", "after", "change"
 """Conditions that have a look of their own."""
+TOO_WEAK, TOO_FEW = "too weak to judge", "too few rows to judge"
+"""What a probe that reads nothing after erasure is, where that says nothing about the erasure."""
+GUESS = "no better than a guess"
+"""What a score is that lies off chance for want of anything to read."""
+_NOT, NOT_ERASED, WARNING = "NOT ", "NOT erased: ", "WARNING: "
+"""How a sentence begins that has to be seen first, wherever it stands."""
 SCORED, NOT_APPLICABLE, NOT_RUN = "scored", "not applicable", "not run"
 """Statuses of a finding; only what is scored has a number."""
+
+
+def is_warning(sentence: str) -> bool:
+    """Whether a sentence of an audit has to be seen first.
+
+    >>> is_warning("NOT erased: the linear probe still finds sex."), is_warning("Nothing is left.")
+    (True, False)
+    """
+    return sentence.startswith((_NOT, WARNING))
 
 
 class SeriesData(TypedDict):
@@ -86,15 +101,17 @@ class FindingData(TypedDict):
     evidence: list[str]
     status: str
     why: str
+    caution: str
     side: Literal[-1, 0, 1] | None
     verdict: str
     reason: str
 
 
 class AuditData(TypedDict):
-    """An audit; the attributes of `efface.audit.Audit`."""
+    """An audit; the attributes of `efface.audit.Audit`, and its warnings, those of its parts among them."""
 
     title: str
+    warnings: NotRequired[list[str]]
     text: list[str]
     conclusions: list[str]
     findings: list[FindingData]
@@ -105,3 +122,18 @@ class AuditData(TypedDict):
     provenance: dict[str, Any]
     parts: list[AuditData]
     version: int
+
+
+def warnings_of(audit: AuditData) -> list[str]:
+    """Every sentence of an audit and its parts that has to be seen first, in order of reading.
+
+    One of a part has the part's title behind it; what the whole says in the same words is said once.
+    """
+    own = list(filter(is_warning, audit["conclusions"]))
+    inner = [
+        line if part["title"] in line else f"{line} ({part['title']})"
+        for part in audit["parts"]
+        for line in warnings_of(part)
+        if line not in own
+    ]
+    return list(dict.fromkeys([*own, *inner]))

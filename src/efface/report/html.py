@@ -54,7 +54,8 @@ def _with_images(page: dict[str, Any], audit: AuditData) -> dict[str, Any]:
     for shown, figure in zip(page["figures"], audit["figures"], strict=True):
         drawn = figure["kind"] != "overlays"
         shown |= {"image": to_data_uri(figure)} if drawn else {"panels": panels(figure)}
-    page["legend"] = legend() if any("panels" in shown for shown in page["figures"]) else None
+    pictures = (picture for figure in audit["figures"] for picture in figure["pictures"])
+    page["legend"] = legend() if any(picture.get("heat") is not None for picture in pictures) else None
     for shown, part in zip(page["parts"], audit["parts"], strict=True):
         _with_images(shown, part)
     return page

@@ -25,6 +25,8 @@ def to_text(audit: AuditData) -> str:
 
 def _markdown(page: dict[str, Any], depth: int) -> Iterator[str]:
     yield f"{'#' * depth} {_escape(page['title'])}"
+    if page["warnings"]:
+        yield "\n".join(f"- **{_escape(text)}**" for text in page["warnings"])
     if page["conclusions"]:
         yield "\n".join(f"- {_escape(c['text'])}" for c in page["conclusions"])
     yield from map(_escape, page["text"])
@@ -46,14 +48,18 @@ def _markdown(page: dict[str, Any], depth: int) -> Iterator[str]:
 
 def _text(page: dict[str, Any]) -> Iterator[str]:
     yield from (page["title"], "=" * len(page["title"]))
+    yield from map(_item, page["warnings"])
     if page["rows"]:
         yield from _aligned(*_cells(page["columns"], page["rows"]))
-    for line in page["conclusions"]:
-        yield textwrap.fill(line["text"], _TERMINAL, initial_indent="* ", subsequent_indent="  ")
+    yield from (_item(line["text"]) for line in page["conclusions"])
     for part in page["parts"]:
         if any(part[key] for key in ("rows", "conclusions", "parts")):
             yield ""
             yield from _text(part)
+
+
+def _item(text: str) -> str:
+    return textwrap.fill(text, _TERMINAL, initial_indent="* ", subsequent_indent="  ")
 
 
 def _cells(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:

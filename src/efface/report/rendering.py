@@ -6,7 +6,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from efface.report.alt_text import alt_text
-from efface.report.data import AFTER, CHANCE, CHANGE, SCORED, AuditData, FindingData, TableData
+from efface.report.data import (
+    AFTER,
+    CHANCE,
+    CHANGE,
+    GUESS,
+    SCORED,
+    TOO_FEW,
+    TOO_WEAK,
+    AuditData,
+    FindingData,
+    TableData,
+    is_warning,
+    warnings_of,
+)
 from efface.report.numbers import DASH, format_value
 
 _ROWS_BEFORE_FIGURES = 10
@@ -16,10 +29,11 @@ _HASH_SHOWN = 12
 def render(audit: AuditData, above: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a page shows of an audit, as plain data.
 
-    Keys: `title`, `text`, `conclusions`, `columns`, `rows` (headline numbers), `details` (the small print), `tables`,
-    `figures` (with `alt`), `figures_first` (whether they go before the numbers, which are many), `caveats`,
-    `settings`, `provenance`, `parts` (the same again for each part). A row has `what`, `cells` (one a column: `value`,
-    `interval`), `chance`, `verdict`, `tone` (`"ok"`, `"warn"` or `""`), `reason`.
+    Keys: `title`, `warnings` (of it and all its parts; only the whole has them), `text`, `conclusions`, `columns`,
+    `rows` (headline numbers), `details` (the small print), `tables`, `figures` (with `alt`), `figures_first` (whether
+    they go before the numbers, which are many), `caveats`, `settings`, `provenance`, `parts` (the same again for each
+    part). A row has `what`, `cells` (one a column: `value`, `interval`), `chance`, `verdict`, `tone` (`"ok"`, `"warn"`
+    or `""`), `reason`.
 
     Args:
         audit: The audit.
@@ -31,7 +45,10 @@ def render(audit: AuditData, above: Mapping[str, Any] | None = None) -> dict[str
     return {
         "title": audit["title"],
         "text": list(audit["text"]),
-        "conclusions": [{"text": c, "warn": c.startswith("NOT ")} for c in audit["conclusions"]],
+        "warnings": warnings_of(audit) if above is None else [],
+        "conclusions": [
+            {"text": c, "warn": is_warning(c)} for c in audit["conclusions"] if above is not None or not is_warning(c)
+        ],
         "columns": columns,
         "rows": rows,
         "figures_first": len(rows) > _ROWS_BEFORE_FIGURES,
@@ -70,7 +87,7 @@ def _row(measure: dict[str, FindingData], columns: list[str]) -> dict[str, Any]:
     cells = {**measure, columns[-1]: last} if strange else measure
     named = strange and condition not in ("", AFTER, CHANGE)
     what = f"{_title(last)} ({condition})" if named else _title(last)
-    judged = last["side"] is not None or last["status"] != SCORED
+    judged = last["side"] is not None or last["status"] != SCORED or bool(last["caution"])
     return {
         "what": f"{what}, {unit}" if _is_long(unit) else what,
         "cells": [_cell(cells.get(c)) for c in columns],
@@ -111,9 +128,12 @@ def _interval(finding: FindingData) -> str:
 
 
 def _tone(finding: FindingData) -> str:
+    """At chance is a success of an erasure only where nothing speaks against it; below chance is none."""
     if not finding["family"].endswith("probe") or finding["condition"] != AFTER or finding["side"] is None:
         return ""
-    return "warn" if finding["side"] > 0 else "ok"
+    if finding["caution"] in (TOO_WEAK, TOO_FEW, GUESS):
+        return ""
+    return "warn" if finding["side"] or finding["caution"] else "ok"
 
 
 def _made(finding: FindingData) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from efface.core.subjects import unwrapped
 from efface.erasers.base import Eraser
 from efface.scrubbing.adapted import merged
 from efface.scrubbing.batches import Survey
+from efface.scrubbing.collecting import SiteFeatures, collect
 from efface.scrubbing.companions import Remembered, fitted_on
 from efface.scrubbing.config import legacy_config
 from efface.scrubbing.controls import RandomSubspace
@@ -94,6 +95,26 @@ class Scrubber(Erasure):
     def edits(self) -> tuple[Edit, ...]:
         """The erasers, at their sites."""
         return (OnStates(self.erasers, self.fingerprint),)
+
+    def states(
+        self, model: nn.Module, data: Any, concept: Any, *, on: bool = True, max_rows: int = 10_000, seed: int = 0
+    ) -> SiteFeatures:
+        """Hidden states at its sites, after the edits or, if it is not to be on, as the model has them.
+
+        Args:
+            model: The model.
+            data: As for `scrub`; batches are those of the fit.
+            concept: As for `scrub`.
+            on: Whether the scrubber is on.
+            max_rows: Tokens to keep, drawn at random if there are more; the same ones on and off.
+            seed: Of the draw.
+        """
+        named = {"batch_size", "ignore_index", "table"} & set(() if self.config is None else vars(self.config))
+        options = {name: getattr(self.config, name) for name in named}
+        scrubber = self if on else None
+        return collect(
+            model, data, concept, sites=list(self.sites), scrubber=scrubber, max_rows=max_rows, seed=seed, **options
+        )
 
     @property
     def marks(self) -> dict[Site, str]:

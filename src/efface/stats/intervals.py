@@ -1,12 +1,13 @@
 """Confidence intervals: Wilson for proportions, bootstrap over rows or groups for ratios of sums.
 
 Accuracy, information in bits, R2 and edit size are all ratios of sums over rows, and so are their paired
-differences; one bootstrap serves them all.
+differences; one bootstrap serves them all. Where all rows agree resampling sees no spread, and would say that it knows
+the value exactly: shares and their changes then have Wilson's interval, and other numbers have none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -33,6 +34,11 @@ class Interval:
     high: float
     level: float
     method: str
+
+    @property
+    def has_width(self) -> bool:
+        """Whether it says anything: one without width stands for a spread that was not seen, not for certainty."""
+        return self.low < self.high
 
 
 def wilson_interval(hits: float, n: int, *, level: float = 0.95) -> Interval:
@@ -125,10 +131,10 @@ def paired_interval(
 ) -> Interval:
     """Interval of the change `sum(after - before) / sum(denominator)`, each row paired with itself.
 
-    Takes the options of `bootstrap_interval`.
+    Takes the options of `bootstrap_interval`. For changes of a share there is `share_change_interval`.
 
-    >>> paired_interval([1.0, 1.0, 0.0], [1.0, 1.0, 0.0]).high
-    0.0
+    >>> paired_interval([1.0, 1.0, 0.0], [1.0, 0.0, 0.0]).value.__round__(3)
+    0.333
     """
     gain = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     interval = bootstrap_interval(gain, denominator, **options)
@@ -140,8 +146,8 @@ def proportion_interval(
 ) -> Interval:
     """Interval of a share: Wilson for independent rows, bootstrap over groups otherwise.
 
-    If every group has the same share, resampling sees no spread at all. Then the interval is Wilson's: over the rows,
-    or, if all rows hit or all miss, with each *group* as one trial, which is wide on purpose.
+    Groups that happen to agree show resampling too little spread, or none. So the interval is at least Wilson's over
+    the rows; and if all rows hit or all miss, Wilson's with each *group* as one trial, which is wide on purpose.
 
     Args:
         hits: 0 or 1 for each row, `(n,)`.
@@ -150,16 +156,72 @@ def proportion_interval(
         seed: Seed of the resampling.
     """
     hits = np.asarray(hits, dtype=np.float64)
+    rows = wilson_interval(float(hits.sum()), len(hits), level=level)
     if groups is None:
-        return wilson_interval(float(hits.sum()), len(hits), level=level)
-    interval = bootstrap_interval(hits, groups=groups, level=level, seed=seed)
-    if interval.low < interval.high:
-        return interval
-    if 0 < interval.value < 1:
-        return wilson_interval(float(hits.sum()), len(hits), level=level)
-    count = len(np.unique(np.asarray(groups)))
-    wide = wilson_interval(interval.value * count, count, level=level)
-    return Interval(interval.value, wide.low, wide.high, level, f"Wilson, each of {count} groups as one trial")
+        return rows
+    if rows.value in (0.0, 1.0):
+        count = len(np.unique(np.asarray(groups)))
+        wide = wilson_interval(rows.value * count, count, level=level)
+        return Interval(rows.value, wide.low, wide.high, level, f"Wilson, each of {count} groups as one trial")
+    found = bootstrap_interval(hits, groups=groups, level=level, seed=seed)
+    if not found.has_width:
+        return rows
+    # Percentiles of groups that are nearly all right can reach beyond what a share can be.
+    low, high = max(0.0, min(found.low, rows.low)), min(1.0, max(found.high, rows.high))
+    return Interval(found.value, low, high, level, found.method)
+
+
+def mean_of_shares_interval(sets: Sequence[ArrayLike], *, level: float = 0.95) -> Interval:
+    """Interval of the mean of shares of independent sets, each counting the same whatever its size.
+
+    Squares of the distances from each share to the ends of its Wilson interval add up, as variances do.
+    Source: Zou and Donner, Statistics in Medicine 27 (2008). Of one set it is Wilson's.
+
+    Args:
+        sets: 0 or 1 for each row, `(n,)`, for each set.
+        level: Confidence level.
+
+    >>> mean_of_shares_interval([[1, 1, 1, 1], [1, 0, 1, 0]]).value
+    0.75
+    """
+    hits = [np.asarray(found, dtype=np.float64) for found in sets]
+    parts = [wilson_interval(float(h.sum()), len(h), level=level) for h in hits]
+    value = float(np.mean([p.value for p in parts]))
+    below, above = ([(getattr(p, end) - p.value) / len(parts) for p in parts] for end in ("low", "high"))
+    low, high = value - float(np.linalg.norm(below)), value + float(np.linalg.norm(above))
+    said = f"Wilson, {len(parts)} sets, {sum(map(len, hits))} rows"
+    return Interval(value, max(0.0, low), min(1.0, high), level, said)
+
+
+def share_change_interval(
+    after: ArrayLike, before: ArrayLike, *, groups: ArrayLike | None = None, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Interval of the change of a share, each row paired with itself.
+
+    Where all rows change alike (as when none does) there is nothing to resample: then it is Wilson's for so many rows
+    (or groups) that all hit, on that side of the change, or on both if there is none.
+
+    Args:
+        after: 0 or 1 for each row, `(n,)`.
+        before: The same.
+        groups: As for `proportion_interval`.
+        level: Confidence level.
+        seed: Seed of the resampling.
+
+    >>> interval = share_change_interval([1, 1, 0, 0], [1, 1, 0, 0])
+    >>> round(interval.low, 2), interval.value, round(interval.high, 2)
+    (-0.49, 0.0, 0.49)
+    """
+    found = paired_interval(after, before, groups=groups, level=level, seed=seed)
+    if found.has_width:
+        return found
+    units = len(np.asarray(after)) if groups is None else len(np.unique(np.asarray(groups)))
+    wide = wilson_interval(abs(found.value) * units, units, level=level)
+    low, high = (-wide.high, wide.high) if found.value == 0 else (wide.low, wide.high)
+    if found.value < 0:
+        low, high = -wide.high, -wide.low
+    said = f"Wilson's limit for {units} {'rows' if groups is None else 'groups'} that change alike"
+    return Interval(found.value, low, high, level, said)
 
 
 def _unit_sums(numerator: ArrayLike, denominator: ArrayLike | None, groups: ArrayLike | None) -> Floats:

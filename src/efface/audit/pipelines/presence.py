@@ -18,9 +18,10 @@ from efface.audit.audit import Audit
 from efface.audit.figure import Figure, Series
 from efface.audit.finding import Finding, spanned
 from efface.audit.pipelines.balance import harmonic_interval
+from efface.audit.pipelines.pictures import side_by_side
 from efface.core.provenance import called, content_hash, provenance
-from efface.report.data import AFTER, BEFORE, CHANGE, NO_CHANGE
-from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
+from efface.report.data import AFTER, BEFORE, CHANGE, NO_CHANGE, NOT_ERASED, WARNING
+from efface.stats.intervals import bootstrap_interval, share_change_interval, wilson_interval
 
 Answers = NDArray[np.float64]
 """1, 0 or NaN of each image, `(n,)`."""
@@ -35,6 +36,9 @@ NaN where the judge cannot say: such an image is neither seen nor not seen, and 
 SEEN, UNSAID, DISTANCE, BALANCE = "seen by the judge", "judge cannot say", "images of other prompts", "balance"
 OTHER_WORDS = "in other words"
 _SEEN_FROM = 0.5
+_MOSTLY, _SEEN_ENOUGH = 0.5, 0.1
+_WIDEST_HEADLINE = 0.3
+"""H with a longer interval is no headline: it would say more than its images do."""
 _FEWEST = 2
 _CAVEATS = (
     "The judge decides what counts as the concept. One that never says that it cannot say sees something, or nothing, "
@@ -108,6 +112,7 @@ def presence(
     findings: list[Finding] = []
     moved: list[Tensor] = []
     found: dict[str, dict[str, Answers]] = {}
+    drawn: list[Figure] = []
     with progress("sampling", len(asked) * len(sides), unit="concepts") as bar:
         for name, wanted in asked.items():
             jobs = [(prompt, seed) for prompt in wanted for seed in numbers]
@@ -119,6 +124,7 @@ def presence(
             evidence = {side: (content_hash(x),) for side, x in images.items()}
             seen = _seen(name, found[name], level)
             findings += [replace(f, evidence=evidence.get(f.condition, ()), **known) for f in seen]
+            drawn.append(side_by_side(name, jobs, images, found[name], gone=name in (concept, again)))
             if AFTER in images and name not in (concept, again):
                 moved.append((images[AFTER] - images[BEFORE]).abs().flatten(1).mean(dim=1))
     if any(np.isnan(answers).any() for sides_of in found.values() for answers in sides_of.values()):
@@ -133,7 +139,7 @@ def presence(
         text=(_text(asked, numbers, erased is not None),),
         conclusions=tuple(_conclusions(findings, concept)),
         findings=tuple(findings),
-        figures=(_figure(findings, tuple(sides)),),
+        figures=(_figure(findings, tuple(sides)), *drawn),
         caveats=_CAVEATS,
         settings={"concept": concept, "seeds": numbers, "prompts": asked, "level": level},
         provenance=provenance(call=call),
@@ -176,7 +182,7 @@ def _seen(name: str, answers: Mapping[str, Answers], level: float) -> list[Findi
         why = f"of {int(both.sum())} of the {len(both)} images the judge can say on both sides: too few for a change"
         missing = Finding.without(name, "not applicable", why, SEEN, condition=CHANGE, unit="share")
         return [*shares.values(), missing]
-    change = _paired(after[both], before[both], level)
+    change = share_change_interval(after[both], before[both], level=level)
     more: dict[str, Any] = {"chance": 0.0, "reference": NO_CHANGE, "baseline": float(before[both].mean())}
     return [*shares.values(), Finding.of(name, change, SEEN, CHANGE, n=int(both.sum()), unit="share", **more)]
 
@@ -195,17 +201,6 @@ def _share(name: str, hits: Answers, images: int, family: str, side: str, level:
     return Finding.of(name, interval, family, side, n=len(hits), unit="share", note=note)
 
 
-def _paired(after: Answers, before: Answers, level: float) -> Interval:
-    """The paired interval; where all images change alike there is no spread to resample, and Wilson's is taken."""
-    interval = paired_interval(after, before, level=level)
-    if interval.low < interval.high:
-        return interval
-    n, change = len(after), interval.value
-    wide = wilson_interval(abs(change) * n, n, level=level)
-    low, high = {-1: (-wide.high, -wide.low), 0: (-wide.high, wide.high), 1: (wide.low, wide.high)}[round(change)]
-    return Interval(change, low, high, level, wide.method)
-
-
 def _distance(moved: Tensor, level: float) -> Finding:
     interval = bootstrap_interval(moved.double().numpy(), level=level)
     note = "mean absolute difference of pixels (0 to 1) at equal prompts and seeds"
@@ -222,7 +217,10 @@ def _balance(gone: Sequence[Answers], kept: Mapping[str, Answers], level: float)
     if unsaid:
         note += f"; {unsaid} images of which the judge cannot say count as neither"
     n = sum(map(len, gone)) + sum(map(len, kept.values()))
-    return Finding.of("H", interval, BALANCE, AFTER, n=n, unit="share", note=note)
+    few = interval.high - interval.low > _WIDEST_HEADLINE
+    wide = f"too few images: an interval of {100 * (interval.high - interval.low):.0f} points"
+    more: dict[str, Any] = {"caution": wide, "detail": True} if few else {}
+    return Finding.of("H", interval, BALANCE, AFTER, n=n, unit="share", note=note, **more)
 
 
 def _text(asked: Mapping[str, Sequence[str]], seeds: Sequence[int], erased: bool) -> str:
@@ -263,10 +261,14 @@ def _conclusions(findings: Sequence[Finding], concept: str) -> list[str]:
 def _lead(before: Finding, after: Finding, unsaid: Finding | None) -> str:
     """How the first conclusion begins: with what the erasure did not do, or may not have done."""
     usual = before.value if before.is_scored else 1.0
-    if after.is_scored and (after.low or 0.0) > 0.5 * usual:
-        return "NOT erased: where"
-    if unsaid is not None and _at_most(after, unsaid) > 0.5 * usual:
+    if after.is_scored and (after.low or 0.0) > _MOSTLY * usual:
+        return f"{NOT_ERASED}where"
+    if unsaid is not None and _at_most(after, unsaid) > _MOSTLY * usual:
         return "NOT shown to be erased, the judge cannot say of too many images: where"
+    if before.is_scored and (before.low or 0.0) < _SEEN_ENOUGH:
+        return f"{WARNING}too weak to judge, as it is hardly seen before: where"
+    if after.is_scored and (after.high or 0.0) > _MOSTLY * usual:
+        return f"{WARNING}too few images to judge: where"
     return "Where"
 
 

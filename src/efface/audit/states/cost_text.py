@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from efface.audit.finding import Finding, by_measure
-from efface.report.data import CHANGE
+from efface.report.data import CHANGE, WARNING
 from efface.report.numbers import format_value as number
 
 WHOLE, NONE = "whole model", "none"
@@ -54,7 +54,10 @@ def _whole_sentence(row: Row, name: str, control: str) -> str:
         # What the control costs is the change less the difference.
         against = f"; {control} subspaces changed it by {_signed(change.value - difference.value, change.unit)}"
         against += f" (difference: {_span(difference)}, {difference.verdict})"
-    return f"Erasing {name} everywhere by {change.name} changed the loss by {_span(change)}, {_side(change)}{against}."
+    said = f"rasing {name} everywhere by {change.name} changed the loss by {_span(change)}, {_side(change)}{against}."
+    if change.side == -1:
+        return f"{WARNING}e{said} Taking something out teaches a model nothing: have the erasers seen these labels?"
+    return f"E{said}"
 
 
 def _sites_sentence(rows: Sequence[Row], name: str, control: str) -> str:
@@ -74,8 +77,10 @@ def _side(change: Finding) -> str:
 
 
 def _span(finding: Finding) -> str:
-    low, high = (_signed(v or 0.0, "") for v in (finding.low, finding.high))
-    return f"{_signed(finding.value, finding.unit)} ({low} to {high})"
+    value = _signed(finding.value, finding.unit)
+    if finding.low is None or finding.high is None:
+        return value
+    return f"{value} ({_signed(finding.low, '')} to {_signed(finding.high, '')})"
 
 
 def _signed(value: float, unit: str) -> str:

@@ -75,10 +75,10 @@ def losses(
     or that a small change means that the concept is not used: what is left elsewhere may stand in for it.
 
     >>> plain = np.array([10.0, 12.0, 14.0, 11.0])
-    >>> audit = losses(plain, {"leace": {"h.0": plain + [2, 3, 2, 3]}, "random": {"h.0": plain + [0, 1, 0, 1]}})
+    >>> audit = losses(plain, {"leace": {"h.0": plain + [2, 3, 2, 4]}, "random": {"h.0": plain + [0, 1, 0, 1]}})
     >>> finding = audit.find("leace", "h.0", "difference")
     >>> finding.value, finding.verdict
-    (2.0, 'higher than the control')
+    (2.25, 'higher than the control')
     """
     call = called("efface.audit.losses", locals())
     plain = read_values(unscrubbed, "unscrubbed")

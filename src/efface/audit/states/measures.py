@@ -11,16 +11,24 @@ from numpy.typing import NDArray
 
 from efface.audit.finding import Finding
 from efface.audit.vectors.folds import Rows, View
+from efface.audit.vectors.guardedness import looks_fitted
+from efface.audit.vectors.judging import of_the_fit
 from efface.audit.vectors.labels import Labels
+from efface.audit.vectors.probes import PROBES as LADDER
 from efface.audit.vectors.probes import QUICK_LINEAR, ProbeScores
 from efface.report.data import AFTER, BEFORE
-from efface.stats.intervals import paired_interval
+from efface.stats.intervals import share_change_interval
 
 Floats = NDArray[np.float64]
 
 PROBE, BITS = QUICK_LINEAR.family, "information"
 CONTROL, SELECTIVITY, GAP = "control task", "selectivity", "class-mean gap"
-FAMILIES = (PROBE, CONTROL, SELECTIVITY, GAP, BITS)
+PROBES_BY_SITE = {"linear": QUICK_LINEAR, "mlp": LADDER["mlp"]}
+"""The ladder of probes, as many of them are needed."""
+PROBES = tuple(probe.family for probe in PROBES_BY_SITE.values())
+INFORMATION = tuple(BITS if family == PROBE else f"{BITS}, {family}" for family in PROBES)
+"""Families of the two scores of each probe."""
+FAMILIES = (*PROBES, CONTROL, SELECTIVITY, GAP, *INFORMATION)
 """Families of the findings, in the order of a page; the name of each finding is its site."""
 
 _SHUFFLES = 10
@@ -38,6 +46,7 @@ class Setting:
         splits: (train, test) rows of each fold.
         seed: Of probes, shuffles and resampling.
         level: Confidence level.
+        probes: Names from `PROBES_BY_SITE`.
     """
 
     labels: Labels
@@ -46,11 +55,50 @@ class Setting:
     splits: Sequence[tuple[Rows, Rows]]
     seed: int
     level: float
+    probes: Sequence[str] = ("linear",)
 
     @property
     def options(self) -> dict[str, Any]:
         """What intervals take."""
         return {"groups": self.groups, "level": self.level}
+
+
+class SiteScores:
+    """What probes make of one site, gathered fold by fold: `add(view)`, then `findings()`.
+
+    Args:
+        site: Its name, which is that of its findings.
+        setting: What is the same for every site.
+        conditions: Sides of the views to score.
+    """
+
+    def __init__(self, site: str, setting: Setting, conditions: Sequence[str]) -> None:
+        self.site, self.setting = site, setting
+        options: dict[str, Any] = {"seed": setting.seed, "conditions": conditions}
+        self.real = [ProbeScores(PROBES_BY_SITE[name], setting.labels, **options) for name in setting.probes]
+        self.control = None
+        if setting.control is not None:
+            more = {"family": CONTROL, "may_lack": True, "is_task": True}
+            self.control = ProbeScores(QUICK_LINEAR, setting.control, **more, **options)
+
+    def add(self, view: View) -> None:
+        """Fit fresh probes on the training rows of a fold, and score its test rows."""
+        for score in (*self.real, *([self.control] if self.control else [])):
+            score.add(view)
+
+    def findings(self) -> Iterator[Finding]:
+        """Accuracy and information of each probe; of the control task the accuracy and the selectivity."""
+        for score in self.real:
+            bits = INFORMATION[PROBES.index(score.family)]
+            for f in score.findings(**self.setting.options):
+                is_bits = f.name == "information"
+                yield replace(f, name=self.site, family=bits if is_bits else score.family)
+        if self.control is None:
+            return
+        for f in self.control.findings(**self.setting.options):
+            if f.name != "information":
+                yield replace(f, name=self.site, detail=True)
+        yield from _selectivity(self.site, self.real[0], self.control, self.setting)
 
 
 def measure_site(site: str, sides: Mapping[str, Floats], setting: Setting) -> list[Finding]:
@@ -61,35 +109,21 @@ def measure_site(site: str, sides: Mapping[str, Floats], setting: Setting) -> li
         sides: Rows `(n, d)` under `"before"` and, if there is an erasure, `"after"`.
         setting: What is the same for every site.
     """
-    options = {"seed": setting.seed, "conditions": tuple(sides)}
-    real = ProbeScores(QUICK_LINEAR, setting.labels, **options)
-    control = None
-    if setting.control is not None:
-        control = ProbeScores(QUICK_LINEAR, setting.control, family=CONTROL, may_lack=True, **options)
-    scores = [real] if control is None else [real, control]
+    scores = SiteScores(site, setting, tuple(sides))
     for train, test in setting.splits:
-        view = View(train, test, sides[BEFORE], sides.get(AFTER, sides[BEFORE]))
-        for score in scores:
-            score.add(view)
-    return [*_read(site, scores, setting), *_selectivity(site, real, control, setting), *_gaps(site, sides, setting)]
+        scores.add(View(train, test, sides[BEFORE], sides.get(AFTER, sides[BEFORE])))
+    found = list(scores.findings())
+    if AFTER in sides and looks_fitted(sides[AFTER], setting.labels.columns(), seed=setting.seed):
+        probed = {score.family for score in scores.real}
+        found = [g for f in found for g in (of_the_fit([f]) if f.family in probed else [f])]
+    return [*found, *_gaps(site, sides, setting)]
 
 
-def _read(site: str, scores: Sequence[ProbeScores], setting: Setting) -> Iterator[Finding]:
-    for score in scores:
-        for finding in score.findings(**setting.options):
-            is_control, is_bits = score.family == CONTROL, finding.name == "information"
-            if not (is_control and is_bits):
-                family = BITS if is_bits else score.family
-                yield replace(finding, name=site, family=family, detail=is_bits or is_control)
-
-
-def _selectivity(site: str, real: ProbeScores, control: ProbeScores | None, setting: Setting) -> Iterator[Finding]:
+def _selectivity(site: str, real: ProbeScores, control: ProbeScores, setting: Setting) -> Iterator[Finding]:
     """Accuracy on the real labels minus accuracy on the control labels, each row paired with itself."""
-    if control is None:
-        return
     for condition in real.conditions:
         hits = real.hits(condition), control.hits(condition)
-        interval = paired_interval(*hits, seed=setting.seed, **setting.options)
+        interval = share_change_interval(*hits, seed=setting.seed, **setting.options)
         yield Finding.of(
             site,
             interval,

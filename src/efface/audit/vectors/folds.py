@@ -22,6 +22,7 @@ Fit = Callable[[Tensor, Tensor], Erase]
 Rows = NDArray[np.int64]
 
 CONDITIONS = (BEFORE, AFTER)
+_FEW_VALUES = 0.25
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,12 @@ def _deal_groups(n: int, folds: int, groups: ArrayLike, rng: np.random.Generator
 
 
 def views(
-    x: Tensor, concept: Labels, splits: list[tuple[Rows, Rows]], *, fit: Fit | None, erase: Erase | None
+    x: Tensor,
+    concept: Labels,
+    splits: list[tuple[Rows, Rows]],
+    *,
+    fit: Fit | None,
+    erase: Erase | None,
 ) -> Iterator[View]:
     """One `View` a fold; an eraser given as `fit` is fitted anew on each fold's training rows.
 
@@ -108,6 +114,22 @@ def views(
         if after is None:
             raise InputError("give an eraser: fit=function of (x, z) that returns one, or erase=fitted eraser")
         yield View(train, test, before, after)
+
+
+def repeated(x: Tensor, splits: list[tuple[Rows, Rows]]) -> int:
+    """How many rows `(n, d)` stand among the training rows of their own fold once more, value by value.
+
+    Where values repeat because there are few of them, as in tables of classes, that is no copy: then there are fewer
+    different rows than a quarter of all, and the answer is 0.
+
+    >>> repeated(torch.tensor([[1.0], [1.0], [2.0], [3.0]]), [(np.array([0, 2]), np.array([1, 3]))])
+    1
+    """
+    data = x.detach().cpu().contiguous()
+    codes = np.array([hash(row.tobytes()) for row in data.view(torch.uint8).reshape(len(data), -1).numpy()])
+    if len(np.unique(codes)) < _FEW_VALUES * len(codes):
+        return 0
+    return int(sum(np.isin(codes[test], codes[train]).sum() for train, test in splits))
 
 
 def _fitted(fit: Fit, x: Tensor, concept: Labels, train: Rows) -> Any:

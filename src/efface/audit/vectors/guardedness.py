@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 
 _SMALLEST_SPREAD = 1e-6
 _SHUFFLES = 50
+_TINY = np.finfo(np.float64).tiny
+_FIT_SHUFFLES, _FIT_SHARE = 20, 0.01
 
 
 def class_mean_gap(x: Floats, classes: NDArray[np.int64], *, scale: float) -> float:
@@ -68,6 +70,31 @@ def _basis(x: Floats) -> Floats:
     squares, directions = np.linalg.eigh(centred.T @ centred)
     kept = squares > _SMALLEST_SPREAD**2 * squares.max(initial=np.finfo(np.float64).tiny)
     return centred @ (directions[:, kept] / np.sqrt(squares[kept]))
+
+
+def looks_fitted(x: Floats, z: Floats, *, seed: int = 0) -> bool:
+    """Whether rows go with their labels so much less than with shuffled ones that an eraser must have seen them.
+
+    An eraser makes the covariance of its own rows with their labels zero. On other rows, however well the concept is
+    erased, there is what chance brings: as much as shuffled labels show. A hundredth of that is no chance.
+
+    Args:
+        x: Rows `(n, d)` after erasure.
+        z: Columns of the labels `(n, k)`.
+        seed: Seed of the shuffles.
+
+    Does not guarantee: to know rows of which the eraser has seen a part only, or many others besides.
+
+    >>> x, z = np.array([[1.0], [2.0], [1.0], [2.0]]), np.array([[0.0], [0.0], [1.0], [1.0]])
+    >>> looks_fitted(x, z), looks_fitted(x + z, z)
+    (True, False)
+    """
+    spread = x.std(axis=0)
+    x = (x - x.mean(axis=0)) / np.maximum(spread, max(float(spread.max(initial=0.0)) * _SMALLEST_SPREAD, _TINY))
+    z = z - z.mean(axis=0)
+    rng = np.random.default_rng(seed)
+    by_chance = np.mean([np.linalg.norm(x.T @ rng.permutation(z)) for _ in range(_FIT_SHUFFLES)])
+    return bool(np.linalg.norm(x.T @ z) < _FIT_SHARE * by_chance)
 
 
 def edit_size(before: Floats, after: Floats, *, centre: Floats | None = None) -> tuple[Floats, Floats]:

@@ -9,14 +9,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from efface.audit.figure import Figure, Series
 from efface.audit.finding import Finding
-from efface.audit.vectors.folds import CONDITIONS, View
-from efface.audit.vectors.labels import Labels
-from efface.report.data import AFTER, BEFORE, CHANCE
+from efface.audit.vectors.folds import CONDITIONS
+from efface.audit.vectors.probes import ProbeScores
+from efface.report.data import AFTER, CHANCE
 from efface.stats.intervals import wilson_interval
 
 _BINS = 32
 _GROUPS_AT_MOST = 40
-_CENTRAL = 0.995
+_CENTRAL, _LEAST_REACH = 0.995, 0.1
 
 
 def before_after(title: str, findings: Sequence[Finding], *, x_label: str, caption: str = "") -> Figure:
@@ -53,49 +53,34 @@ def by_group(title: str, hits: NDArray[np.float64], groups: ArrayLike, *, chance
     return Figure(title, (series,), x_label="share of rows read right", chance=chance, unit="share", caption=caption)
 
 
-class Separation:
-    """Held-out rows along the line through the class means of the training rows, before and after.
+def decisions(scores: ProbeScores) -> tuple[Figure, Figure]:
+    """What a probe reads of two classes, before and after: its own log-odds for rows held out, in common bins.
 
-    For a concept of two classes; the line is that of the rows *before* erasure, in both pictures.
+    Class means on a line say little of what is read: they may lie upon one another where a probe tells the rows apart.
     """
+    positions = {c: scores.decisions(c) for c in CONDITIONS}
+    reach = max(_LEAST_REACH, *(float(np.quantile(np.abs(p), _CENTRAL)) for p in positions.values()))
+    edges = np.linspace(-reach, reach, _BINS + 1)
+    before, after = (_histogram(scores, c, positions[c], edges) for c in CONDITIONS)
+    return before, after
 
-    def __init__(self, labels: Labels) -> None:
-        self.labels = labels
-        self._position = {c: np.zeros(len(labels)) for c in CONDITIONS}
 
-    def add(self, view: View) -> None:
-        """Take in one fold's test rows."""
-        x, z = view.before[view.train], self.labels.values[view.train]
-        line = x[z == 1].mean(axis=0) - x[z == 0].mean(axis=0)
-        line = line / max(float(np.linalg.norm(line)), np.finfo(np.float64).tiny)
-        centre = x.mean(axis=0) @ line
-        spread = max(float((x @ line).std()), np.finfo(np.float64).tiny)
-        for condition in CONDITIONS:
-            self._position[condition][view.test] = (view.rows(condition)[view.test] @ line - centre) / spread
+def _histogram(scores: ProbeScores, condition: str, at: NDArray[np.float64], edges: NDArray[np.float64]) -> Figure:
+    middles, (first, second) = tuple(((edges[:-1] + edges[1:]) / 2).tolist()), scores.labels.classes
+    return Figure(
+        f"{condition.capitalize()} erasure: what the {scores.family} makes of each row",
+        tuple(
+            Series(name, middles, _shares(at[scores.labels.values == label], edges))
+            for label, name in enumerate((first, second))
+        ),
+        kind="histogram",
+        x_label=f"log-odds that it gives to {second}",
+        y_label="share of the class",
+        unit="share",
+        caption=f"Held-out rows, {condition} erasure: right of 0 the probe says {second}, left of it {first}.",
+    )
 
-    def figures(self) -> tuple[Figure, Figure]:
-        """Two histograms with the same bins."""
-        reach = float(max(np.quantile(np.abs(p), _CENTRAL) for p in self._position.values()))
-        edges = np.linspace(-reach, reach, _BINS + 1)
-        return self._figure(BEFORE, edges), self._figure(AFTER, edges)
 
-    def _figure(self, condition: str, edges: NDArray[np.float64]) -> Figure:
-        middles = tuple(((edges[:-1] + edges[1:]) / 2).tolist())
-        series = [
-            Series(name, middles, self._shares(condition, label, edges))
-            for label, name in enumerate(self.labels.classes)
-        ]
-        return Figure(
-            f"{condition.capitalize()} erasure",
-            tuple(series),
-            kind="histogram",
-            x_label="position between the two class means (standard deviations)",
-            y_label="share of the class",
-            unit="share",
-            caption=f"Held-out rows on the line through the two class means, {condition} erasure.",
-        )
-
-    def _shares(self, condition: str, label: int, edges: NDArray[np.float64]) -> tuple[float, ...]:
-        position = self._position[condition][self.labels.values == label]
-        counts = np.histogram(np.clip(position, edges[0], edges[-1]), edges)[0]
-        return tuple((counts / len(position)).tolist())
+def _shares(position: NDArray[np.float64], edges: NDArray[np.float64]) -> tuple[float, ...]:
+    counts = np.histogram(np.clip(position, edges[0], edges[-1]), edges)[0]
+    return tuple((counts / len(position)).tolist())

@@ -5,15 +5,14 @@ Every sentence is chosen by where an interval lies; none is written for a partic
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from efface.audit.finding import Finding, by_measure
+from efface.audit.vectors.judging import OF_THE_FIT, Reading
 from efface.audit.vectors.labels import Labels
-from efface.report.data import AFTER, BEFORE, CHANGE
+from efface.report.data import CHANGE, NOT_ERASED, TOO_FEW, WARNING
 from efface.report.numbers import format_value as number
-
-_SCORES = ("accuracy", "R2")
 
 
 def measured(finding: Finding) -> str:
@@ -22,65 +21,132 @@ def measured(finding: Finding) -> str:
     >>> measured(Finding("accuracy", 0.5, low=0.4, high=0.6, chance=0.5, unit="share"))
     '50.0% right (95% interval 40.0% to 60.0%; chance 50.0%)'
     """
-    value, low, high, chance = (
-        number(v or 0.0, finding.unit) for v in (finding.value, finding.low, finding.high, finding.chance)
-    )
-    shown = f"{value} right" if finding.name == "accuracy" else f"{finding.name} {value}"
-    return f"{shown} ({100 * finding.level:g}% interval {low} to {high}; chance {chance})"
+    value, chance = number(finding.value, finding.unit), number(finding.chance or 0.0, finding.unit)
+    plain = "" if finding.name == "information" else f"{finding.name} "
+    shown = f"{value} right" if finding.unit == "share" else f"{plain}{value}"
+    if finding.low is None or finding.high is None:
+        return f"{shown} (chance {chance})"
+    span = f"{number(finding.low, finding.unit)} to {number(finding.high, finding.unit)}"
+    return f"{shown} ({100 * finding.level:g}% interval {span}; chance {chance})"
 
 
 def conclusions(findings: Sequence[Finding], name: str) -> Iterator[str]:
-    """One sentence that sums up (if any probe could read the concept before), then one a probe and one a task."""
-    rows = by_measure(findings)
-    probed = [r for r in rows if _is_probe(r)]
-    yield from _summary(probed, name)
-    yield from (_probe_sentence(row[BEFORE], row[AFTER], name) for row in probed)
-    yield from (_task_sentence(row[CHANGE]) for row in rows if CHANGE in row)
+    """What sums up, warnings first; then a sentence for each probe and each task."""
+    probed = readings(findings)
+    yield from summary(probed, name)
+    yield from (_probe_sentence(who, reading, name) for who, reading in probed.items())
+    tasks = by_measure(f for f in findings if f.family.startswith(_TASK))
+    yield from (_task_sentence(row[CHANGE], _of_task(findings, row[CHANGE].family)) for row in tasks if CHANGE in row)
 
 
-def _is_probe(row: dict[str, Finding]) -> bool:
-    first = next(iter(row.values()))
-    return first.name in _SCORES and first.family.endswith("probe") and {BEFORE, AFTER} <= set(row)
+def readings(findings: Iterable[Finding]) -> dict[str, Reading]:
+    """Family of a probe -> all its scores."""
+    families = dict.fromkeys(f.family for f in findings if f.family.endswith("probe"))
+    return {family: Reading.of(f for f in findings if f.family == family) for family in families}
 
 
-def _probe_sentence(before: Finding, after: Finding, name: str) -> str:
-    who = f"The {after.family}"
-    if before.side != 1:
-        return f"{who} could not read {name} even before: {measured(before)}. It tells nothing about the erasure."
-    change = f"{measured(after)}, against {number(before.value, before.unit)} before"
-    if after.side == 1:
+def _probe_sentence(family: str, reading: Reading, name: str) -> str:
+    who, main = f"The {family}", reading.main
+    change = f"{measured(main)}, against {number(reading.was.value, main.unit)} before"
+    if reading.reads:
         return f"{who} still reads {name} after erasure: {change}."
-    if after.side == 0:
+    if not reading.could:
+        said = f"{who} could not read {name} even before: {measured(reading.was)}."
+        return f"{said} It is too weak to judge, and tells nothing about the erasure."
+    if reading.has == OF_THE_FIT:
+        return f"{who} reads nothing of {name} after erasure in these rows, which look like those of the fit: {change}."
+    if reading.below:
+        return f"{who} does worse than any constant guess for {name} after erasure: {change}."
+    if reading.has == TOO_FEW:
+        return f"{who} does not read {name} after erasure, but these rows are too few to tell: {change}."
+    if main.side == 0:
         return f"{who} is at chance for {name} after erasure: {change}."
-    return (
-        f"{who} does worse than a constant guess for {name} after erasure: {change}. "
-        "It found nothing that holds on rows held out."
+    return f"{who} does no better than a guess for {name} after erasure: {change}."
+
+
+def summary(probed: Mapping[str, Reading], name: str) -> Iterator[str]:
+    """Whether it is erased, as far as these probes can tell; with a warning for each thing that keeps them from it."""
+    reads, passes, few, below = (
+        [who for who, r in probed.items() if chosen(r)]
+        for chosen in (_reads, _passes, lambda r: r.has == TOO_FEW and not r.reads, lambda r: r.below)
     )
-
-
-def _summary(probed: Sequence[dict[str, Finding]], name: str) -> Iterator[str]:
-    valid = [row[AFTER] for row in probed if row[BEFORE].side == 1]
-    reads, fails = ([f.family for f in valid if (f.side == 1) is side] for side in (True, False))
-    if reads and fails:
+    of_the_fit = any(r.has == OF_THE_FIT for r in probed.values())
+    if reads and passes:
+        hidden = " It is hidden from the simpler models only." if "linear probe" in passes else ""
         yield (
-            f"NOT erased: {name} is out of reach of the {_join(fails)}, but the {_join(reads)} still reads it. "
-            "It is hidden from the simpler models only."
+            f"{NOT_ERASED}{name} is out of reach of the {_join(passes)}, but the {_join(reads)} still reads it.{hidden}"
         )
     elif reads:
-        yield f"NOT erased: the {_join(reads)} still {'finds' if len(reads) == 1 else 'find'} {name}."
-    elif fails:
+        yield f"{NOT_ERASED}the {_join(reads)} still {'finds' if len(reads) == 1 else 'find'} {name}."
+    if of_the_fit:
+        yield FIT_ROWS
+    elif below:
+        yield (
+            f"{WARNING}the {_join(below)} {'does' if len(below) == 1 else 'do'} worse than any constant guess after "
+            "erasure. These look like rows that the eraser was fitted on, where class means are equal by construction: "
+            "audit others, or give fit instead of a fitted eraser."
+        )
+    elif not reads and passes:
         yield f"No probe tried here reads {name} better than chance any more. That is no proof that none can."
+    elif few:
+        yield (
+            f"{WARNING}too few rows to judge: what could be read of {name} before erasure, by the {_join(few)}, lies "
+            "within the intervals after it."
+        )
+    elif probed and not reads:
+        yield (
+            f"{WARNING}too weak to judge: no probe tried here could read {name} even before erasure, so that nothing "
+            "follows about the erasure."
+        )
+
+
+def copied(copies: int, n: int) -> Iterator[str]:
+    """A warning if rows are copies of rows that eraser and probes have learnt from."""
+    if copies > _FEW_COPIES * n:
+        yield (
+            f"{WARNING}{copies:,} of {n:,} rows are copies of rows of their training fold, so that neither probes nor "
+            "the eraser are tried on anything new there: leave copies out, or give those of one row the same group."
+        )
+
+
+FIT_ROWS = (
+    f"{WARNING}these look like rows that the eraser was fitted on: after erasure they go with the labels a hundred "
+    "times less than with shuffled ones, as only its own rows do. What fresh rows still show cannot be seen here: "
+    "audit others, or give fit instead of a fitted eraser."
+)
+"""What is said where the rows give themselves away."""
+
+_TASK = "task: "
+_FEW_COPIES = 0.01
+
+
+def _reads(reading: Reading) -> bool:
+    return reading.reads
+
+
+def _passes(reading: Reading) -> bool:
+    return reading.passes
+
+
+def _of_task(findings: Sequence[Finding], family: str) -> Reading:
+    return Reading.of(f for f in findings if f.family == family)
 
 
 def _join(names: Sequence[str]) -> str:
     return " and the ".join(names)
 
 
-def _task_sentence(change: Finding) -> str:
-    value, low, high = (_difference(v or 0.0, change.unit) for v in (change.value, change.low, change.high))
+def _task_sentence(change: Finding, task: Reading) -> str:
+    if not task.could:
+        done = measured(task.before[0])
+        return f"The task ({change.family.removeprefix(_TASK)}) could not be done even before: {done}."
     what = "accuracy" if change.unit == "share" else "R2"
     words = {0: "shows no clear change", 1: "went up", -1: "went down"}[change.side or 0]
-    subject = change.family.removeprefix("task: ")
+    subject = change.family.removeprefix(_TASK)
+    value = _difference(change.value, change.unit)
+    if change.low is None or change.high is None:
+        return f"The task ({subject}) {words}: {what} changed by {value} in every fold alike."
+    low, high = (_difference(v, change.unit) for v in (change.low, change.high))
     return f"The task ({subject}) {words}: {what} changed by {value} ({low} to {high})."
 
 
@@ -103,7 +169,7 @@ def method(concept: Labels, *, n: int, d: int, folds: int, groups: Any, inside: 
     )
 
 
-def caveats(concept: Labels, *, fitted_inside: bool) -> tuple[str, ...]:
+def caveats(concept: Labels, *, fitted_inside: bool, grouped: bool) -> tuple[str, ...]:
     """What the numbers do not show."""
     always = (
         "“At chance” means that the interval contains the chance level: these probes found nothing in these rows. "
@@ -114,5 +180,16 @@ def caveats(concept: Labels, *, fitted_inside: bool) -> tuple[str, ...]:
         "Accuracy counts right answers. Linear guardedness is about loss (the information in bits): a threshold can "
         "score above chance while the loss is no better than a constant guess.",
     )
-    trust = ("Whether the fitted eraser has seen these rows cannot be checked here; if it has, the audit flatters it.",)
-    return always + (accuracy if concept.is_categorical else ()) + (() if fitted_inside else trust)
+    trust = (
+        "Whether the fitted eraser has seen some of these rows cannot be checked here; if so, the audit flatters it.",
+    )
+    loose = (
+        "No groups were given: if rows of one person, sequence or file depend on each other, probes score too well, "
+        "erasers look better than they are on new ones, and intervals are too short.",
+    )
+    return (
+        *always,
+        *(accuracy if concept.is_categorical else ()),
+        *(() if fitted_inside else trust),
+        *(() if grouped else loose),
+    )

@@ -8,7 +8,7 @@ that of a constant) that linear guardedness speaks of. For numbers R2 = 1 - SSE 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -17,12 +17,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from efface._interrupts import insisted
 from efface._lazy import require
 from efface.audit.finding import Finding
 from efface.audit.vectors.folds import CONDITIONS, Rows, View, check_classes
+from efface.audit.vectors.judging import judged
 from efface.audit.vectors.labels import Labels
 from efface.report.data import AFTER, BEFORE, CHANGE, NO_CHANGE
-from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, proportion_interval, wilson_interval
+from efface.stats.intervals import (
+    Interval,
+    bootstrap_interval,
+    paired_interval,
+    proportion_interval,
+    share_change_interval,
+)
 
 Floats = NDArray[np.float64]
 
@@ -41,25 +49,35 @@ class Probe:
         family: Its name on the page.
         classifier: `(seed, rows) -> estimator` with `fit` and `predict_proba`.
         regressor: `(seed, rows) -> estimator` with `fit` and `predict`.
+        penalty: `(whether it is the classifier, penalty, rows) -> settings` of it, for a penalty a row on the squared
+            weights.
+        penalties: Those that are tried, the strongest first.
         dtype: Precision it is trained in.
     """
 
     family: str
     classifier: Callable[[int, int], Any]
     regressor: Callable[[int, int], Any]
+    penalty: Callable[[bool, float, int], dict[str, float]]
+    penalties: tuple[float, ...]
     dtype: type[np.floating[Any]] = np.float64
 
 
 def _logistic(seed: int, rows: int) -> Any:
-    return require("sklearn.linear_model", extra="sklearn").LogisticRegression(C=1.0, max_iter=2000)
+    return require("sklearn.linear_model", extra="sklearn").LogisticRegression(max_iter=2000, warm_start=True)
 
 
 def _quick_logistic(seed: int, rows: int) -> Any:
-    return require("sklearn.linear_model", extra="sklearn").LogisticRegression(C=1.0, max_iter=_QUICK_STEPS)
+    return require("sklearn.linear_model", extra="sklearn").LogisticRegression(max_iter=_QUICK_STEPS, warm_start=True)
 
 
 def _ridge(seed: int, rows: int) -> Any:
-    return require("sklearn.linear_model", extra="sklearn").Ridge(alpha=1.0)
+    return require("sklearn.linear_model", extra="sklearn").Ridge()
+
+
+def _linear_penalty(is_classifier: bool, penalty: float, rows: int) -> dict[str, float]:
+    # C weighs the sum of the losses, alpha the squared weights against the sum of the squared errors.
+    return {"C": 1 / (penalty * rows)} if is_classifier else {"alpha": penalty * rows}
 
 
 def _mlp_settings(seed: int, rows: int) -> dict[str, Any]:
@@ -67,7 +85,6 @@ def _mlp_settings(seed: int, rows: int) -> dict[str, Any]:
     epochs = max(10, _MLP_STEPS // max(1, rows // batch))
     return {
         "hidden_layer_sizes": (_MLP_WIDTH,),
-        "alpha": 2.0,
         "learning_rate_init": 1e-3,
         "batch_size": batch,
         "max_iter": epochs,
@@ -83,15 +100,22 @@ def _mlp_regressor(seed: int, rows: int) -> Any:
     return require("sklearn.neural_network", extra="sklearn").MLPRegressor(**_mlp_settings(seed, rows))
 
 
+def _mlp_penalty(is_classifier: bool, penalty: float, rows: int) -> dict[str, float]:
+    # scikit-learn divides alpha by the rows of a batch.
+    return {"alpha": penalty * min(_MLP_BATCH, rows)}
+
+
+_LINEAR_PENALTIES = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
+_MLP_PENALTIES = (1.0, 0.1, 1e-2)
+
 PROBES: dict[str, Probe] = {
-    "linear": Probe("linear probe", _logistic, _ridge),
-    "mlp": Probe("MLP probe", _mlp_classifier, _mlp_regressor, np.float32),
+    "linear": Probe("linear probe", _logistic, _ridge, _linear_penalty, _LINEAR_PENALTIES),
+    "mlp": Probe("MLP probe", _mlp_classifier, _mlp_regressor, _mlp_penalty, _MLP_PENALTIES, np.float32),
 }
 """The ladder, simplest first: logistic (or ridge) regression, one hidden layer of 64 units."""
 
-QUICK_LINEAR = Probe("linear probe", _quick_logistic, _ridge, np.float32)
-"""The linear probe where many have to be fitted: 60 steps of L-BFGS in float32, a seventh of the time, within about one
-point of the accuracy of the one that converged (measured on 8,000 tokens of 256 numbers in 12 classes)."""
+QUICK_LINEAR = Probe("linear probe", _quick_logistic, _ridge, _linear_penalty, _LINEAR_PENALTIES, np.float32)
+"""The linear probe where many have to be fitted: 60 steps of L-BFGS a penalty in float32."""
 
 
 def standardise(x: Floats, train: Rows) -> Floats:
@@ -115,6 +139,7 @@ class ProbeScores:
         family: Name on the page, if not the probe's.
         conditions: Which sides of the views to score.
         may_lack: Whether training folds may lack a class; its rows are then read wrongly.
+        is_task: Whether it measures what should stay, so that reading nothing after erasure is no success.
     """
 
     def __init__(
@@ -126,60 +151,85 @@ class ProbeScores:
         family: str | None = None,
         conditions: Sequence[str] = CONDITIONS,
         may_lack: bool = False,
+        is_task: bool = False,
     ) -> None:
-        self.probe, self.labels, self.seed = probe, labels, seed
+        self.probe, self.labels, self.seed, self.is_task = probe, labels, seed, is_task
         self.family, self.conditions, self.may_lack = family or probe.family, tuple(conditions), may_lack
-        names = ("hit", "gain") if labels.is_categorical else ("explained", "spread")
-        self._scores = {c: {name: np.zeros(len(labels)) for name in names} for c in self.conditions}
+        names = ("hit", "gain", "dull", "decision") if labels.is_categorical else ("explained", "spread")
+        shape = (len(probe.penalties), len(labels))
+        self._scores = {c: {name: np.zeros(shape) for name in names} for c in self.conditions}
+        self._fold, self._folds = np.zeros(len(labels), dtype=np.int64), 0
 
     def add(self, view: View) -> None:
         """Fit fresh probes on the fold's training rows, before and after erasure, and score its test rows."""
         check_classes(self.labels, view.train, may_lack=self.may_lack)
         score = self._score_classes if self.labels.is_categorical else self._score_numbers
+        self._fold[view.test] = self._folds
+        self._folds += 1
         for condition in self.conditions:
             x = standardise(view.rows(condition), view.train).astype(self.probe.dtype)
-            for name, values in score(x, view).items():
-                self._scores[condition][name][view.test] = values
+            for i, scores in enumerate(score(x, view)):
+                for name, values in scores.items():
+                    self._scores[condition][name][i, view.test] = values
+
+    def score(self, condition: str, name: str, by: str | None = None) -> Floats:
+        """A score of each row, `(n,)`, by the probe at the penalty that is best by that score in all other folds.
+
+        A fixed penalty makes a probe of many columns learn its rows by heart, guess worse than a constant on others,
+        and so report that nothing is there. Folds within the training rows cannot choose one after erasure: the eraser
+        was fitted on all of these, so that to each part of them the rest looks worse than chance. And each score has
+        its own: where the loss is best at a constant guess, right answers may be best elsewhere.
+        """
+        gains = self._scores[condition][by or name]
+        by_fold = np.stack([np.bincount(self._fold, row, self._folds) for row in gains])
+        best = (by_fold.sum(axis=1, keepdims=True) - by_fold).argmax(axis=0)
+        if self._folds == 1:  # no other fold says which
+            best[:] = len(gains) // 2
+        return self._scores[condition][name][best[self._fold], np.arange(len(self.labels))]
 
     def hits(self, condition: str) -> Floats:
         """1 for each row whose class was read rightly, `(n,)`."""
-        return self._scores[condition]["hit"]
+        return self.score(condition, "hit")
+
+    def decisions(self, condition: str) -> Floats:
+        """Of two classes: the log-odds that the probe gave to the second one, each row held out, `(n,)`."""
+        loss_reads = self.score(condition, "gain").sum() > 0
+        return self.score(condition, "decision", by="gain" if loss_reads else "hit")
 
     def findings(self, *, groups: ArrayLike | None = None, level: float = 0.95) -> list[Finding]:
         """Findings before and after: accuracy and bits for classes, R2 for numbers."""
-        return [f for c in self.conditions for f in self._findings(c, groups, level)]
+        found = [f for c in self.conditions for f in self._findings(c, groups, level)]
+        if self.is_task or AFTER not in self.conditions:
+            return found
+        dull = self.score(AFTER, "dull").mean() if self.labels.is_categorical else 0.0
+        return judged(found, constant=float(dull))
 
     def change(self, *, groups: ArrayLike | None = None, level: float = 0.95) -> Finding:
         """The paired change of accuracy or R2, after minus before."""
-        top, bottom = ("hit", None) if self.labels.is_categorical else ("explained", "spread")
-        after, before = self._scores[AFTER], self._scores[BEFORE]
-        interval = paired_interval(
-            after[top],
-            before[top],
-            None if bottom is None else before[bottom],
-            groups=groups,
-            level=level,
-            seed=self.seed,
-        )
-        if interval.low == interval.high and bottom is None:
-            interval = _no_row_changed(interval, len(self.labels))
-        unit, name = ("share", "change of accuracy") if bottom is None else ("", "change of R2")
-        return self._finding(name, CHANGE, interval, 0.0, unit, reference=NO_CHANGE)
+        options = {"groups": groups, "level": level, "seed": self.seed}
+        if self.labels.is_categorical:
+            interval = share_change_interval(self.hits(AFTER), self.hits(BEFORE), **options)
+            name, unit = "accuracy", "share"
+        else:
+            after, before = (self.score(side, "explained") for side in (AFTER, BEFORE))
+            interval = paired_interval(after, before, self.score(BEFORE, "spread", by="explained"), **options)
+            name, unit = "R2", ""
+        return self._finding(f"change of {name}", CHANGE, interval, 0.0, unit, reference=NO_CHANGE)
 
     def _findings(self, condition: str, groups: ArrayLike | None, level: float) -> list[Finding]:
-        scores, options = self._scores[condition], {"groups": groups, "level": level, "seed": self.seed}
+        options = {"groups": groups, "level": level, "seed": self.seed}
         if not self.labels.is_categorical:
-            interval = bootstrap_interval(scores["explained"], scores["spread"], **options)
+            interval = bootstrap_interval(
+                self.score(condition, "explained"), self.score(condition, "spread", by="explained"), **options
+            )
             return [self._finding("R2", condition, interval, 0.0, "", note=_R2_NOTE)]
-        chance = majority_share(self.labels.values)
+        chance, right = majority_share(self.labels.values), proportion_interval(self.hits(condition), **options)
         return [
-            self._finding(
-                "accuracy", condition, proportion_interval(scores["hit"], **options), chance, "share", note=_CHANCE_NOTE
-            ),
+            self._finding("accuracy", condition, right, chance, "share", note=_CHANCE_NOTE),
             self._finding(
                 "information",
                 condition,
-                bootstrap_interval(scores["gain"], **options),
+                bootstrap_interval(self.score(condition, "gain"), **options),
                 0.0,
                 "bits",
                 note=_BITS_NOTE,
@@ -203,31 +253,46 @@ class ProbeScores:
         )
 
     def _baseline(self, name: str) -> float:
-        scores = self._scores[BEFORE]
         if name == "R2":
-            return float(scores["explained"].sum() / scores["spread"].sum())
-        return float(scores["hit" if name == "accuracy" else "gain"].mean())
+            return float(self.score(BEFORE, "explained").sum() / self.score(BEFORE, "spread", by="explained").sum())
+        return float(self.score(BEFORE, "hit" if name == "accuracy" else "gain").mean())
 
-    def _score_classes(self, x: NDArray[Any], view: View) -> dict[str, Floats]:
+    def _score_classes(self, x: NDArray[Any], view: View) -> Iterator[dict[str, Floats]]:
         z, k = self.labels.values, len(self.labels.classes)
-        model = _fitted(self.probe.classifier(self.seed, len(view.train)), x[view.train], z[view.train])
-        # A class that the training rows lack keeps a column of zeros.
-        probabilities, truth = np.zeros((len(view.test), k)), z[view.test]
-        probabilities[:, model.classes_] = model.predict_proba(x[view.test])
-        said = np.maximum(probabilities[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY)
-        prior = np.maximum(np.bincount(z[view.train], minlength=k) / len(view.train), _SMALLEST_PROBABILITY)
-        return {"hit": (probabilities.argmax(axis=1) == truth).astype(float), "gain": np.log2(said / prior[truth])}
+        truth, prior = z[view.test], np.bincount(z[view.train], minlength=k) / len(view.train)
+        for model in self._trained(x[view.train], z[view.train]):
+            # A class that the training rows lack keeps a column of zeros.
+            probabilities = np.zeros((len(truth), k))
+            probabilities[:, model.classes_] = model.predict_proba(x[view.test])
+            yield {
+                "hit": (probabilities.argmax(axis=1) == truth).astype(float),
+                "gain": _log(probabilities[np.arange(len(truth)), truth]) - _log(prior[truth]),
+                "dull": (truth == prior.argmax()).astype(float),
+                "decision": (_log(probabilities[:, 1]) - _log(probabilities[:, 0])) * np.log(2),
+            }
 
-    def _score_numbers(self, x: NDArray[Any], view: View) -> dict[str, Floats]:
+    def _score_numbers(self, x: NDArray[Any], view: View) -> Iterator[dict[str, Floats]]:
         z = self.labels.values
         mean, scale = z[view.train].mean(axis=0), np.maximum(z[view.train].std(axis=0), np.finfo(np.float64).tiny)
         target = (z - mean) / scale
-        learnt = target[view.train].astype(x.dtype)
-        learnt = learnt if target.shape[1] > 1 else learnt[:, 0]
-        model = _fitted(self.probe.regressor(self.seed, len(view.train)), x[view.train], learnt)
-        error = target[view.test] - model.predict(x[view.test]).reshape(len(view.test), -1)
         spread = (target[view.test] ** 2).sum(axis=1)
-        return {"explained": spread - (error**2).sum(axis=1), "spread": spread}
+        learnt = target[view.train].astype(x.dtype)
+        for model in self._trained(x[view.train], learnt if target.shape[1] > 1 else learnt[:, 0]):
+            error = target[view.test] - model.predict(x[view.test]).reshape(len(view.test), -1)
+            yield {"explained": spread - (error**2).sum(axis=1), "spread": spread}
+
+    def _trained(self, x: NDArray[Any], z: NDArray[Any]) -> Iterator[Any]:
+        """The model at each penalty; a linear one goes on from where the one before ended."""
+        make = self.probe.classifier if self.labels.is_categorical else self.probe.regressor
+        model = make(self.seed, len(x))
+        for penalty in self.probe.penalties:
+            model.set_params(**self.probe.penalty(self.labels.is_categorical, penalty, len(x)))
+            yield _fitted(model, x, z)
+
+
+def _log(share: Floats) -> Floats:
+    """Bits; nothing is taken to be impossible."""
+    return np.log2(np.maximum(share, _SMALLEST_PROBABILITY))
 
 
 _CHANCE_NOTE = "chance is the share of the most common class: what a constant guess scores"
@@ -235,16 +300,11 @@ _BITS_NOTE = "log2-loss saved over a constant guess; negative if the probe is wo
 _R2_NOTE = "chance is 0: guessing the mean of the training rows"
 
 
-def _no_row_changed(interval: Interval, n: int) -> Interval:
-    most = wilson_interval(0, n, level=interval.level).high
-    return Interval(interval.value, -most, most, interval.level, f"Wilson's limit for 0 changed of {n} rows")
-
-
 def _fitted(model: Any, x: NDArray[Any], z: NDArray[Any]) -> Any:
     with warnings.catch_warnings():
         # The budget of steps is fixed on purpose; that it ends the training is no news to the reader.
         warnings.simplefilter("ignore", require("sklearn.exceptions", extra="sklearn").ConvergenceWarning)
-        with threads_for(x.size):
+        with threads_for(x.size), insisted():
             return model.fit(x, z)
 
 

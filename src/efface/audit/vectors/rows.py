@@ -15,13 +15,15 @@ from efface.audit.audit import Audit
 from efface.audit.figure import Figure
 from efface.audit.finding import Finding
 from efface.audit.vectors import probe_text
-from efface.audit.vectors.folds import Erase, Fit, make_folds, views
-from efface.audit.vectors.guardedness import EditSize, Guardedness
+from efface.audit.vectors.folds import Erase, Fit, make_folds, repeated, views
+from efface.audit.vectors.guardedness import EditSize, Guardedness, looks_fitted
+from efface.audit.vectors.judging import of_the_fit
 from efface.audit.vectors.labels import Kind, Labels
-from efface.audit.vectors.pictures import Separation, before_after, by_group
+from efface.audit.vectors.pictures import before_after, by_group, decisions
 from efface.audit.vectors.probes import PROBES, ProbeScores
 from efface.audit.vectors.task import Task, as_tasks, audit_task
 from efface.core.provenance import called, provenance
+from efface.report.data import AFTER
 
 _PAIR = 2
 _SCORES = {"accuracy": "share of rows read right", "R2": "R2"}
@@ -50,8 +52,11 @@ def rows(
 
     - `fit`, a function `(x_train, z_train) -> erase`: it is called in every fold with the training rows only, so that
       neither the eraser nor the probes have seen the rows that are scored.
-    - `erase`, an eraser that is fitted already: then `x` must be an audit set, rows that it was *not* fitted on. This
-      cannot be checked here, and the audit says so.
+    - `erase`, an eraser that is fitted already: then `x` must be an audit set, rows that it was *not* fitted on. The
+      audit warns of rows that give themselves away; those among many other rows of the fit do not.
+
+    Of two scores of a probe, its right answers and its loss, one that reads is enough. A probe that could not read the
+    concept before erasure is too weak to judge, and never counts as a success; nor do rows too few to tell.
 
     Args:
         x: Vectors `(n, d)`: tensor, array, data frame. The eraser is given a tensor of this dtype.
@@ -94,7 +99,7 @@ def rows(
     if (erase is None) == (fit is None):
         raise InputError("give either erase=a fitted eraser or fit=a function (x, z) -> eraser, and not both")
     run = _Run(data, concept, erase, fit, groups, folds, seed, level)
-    concept_findings, figures = run.concept(_chosen(probes))
+    concept_findings, figures, copies = run.concept(_chosen(probes))
     task_findings, task_figures = run.tasks(as_tasks(task))
     findings = (*concept_findings, *task_findings)
     return Audit(
@@ -102,10 +107,10 @@ def rows(
         text=probe_text.method(
             concept, n=len(data), d=data.shape[1], folds=folds, groups=groups, inside=fit is not None
         ),
-        conclusions=tuple(probe_text.conclusions(findings, name)),
+        conclusions=(*probe_text.copied(copies, len(data)), *probe_text.conclusions(findings, name)),
         findings=findings,
         figures=(figures[0], *task_figures, *figures[1:]),
-        caveats=probe_text.caveats(concept, fitted_inside=fit is not None),
+        caveats=probe_text.caveats(concept, fitted_inside=fit is not None, grouped=groups is not None),
         settings=_settings(data, concept, folds, seed, level, probes),
         provenance=provenance(subject=erase or fit, data={"x": data, "z": z}, seed=seed, call=call),
     )
@@ -122,22 +127,26 @@ class _Run:
     seed: int
     level: float
 
-    def concept(self, probes: Sequence[str]) -> tuple[list[Finding], list[Figure]]:
+    def concept(self, probes: Sequence[str]) -> tuple[list[Finding], list[Figure], int]:
+        """What was found, figures of it, and how many rows are copies of rows of their training fold."""
         labels, n = self.labels, len(self.labels)
         strata = labels.values if labels.is_categorical else None
         splits = make_folds(n, self.folds, groups=self.groups, strata=strata, seed=self.seed)
         scores = [ProbeScores(PROBES[p], labels, seed=self.seed) for p in probes]
         guarded = Guardedness(labels, fitted_inside=self.fit is not None, seed=self.seed)
         edit = EditSize(n, seed=self.seed)
-        drawn = [Separation(labels)] if len(labels.classes) == _PAIR else []
+        seen = False
         for view in views(self.x, labels, splits, fit=self.fit, erase=self.erase):
-            for measure in (*scores, guarded, edit, *drawn):
+            for measure in (*scores, guarded, edit):
                 measure.add(view)
+            # A fitted eraser gives the same rows in every fold.
+            seen = seen or (self.fit is None and looks_fitted(view.after, labels.columns(), seed=self.seed))
         probed = [f for s in scores for f in s.findings(groups=self.groups, level=self.level)]
+        probed = of_the_fit(probed) if seen else probed
         findings = [*probed, edit.finding(groups=self.groups, level=self.level), *guarded.findings()]
-        return findings, self._figures(probed, scores, drawn)
+        return findings, self._figures(probed, scores), repeated(self.x, splits)
 
-    def _figures(self, probed: list[Finding], scores: list[ProbeScores], drawn: list[Separation]) -> list[Figure]:
+    def _figures(self, probed: list[Finding], scores: list[ProbeScores]) -> list[Figure]:
         score = "accuracy" if self.labels.is_categorical else "R2"
         main = before_after(
             f"How well can {self.labels.name} be read?",
@@ -145,8 +154,8 @@ class _Run:
             x_label=_SCORES[score],
             caption="Fresh probes on held-out rows; whiskers are intervals, the dashed line is a constant guess.",
         )
-        figures = [main, *(f for d in drawn for f in d.figures())]
-        return figures + self._group_figures(scores)
+        drawn = decisions(_strongest(probed, scores)) if len(self.labels.classes) == _PAIR else ()
+        return [main, *drawn, *self._group_figures(scores)]
 
     def _group_figures(self, scores: list[ProbeScores]) -> list[Figure]:
         if self.groups is None or not self.labels.is_categorical:
@@ -192,6 +201,12 @@ def _read(
     if groups is not None and len(groups) != len(rows):
         raise InputError(f"x has {len(rows)} rows but groups has {len(groups)}: give one group for each row")
     return rows, concept
+
+
+def _strongest(probed: Sequence[Finding], scores: Sequence[ProbeScores]) -> ProbeScores:
+    """The probe with the most information after erasure: what it makes of the rows is what is left to be read."""
+    bits = {f.family: f.value for f in probed if f.name == "information" and f.condition == AFTER}
+    return max(scores, key=lambda score: bits[score.family])
 
 
 def _chosen(probes: Sequence[str]) -> Sequence[str]:

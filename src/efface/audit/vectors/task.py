@@ -67,7 +67,7 @@ def audit_task(
     splits = make_folds(
         len(labels), folds, groups=units, strata=labels.values if labels.is_categorical else None, seed=seed
     )
-    scores = ProbeScores(PROBES["linear"], labels, seed=seed, family=f"task: {task.name}")
+    scores = ProbeScores(PROBES["linear"], labels, seed=seed, family=f"task: {task.name}", is_task=True)
     for view in views(x, concept, splits, fit=fit, erase=erase):
         scores.add(view)
     return [*scores.findings(groups=units, level=level), scores.change(groups=units, level=level)]

@@ -12,6 +12,7 @@ from efface.audit.audit import Audit
 from efface.audit.vectors import Task
 from efface.core.provenance import provenance
 from efface.erasers.leace import LeaceEraser
+from efface.report.data import is_warning
 from efface_worlds.demo import Say
 from efface_worlds.demo.minilm_layers import layers
 from efface_worlds.demo.token_world import tokens
@@ -44,11 +45,16 @@ def demo_audit(names: Sequence[str], *, seed: int = 0, say: Say = lambda text: N
             "language model, shows what else went.",
             *_CLAIMS,
         ),
-        conclusions=tuple(part.conclusions[0] for part in parts),
+        conclusions=tuple(first for part in parts for first in _first(part)),
         settings={"seed": seed, "eraser": "LEACE", "worlds": list(names)},
         provenance=provenance(subject="the worlds of efface-worlds", seed=seed, call="efface_worlds.demo.demo_audit"),
         parts=parts,
     )
+
+
+def _first(part: Audit) -> list[str]:
+    """What sums a part up, if it is no warning: these go to the top of a page by themselves."""
+    return [f"{part.title}: {said}" for said in part.conclusions[:1] if not is_warning(said)]
 
 
 def tables(seed: int = 0, say: Say = lambda text: None) -> Audit:

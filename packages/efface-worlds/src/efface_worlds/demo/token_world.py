@@ -79,9 +79,9 @@ def tokens(
         f"({', '.join(train.names)}), which Python's own tokenizer gives exactly: the offline counterpart of parts of "
         f"speech. Erasers are fitted on {train.lexical_type.ge(0).sum():,} tokens of {len(set(train.files))} files, "
         f"one norm after the other. Losses are of {len(set(heldout.files))} held-out modules that neither the model "
-        "nor the erasers have seen; probes are asked on those, and on other files of the training split, which are of "
-        "the kind that the erasers were fitted on. What is read on the first alone is the shift between the two: class "
-        "means that differ there are not those that were made equal.",
+        "nor the erasers have seen; probes are asked on those, and on other files of the training split. All are "
+        "modules: the held-out split has no tests, which half of the training files are. What is read on held-out "
+        "modules alone is the shift between the two: class means that differ there are not those that were made equal.",
     )
     return Audit(
         f"Language model of Python ({arch}): erase the lexical type",
@@ -148,8 +148,9 @@ def _bits(model: Any, world: TokenWorld, scrubber: Scrubber | None) -> Tensor:
 
 def _training_files(sizes: TokenSizes, seed: int) -> tuple[TokenWorld, TokenWorld]:
     """Sequences of the training split for the fit; and of other files of it, about one in five."""
-    wanted = sizes.fit + sizes.other
-    world = make_tokens("train", length=sizes.length, sequences=wanted, max_files=sizes.files, seed=seed)
+    wanted, some = sizes.fit + sizes.other, sizes.files
+    # Modules alone, as the held-out split has no tests: else what is read there may be a test's style, or its lack.
+    world = make_tokens("train", length=sizes.length, sequences=wanted, kind="library", max_files=some, seed=seed)
     files = list(dict.fromkeys(world.files))
     aside = set(np.random.default_rng(seed).choice(files, max(1, len(files) // 5), replace=False).tolist())
     rows = [i for i, file in enumerate(world.files) if file in aside][: sizes.other]

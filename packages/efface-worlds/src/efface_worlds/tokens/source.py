@@ -22,6 +22,9 @@ from efface._errors import InputError
 from efface._validate import check_positive_int
 
 Split = Literal["train", "heldout"]
+Kind = Literal["library", "tests"]
+"""What a file is: a module, or tests of modules. The held-out split has no tests, and of the training files about half
+are: what is told apart between splits may be the one from the other."""
 
 LEXICAL_TYPES: tuple[str, ...] = (
     "name",
@@ -141,8 +144,22 @@ def _mark_indentation(source: str, starts: list[int], types: NDArray[np.int8]) -
     return types
 
 
+def kind_of(name: str) -> Kind:
+    """Whether a file below the library's folder is a module or tests.
+
+    >>> kind_of("test/test_ast.py"), kind_of("ast.py")
+    ('tests', 'library')
+    """
+    return "tests" if any(part in ("test", "tests", "idle_test") for part in Path(name).parts) else "library"
+
+
 def read_library(
-    split: Split, *, folder: Path | None = None, max_files: int | None = None, seed: int = 0
+    split: Split,
+    *,
+    kind: Kind | None = None,
+    folder: Path | None = None,
+    max_files: int | None = None,
+    seed: int = 0,
 ) -> Iterator[SourceFile]:
     """Files of the standard library of the running Python, in order of their names.
 
@@ -151,6 +168,7 @@ def read_library(
 
     Args:
         split: `"train"` or `"heldout"`.
+        kind: `"library"` or `"tests"` alone; `None` reads both.
         folder: Where the library lies; `None` asks `sysconfig`.
         max_files: Read no more than this many, drawn at random; `None` reads all.
         seed: Of that draw.
@@ -160,8 +178,10 @@ def read_library(
     """
     if split not in ("train", "heldout"):
         raise InputError(f'split={split!r}: write "train" or "heldout"')
+    if kind not in ("library", "tests", None):
+        raise InputError(f'kind={kind!r}: write "library", "tests" or None')
     root = folder or Path(sysconfig.get_paths()["stdlib"])
-    paths = _paths(root, split)
+    paths = [path for path in _paths(root, split) if kind is None or kind_of(path.as_posix()) == kind]
     if max_files is not None and check_positive_int(max_files, "max_files") < len(paths):
         paths = sorted(random.Random(seed).sample(paths, max_files))
     for path in paths:
@@ -176,7 +196,7 @@ def _paths(root: Path, split: Split) -> list[Path]:
 
 
 def _split_of(path: Path) -> Split | None:
-    in_tests = any(part in ("test", "tests", "idle_test") for part in path.parts)
+    in_tests = kind_of(path.as_posix()) == "tests"
     if _held_out(path.parts[0].removesuffix(".py")):
         return None if in_tests else "heldout"
     # tests are named after what they test: those of a held-out module would give it away

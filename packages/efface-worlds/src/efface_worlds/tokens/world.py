@@ -19,7 +19,7 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._validate import check_positive_int
 from efface_worlds.tokens.shipped import load_token_tokenizer
-from efface_worlds.tokens.source import LEXICAL_TYPES, SourceFile, Split, read_library
+from efface_worlds.tokens.source import LEXICAL_TYPES, Kind, SourceFile, Split, kind_of, read_library
 from efface_worlds.tokens.vocabulary import IGNORE, encode
 
 
@@ -45,6 +45,11 @@ class TokenWorld:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def is_test(self) -> Tensor:
+        """Whether each sequence is of a test, `(n,)`, bool."""
+        return torch.tensor([kind_of(file) == "tests" for file in self.files])
 
     @property
     def sequence_bytes(self) -> Tensor:
@@ -93,6 +98,7 @@ def make_tokens(
     length: int = 256,
     sequences: int | None = None,
     seed: int = 0,
+    kind: Kind | None = None,
     max_files: int | None = None,
     tokenizer: Any = None,
     folder: Path | None = None,
@@ -109,6 +115,8 @@ def make_tokens(
         sequences: How many, drawn without replacement from those of the files read; a smaller number gives the
             beginning of what a larger one gives. `None` takes all, in order of the files.
         seed: Of both draws.
+        kind: `"library"` or `"tests"` alone. About half of the training sequences are of tests, the held-out split
+            has none: compare the two on `"library"`.
         max_files: Read no more than this many files, drawn at random; `None` reads all.
         tokenizer: What `train_vocabulary` made; `None` takes the one that comes with efface-worlds.
         folder: Where the library lies; `None` asks `sysconfig`.
@@ -124,7 +132,7 @@ def make_tokens(
     if sequences is not None:
         check_positive_int(sequences, "sequences")
     tokenizer = load_token_tokenizer() if tokenizer is None else tokenizer
-    source = read_library(split, folder=folder, max_files=max_files, seed=seed)
+    source = read_library(split, kind=kind, folder=folder, max_files=max_files, seed=seed)
     cut = [(file.name, sequence) for file in source for sequence in _cut(file, tokenizer, length)]
     chosen = _drawn(len(cut), sequences, seed)
     ids, types, n_bytes = torch.from_numpy(np.stack([cut[i][1] for i in chosen], axis=1))
