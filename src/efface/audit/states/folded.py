@@ -104,11 +104,11 @@ def measure_folded(asked: Asked) -> tuple[list[Finding], list[str], Setting]:
             after = erasure.states(asked.model, asked.data, asked.concept, on=True, **options)
             _check_same(plain, after)
             place = plain.sequence.numpy()
-            rows = tuple(np.flatnonzero(np.isin(place, part)) for part in (train, test))
-            check_classes(setting.labels, rows[0])
+            learnt, scored = (np.flatnonzero(np.isin(place, part)) for part in (train, test))
+            check_classes(setting.labels, learnt)
             for site, score in scores.items():
                 before = plain.x[site].double().numpy()
-                score.add(View(*rows, before, after.x[site].double().numpy()))
+                score.add(View(learnt, scored, before, after.x[site].double().numpy()))
             bar.update(1)
     assert setting is not None
     return [f for score in scores.values() for f in score.findings()], list(scores), setting

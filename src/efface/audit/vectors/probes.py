@@ -106,7 +106,7 @@ def _mlp_penalty(is_classifier: bool, penalty: float, rows: int) -> dict[str, fl
 
 
 _LINEAR_PENALTIES = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
-_MLP_PENALTIES = (1.0, 0.1, 1e-2)
+_MLP_PENALTIES = (0.3, 1e-2)
 
 PROBES: dict[str, Probe] = {
     "linear": Probe("linear probe", _logistic, _ridge, _linear_penalty, _LINEAR_PENALTIES),
