@@ -39,6 +39,12 @@ _SHRUNK = (
 )
 """What is fitted with shrinkage, which is the default."""
 
+_JUDGED = (
+    "probes choose their penalty by their folds; what keeps a number from being taken at its word is said, and changes "
+    "its verdict; histograms are of what the probe makes of the rows"
+)
+_WIDTH = "no interval is a point, nor shorter than Wilson's; that of H has every part at the ends of its own"
+
 MEANT: dict[str, str] = {
     "*/words": "prose: reports say more, and by which versions and call they were made",
     "leace/method orth/applied": _CONTIGUOUS,
@@ -56,6 +62,10 @@ MEANT: dict[str, str] = {
     "audit_gate/two concepts/numbers": _AREA,
     "worlds/judge *": _JUDGES,
     "audit_pipeline/semantic-surgery/*": _JUDGES,
+    "audit_vectors/*": _JUDGED,
+    "audit_sites/*": _JUDGED,
+    "intervals/harmonic/interval": _WIDTH,
+    "intervals/proportion, groups*": _WIDTH,
     "intervals/area/interval": _AREA,
     "intervals/detection/findings": _AREA,
     "intervals/detection/numbers": _AREA,

@@ -80,5 +80,5 @@ def test_the_page_says_what_is_not_erased(whole: Audit) -> None:
     assert part.find("linear probe", "accuracy", "after").verdict == "at chance"
     assert part.find("MLP probe", "accuracy", "after").verdict == "above chance"
     assert part.conclusions[0].startswith("NOT erased: gender is out of reach of the linear probe")
-    assert part.conclusions[0] in whole.conclusions
+    assert any(said.startswith(part.conclusions[0]) for said in whole.warnings)
     assert part.find("task: occupation, new templates", "change of accuracy", "change").verdict == "no clear change"

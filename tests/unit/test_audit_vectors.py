@@ -16,9 +16,11 @@ from torch import Tensor
 
 import efface.audit
 from efface import InputError
-from efface.audit import Audit
+from efface.audit import Audit, Finding
 from efface.audit.vectors import Labels, Task, canonical_correlations, class_mean_gap, edit_size
 from efface.audit.vectors.folds import make_folds
+from efface.audit.vectors.guardedness import looks_fitted
+from efface.audit.vectors.judging import Reading, judged
 from efface.audit.vectors.probes import standardise
 from efface.erasers.leace import LeaceEraser
 
@@ -75,7 +77,7 @@ class TestProbes:
 
     def test_only_the_mlp_reads_a_product(self) -> None:
         audit = efface.audit.rows(*xor(), keep)
-        assert audit.find("linear probe", "accuracy", "after").verdict == "at chance"
+        assert audit.find("linear probe", "accuracy", "after").verdict == "too weak to judge"
         assert audit.find("MLP probe", "accuracy", "after").value > 0.8
         assert audit.find("MLP probe", "information", "after").verdict == "above chance"
 
@@ -348,12 +350,28 @@ class TestNoFalseComfort:
         audit = efface.audit.rows(x, z, LeaceEraser.fit(x, z), probes=["linear"])
         assert audit.warnings and "fitted on" in audit.warnings[0]
 
-    def test_below_chance_is_a_warning(self) -> None:
-        """Class means that are opposite in the rows to come: half of the fit's own rows among others."""
-        x, z = signal(200, 120, shift=1.0)
-        y, w = signal(20, 120, shift=1.0, seed=1)
+    @pytest.mark.parametrize("extra", [0, 20])
+    def test_rows_of_the_fit_among_few_others_are_told(self, extra: int) -> None:
+        x, z = signal(200, 120, shift=2.5)
+        y, w = signal(extra + 1, 120, shift=2.5, seed=1)
         eraser = LeaceEraser.fit(x, z)
-        audit = efface.audit.rows(np.r_[x, y], np.r_[z, w], eraser, probes=["linear"])
+        own = efface.audit.rows(np.r_[x, y], np.r_[z, w], eraser, probes=["linear"])
+        assert own.conclusions[0].startswith("WARNING: these look like rows that the eraser was fitted on")
+
+    @pytest.mark.parametrize("d", [1, 3, 100])
+    def test_fresh_rows_are_not_taken_for_those_of_the_fit(self, d: int) -> None:
+        for seed in range(60):
+            x, z = noise(100, d, seed)
+            assert not looks_fitted(x, np.eye(2)[z], free=True, seed=seed)
+
+    def test_below_chance_is_a_warning(self) -> None:
+        x, z = signal(200, 60, shift=2.0)
+        y, w = signal(40, 60, shift=2.0, seed=1)
+        x, z, eraser = np.r_[x, y], np.r_[z, w], LeaceEraser.fit(x, z)
+        groups = np.zeros(240, dtype=int)
+        for label in (0, 1):  # groups with a row of each class, so that folds have as many of both
+            groups[z == label] = np.arange((z == label).sum())
+        audit = efface.audit.rows(x, z, eraser, groups=groups, probes=["linear"])
         after = audit.find("linear probe", "accuracy", "after")
         assert after.verdict == "below chance"
         assert any(w.startswith("WARNING: the linear probe does worse than any constant guess") for w in audit.warnings)
@@ -377,20 +395,32 @@ class TestNoFalseComfort:
         rng = np.random.default_rng(0)
         z = (rng.random(600) < 0.1).astype(int)
         x = rng.normal(size=(600, 3))
-        x[:, 0] += z
+        x[:, 0] += 1.6 * z
         audit = efface.audit.rows(x, z, keep, probes=["linear"], name="rare")
         assert audit.conclusions[0].startswith("NOT erased: the linear probe still finds rare")
         right, bits = (audit.find("linear probe", name, "after") for name in ("accuracy", "information"))
         assert right.side != 1 and right.verdict == "read by another score" and not bits.detail
         assert " bits (95% interval" in audit.conclusions[1]
 
-    def test_few_rows_are_no_success(self) -> None:
-        x, z = signal(40, 2, shift=1.6)
-        blur = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
-        audit = efface.audit.rows(x, z, lambda rows: rows + 2 * blur, probes=["linear"])
-        before, after = (audit.find("linear probe", "accuracy", side) for side in ("before", "after"))
-        assert before.side == 1 and after.side == 0 and after.high is not None and after.high >= before.value
-        assert after.verdict == "too few rows to judge" and audit.warnings[0].startswith("WARNING: too few rows")
+    @pytest.mark.parametrize(
+        ("before", "after", "caution"),
+        [
+            ((0.8, 0.7, 0.9), (0.5, 0.45, 0.55), ""),
+            ((0.8, 0.7, 0.9), (0.65, 0.49, 0.81), "too few rows to judge"),
+            ((0.55, 0.45, 0.65), (0.5, 0.4, 0.6), "too weak to judge"),
+            ((0.8, 0.7, 0.9), (0.2, 0.1, 0.3), ""),
+            ((0.8, 0.7, 0.9), (0.45, 0.41, 0.495), "no better than a guess"),
+        ],
+    )
+    def test_what_keeps_a_number_from_being_taken_at_its_word(self, before: Any, after: Any, caution: str) -> None:
+        pair = [
+            Finding("accuracy", value, "linear probe", side, low, high, chance=0.5, unit="share")
+            for side, (value, low, high) in (("before", before), ("after", after))
+        ]
+        assert [f.caution for f in judged(pair, constant=0.48)] == ["", caution]
+        reading = Reading.of(judged(pair, constant=0.48))
+        assert reading.passes is (caution in ("", "no better than a guess") and after[0] > 0.3)
+        assert reading.below is (after[0] < 0.3)
 
     def test_a_probe_may_read_what_it_could_not_before(self) -> None:
         x, z = noise()

@@ -140,7 +140,7 @@ def _resampled() -> dict[str, Any]:
         "proportion": proportion_interval(hits),
         "proportion, groups": proportion_interval(hits, groups=groups, seed=2),
         "proportion, all hit": proportion_interval(np.ones(60), groups=groups),
-        "harmonic/interval": harmonic_interval([[hits], [hits[:20], 1 - hits[20:]]], seed=2),
+        "harmonic/interval": harmonic_interval([[hits], [hits[:20], 1 - hits[20:]]]),
     }
     out: dict[str, Any] = {name: interval_parts(interval) for name, interval in found.items()}
     asked = ((5, 10, 0.95), (0, 7, 0.9), (7, 7, 0.99))

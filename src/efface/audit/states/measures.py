@@ -113,7 +113,9 @@ def measure_site(site: str, sides: Mapping[str, Floats], setting: Setting) -> li
     for train, test in setting.splits:
         scores.add(View(train, test, sides[BEFORE], sides.get(AFTER, sides[BEFORE])))
     found = list(scores.findings())
-    if AFTER in sides and looks_fitted(sides[AFTER], setting.labels.columns(), seed=setting.seed):
+    if AFTER in sides and looks_fitted(
+        sides[AFTER], setting.labels.columns(), free=setting.groups is None, seed=setting.seed
+    ):
         probed = {score.family for score in scores.real}
         found = [g for f in found for g in (of_the_fit([f]) if f.family in probed else [f])]
     return [*found, *_gaps(site, sides, setting)]

@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 _SMALLEST_SPREAD = 1e-6
 _SHUFFLES = 50
 _TINY = np.finfo(np.float64).tiny
-_FIT_SHUFFLES, _FIT_SHARE = 20, 0.01
+_FIT_SHUFFLES, _FIT_SHARE, _HALF, _FAR = 20, 0.01, 0.5, 5
 
 
 def class_mean_gap(x: Floats, classes: NDArray[np.int64], *, scale: float) -> float:
@@ -72,29 +72,33 @@ def _basis(x: Floats) -> Floats:
     return centred @ (directions[:, kept] / np.sqrt(squares[kept]))
 
 
-def looks_fitted(x: Floats, z: Floats, *, seed: int = 0) -> bool:
+def looks_fitted(x: Floats, z: Floats, *, free: bool, seed: int = 0) -> bool:
     """Whether rows go with their labels so much less than with shuffled ones that an eraser must have seen them.
 
     An eraser makes the covariance of its own rows with their labels zero. On other rows, however well the concept is
-    erased, there is what chance brings: as much as shuffled labels show. A hundredth of that is no chance.
+    erased, there is what chance brings: as much as shuffled labels show. A hundredth of that is no chance; nor is half
+    of it, if it lies far outside of what shuffles give, but for pairs of rows that differ in little else.
 
     Args:
         x: Rows `(n, d)` after erasure.
         z: Columns of the labels `(n, k)`.
+        free: Whether no rows belong together, so that they are no such pairs.
         seed: Seed of the shuffles.
 
     Does not guarantee: to know rows of which the eraser has seen a part only, or many others besides.
 
     >>> x, z = np.array([[1.0], [2.0], [1.0], [2.0]]), np.array([[0.0], [0.0], [1.0], [1.0]])
-    >>> looks_fitted(x, z), looks_fitted(x + z, z)
+    >>> looks_fitted(x, z, free=True), looks_fitted(x + z, z, free=True)
     (True, False)
     """
     spread = x.std(axis=0)
     x = (x - x.mean(axis=0)) / np.maximum(spread, max(float(spread.max(initial=0.0)) * _SMALLEST_SPREAD, _TINY))
     z = z - z.mean(axis=0)
     rng = np.random.default_rng(seed)
-    by_chance = np.mean([np.linalg.norm(x.T @ rng.permutation(z)) for _ in range(_FIT_SHUFFLES)])
-    return bool(np.linalg.norm(x.T @ z) < _FIT_SHARE * by_chance)
+    shuffled = [float(np.linalg.norm(x.T @ rng.permutation(z))) for _ in range(_FIT_SHUFFLES)]
+    mean, spread_by_chance = float(np.mean(shuffled)), float(np.std(shuffled))
+    most = min(_HALF * mean, mean - _FAR * spread_by_chance) if free else 0.0
+    return float(np.linalg.norm(x.T @ z)) < max(_FIT_SHARE * mean, most)
 
 
 def edit_size(before: Floats, after: Floats, *, centre: Floats | None = None) -> tuple[Floats, Floats]:

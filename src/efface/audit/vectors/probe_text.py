@@ -110,9 +110,9 @@ def copied(copies: int, n: int) -> Iterator[str]:
 
 
 FIT_ROWS = (
-    f"{WARNING}these look like rows that the eraser was fitted on: after erasure they go with the labels a hundred "
-    "times less than with shuffled ones, as only its own rows do. What fresh rows still show cannot be seen here: "
-    "audit others, or give fit instead of a fitted eraser."
+    f"{WARNING}these look like rows that the eraser was fitted on: after erasure they go with the labels far less than "
+    "with shuffled ones, as only its own rows do (or pairs that differ in the concept alone). What fresh rows still "
+    "show cannot be seen here: audit others, or give fit instead of a fitted eraser."
 )
 """What is said where the rows give themselves away."""
 

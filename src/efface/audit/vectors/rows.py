@@ -140,7 +140,8 @@ class _Run:
             for measure in (*scores, guarded, edit):
                 measure.add(view)
             # A fitted eraser gives the same rows in every fold.
-            seen = seen or (self.fit is None and looks_fitted(view.after, labels.columns(), seed=self.seed))
+            if view.test is splits[0][1] and self.fit is None:
+                seen = looks_fitted(view.after, labels.columns(), free=self.groups is None, seed=self.seed)
         probed = [f for s in scores for f in s.findings(groups=self.groups, level=self.level)]
         probed = of_the_fit(probed) if seen else probed
         findings = [*probed, edit.finding(groups=self.groups, level=self.level), *guarded.findings()]
