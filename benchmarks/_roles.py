@@ -105,8 +105,8 @@ def row(name: str) -> list[str]:
     refused = refusals(seen)
     unguarded = f"{len(seen.unguarded)} unguarded" if seen.unguarded else "all"
     found = " ".join(map(counts, seen.streams)) + (f" refused: {', '.join(refused)}" if refused else "")
-    if not seen.streams:
-        return [name, found, "", "", ""]
+    if not seen.streams or "attn_out" in refused:
+        return [name, found, "", unguarded if seen.streams else "", ""]
     try:
         return [name, found, sums(model, seen), unguarded, folded(model)]
     except InputError as error:

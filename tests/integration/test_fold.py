@@ -152,6 +152,20 @@ def test_a_head_tied_to_the_embedding_gets_weights_of_its_own(name):
     assert own.lm_head.weight is embedding.weight and own.config.tie_word_embeddings
 
 
+@pytest.mark.parametrize("name", ["bart", "bert-generation", "switch_transformers", "umt5"])
+def test_a_head_is_untied_where_the_switch_ties_others_too(name, tmp_path):
+    own, ids = small_model(name), tokens()
+    assert len(own.all_tied_weights_keys) > 1 and own.config.tie_word_embeddings
+    more = {"decoder_input_ids": ids} if own.config.is_encoder_decoder else {}
+    head = next(path for path, module in own.named_modules() if module is own.get_output_embeddings())
+    known = Scrubber.at({head: rank_one(own.get_output_embeddings().out_features)})
+    with torch.no_grad(), known.on(own):
+        hooked = own(input_ids=ids, **more)[0]
+    known.export(tmp_path / "model", own)
+    with torch.no_grad():
+        assert difference(type(own).from_pretrained(tmp_path / "model")(input_ids=ids, **more)[0], hooked) < 1e-4
+
+
 def test_switches_in_the_config_follow_the_biases():
     own = tiny("llama")
     known = scrub(own, data("llama"), concept("llama"), sites="norms").only("model.layers.0.input_layernorm")

@@ -203,8 +203,12 @@ class _Plan:
         self._untie(module.weight)
 
     def _untie(self, weight: Tensor) -> None:
-        """A weight that others use gets a value of its own: each config that ties them says so."""
-        if _uses(self.model, weight) < 2:
+        """A weight that others use gets a value of its own: each config that ties them says so.
+
+        Not where the switch ties others, too (those of encoder and decoder, biases, whole blocks): without it these
+        would be left out when the model is loaded, and weights that are both in a file are not tied then.
+        """
+        if _uses(self.model, weight) < 2 or len(getattr(self.model, "all_tied_weights_keys", None) or ()) > 1:
             return
         seen: list[Any] = []
         for path, module in self.model.named_modules():
