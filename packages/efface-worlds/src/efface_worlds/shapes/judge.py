@@ -130,9 +130,12 @@ class Judge:
     """A trained judge of images with no, one or two objects on a background of the shapes world.
 
     Its domain: renderings of this world, two objects left and right of each other, softened or through its autoencoder,
-    and what its pipelines draw. Elsewhere it should answer that it cannot say: on broken images, parts of several glued
-    together, more than two objects, noise. How often it is right, and how often it says so of which kind, is under
-    `measured` in `weights/training.json`, and `python -m benchmarks.shapes judges` prints it.
+    and what its pipelines draw. On 4,000 renderings of one object and as many of two, either judge sees every concept
+    in at least 97.7 % of those that show it and in at most 0.8 % of the others, and objects in the other one's colour
+    in at most 0.2 %. Elsewhere it should answer that it cannot say, and does of broken images, halves and quarters of
+    several glued together, three or four objects and noise in at least 96 % of 500 of each kind; of what the pipeline
+    draws for plain prompts in 2 to 7 %. All figures, and of which kinds: `measured` in `weights/training.json`, and
+    `python -m benchmarks.shapes judges`.
 
     Attributes:
         network: Either of the two networks, in eval mode.
