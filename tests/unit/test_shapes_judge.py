@@ -36,7 +36,7 @@ BOTH = [(which, n) for which in (1, 2) for n in (1, 2)]
 @pytest.mark.parametrize(("which", "n"), BOTH)
 @pytest.mark.parametrize("factor", FACTORS)
 def test_judges_are_right_on_fresh_renderings_of_one_and_of_two_objects(verdicts, worlds, which, n, factor):
-    # A cross of the size that two have is all outline: every other one in sixteen pairs is of a style by chance.
+    # A ring of the size that two have is the same flat and in outline.
     least = 0.94 if (factor, n) == ("style", 2) else 0.98
     assert verdicts[which, n].agrees(worlds[n].scenes)[factor].float().mean() >= least
 
