@@ -364,6 +364,13 @@ class TestNoFalseComfort:
             x, z = noise(100, d, seed)
             assert not looks_fitted(x, np.eye(2)[z], free=True, seed=seed)
 
+    @pytest.mark.parametrize(("d", "warns"), [(4, False), (200, True)])
+    def test_fits_of_few_rows_and_many_columns_are_told(self, d: int, warns: bool) -> None:
+        """Probes of a fold learn from the rows of its fit: with d = 200 fresh rows are read where these are not."""
+        x, z = signal(200, d, shift=2.5)
+        audit = efface.audit.rows(x, z, fit=LeaceEraser.fit, probes=["linear"])
+        assert any("rows a fit are few" in said for said in audit.warnings) is warns
+
     def test_below_chance_is_a_warning(self) -> None:
         x, z = signal(200, 60, shift=2.0)
         y, w = signal(40, 60, shift=2.0, seed=1)

@@ -192,6 +192,19 @@ class TestLibrary:
         assert not any(n in (f"{m}.py", f"test/test_{m}.py") for m in held for n in names["train"])
         assert {f"test/test_{m}.py" for m in set(modules) - held} <= names["train"]
 
+    def test_files_of_one_kind(self, tmp_path: Path) -> None:
+        for name in ("a.py", "b.py", "test/test_c.py", "d/tests/e.py"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text("x = 1\n")
+        both, library, tests = (
+            {f.name for split in ("train", "heldout") for f in read_library(split, kind=kind, folder=tmp_path)}
+            for kind in (None, "library", "tests")
+        )
+        assert both == library | tests and all("test" in name for name in tests)
+        assert library and not any("test" in name for name in library)
+        with pytest.raises(InputError, match="kind="):
+            next(read_library("train", kind="module", folder=tmp_path))  # pyright: ignore[reportArgumentType]
+
     def test_a_draw_of_files(self, house: Path) -> None:
         everything = [f.name for f in read_library("heldout", folder=house)]
         few = [[f.name for f in read_library("heldout", folder=house, max_files=3, seed=s)] for s in (0, 0, 1)]

@@ -79,8 +79,8 @@ class Asked:
     level: float
 
 
-def measure_folded(asked: Asked) -> tuple[list[Finding], list[str], Setting]:
-    """Findings of every site, the sites, and what was the same for all of them.
+def measure_folded(asked: Asked) -> tuple[list[Finding], list[str], Setting, int]:
+    """Findings of every site, the sites, what was the same for all of them, and the columns of the widest.
 
     Raises:
         InputError: If data cannot be split, or what `fit` gives shows no hidden states.
@@ -110,8 +110,9 @@ def measure_folded(asked: Asked) -> tuple[list[Finding], list[str], Setting]:
                 before = plain.x[site].double().numpy()
                 score.add(View(learnt, scored, before, after.x[site].double().numpy()))
             bar.update(1)
-    assert setting is not None
-    return [f for score in scores.values() for f in score.findings()], list(scores), setting
+    assert setting is not None and plain is not None
+    width = max(x.shape[1] for x in plain.x.values())
+    return [f for score in scores.values() for f in score.findings()], list(scores), setting, width
 
 
 def _fitted(asked: Asked, train: NDArray[np.int64]) -> ShowsStates:

@@ -171,7 +171,7 @@ def probing_caveats(labels: Labels, *, sites: int, grouped: bool, erased: bool, 
     here = ("A site without the concept does not keep later ones from working it out anew from other sites.",)
     quick = ("The linear probe stops after 60 steps at each penalty; it is within about a point of one trained on.",)
     return (
-        *caveats(labels, fitted_inside=inside or not erased, grouped=grouped),
+        *caveats(labels, fitted_inside=inside or not erased, grouped=grouped, fits=inside),
         *(many if sites > 1 else ()),
         *(here if erased else ()),
         *quick,

@@ -23,7 +23,7 @@ from efface.audit.states.reading import check_same_sites, read_column, read_vect
 from efface.audit.subjects import HasSites
 from efface.audit.vectors.folds import make_folds, repeated
 from efface.audit.vectors.labels import Labels
-from efface.audit.vectors.probe_text import copied
+from efface.audit.vectors.probe_text import copied, thin
 from efface.audit.vectors.probes import threads_for
 from efface.core.provenance import called, provenance
 from efface.report.data import AFTER, BEFORE
@@ -108,9 +108,12 @@ def sites(
     chosen = _probes(probes, ("linear",) if fit is None else tuple(PROBES_BY_SITE))
     if fit is not None:
         given = Asked(before, after, z, fit, groups, control, name, classes, folds, chosen, max_rows, seed, level)
-        findings, names, setting = measure_folded(given)
+        findings, names, setting, width = measure_folded(given)
         origin = provenance(subject=before, data={"data": after, "labels": z}, seed=seed, call=call)
-        return replace(_audit(title, findings, names, setting, folds, name, inside=True), provenance=origin)
+        audit = _audit(title, findings, names, setting, folds, name, inside=True)
+        told = (r for sites in site_text.readings(findings).values() for r in sites.values())
+        few = thin(len(setting.labels) * (folds - 1) // folds, width, told)
+        return replace(audit, conclusions=(*few, *audit.conclusions), provenance=origin)
     if isinstance(before, HasSites):
         raise InputError(
             "a model is audited with fit=, e.g. efface.audit.sites(model, data, labels, "

@@ -109,6 +109,23 @@ def copied(copies: int, n: int) -> Iterator[str]:
         )
 
 
+def thin(rows: int, columns: int, readings: Iterable[Reading]) -> Iterator[str]:
+    """A warning where the eraser of a fold has few rows for its columns, and a probe that learns from them is content.
+
+    Args:
+        rows: Of the fit of a fold.
+        columns: Of each row.
+        readings: Of the probes.
+    """
+    found = list(readings)
+    if rows < _ROWS_A_COLUMN * columns and any(r.passes for r in found) and not any(r.reads for r in found):
+        yield (
+            f"{WARNING}{rows:,} rows a fit are few for {columns:,} columns. On them class means are equal by "
+            "construction, and probes that learn from them are blind to what is left on fresh ones, which others may "
+            "learn from: fit on one part of the rows, and audit the rest with the fitted eraser."
+        )
+
+
 FIT_ROWS = (
     f"{WARNING}these look like rows that the eraser was fitted on: after erasure they go with the labels far less than "
     "with shuffled ones, as only its own rows do (or pairs that differ in the concept alone). What fresh rows still "
@@ -117,7 +134,7 @@ FIT_ROWS = (
 """What is said where the rows give themselves away."""
 
 _TASK = "task: "
-_FEW_COPIES = 0.01
+_FEW_COPIES, _ROWS_A_COLUMN = 0.01, 10
 
 
 def _reads(reading: Reading) -> bool:
@@ -169,7 +186,7 @@ def method(concept: Labels, *, n: int, d: int, folds: int, groups: Any, inside: 
     )
 
 
-def caveats(concept: Labels, *, fitted_inside: bool, grouped: bool) -> tuple[str, ...]:
+def caveats(concept: Labels, *, fitted_inside: bool, grouped: bool, fits: bool = True) -> tuple[str, ...]:
     """What the numbers do not show."""
     always = (
         "“At chance” means that the interval contains the chance level: these probes found nothing in these rows. "
@@ -179,6 +196,11 @@ def caveats(concept: Labels, *, fitted_inside: bool, grouped: bool) -> tuple[str
     accuracy = (
         "Accuracy counts right answers. Linear guardedness is about loss (the information in bits): a threshold can "
         "score above chance while the loss is no better than a constant guess.",
+    )
+    own = (
+        "Probes of a fold learn from the rows that its eraser was fitted on, where class means are equal by "
+        "construction: what a line that learns from fresh rows finds is underrated. Fit on one part of the rows, and "
+        "audit the rest.",
     )
     trust = (
         "Whether the fitted eraser has seen some of these rows cannot be checked here; if so, the audit flatters it.",
@@ -190,6 +212,6 @@ def caveats(concept: Labels, *, fitted_inside: bool, grouped: bool) -> tuple[str
     return (
         *always,
         *(accuracy if concept.is_categorical else ()),
-        *(() if fitted_inside else trust),
+        *(own if fitted_inside and fits else () if fitted_inside else trust),
         *(() if grouped else loose),
     )

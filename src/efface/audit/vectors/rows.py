@@ -102,12 +102,17 @@ def rows(
     concept_findings, figures, copies = run.concept(_chosen(probes))
     task_findings, task_figures = run.tasks(as_tasks(task))
     findings = (*concept_findings, *task_findings)
+    of_a_fit = len(data) * (folds - 1) // folds
     return Audit(
         title or f"Erasing {name}",
         text=probe_text.method(
             concept, n=len(data), d=data.shape[1], folds=folds, groups=groups, inside=fit is not None
         ),
-        conclusions=(*probe_text.copied(copies, len(data)), *probe_text.conclusions(findings, name)),
+        conclusions=(
+            *probe_text.copied(copies, len(data)),
+            *(() if fit is None else probe_text.thin(of_a_fit, data.shape[1], probe_text.readings(findings).values())),
+            *probe_text.conclusions(findings, name),
+        ),
         findings=findings,
         figures=(figures[0], *task_figures, *figures[1:]),
         caveats=probe_text.caveats(concept, fitted_inside=fit is not None, grouped=groups is not None),
