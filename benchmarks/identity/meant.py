@@ -45,6 +45,8 @@ _JUDGED = (
 )
 _WIDTH = "no interval is a point, nor shorter than Wilson's; that of H has every part at the ends of its own"
 
+_LEFT = "what is left at a site is measured with all erasers on, and is no longer what the fit of that site expects"
+
 MEANT: dict[str, str] = {
     "*/words": "prose: reports say more, and by which versions and call they were made",
     "leace/method orth/applied": _CONTIGUOUS,
@@ -53,6 +55,7 @@ MEANT: dict[str, str] = {
     "composing/intersections/applied": _CONTIGUOUS,
     "composing/joined/applied": _CONTIGUOUS,
     "scrub_llama/facts/fingerprint": _MARK,
+    "scrub_llama/summary": _LEFT,
     "scrub_llama/random control/outputs again": _DRAWS,
     "collecting/random subspace, again": _DRAWS,
     "semantic_surgery/sdxl/*": _PARTS,
