@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraint
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow checks lint types imports dists bench clean
+.PHONY: demo test test-slow fuzz checks lint types imports dists bench clean
 
 demo: $(READY)
 	$(BIN)/efface demo --out demo-out --force
@@ -23,6 +23,10 @@ checks: lint types imports $(if $(WORLDS),dists)
 
 test-slow: $(READY)
 	$(PYTEST) -m slow
+
+# Hostile files, odd arguments and numbers of every size, for ten minutes: 1 if anything ends in an error that is not ours.
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -35,7 +35,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     The sibling has the same suffix, so that writers that look at the suffix are not confused. What a process that was
     killed left beside it is removed first.
     """
-    path = Path(path)
+    path = as_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_file(path.parent, path.stem, path.suffix) as temporary:
         yield temporary
@@ -51,7 +51,7 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
     A new folder appears in one step. In a folder that exists, each file is replaced in one step and the
     other files are left alone.
     """
-    path = Path(path)
+    path = as_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(path.parent, path.name) as temporary:
         yield temporary
@@ -62,6 +62,23 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
                 os.replace(file, path / file.name)
         else:
             os.replace(temporary, path)
+
+
+def as_path(path: Any, name: str = "the path") -> Path:
+    """A path from text or a path.
+
+    Raises:
+        InputError: If it is something else, or no file can be called so.
+    """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise InputError(f"{name} is a {type(path).__name__}, expected text or a pathlib.Path")
+    try:
+        if "\0" in os.fspath(path):
+            raise ValueError
+        os.fsencode(path)
+    except ValueError:
+        raise InputError(f"{name} is {os.fspath(path)!r:.80}, and no file can be called so") from None
+    return Path(path)
 
 
 def _umask() -> int:
@@ -103,9 +120,10 @@ def save_folder(
     Raises:
         InputError: If the folder has something in it, and that is not to be replaced, or it is a file.
     """
-    if os.path.lexists(path) and not Path(path).is_dir():
+    path = as_path(path)
+    if os.path.lexists(path) and not path.is_dir():
         raise InputError(f"{path} is a file, and this writes a folder: name another one")
-    if not overwrite and Path(path).is_dir() and any(Path(path).iterdir()):
+    if not overwrite and path.is_dir() and any(path.iterdir()):
         raise InputError(f"{path} has something in it: name another folder, or write overwrite=True")
     with atomic_dir(path) as folder:
         for name, text in (more or {}).items():
@@ -129,7 +147,7 @@ def load_folder(
         FileNotFoundError: If there is no such folder or a file is missing from it.
         FormatError: If a file is truncated, foreign or newer than this efface, or holds what it must not.
     """
-    path = Path(path)
+    path = as_path(path)
     for name in (CONFIG, TENSORS):
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} has no {name}: expected a folder written by save")
@@ -194,9 +212,8 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     except (InputError, NotFittedError) as error:
         raise FormatError(f"{os.fspath(path)}: {error}") from error
     except (JSONDecodeError, UnicodeDecodeError, SafetensorError, RecursionError) as error:
-        raise FormatError(
-            f"{os.fspath(path)} cannot be read: it is damaged, it may be truncated: {error!s:.200}"
-        ) from error
+        said = f"{error}"[:200]
+        raise FormatError(f"{os.fspath(path)} cannot be read: it is damaged, it may be truncated: {said}") from error
     except Exception as error:
         said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise FormatError(f"{os.fspath(path)} is damaged: {said:.200}") from error

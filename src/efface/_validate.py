@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface.core.arrays import read_array, refuse_rows
+from efface.core.arrays import dense, read_array, refuse_rows
 
 _T = TypeVar("_T")
 
@@ -69,6 +69,7 @@ def check_finite(x: Tensor, name: str, *, first_row: int = 0, index: Tensor | No
     ...
     efface._errors.InputError: x has NaN or infinite values in 1 of 2 rows (first rows: 1): drop or impute them first
     """
+    x = dense(x, name)
     finite = torch.isfinite(x)
     if not bool(finite.all()):
         what, advice = f"{name} has NaN or infinite values", "drop or impute them first"

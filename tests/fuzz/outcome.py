@@ -19,7 +19,7 @@ from efface import EffaceError
 SECONDS = 20.0
 """What takes longer hangs."""
 
-OURS = (EffaceError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+OURS = (EffaceError, OSError)
 """Errors that say what is wrong with the input; those of the system name the file."""
 
 _PACKAGES = ("efface", "efface_worlds")

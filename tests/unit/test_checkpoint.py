@@ -152,3 +152,20 @@ def test_a_newer_format_says_to_upgrade(tmp_path: Path) -> None:
     edited(tmp_path, format_version=99)
     with pytest.raises(FormatError, match="has format 99.*upgrade"):
         Checkpoint(tmp_path, SETTINGS)
+
+
+def test_a_link_in_the_place_of_a_part_is_removed_and_not_followed(tmp_path: Path) -> None:
+    part("ten years of work")(tmp_path / "victim")
+    saved = written(tmp_path / "fit", a="x")
+    (tmp_path / "fit" / "state-2").symlink_to(tmp_path / "victim")
+    saved.write({"n": 2}, {"a": part("y")})
+    assert not (tmp_path / "fit" / "state-2").is_symlink() and text_of(saved, "a") == "y"
+    assert (tmp_path / "victim" / "text").read_text() == "ten years of work"
+
+
+@pytest.mark.parametrize("last", [2**70, -1, 1.5, "3", True])
+def test_a_number_that_no_folder_has_is_damage(tmp_path: Path, last: Any) -> None:
+    written(tmp_path, a="x")
+    edited(tmp_path, last=last)
+    with pytest.raises(DamagedError, match="damaged"):
+        Checkpoint(tmp_path, SETTINGS)

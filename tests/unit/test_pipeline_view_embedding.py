@@ -73,7 +73,7 @@ def test_encoding_one_by_one_is_encoding_together():
     ("fields", "text"),
     [
         ({"sequence": torch.zeros(3, 4)}, r"sequence must be \(n, rows, width\)"),
-        ({"sequence": [1.0]}, "not a list"),
+        ({"sequence": [1.0]}, "is a list"),
         ({"sequence": torch.zeros(2, 3, 4), "pooled": torch.zeros(1, 4)}, "pooled must be .* with n = 2"),
         ({"sequence": torch.zeros(2, 3, 4), "mask": torch.zeros(2, 4)}, r"mask must be \(n, rows\) = \(2, 3\)"),
         (

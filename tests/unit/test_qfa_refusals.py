@@ -66,7 +66,7 @@ BAD = {
     "memory": (lambda net: {"memory": 1.0}, "below 1"),
     "draws": (lambda net: {"draws": 0}, "at least 1"),
     "seed": (lambda net: {"seed": -1}, "at least 0"),
-    "no integer seed": (lambda net: {"seed": 0.5}, "at least 0"),
+    "no integer seed": (lambda net: {"seed": 0.5}, "whole number"),
     "batch size": (lambda net: {"batch_size": 0}, "at least 1"),
     "ids": (lambda net: {"x": torch.ones(2, 3).long(), "removal": TokenMask(1)}, "height, width"),
     "nothing free": (

@@ -12,6 +12,13 @@ import pytest
 
 from efface import _io, _temporary
 
+
+def started(code: str, argument: Path) -> subprocess.Popen[str]:
+    """Another process, which waits."""
+    command = [sys.executable, "-c", code, str(argument)]
+    return subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
 DEAD = 2**22 + 1  # Linux has no process of such a number
 MINE = f".x-efface_{_temporary._host()}"
 
@@ -69,8 +76,7 @@ def test_what_another_process_holds_stays_whatever_its_name_says(tmp_path: Path)
     held = tmp_path / f"{MINE}_{DEAD}_5_abc.npy"
     held.write_bytes(b"x")
     code = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", code, str(held)], text=True, **pipes) as other:
+    with started(code, held) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         _temporary.sweep(tmp_path)
         assert names(tmp_path) == [held.name]
@@ -99,9 +105,7 @@ _io.save_folder(sys.argv[1], {{"type": "X"}}, {{"a": torch.zeros(3)}})
 
 @pytest.mark.parametrize("writer", ["save_file", "write_json"])
 def test_a_folder_that_was_being_saved_when_the_process_was_killed(tmp_path: Path, writer: str) -> None:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    command = [sys.executable, "-c", KILLED.format(writer=writer), str(tmp_path / "e")]
-    with subprocess.Popen(command, text=True, **pipes) as other:
+    with started(KILLED.format(writer=writer), tmp_path / "e") as other:
         assert other.stdout is not None and other.stdout.readline() == "in it\n"
         _temporary.sweep(tmp_path)
         (left,) = names(tmp_path)  # it lives

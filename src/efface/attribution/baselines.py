@@ -39,6 +39,7 @@ from efface.attribution.predictions import (
     explaining,
     predict,
 )
+from efface.core.doors import check_call
 from efface.core.inference import outside_inference
 
 Reduce = Literal["sum", "absolute", "size"]
@@ -110,6 +111,7 @@ def attribute(
     Example:
         maps = attribute("integrated-gradients", model, images, steps=64)
     """
+    check_call(attribute, locals())
     chosen = _method(method, options)
     if reduce not in (None, *get_args(Reduce)):
         raise InputError(f"reduce={reduce!r}: write 'sum', 'absolute' or 'size'")

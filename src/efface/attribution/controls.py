@@ -9,6 +9,7 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._validate import check_positive_int
 from efface.attribution.predictions import check_inputs, check_masks
+from efface.core.doors import check_call
 
 CONTROLS = ("random", "brightness", "centre", "edge")
 """Controls that need the images alone; `oracle_maps` needs the truth."""
@@ -28,6 +29,7 @@ def control_maps(name: str, x: Tensor, *, seed: int = 0) -> Tensor:
     Raises:
         InputError: If there is no such control, or `x` is no batch of images.
     """
+    check_call(control_maps, locals())
     if name not in CONTROLS:
         raise InputError(f"there is no control {name!r}: write one of {', '.join(CONTROLS)}, or call oracle_maps")
     if name == "random":
@@ -89,6 +91,7 @@ def oracle_maps(truth: Tensor, *, upsampling: int = 1) -> Tensor:
     Raises:
         InputError: If a mask is empty or not boolean, or the cells do not fit.
     """
+    check_call(oracle_maps, locals())
     check_masks(truth, len(truth))
     check_positive_int(upsampling, "upsampling")
     if truth.ndim != 3 or any(side % upsampling for side in truth.shape[1:]):

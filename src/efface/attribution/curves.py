@@ -14,6 +14,7 @@ from efface._validate import check_positive_int
 from efface.attribution.masking import checked_draw
 from efface.attribution.predictions import Outputs, check_classes, check_inputs, check_maps, predict
 from efface.attribution.selection import cells_of, keep_cells, ranks
+from efface.core.doors import check_call
 
 if TYPE_CHECKING:
     from efface.attribution.removal import Removal
@@ -100,6 +101,7 @@ def keep_curve(
 
     Source: pixel perturbation as in arXiv:2307.15007, section 5, with exactly k cells.
     """
+    check_call(keep_curve, locals())
     return _curve(
         "keep", model, x, maps, removal, labels, fractions, draws=draws, outputs=outputs, batch=batch_size, seed=seed
     )
@@ -123,6 +125,7 @@ def drop_curve(
     Does not guarantee: what `keep_curve` does not either; and a signal that is there twice survives the removal of
     one copy, however right the map.
     """
+    check_call(drop_curve, locals())
     return _curve(
         "drop", model, x, maps, removal, labels, fractions, draws=draws, outputs=outputs, batch=batch_size, seed=seed
     )

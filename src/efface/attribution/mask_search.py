@@ -26,6 +26,7 @@ from efface.attribution.masking import (
 )
 from efface.attribution.predictions import Outputs, check_gradient, device_of, explaining
 from efface.attribution.removal import Removal
+from efface.core.doors import check_call
 from efface.core.inference import outside_inference
 from efface.training.seeds import generators
 
@@ -119,6 +120,7 @@ def qfa(
     >>> (found.maps > 0.5).tolist()
     [[True, False, False]]
     """
+    check_call(qfa, locals())
     search = MaskSearch(removal, masker, sparsity, step, steps, draws, memory, bound, decay, outputs)
     return search.explain(model, x, batch_size=batch_size, seed=seed)
 

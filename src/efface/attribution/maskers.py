@@ -16,6 +16,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._validate import check_positive_int, to_tensor
+from efface.core.doors import check_call, check_fields
 from efface.core.saved_types import saved, saved_base
 
 Mode = Literal["bilinear", "nearest"]
@@ -69,6 +70,14 @@ def masked(x: Tensor, mask: Tensor, q: Tensor) -> Tensor:
     >>> masked(torch.tensor([[7, 8]]), torch.tensor([[True, False]]), torch.tensor([[0, 0]]))
     tensor([[7, 0]])
     """
+    check_call(masked, locals())
+    try:
+        torch.broadcast_shapes(x.shape, mask.shape, q.shape)
+    except RuntimeError as error:
+        shapes = f"x {tuple(x.shape)}, mask {tuple(mask.shape)} and q {tuple(q.shape)}"
+        raise InputError(
+            f"{shapes} do not go together: give a mask that broadcasts over x, and q of its shape"
+        ) from error
     if mask.dtype == torch.bool:
         return torch.where(mask, x, q)
     if not x.is_floating_point():
@@ -101,6 +110,7 @@ class Grid(Masker):
     cells: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_positive_int(self.upsample, "upsample")
         if self.mode not in get_args(Mode):
             raise InputError(f'mode={self.mode!r}: write "bilinear" or "nearest"')
@@ -210,6 +220,7 @@ class FeatureGroups(Masker):
     groups: Sequence[Sequence[int]] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.groups is None:
             return
         groups = tuple(tuple(int(column) for column in group) for group in self.groups)

@@ -18,6 +18,7 @@ from efface._validate import check_positive_int
 from efface.attribution.curves import fill
 from efface.attribution.predictions import Outputs, check_inputs, check_maps, check_masks, predict
 from efface.attribution.selection import as_rows, keep_cells, top_k
+from efface.core.doors import check_call
 from efface.stats.roc import auroc
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def rank_auc(maps: Tensor, truth: Tensor) -> Tensor:
     Raises:
         InputError: As `iou`, or if a mask covers the whole image.
     """
+    check_call(rank_auc, locals())
     truth = _checked_truth(maps, truth, proper=True)
     values, inside = maps.detach().flatten(1).cpu(), truth.flatten(1).cpu()
     areas = [auroc(x[here].double(), x[~here].double()) for x, here in zip(values, inside, strict=True)]

@@ -134,8 +134,8 @@ class TabularGaussian:
     random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if (self.std is None) == (self.cov is None):
-            raise InputError("write either std= or cov=, or TabularGaussian.of(x)")
+        if self.mean is None or (self.std is None) == (self.cov is None):
+            raise InputError("write mean, and either std= or cov=, or TabularGaussian.of(x)")
         for name in ("mean", "std", "cov"):
             if getattr(self, name) is not None:
                 value = to_tensor(getattr(self, name), name).double()

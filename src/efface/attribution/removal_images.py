@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from efface._errors import InputError
 from efface._validate import to_tensor
+from efface.core.doors import check_fields
 from efface.core.saved_types import saved
 
 _ROUNDING = 1e-6
@@ -46,6 +47,7 @@ class ConstantColour:
     random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_range(self.low, self.high)
         for name in ("mean", "std"):
             object.__setattr__(self, name, _floats(getattr(self, name), name))
@@ -101,6 +103,7 @@ class Blur:
     random: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_range(self.low, self.high)
         if not 0 < self.sigma < math.inf:
             raise InputError(f"sigma={self.sigma}: write a number of pixels above 0, e.g. sigma=4")

@@ -13,6 +13,7 @@ from efface._errors import InputError
 from efface.attribution.curves import fill, reference
 from efface.attribution.predictions import Outputs, check_inputs, check_labels, check_maps, predict
 from efface.attribution.selection import cells_of, keep_cells, ranks
+from efface.core.doors import check_call, check_fields
 from efface.core.inference import outside_inference
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Explained:
     maps: Tensor
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_inputs(self.x)
         check_labels(self.labels, len(self.x))
         check_maps(self.maps, self.x)
@@ -86,6 +88,7 @@ def remove_and_retrain(
     Source: "A Benchmark for Interpretability Methods in Deep Neural Networks" (ROAR), arXiv:1806.10758, with a small
     model and one training run a fraction.
     """
+    check_call(remove_and_retrain, locals())
     if not len(fractions):
         raise InputError("fractions are empty: write some shares of cells, e.g. (0.1, 0.3, 0.5)")
     generator = torch.Generator().manual_seed(seed)

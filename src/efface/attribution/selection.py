@@ -10,6 +10,8 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._validate import check_finite
 from efface.attribution.maskers import masked
+from efface.core.arrays import dense
+from efface.core.doors import check_call
 
 
 def ranks(maps: Tensor, *, seed: int = 0) -> Tensor:
@@ -28,6 +30,7 @@ def ranks(maps: Tensor, *, seed: int = 0) -> Tensor:
     >>> ranks(torch.tensor([[0.1, 0.9, 0.5]]))
     tensor([[2, 0, 1]])
     """
+    check_call(ranks, locals())
     rows = as_rows(maps)
     generator = torch.Generator().manual_seed(seed)
     shuffle = torch.rand(rows.shape, generator=generator, dtype=torch.float64).argsort(1).to(rows.device)
@@ -106,6 +109,7 @@ def as_rows(maps: Tensor) -> Tensor:
     if not isinstance(maps, Tensor) or not maps.is_floating_point():
         given = f"a tensor of {maps.dtype}" if isinstance(maps, Tensor) else type(maps).__name__
         raise InputError(f"maps are {given}: expected a tensor of floats (n, h, w): torch.as_tensor(maps).float()")
+    maps = dense(maps, "maps")
     if maps.ndim < 2 or not maps.numel():
         raise InputError(f"maps have shape {tuple(maps.shape)}: expected (n, h, w) or (n, features), none of them 0")
     rows = maps.detach().flatten(1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface.attribution.maskers import Masker, Model
+from efface.core.doors import check_call, check_fields
 from efface.core.hooks import edit_call
 from efface.core.saved_types import saved
 
@@ -38,6 +39,7 @@ class Tokens(Masker):
     embedding: str | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "keep", tuple(int(i) for i in self.keep))
 
     def shape(self, x: Tensor) -> tuple[int, ...]:
@@ -127,6 +129,7 @@ class TokenClassifier(nn.Module):
     """
 
     def __init__(self, model: nn.Module, pad: int, head: nn.Module | None = None) -> None:
+        check_call(TokenClassifier.__init__, locals())
         super().__init__()
         self.model, self.pad, self.head = model, pad, head
         self.train(model.training)

@@ -43,6 +43,7 @@ from efface.attribution.predictions import (
 )
 from efface.attribution.removal import Removal
 from efface.attribution.selection import cells_of, keep_cells, top_k
+from efface.core.doors import check_call
 from efface.core.inference import outside_inference
 from efface.training.loop import Trainer
 from efface.training.seeds import generator
@@ -149,6 +150,7 @@ def input_dropout(
     Raises:
         InputError: As `random_mask_distillation`, or if the labels are not one class an input.
     """
+    check_call(input_dropout, locals())
     _check(model, x, labels, outputs)
     _check_share(drop, "drop")
 
@@ -189,6 +191,7 @@ def saliency_guided(
     Raises:
         InputError: As `random_mask_distillation`, or if the labels are not one class an input.
     """
+    check_call(saliency_guided, locals())
     _check(model, x, labels, outputs)
     _check_share(fraction, "fraction")
 

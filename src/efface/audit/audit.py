@@ -16,6 +16,7 @@ from efface._errors import FormatError, InputError, MissingExtraError
 from efface.audit.figure import Figure, Table
 from efface.audit.finding import Finding
 from efface.audit.plain import Plain
+from efface.core.doors import check_call
 from efface.report.data import AuditData, warnings_of
 
 VERSION = 2
@@ -89,6 +90,7 @@ class Audit(Plain):
         Raises:
             InputError: If there is none, or more than one; the text lists those there are.
         """
+        check_call(Audit.find, locals())
         wanted = (family, name, condition)
         found = [f for a in self.walk() for f in a.findings if (f.family, f.name, f.condition) == wanted]
         if len(found) != 1:
@@ -184,7 +186,7 @@ class Audit(Plain):
         Raises:
             FormatError: If a newer efface wrote it, or it is no audit.
         """
-        version = data.get("version") if isinstance(data, Mapping) else None
+        version = dict(data).get("version") if isinstance(data, Mapping) else None
         if not isinstance(version, int) or isinstance(version, bool):
             raise FormatError("this is not an audit of efface: it has no integer version")
         if version > VERSION:

@@ -10,6 +10,7 @@ from efface._errors import InputError
 from efface.audit.finding import Finding
 from efface.audit.picture import Picture
 from efface.audit.plain import Plain
+from efface.core.doors import check_fields
 from efface.report.data import CHANCE, FigureData
 
 
@@ -24,6 +25,7 @@ class Series(Plain):
     high: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         lengths = {len(each) for each in (self.x, self.y, self.low, self.high) if each is not None}
         if len(lengths) > 1:
             raise InputError(f"{self.label}: x, y, low and high have lengths {sorted(lengths)}: give as many of each")
@@ -72,6 +74,9 @@ class Figure(Plain):
     from_zero: bool = False
     pictures: tuple[Picture, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def svg(self) -> str:
         """The figure as an SVG document; the same data give the same text.
 
@@ -110,3 +115,6 @@ class Table(Plain):
     header: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     caption: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self)

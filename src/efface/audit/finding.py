@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from efface._errors import InputError
 from efface.audit.plain import Plain
 from efface.audit.subjects import Access
+from efface.core.doors import check_call
 from efface.report.data import CHANCE, NO_CHANGE, NO_DIFFERENCE, NOT_APPLICABLE, NOT_RUN, SCORED
 from efface.report.numbers import format_value
 
@@ -96,6 +97,7 @@ class Finding(Plain):
     caution: str = ""
 
     def __post_init__(self) -> None:
+        check_call(Finding, {k: v for k, v in vars(self).items() if k != "value" or v is not None})
         self._check_status()
         for name in ("value", "low", "high", "chance", "baseline", "floor"):
             number = getattr(self, name)
@@ -123,6 +125,7 @@ class Finding(Plain):
         cls, name: str, status: Literal["not applicable", "not run"], why: str, family: str = "", **more: Any
     ) -> Self:
         """A finding that is not there, and why; `more` as for `Finding`."""
+        check_call(Finding.without, locals())
         return cls(name, family=family, status=status, why=why, **more)
 
     @classmethod
@@ -135,6 +138,9 @@ class Finding(Plain):
         >>> Finding.of("accuracy", wilson_interval(5, 10), unit="share").method
         'Wilson, 10 rows'
         """
+        check_call(Finding.of, locals())
+        if not hasattr(interval, "low"):
+            raise InputError(f"interval is a {type(interval).__name__}: give what wilson_interval and its like return")
         ends = {"low": interval.low, "high": interval.high} if interval.has_width else {}
         span = {**ends, "level": interval.level, "method": interval.method}
         return cls(name, interval.value, family, condition, **span, **more)

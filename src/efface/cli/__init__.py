@@ -16,6 +16,7 @@ from typing import Any
 from efface._errors import EffaceError
 from efface._interrupts import insisted
 from efface._lazy import require
+from efface._text import visible
 
 FAILED, INTERRUPTED = 2, 130
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with insisted(), _plain_warnings():
             status = importlib.import_module("efface.cli.app").run(sys.argv[1:] if argv is None else argv)
     except (EffaceError, OSError) as error:
-        print(f"efface: error: {error}", file=sys.stderr)
+        print(visible(f"efface: error: {error}"), file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         status = INTERRUPTED
@@ -52,4 +53,4 @@ def _plain_warnings() -> Iterator[None]:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    print(f"efface: warning: {message}", file=sys.stderr)
+    print(visible(f"efface: warning: {message}"), file=sys.stderr)

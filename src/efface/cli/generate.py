@@ -93,7 +93,8 @@ def load_pipeline(name: str) -> Any:
             f"{name} is no folder with a model_index.json: give the folder of a pipeline that diffusers saved, or "
             f'"{SHAPES}"'
         )
-    pipe = require("diffusers", extra="diffusion").DiffusionPipeline.from_pretrained(name, local_files_only=True)
+    load = require("diffusers", extra="diffusion").DiffusionPipeline.from_pretrained
+    pipe = load(name, local_files_only=True, use_safetensors=True)
     return pipe.to("cuda") if torch.cuda.is_available() else pipe
 
 

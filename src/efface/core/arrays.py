@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import numbers
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from efface._errors import InputError
+from efface._errors import EffaceError, InputError
 
 _SHOWN = 5
 _LARGEST_DENSE = 2**31
@@ -26,6 +26,7 @@ _LARGEST_DENSE = 2**31
 
 _GAPS = ("NAType", "NaTType")
 _FLOAT_MARKS = ("isna", "is_null")
+_ARRAY_MARKS = ("__array__", "__array_interface__", "__array_struct__", "__dlpack__", "__dataframe__", "__buffer__")
 _DROPS = ("dropna", "drop_nulls", "drop_null")
 _DECLARED = ("category", "categorical", "enum", "dictionary")
 
@@ -96,12 +97,23 @@ def read_array(value: Any, name: str) -> Array:
     >>> read_array([Decimal("0.5"), 2], "x").values
     array([0.5, 2. ])
     """
+    try:
+        return _read(value, name)
+    except (EffaceError, MemoryError):
+        raise
+    except Exception as error:  # of whichever library has made the container
+        said = f"{type(value).__name__}: {error}"[:200]
+        raise InputError(f"{name} cannot be read as an array ({said}): {_CONVERT.format(name=name)}") from error
+
+
+def _read(value: Any, name: str) -> Array:
     if isinstance(value, Tensor):
         return Array(_strided(value.detach(), name))
     if type(value) is np.ndarray and value.dtype.kind in "biufc":
         return Array(_native(value))
     if hasattr(value, "tocsr") and hasattr(value, "toarray"):
         return Array(_native(_dense_sparse(value, name)))
+    value = countable(value)
     declared = str(getattr(value, "dtype", getattr(value, "type", ""))).lower().startswith(_DECLARED)
     missing = _gaps(value)
     values = _to_numpy(value, name) if missing is None else _without_gaps(value, missing, name)
@@ -109,6 +121,21 @@ def read_array(value: Any, name: str) -> Array:
         values, inside = _of_objects(values.astype(object), name, declared=declared)
         missing = inside if missing is None else missing | (False if inside is None else inside)
     return Array(_plain(values, name), missing, declared)
+
+
+def countable(value: Any) -> Any:
+    """A list of the items of what has so many by number and is no array; anything else as it is.
+
+    numpy asks for one item after the other until it is refused one, which data sets may never do.
+    """
+    has = {name for name in ("__getitem__", "__len__", *_ARRAY_MARKS) if hasattr(type(value), name)}
+    if has != {"__getitem__", "__len__"} or isinstance(value, Sequence | Mapping | memoryview):
+        return value
+    try:
+        count = len(value)
+    except TypeError:  # a sparse matrix, say
+        return value
+    return [value[i] for i in range(count)]
 
 
 def refuse_rows(bad: NDArray[np.bool_] | Tensor, what: str, advice: str, index: Any = None) -> None:
@@ -157,6 +184,15 @@ def is_finite(value: Tensor) -> bool:
     if value.is_floating_point() and value.itemsize == 1:
         value = value.float()  # torch does not ask it of eight bits
     return not (value.is_floating_point() or value.is_complex()) or bool(value.isfinite().all())
+
+
+def dense(value: Tensor, name: str) -> Tensor:
+    """A tensor as numbers in a grid in memory, with its gradient.
+
+    Raises:
+        InputError: If it cannot be one: nested, quantised, of eight bits, without data, or too large when made dense.
+    """
+    return _strided(value, name)
 
 
 def _strided(value: Tensor, name: str) -> Tensor:
@@ -276,7 +312,8 @@ def _to_numpy(value: Any, name: str) -> NDArray[Any]:
 def array_of_sequence(value: Sequence[Any], name: str) -> NDArray[Any]:
     """Nested lists as an array, of objects where another dtype would change values."""
     if value and all(isinstance(part, Tensor) for part in value):
-        value = [part.detach().cpu().numpy() for part in value]
+        parts = [_strided(part.detach(), f"{name}[{i}]").cpu() for i, part in enumerate(value)]
+        value = [(part.float() if part.dtype == torch.bfloat16 else part).numpy() for part in parts]
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from efface._errors import InputError
+from efface._text import visible
 from efface.core.edits import OnRows, OnWeights
 from efface.core.method import Method, get_method
 from efface.core.subjects import Kind
@@ -24,7 +25,7 @@ def model_card(erasure: Any) -> str:
     found = erasure.describe()
     kind = _kind(erasure)
     method = _method(erasure.method, kind)
-    names = ", ".join(erasure.names) or "the concept of its labels"
+    names = _plain(", ".join(erasure.names)) or "the concept of its labels"
     lines = [f"# {names}, erased by {erasure.method or type(erasure).__name__}", ""]
     if method is not None:
         lines += [f"{method.summary[:1].upper()}{method.summary[1:]} ({method.paper}).", ""]
@@ -35,7 +36,7 @@ def model_card(erasure: Any) -> str:
     if method is not None and method.no_guarantee:
         lines += [f"**Does not guarantee**: {method.no_guarantee}", ""]
     for concept in erasure.concepts:
-        lines += _section(f"Concept {concept.name}", _own_fields(concept))
+        lines += _section(f"Concept {_plain(concept.name)}", _own_fields(concept))
     lines += _section("Options", found["config"]) + _section("Fit", found["report"])
     lines += _section("Provenance", found["provenance"])
     return "\n".join([*lines, f"SHA-256 of the content: `{found['sha256']}`", ""])
@@ -69,8 +70,18 @@ def _method(name: str, kind: Kind) -> Method | None:
 
 def _section(title: str, data: Any) -> list[str]:
     data = data if isinstance(data, Mapping) else {title.lower(): data}
-    items = [f"- `{key}`: {_cell(value)}" for key, value in data.items() if value not in (None, "", [], {}, ())]
+    items = [
+        f"- `{_plain(str(key))}`: {_cell(value)}" for key, value in data.items() if value not in (None, "", [], {}, ())
+    ]
     return [f"## {title}", "", *items, ""] if items else []
+
+
+def _plain(text: str) -> str:
+    """A name from data inside Markdown: one line, without effect."""
+    text = visible(" ".join(text.split()))
+    for sign in ("\\", "|", "<", "*", "`", "[", "]"):
+        text = text.replace(sign, f"\\{sign}")
+    return text
 
 
 def _cell(value: Any) -> str:
@@ -78,5 +89,5 @@ def _cell(value: Any) -> str:
         text = ", ".join(f"{key} {_cell(each)}" for key, each in value.items() if each not in (None, "", []))
     else:
         text = ", ".join(map(_cell, value)) if isinstance(value, list) else str(value)
-    text = " ".join(text.split()).replace("|", "\\|")
+    text = _plain(text)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from efface._errors import FormatError, InputError
-from efface._io import FORMAT_VERSION, read_json, write_json
+from efface._io import FORMAT_VERSION, as_path, read_json, write_json
 from efface.core.codec import fields_of
 
 FILE = "checkpoint.json"
@@ -68,7 +68,7 @@ class Checkpoint:
         seconds: float | None = None,
         elsewhere: str = "name another folder",
     ) -> None:
-        self._folder = None if folder is None else Path(folder)
+        self._folder = None if folder is None else as_path(folder, "checkpoint")
         self._settings = {} if folder is None else json.loads(json.dumps(settings))
         self._seconds, self._last = SECONDS if seconds is None else seconds, time.monotonic()
         self._position: dict[str, Any] | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from efface._errors import InputError
+from efface.core.doors import check_call
 
 _LISTS = ("synonyms", "preserve", "templates")
 TEMPLATES = ("{}", "a photo of {}", "a picture of {}")
@@ -147,7 +148,8 @@ class Concept:
 
     def prompts(self, words: str | Sequence[str] | None = None) -> tuple[str, ...]:
         """Every template with every word in it; None stands for the name and its synonyms."""
-        chosen = self.words if words is None else (words,) if isinstance(words, str) else words
+        check_call(Concept.prompts, locals())
+        chosen = self.words if words is None else (words,) if isinstance(words, str) else _texts("words", words)
         return tuple(template.replace("{}", word) for template in self.templates for word in chosen)
 
     def to_dict(self) -> dict[str, Any]:
@@ -162,6 +164,7 @@ class Concept:
         Raises:
             InputError: If there is no name, or a field is unknown.
         """
+        check_call(Concept.from_dict, locals())
         if "name" not in data:
             raise InputError(f"a concept needs a name, got only {', '.join(data) or 'nothing'}")
         return cls(**_known(data))

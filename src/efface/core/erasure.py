@@ -21,6 +21,7 @@ from efface.core.codec import TENSOR, TYPE, decoded, digest, encoded
 from efface.core.concept import Concept
 from efface.core.config import Config
 from efface.core.discovery import discover
+from efface.core.doors import check_call
 from efface.core.edits import Edit
 from efface.core.installer import Handle, install
 from efface.core.saved_types import saved, saved_base, saved_type
@@ -94,6 +95,7 @@ class Erasure:
         Raises:
             InputError: If the subject is of another kind or does not suit it, or it is on already. Nothing is on then.
         """
+        check_call(Erasure.on, locals())
         return install(self, self.edits, subject, check=check)
 
     def __and__(self, other: Erasure) -> Erasure:
@@ -161,6 +163,7 @@ class Erasure:
         Raises:
             InputError: If the folder has something in it, or something in the erasure cannot be saved.
         """
+        check_call(Erasure.save, locals())
         plain, tensors = encoded(self)
         if bad := next((name for name, value in tensors.items() if not is_finite(value)), None):
             raise InputError(f"{bad} has NaN or infinite values, which could not be loaded again: fit anew")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_DEEPEST = 20
 
 
 def outside_inference(function: Callable[P, T]) -> Callable[P, T]:
@@ -43,11 +44,17 @@ def outside_inference(function: Callable[P, T]) -> Callable[P, T]:
 
 def ordinary(value: Any) -> Any:
     """A tensor, or those in tuples, lists and mappings, with copies of what was made in inference mode."""
+    return _ordinary(value, 0)
+
+
+def _ordinary(value: Any, depth: int) -> Any:
     if isinstance(value, Tensor):
         return _copied(value) if value.is_inference() else value
+    if depth > _DEEPEST:  # a list in itself, say
+        return value
     if type(value) in (tuple, list):
-        return type(value)(ordinary(each) for each in value)
-    return {key: ordinary(each) for key, each in value.items()} if type(value) is dict else value
+        return type(value)(_ordinary(each, depth + 1) for each in value)
+    return {key: _ordinary(each, depth + 1) for key, each in value.items()} if type(value) is dict else value
 
 
 @contextmanager

@@ -39,8 +39,8 @@ _settled: ContextVar[bool] = ContextVar("settled", default=False)
 
 def check_kind(kind: Any) -> Kind:
     """`kind` if it is a word that there is."""
-    if kind not in KINDS:
-        raise InputError(f"unknown kind {kind!r}: choose one of {', '.join(KINDS)}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InputError(f"unknown kind {kind!r:.80}: choose one of {', '.join(KINDS)}")
     return kind
 
 

@@ -22,6 +22,7 @@ from efface.core.arrays import is_plain
 from efface.core.concept import Concept
 from efface.core.config import Config
 from efface.core.discovery import discover
+from efface.core.doors import check_call, check_fields
 from efface.core.fingerprint import fingerprint
 from efface.core.provenance import called, provenance
 from efface.core.subjects import KINDS, Kind, Subject, as_subject
@@ -84,6 +85,7 @@ class Method:
     """What `fit` takes besides the concept and its options."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if unknown := set(self.subjects) - set(KINDS):
             raise InputError(f"unknown subject {unknown.pop()!r}: choose of {', '.join(KINDS)}")
         parameters = inspect.signature(self.fit).parameters.values()
@@ -164,6 +166,7 @@ def get_method(name: str, subject: Kind | Any = None) -> Method:
     Raises:
         InputError: If there is none; the text lists those there are, and names what comes near.
     """
+    check_call(get_method, locals())
     known = methods(subject)
     found = [m for m in known if m.name == name]
     if not found:

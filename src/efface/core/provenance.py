@@ -32,6 +32,7 @@ _EPOCH = "SOURCE_DATE_EPOCH"
 _NOT_IN_NUMPY = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 _CHUNK = 2**20
 _LONGEST = 60
+_DEEPEST = 3
 
 
 def provenance(
@@ -100,18 +101,20 @@ def _is_array(value: Any) -> bool:
 
 
 def _is_left_out(value: Any) -> bool:
-    return value is None or (isinstance(value, str | Mapping | list | tuple) and not value)
+    return value is None or (type(value) in (str, dict, list, tuple) and not value)
 
 
-def _said(value: Any) -> str:
+def _said(value: Any, depth: int = 0) -> str:
+    if depth > _DEEPEST:
+        return "…"
     if isinstance(value, str | bool | int | float):
         text = repr(value)
     elif _is_array(value):
         text = f"{type(value).__name__}{tuple(value.shape)}"
     elif isinstance(value, Mapping):
-        text = f"{{{', '.join(f'{key!r}: {_said(each)}' for key, each in value.items())}}}"
+        text = f"{{{', '.join(f'{key!r}: {_said(each, depth + 1)}' for key, each in value.items())}}}"
     elif isinstance(value, list | tuple):
-        text = f"[{', '.join(map(_said, value))}]"
+        text = f"[{', '.join(_said(each, depth + 1) for each in value)}]"
     else:
         text = str(getattr(value, "__qualname__", type(value).__name__))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from efface._errors import FormatError
+from efface._errors import FormatError, InputError
 
 _T = TypeVar("_T", bound=type)
 
@@ -14,6 +14,8 @@ _BASES: set[type] = set()
 
 def saved(cls: _T) -> _T:
     """Let a dataclass be found by its name, where a field of a saved value may be of several types."""
+    if not isinstance(cls, type):
+        raise InputError(f"{cls!r:.80} is no class: decorate a dataclass with @efface.saved")
     known = _SAVED.setdefault(cls.__name__, cls)
     if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise TypeError(f"two saved types are called {cls.__name__}: {known.__module__} and {cls.__module__}")

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from efface._errors import InputError
+from efface.core.doors import check_call
 from efface.core.hooks import Where
 
 _ADDRESS = re.compile(r"^(?P<path>[^:\[\]]*(?:\[[^\]:]*\][^:\[\]]*)*?)(?::(?P<where>\w+)(?:\[(?P<index>\w+)\])?)?$")
@@ -44,6 +45,7 @@ class Site:
         >>> Site.parse("h.0.attn:input[hidden_states]")
         Site(path='h.0.attn', where='input', index='hidden_states')
         """
+        check_call(Site.parse, locals())
         match = _ADDRESS.match(text)
         where = match and (match["where"] or "output")
         if match is None or where not in ("input", "output"):

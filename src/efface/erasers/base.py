@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface._validate import to_tensor
+from efface.core.arrays import dense, is_plain
+from efface.core.doors import check_call
 from efface.core.edits import Edit, OnRows
 from efface.core.erasure import Erasure
 from efface.core.row_labels import read_labels
@@ -136,6 +138,7 @@ class EraserModule(nn.Module):
     """An eraser inside a network: its tensors are buffers, `forward` applies it."""
 
     def __init__(self, eraser: Eraser) -> None:
+        check_call(EraserModule.__init__, locals())
         super().__init__()
         self._type = type(eraser)
         self._names = tuple(eraser.tensors())
@@ -161,6 +164,8 @@ class EraserModule(nn.Module):
 
 def eraser_dtype(dtype: torch.dtype) -> torch.dtype:
     """Dtype of the tensors of an eraser for data of that dtype: at least float32."""
+    if not isinstance(dtype, torch.dtype):
+        raise InputError(f"dtype={dtype!r:.80}: write a dtype of torch, such as torch.float32")
     if dtype.is_floating_point or dtype.is_complex:
         return torch.promote_types(dtype, torch.float32)
     return torch.float32
@@ -169,5 +174,5 @@ def eraser_dtype(dtype: torch.dtype) -> torch.dtype:
 def on_tensors(apply: Any, x: Any) -> Any:
     """Apply a function of a tensor to a tensor, or to an array, giving back the same sort of thing."""
     if isinstance(x, Tensor):
-        return apply(x)
+        return apply(x if is_plain(x) or x.is_meta else dense(x, "x"))
     return np.asarray(apply(to_tensor(x, "x")))

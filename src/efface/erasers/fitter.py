@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
@@ -10,17 +11,22 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from efface._errors import FormatError, InputError
+from efface._errors import EffaceWarning, FormatError, InputError
 from efface._io import load_folder, reading, save_folder
 from efface._validate import check_device, check_positive_int, to_tensor
-from efface.core.arrays import is_plain
+from efface.core.arrays import is_finite, is_plain
 from efface.core.codec import decoded, dtype_of, fields_of, warn_unknown
 from efface.core.config import Config
 from efface.core.labels import Kind, check_kind
 from efface.core.row_labels import Labels, read_labels
 from efface.erasers.base import Eraser, Report, eraser_dtype
+from efface.moments.state import as_state
 from efface.moments.streaming import Moments
 
+_LEFT = 1e-2
+"""A correlation with the concept that may be left without a word."""
+
+_ADVICE = "subtract the mean of each column and divide it by its spread first, or write dtype=torch.float64"
 _DECISIONS = (None, "categorical", "continuous", "columns")
 
 
@@ -199,8 +205,37 @@ class Fitter:
         if self._eraser is None:
             # Not in inference mode either: tensors made there could not serve in training.
             with torch.inference_mode(False), torch.no_grad():
-                self._eraser = self._named(self._solve())
+                self._eraser = self._checked(self._named(self._solved()))
         return self._eraser
+
+    def _solved(self) -> Eraser:
+        try:
+            return self._solve()
+        except torch.linalg.LinAlgError as error:
+            raise InputError(
+                f"the sums have no solution ({f'{error}'.partition(':')[0]}): values are too large or too small beside "
+                f"each other, {_ADVICE}"
+            ) from error
+
+    def _checked(self, eraser: Eraser) -> Eraser:
+        """The eraser, if its numbers can be used; what it leaves is said, and not left to whoever reads reports."""
+        if bad := next((name for name, value in eraser.tensors().items() if not is_finite(value)), None):
+            raise InputError(f"{bad} overflows {self.dtype}, as x varies by too little or too much: {_ADVICE}")
+        report, wanted = eraser.report, getattr(self, "svd_tol", None) or 0.0
+        left = None if report is None or report.rank == 0 else report.residual
+        if left is not None and left > max(_LEFT, 2 * wanted) and not self._leaves_some:
+            warnings.warn(
+                f"a correlation of {left:.2g} with the concept is left by the eraser as it is stored in {self.dtype}: "
+                f"values lie too far from zero, or columns too far apart in size, {_ADVICE}",
+                EffaceWarning,
+                stacklevel=3,
+            )
+        return eraser
+
+    @property
+    def _leaves_some(self) -> bool:
+        """Whether some of the concept is left on purpose."""
+        return False
 
     @property
     def decision(self) -> str:
@@ -298,7 +333,7 @@ class Fitter:
 
 
 def _decided(state: Any) -> str | None:
-    value = state.get("decided") if isinstance(state, Mapping) else None
+    value = as_state(state).get("decided")
     if not (isinstance(value, Tensor) and is_plain(value) and value.shape == () and not value.is_complex()):
         raise FormatError("state lacks decided: expected what state_dict() returned")
     if value not in range(len(_DECISIONS)):

@@ -125,8 +125,8 @@ class LeaceFitter(Fitter):
         svd_tol: float | None = None,
         kind: Kind = "auto",
     ) -> None:
-        if method not in ("leace", "orth"):
-            raise InputError(f"unknown method {method!r}: choose 'leace' or 'orth'")
+        if not isinstance(method, str) or method not in ("leace", "orth"):
+            raise InputError(f"unknown method {method!r:.80}: choose 'leace' or 'orth'")
         self.method: str = method
         self.second = "full" if method == "leace" else "diag"
         self.affine, self.shrinkage, self.svd_tol = affine, shrinkage, svd_tol

@@ -137,11 +137,22 @@ class OracleFitter(Fitter):
         W = concept_whitener(self._sigma_zz())
         # x = sum_j coef_j z_j needs the plain transpose; sigma_xz = E[conj(x) z] holds its conjugate.
         whitened = sigma_xz @ W
-        coef = (whitened @ W.mH).conj()
-        report = self._report(whitened)
-        return OracleEraser(coef.to(self.dtype), self.mean_z, config=self.config, report=report)
+        coef = (whitened @ W.mH).conj().to(self.dtype)
+        report = self._report(whitened, coef)
+        return OracleEraser(coef, self.mean_z, config=self.config, report=report)
 
-    def _report(self, whitened: Tensor) -> Report:
+    @property
+    def _leaves_some(self) -> bool:
+        return self.shrinkage
+
+    def _residual(self, coef: Tensor) -> float:
+        """Largest correlation with z left by the eraser as it is stored, rounding included."""
+        sigma_xz, sigma_zz, freedom = self._covariances()
+        rest = (sigma_xz - coef.conj().to(sigma_xz.dtype) @ sigma_zz).abs()
+        unit = ((self.moments.scatter_xx / freedom)[:, None] * sigma_zz.diagonal().real).sqrt()
+        return float(torch.where(unit > 0, rest / unit, 0.0).max())
+
+    def _report(self, whitened: Tensor, coef: Tensor) -> Report:
         total = float(self.moments.scatter_xx.sum() / self.moments.degrees_of_freedom())
         explained = torch.linalg.svdvals(whitened)
         tol = rank_tolerance(self.moments.eps, max(self.x_dim, self.z_dim))
@@ -149,7 +160,8 @@ class OracleFitter(Fitter):
         if rank == 0:
             warnings.warn("nothing is erased: x has no covariance with z", NothingErasedWarning, stacklevel=5)
         edit = float(explained.square().sum()) / total if total else 0.0
-        return Report(self.method, self.decision, self.moments.n, rank, edit=edit)
+        residual = self._residual(coef)
+        return Report(self.method, self.decision, self.moments.n, rank, residual=residual, edit=edit)
 
 
 register(

@@ -12,7 +12,7 @@ from torch import Tensor
 from efface._errors import EffaceWarning, InputError, NotFittedError, NothingErasedWarning
 from efface._validate import check_device, check_positive_int
 from efface.core.config import Config, option
-from efface.core.labels import Kind
+from efface.core.labels import Kind, check_kind
 from efface.core.method import Method, register
 from efface.core.row_labels import Labels
 from efface.erasers.base import Eraser, Report, check_shapes, on_tensors
@@ -170,7 +170,7 @@ class QuadraticFitter(Fitter):
         shrinkage: bool = True,
         kind: Kind = "auto",
     ) -> None:
-        if kind == "continuous":
+        if check_kind(kind) == "continuous":
             raise InputError("quadratic erasure needs classes: bin a continuous concept first, e.g. torch.bucketize")
         self.shrinkage = shrinkage
         super().__init__(x_dim, check_positive_int(num_classes, "num_classes"), kind=kind, device=device, dtype=dtype)

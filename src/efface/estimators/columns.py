@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from efface._errors import InputError
 from efface._validate import to_tensor
-from efface.core.arrays import array_of_sequence
-from efface.core.labels import Column, read_column
+from efface.core.arrays import array_of_sequence, countable
+from efface.core.labels import Column, on_host, read_column
 
 
 def read_columns(value: Any, source: str) -> list[Column]:
@@ -62,6 +63,7 @@ def readable(X: Any) -> Any:
     Raises:
         InputError: If a column holds dates, or an array holds records.
     """
+    X = countable(X)
     if hasattr(X, "collect") and hasattr(X, "collect_schema"):  # polars that is not computed yet
         X = X.collect()
     if hasattr(X, "column_names") and hasattr(X, "to_pandas"):  # pyarrow, whose names scikit-learn does not see
@@ -70,7 +72,8 @@ def readable(X: Any) -> Any:
         return _without_sparse_columns(_without_dates(X))
     special = isinstance(X, (np.ma.MaskedArray, np.matrix)) or hasattr(X, "tocsr") or hasattr(X, "to_dense")
     special = special or getattr(getattr(X, "dtype", None), "names", None) is not None
-    return to_tensor(X, "X").numpy(force=True) if special else X
+    special = special or (isinstance(X, list | tuple) and any(isinstance(row, Tensor) for row in X))
+    return on_host(to_tensor(X, "X").resolve_conj().resolve_neg()) if special else X
 
 
 def _without_dates(table: Any) -> Any:

@@ -29,8 +29,8 @@ def of_length(columns: list[Column], n: int) -> list[Column]:
         InputError: If one has not.
     """
     for column in columns:
-        if len(column.values) != n:
-            raise InputError(f"{column.label} has {len(column.values)} rows, X has {n}: give one row for each of X")
+        if np.ndim(column.values) == 0 or len(column.values) != n:
+            raise InputError(f"{column.label} has {np.size(column.values)} rows, X has {n}: give one row for each of X")
     return columns
 
 

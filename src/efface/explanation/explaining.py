@@ -33,6 +33,7 @@ from efface.audit.explanations import Subject
 from efface.audit.explanations.measured import MAP
 from efface.audit.finding import Finding
 from efface.core.config import plain
+from efface.core.doors import check_call
 from efface.core.inference import outside_inference
 from efface.core.provenance import called, provenance
 from efface.explanation.copy import about_copy
@@ -125,6 +126,7 @@ def explain(
     Does not guarantee: that a map is right about the world. It says what this model needs under this Q; no truth is
     known here, so none is compared with.
     """
+    check_call(explain, locals())
     call = called("efface.explain", locals())
     chosen = _checked_methods(methods, train, fitted)
     check_inputs(images, images=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.core.doors import check_call
 
 
 class PixelModel(nn.Module):
@@ -37,6 +38,7 @@ class PixelModel(nn.Module):
     std: Tensor
 
     def __init__(self, model: nn.Module, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)) -> None:
+        check_call(PixelModel.__init__, locals())
         super().__init__()
         if len(mean) != len(std) or not all(std):
             raise InputError(f"mean={tuple(mean)} and std={tuple(std)}: write one of each a channel, and no std of 0")

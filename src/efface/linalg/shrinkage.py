@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface.core.doors import check_call
 
 _ROWS = 256
 
@@ -71,6 +72,7 @@ def optimal_linear_shrinkage(S_n: Tensor, n: int | float | Tensor, *, inplace: b
             [0., 1., 0.],
             [0., 0., 1.]])
     """
+    check_call(optimal_linear_shrinkage, locals())
     if S_n.ndim < 2 or S_n.shape[-1] != S_n.shape[-2]:
         raise InputError(f"S_n has shape {tuple(S_n.shape)}, expected square matrices (..., p, p)")
     alpha = shrinkage_weight(S_n, n).to(S_n.dtype)

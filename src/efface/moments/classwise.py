@@ -17,7 +17,7 @@ from efface._validate import check_device, check_finite, check_positive_int, che
 from efface.core.codec import dtype_of, fields_of
 from efface.core.row_labels import Labels
 from efface.moments.grouping import groupby
-from efface.moments.state import NUMBERS, check_state, state_shapes
+from efface.moments.state import NUMBERS, as_state, check_state, state_shapes
 from efface.moments.streaming import Moments
 
 _LARGEST = 1e150
@@ -198,7 +198,7 @@ class ClassMoments:
             FormatError: If a tensor is missing or has another shape.
         """
         shapes = state_shapes(self.x_dim, 0, "full")
-        classes = state["n"].shape if isinstance(state, Mapping) and isinstance(state.get("n"), Tensor) else None
+        classes = state["n"].shape if isinstance(as_state(state).get("n"), Tensor) else None
         if classes is not None and classes != (self.num_classes,):
             raise FormatError(f"state has {list(classes)} classes, expected {self.num_classes}")
         state = check_state(state, shapes, self.classes[0].s_xx.dtype, (self.num_classes,))

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface._validate import to_tensor
+from efface._validate import check_int, to_tensor
+from efface.core.arrays import dense
+from efface.core.doors import check_call
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class GroupedTensor:
         Raises:
             InputError: If their number or their total length is wrong.
         """
+        check_call(GroupedTensor.coalesce, locals())
         groups = self.groups if groups is None else groups
         if len(groups) != len(self.labels) or not groups:
             raise InputError(f"coalesce got {len(groups)} groups for {len(self.labels)} labels: give one for each")
@@ -51,6 +54,7 @@ class GroupedTensor:
 
     def map(self, fn: Callable[[int, Tensor], Tensor]) -> GroupedTensor:
         """Groups `fn(label, group)`, in order of label."""
+        check_call(GroupedTensor.map, locals())
         return GroupedTensor(self.dim, [fn(label, group) for label, group in self], self.indices, self.labels)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
@@ -78,7 +82,7 @@ def groupby(x: Tensor, key: Tensor, dim: int = 0, *, stable: bool = False) -> Gr
     >>> grouped.map(lambda label, group: group + label).coalesce()
     tensor([11, 20, 31])
     """
-    x = _tensor(x, "x")
+    x, dim = _tensor(x, "x"), check_int(dim, "dim")
     if not -x.ndim <= dim < x.ndim:
         raise InputError(f"dim is {dim}, but x has shape {tuple(x.shape)}: there is no such dimension to split")
     key = as_key(key, x.shape[dim]).to(x.device)
@@ -108,7 +112,7 @@ def as_key(key: Any, length: int, name: str = "key") -> Tensor:
 
 
 def _tensor(value: Any, name: str) -> Tensor:
-    return value if isinstance(value, Tensor) else to_tensor(value, name)
+    return dense(value, name) if isinstance(value, Tensor) else to_tensor(value, name)
 
 
 def _inverse(permutation: Tensor) -> Tensor:

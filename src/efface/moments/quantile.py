@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface._validate import check_finite, to_tensor
+from efface._validate import check_finite, check_int, to_tensor
 from efface.moments.grouping import groupby
 
 
@@ -112,7 +112,7 @@ class QuantileNormalizer:
 
     def __init__(self, x: Tensor, z: Tensor, num_bins: int = 256, dim: int = 0) -> None:
         x = to_tensor(x, "x")
-        if num_bins < 2:
+        if check_int(num_bins, "num_bins") < 2:
             raise InputError(f"num_bins must be at least 2, got {num_bins}: the least and the greatest value")
         if x.is_complex() or x.numel() == 0:
             raise InputError(f"x is {x.dtype} of shape {tuple(x.shape)}, expected real numbers, at least one")
@@ -141,6 +141,7 @@ class QuantileNormalizer:
 
     def sample(self, z: int, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` samples along `dim` with the quantiles of class `z`; coordinates are independent."""
+        check_int(n, "n", least=0)
         table = self._table(z)
         p = torch.rand(*table.shape[:-1], n, dtype=table.dtype, device=table.device, generator=generator)
         return icdf(p, table).movedim(-1, self.dim)
@@ -178,7 +179,7 @@ class QuantileNormalizer:
     def _by_class(self, fn: Any, x: Tensor, z: int | Tensor) -> Tensor:
         dtype = x.dtype if x.is_floating_point() else torch.float32
         if isinstance(z, int) or to_tensor(z, "z").ndim == 0:
-            return fn(int(z), x).to(dtype)
+            return fn(_label(z), x).to(dtype)
         if x.numel() == 0:
             return x.to(dtype, copy=True)
         return groupby(x, z, dim=self.dim).map(fn).coalesce().to(dtype)
@@ -197,9 +198,18 @@ class QuantileNormalizer:
         return out[..., 0] if single else out.movedim(-1, self.dim)
 
     def _table(self, z: int) -> Tensor:
+        z = _label(z)
         if z not in self.labels:
             raise InputError(f"label {z} was not seen in the fit: the labels are {', '.join(map(str, self.labels))}")
-        return self.lut[self.labels.index(int(z))]
+        return self.lut[self.labels.index(z)]
+
+
+def _label(z: Any) -> int:
+    """One label as a Python integer."""
+    label = to_tensor(z, "z")
+    if label.numel() != 1 or label.is_floating_point() or label.is_complex():
+        raise InputError(f"z is {type(z).__name__} of shape {tuple(label.shape)}, expected one integer label")
+    return int(label)
 
 
 def _quantiles(x: Tensor, num_bins: int) -> Tensor:
@@ -220,6 +230,8 @@ def _quantiles(x: Tensor, num_bins: int) -> Tensor:
 
 def _sample(q: Any) -> Tensor:
     q = to_tensor(q, "q")
+    if q.is_complex():
+        raise InputError("q is complex, and complex numbers have no order: pass its real part, or its absolute value")
     if q.ndim == 0 or q.shape[-1] == 0:
         raise InputError(f"q has shape {tuple(q.shape)}, expected a sample (..., n) with n of at least 1")
     if not (q[..., 1:] >= q[..., :-1]).all():
@@ -231,7 +243,10 @@ def _points(x: Any, like: Tensor) -> Tensor:
     """`x` as a tensor; a bare number takes the dtype of the sample, as in torch arithmetic."""
     if isinstance(x, int | float):
         return torch.tensor(x, dtype=_float(like.dtype), device=like.device)
-    return to_tensor(x, "x").to(like.device)
+    points = to_tensor(x, "x").to(like.device)
+    if points.is_complex():
+        raise InputError("x is complex, and complex numbers have no order: pass its real part, or its absolute value")
+    return points
 
 
 def _float(dtype: torch.dtype) -> torch.dtype:

@@ -21,6 +21,17 @@ def state_shapes(x_dim: int, z_dim: int, second: str) -> dict[str, tuple[int, ..
     return dict(zip(TENSORS, (*shapes, (x_dim, z_dim), (z_dim, z_dim)), strict=True))
 
 
+def as_state(state: Any) -> Mapping[str, Any]:
+    """A mapping by names.
+
+    Raises:
+        FormatError: If it is none; scipy has a matrix that says it is one.
+    """
+    if not isinstance(state, Mapping) or hasattr(state, "tocsr"):
+        raise FormatError(f"state is a {type(state).__name__}, expected what state_dict() returned")
+    return state
+
+
 def check_state(
     state: Any, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, lead: tuple[int, ...] = ()
 ) -> Mapping[str, Tensor]:
@@ -35,8 +46,7 @@ def check_state(
     Raises:
         FormatError: If something is missing, of another shape or dtype, not finite, or a count that cannot be.
     """
-    if not isinstance(state, Mapping):
-        raise FormatError(f"state is a {type(state).__name__}, expected what state_dict() returned")
+    state = as_state(state)
     if missing := [name for name in (*shapes, *NUMBERS) if not isinstance(state.get(name), Tensor)]:
         raise FormatError(f"state lacks {', '.join(missing)}: expected what state_dict() returned")
     for name, shape in {**shapes, **dict.fromkeys(NUMBERS, ())}.items():

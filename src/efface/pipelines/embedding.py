@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface.core.doors import check_fields
 
 TENSORS = ("sequence", "pooled", "mask")
 """The roles of tensors in a prompt's embedding."""
@@ -76,7 +77,8 @@ class PromptEmbedding:
     edits: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.sequence, Tensor) or self.sequence.ndim != 3:
+        check_fields(self)
+        if self.sequence.ndim != 3:
             raise InputError(f"sequence must be (n, rows, width), not {_shape(self.sequence)}")
         n, rows, _ = self.sequence.shape
         if self.pooled is not None and (self.pooled.ndim != 2 or len(self.pooled) != n):

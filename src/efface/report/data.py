@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+
+from efface._errors import InputError
 
 CHANCE, NO_CHANGE, NO_DIFFERENCE = "chance", "no change", "no difference"
 """What a value is held against."""
@@ -137,3 +140,16 @@ def warnings_of(audit: AuditData) -> list[str]:
         if line not in own
     ]
     return list(dict.fromkeys([*own, *inner]))
+
+
+def check_audit(audit: Any) -> None:
+    """Refuse what is no audit as plain data.
+
+    Raises:
+        InputError: If it lacks a key.
+    """
+    lacks = [key for key in AuditData.__annotations__ if not isinstance(audit, Mapping) or key not in audit]
+    if lacks:
+        raise InputError(
+            f"this {type(audit).__name__} is no audit as plain data, it lacks {', '.join(lacks)}: give audit.to_dict()"
+        )

@@ -85,6 +85,7 @@ def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _escape(text: str) -> str:
-    for sign in ("\\", "|", "<", "*", "`"):
+    text = " ".join(text.splitlines())
+    for sign in ("\\", "|", "<", "*", "`", "[", "]"):
         text = text.replace(sign, f"\\{sign}")
     return text

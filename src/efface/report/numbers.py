@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from efface.core.doors import check_call
+
 DASH = "–"
 """What stands where there is no number."""
 _SMALL = 5e-4
@@ -15,6 +17,7 @@ def format_value(value: float, unit: str = "") -> str:
     >>> format_value(0.5316, "share"), format_value(0.5316, "bits"), format_value(-1e-9), format_value(1.6e-7, "sd")
     ('53.2%', '0.532 bits', '0.000', '1.6e-07 sd')
     """
+    check_call(format_value, locals())
     if unit == "sd" and 0 < abs(value) < _SMALL:
         return f"{value:.1e} {unit}"
     scaled, digits = (100 * value, 1) if unit == "share" else (value, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from efface._text import visible
 from efface.report.alt_text import alt_text
 from efface.report.data import (
     AFTER,
@@ -17,6 +18,7 @@ from efface.report.data import (
     AuditData,
     FindingData,
     TableData,
+    check_audit,
     is_warning,
     warnings_of,
 )
@@ -39,6 +41,20 @@ def render(audit: AuditData, above: Mapping[str, Any] | None = None) -> dict[str
         audit: The audit.
         above: Provenance of the audit that this one is a part of: what it says already is not said again.
     """
+    check_audit(audit)
+    return _all_visible(_rendered(audit, above))
+
+
+def _all_visible(value: Any) -> Any:
+    """Names come from data, and a page, a terminal or a letter would obey what steers it."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {key: _all_visible(each) for key, each in value.items()}
+    return [_all_visible(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _rendered(audit: AuditData, above: Mapping[str, Any] | None) -> dict[str, Any]:
     columns = _columns(audit["findings"])
     rows = _rows([f for f in audit["findings"] if not f["detail"]], columns)
     provenance = audit["provenance"]

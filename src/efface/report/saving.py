@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from efface._errors import InputError
-from efface._io import write_text
-from efface.report.data import AuditData
+from efface._io import as_path, write_text
+from efface.report.data import AuditData, check_audit
 from efface.report.html import to_html
 from efface.report.markdown import to_markdown
 
@@ -19,6 +19,7 @@ _FOLDER_HOLDS = ("report.html", "report.json")
 
 def to_json(audit: AuditData) -> str:
     """The audit as JSON, without the pixels of pictures. NaN and infinity are refused."""
+    check_audit(audit)
     return json.dumps(_without_pixels(audit), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
@@ -61,7 +62,7 @@ def targets(path: str | os.PathLike[str]) -> tuple[Path, ...]:
     Raises:
         InputError: If the suffix is another, or `path` is a file where a folder is meant.
     """
-    path = Path(path)
+    path = as_path(path)
     single = bool(path.suffix) and not path.is_dir()
     if single and path.suffix.lower() not in _WRITERS:
         raise InputError(f"{path}: expected a file that ends in one of {', '.join(FORMATS)}, or a folder")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface._validate import check_positive_int
+from efface.core.doors import check_call
 from efface.core.erasure import Erasure
 from efface.core.hooks import StateEdit
 from efface.core.site import Site
@@ -72,6 +73,7 @@ def collect(
     Raises:
         InputError: As `scrub`.
     """
+    check_call(collect, locals())
     model = unwrapped(model)
     batches = Batches(data, concept, batch_size=batch_size, ignore_index=ignore_index)
     places = SiteFinder(model, table, partial(small_inputs, model, batches)).find(sites)

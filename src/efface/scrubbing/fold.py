@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.core.doors import check_call
 from efface.core.edits import Edit, OnWeights
 from efface.core.erasure import Erasure
 from efface.core.fingerprint import fingerprint
@@ -244,6 +245,7 @@ def foldable(
         inputs: Keyword arguments for one small forward pass; None makes token ids, with and without padding, or
             pixels.
     """
+    check_call(foldable, locals())
     found = _targets(model, sites, inputs)
     return {site: into if isinstance(into, str) else tuple(t.path for t in into) for site, into in found.items()}
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from efface._errors import EffaceWarning, InputError
+from efface.core.doors import check_call
 from efface.core.site import Site
 from efface.core.subjects import base_path, unwrapped
 from efface.scrubbing.examples import candidates
@@ -75,6 +76,7 @@ def find_sites(
     >>> [str(site) for site in find_sites(model, ["norms", "0:input"])]
     ['0:input', '1']
     """
+    check_call(find_sites, locals())
     return SiteFinder(unwrapped(model), table, inputs).find(sites)
 
 

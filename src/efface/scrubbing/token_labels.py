@@ -11,6 +11,7 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._validate import to_tensor
 from efface.core.arrays import Array, read_array, refuse_rows, shared
+from efface.core.doors import check_call, shown
 from efface.core.labels import read_column
 
 IGNORE = -100
@@ -32,10 +33,11 @@ def labels_from_spans(spans: Sequence[Iterable[tuple[int, int, int]]], length: i
     >>> labels_from_spans([[(1, 3, 1)]], 4, outside=0).tolist()
     [[0, 1, 1, 0]]
     """
+    check_call(labels_from_spans, locals())
     labels = torch.full((len(spans), length), outside, dtype=torch.int64)
     for row, found in enumerate(spans):
         taken = torch.zeros(length, dtype=torch.bool)
-        for start, end, label in found:
+        for start, end, label in map(_span, found):
             if not 0 <= start < end <= length:
                 raise InputError(
                     f"sequence {row} has the span ({start}, {end}, {label}), expected 0 <= start < end <= {length}, "
@@ -46,6 +48,12 @@ def labels_from_spans(spans: Sequence[Iterable[tuple[int, int, int]]], length: i
             taken[start:end] = True
             labels[row, start:end] = label
     return labels
+
+
+def _span(given: Any) -> tuple[int, int, int]:
+    if not hasattr(given, "__len__") or getattr(given, "ndim", 1) != 1 or len(given) != 3:
+        raise InputError(f"a span is {shown(given)}, expected three integers, (start, end, label)")
+    return given
 
 
 def labels_from_characters(
@@ -67,6 +75,7 @@ def labels_from_characters(
     >>> labels_from_characters([[(0, 3, 1)]], [[[0, 0], [0, 3], [4, 7]]], outside=0).tolist()
     [[-100, 1, 0]]
     """
+    check_call(labels_from_characters, locals())
     where = to_tensor(offsets, "offsets")
     if where.ndim != 3 or where.shape[-1] != 2 or len(where) != len(spans):
         raise InputError(f"offsets has shape {tuple(where.shape)}, expected ({len(spans)}, length, 2)")
@@ -76,7 +85,7 @@ def labels_from_characters(
     labels = torch.full(real.shape, outside, dtype=torch.int64).masked_fill_(~real, IGNORE)
     for row, found in enumerate(spans):
         taken = torch.zeros(real.shape[1], dtype=torch.bool)
-        for start, end, label in found:
+        for start, end, label in map(_span, found):
             inside = real[row] & (starts[row] < end) & (ends[row] > start)
             if bool((taken & inside & (labels[row] != label)).any()):
                 raise InputError(f"text {row}: a token is in the span ({start}, {end}, {label}) and in another one")
@@ -116,6 +125,7 @@ def labels_from_words(
     >>> labels_from_words([[3, 5]], [[None, 0, 1, 1, None]]).tolist()
     [[-100, 3, 5, 5, -100]]
     """
+    check_call(labels_from_words, locals())
     if len(words) != len(word_ids) or len({len(ids) for ids in word_ids}) > 1:
         raise InputError(
             f"there are labels for {len(words)} texts and word_ids of {len(word_ids)}, of lengths "

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from efface._errors import InputError
-from efface._validate import check_positive_int
+from efface._validate import check_positive_int, to_tensor
+from efface.core.doors import check_call
 
 Floats = NDArray[np.float64]
 
@@ -59,6 +60,7 @@ def wilson_interval(hits: float, n: int, *, level: float = 0.95) -> Interval:
     (0.237, 0.763)
     """
     check_positive_int(n, "n")
+    check_call(wilson_interval, locals())
     if not 0 <= hits <= n:
         raise InputError(f"hits={hits} of n={n}: expected a number between 0 and n")
     z2 = _quantile(level) ** 2
@@ -136,7 +138,10 @@ def paired_interval(
     >>> paired_interval([1.0, 1.0, 0.0], [1.0, 0.0, 0.0]).value.__round__(3)
     0.333
     """
-    gain = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    then, now = _floats(before, "before"), _floats(after, "after")
+    if then.shape != now.shape:
+        raise InputError(f"after has shape {now.shape}, before {then.shape}: give one row of each")
+    gain = now - then
     interval = bootstrap_interval(gain, denominator, **options)
     return Interval(interval.value, interval.low, interval.high, interval.level, f"paired {interval.method}")
 
@@ -155,7 +160,7 @@ def proportion_interval(
         level: Confidence level.
         seed: Seed of the resampling.
     """
-    hits = np.asarray(hits, dtype=np.float64)
+    hits = _floats(hits, "hits")
     rows = wilson_interval(float(hits.sum()), len(hits), level=level)
     if groups is None:
         return rows
@@ -224,9 +229,16 @@ def share_change_interval(
     return Interval(found.value, low, high, level, said)
 
 
+def _floats(values: ArrayLike, name: str) -> Floats:
+    found = to_tensor(values, name)
+    if found.is_complex():
+        raise InputError(f"{name} is complex, expected real numbers: pass its real part, or its absolute value")
+    return found.double().numpy(force=True)
+
+
 def _unit_sums(numerator: ArrayLike, denominator: ArrayLike | None, groups: ArrayLike | None) -> Floats:
-    top = np.asarray(numerator, dtype=np.float64)
-    bottom = np.ones_like(top) if denominator is None else np.asarray(denominator, dtype=np.float64)
+    top = _floats(numerator, "numerator")
+    bottom = np.ones_like(top) if denominator is None else _floats(denominator, "denominator")
     if top.ndim != 1 or top.shape != bottom.shape:
         raise InputError(f"numerator {top.shape} and denominator {bottom.shape}: expected two of shape (n,)")
     sums = np.stack([top, bottom], axis=1)

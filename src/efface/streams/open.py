@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from efface._errors import InputError
+from efface._io import as_path
 from efface.streams.csv import open_csv, write_csv
 from efface.streams.npy import open_npy, write_npy
 from efface.streams.npz import open_npz, write_npz
@@ -34,7 +35,7 @@ def split_spec(spec: str | os.PathLike[str]) -> tuple[Path, str | None]:
     >>> [str(part) for part in split_spec("data.npz:X")], split_spec("X.npy")[1]
     (['data.npz', 'X'], None)
     """
-    text = os.fspath(spec)
+    text = os.fspath(as_path(spec))
     file, colon, name = text.rpartition(":")
     if colon and name and Path(file).suffix.lower() in SUFFIXES and not Path(text).exists():
         return Path(file), name
@@ -76,7 +77,7 @@ def open_sink(path: str | os.PathLike[str], *, like: Source, features: Sequence[
         like: The source of the chunks; what else its file holds is copied where the format is the same.
         features: The columns that an array file keeps of a table.
     """
-    path = Path(path)
+    path = as_path(path)
     return _SINKS[check_suffix(path)](path, like, features)
 
 

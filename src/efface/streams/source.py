@@ -11,7 +11,9 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import visible
 from efface._validate import did_you_mean
+from efface.core.doors import check_call
 
 _SHOWN = 5
 
@@ -103,6 +105,8 @@ class Sink(Protocol):
 
 def column_names(source: Source) -> tuple[str, ...]:
     """Names of all columns of a source, in order."""
+    if not isinstance(getattr(source, "columns", None), tuple):
+        raise InputError(f"a {type(source).__name__} is no source: open one with open_source(path)")
     return tuple(column.name for column in source.columns)
 
 
@@ -139,5 +143,6 @@ def shortened(items: Sequence[object], *, count: int = _SHOWN) -> str:
     >>> shortened(range(7), count=3)
     '0, 1, 2 and 4 more'
     """
-    shown = ", ".join(str(item) for item in items[:count])
+    check_call(shortened, locals())
+    shown = visible(", ".join(str(item) for item in items[:count]))
     return shown if len(items) <= count else f"{shown} and {len(items) - count} more"

@@ -26,6 +26,7 @@ from efface.audit.explanations.measured import (
 )
 from efface.audit.figure import Figure, Series, Table
 from efface.audit.finding import Finding
+from efface.core.doors import check_call
 from efface.core.provenance import called, provenance
 from efface.report.data import NO_DIFFERENCE
 from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
@@ -66,6 +67,9 @@ def maps(
     Does not guarantee: that the best control is the best in truth: it is chosen on the same images, which makes the
     comparison a little harder for the maps. That a map is right about the world: there is no truth in here.
     """
+    check_call(maps, locals())
+    if not all(isinstance(subject, Subject) for subject in subjects):
+        raise InputError("subjects hold something else than Subject: give one Subject(name, methods, controls) a model")
     call = called("efface.audit.maps", locals())
     n = check_together(subjects, fractions, at)
     place = list(fractions).index(at)

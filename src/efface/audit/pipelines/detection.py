@@ -12,6 +12,7 @@ from efface._errors import InputError
 from efface.audit.audit import Audit
 from efface.audit.figure import Figure, Series
 from efface.audit.finding import Finding
+from efface.core.doors import check_call
 from efface.core.provenance import called, provenance
 from efface.report.numbers import format_value as number
 from efface.stats.intervals import wilson_interval
@@ -57,6 +58,7 @@ def detection(
     Raises:
         InputError: If there is nothing to audit, under 5 prompts of a kind, or values are not finite.
     """
+    check_call(detection, locals())
     call = called("efface.audit.detection", locals())
     if not readings:
         raise InputError("there are no readings: give those of at least one concept")

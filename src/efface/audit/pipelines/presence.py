@@ -19,6 +19,7 @@ from efface.audit.figure import Figure, Series
 from efface.audit.finding import Finding, spanned
 from efface.audit.pipelines.balance import harmonic_interval
 from efface.audit.pipelines.pictures import side_by_side
+from efface.core.doors import check_call
 from efface.core.provenance import called, content_hash, provenance
 from efface.report.data import AFTER, BEFORE, CHANGE, NO_CHANGE, NOT_ERASED, WARNING
 from efface.stats.intervals import bootstrap_interval, share_change_interval, wilson_interval
@@ -94,6 +95,7 @@ def presence(
     Does not guarantee: that a concept that is not seen is not there to be found by better prompts, images or
     gradients.
     """
+    check_call(presence, locals())
     call = called("efface.audit.presence", locals())
     for which, given in (("prompts", prompts), ("paraphrases", paraphrases)):
         if isinstance(given, str):

@@ -16,6 +16,7 @@ from efface.audit.states import cost_text
 from efface.audit.states.cost_text import CONTROLLED, DIFFERENCE, ERASED, LOSS, NONE, WHOLE
 from efface.audit.states.pictures import change_by_site, loss_by_condition
 from efface.audit.states.reading import Floats, check_mapping, check_same_sites, read_column, read_losses, read_values
+from efface.core.doors import check_call
 from efface.core.provenance import called, provenance
 from efface.report.data import CHANGE, NO_CHANGE, NO_DIFFERENCE
 from efface.stats.intervals import Interval, bootstrap_interval, paired_interval
@@ -80,6 +81,7 @@ def losses(
     >>> finding.value, finding.verdict
     (2.25, 'higher than the control')
     """
+    check_call(losses, locals())
     call = called("efface.audit.losses", locals())
     plain = read_values(unscrubbed, "unscrubbed")
     n = len(plain)

@@ -25,6 +25,7 @@ from efface.audit.vectors.folds import make_folds, repeated
 from efface.audit.vectors.labels import Labels
 from efface.audit.vectors.probe_text import copied, thin
 from efface.audit.vectors.probes import threads_for
+from efface.core.doors import check_call
 from efface.core.provenance import called, provenance
 from efface.report.data import AFTER, BEFORE
 
@@ -104,6 +105,7 @@ def sites(
     >>> [audit.find("linear probe", "layers.0", side).verdict for side in ("before", "after")]
     ['above chance', 'at chance']
     """
+    check_call(sites, locals())
     call = called("efface.audit.sites", locals())
     chosen = _probes(probes, ("linear",) if fit is None else tuple(PROBES_BY_SITE))
     if fit is not None:

@@ -22,6 +22,7 @@ from efface.audit.vectors.labels import Kind, Labels
 from efface.audit.vectors.pictures import before_after, by_group, decisions
 from efface.audit.vectors.probes import PROBES, ProbeScores
 from efface.audit.vectors.task import Task, as_tasks, audit_task
+from efface.core.doors import check_call
 from efface.core.provenance import called, provenance
 from efface.report.data import AFTER
 
@@ -94,6 +95,7 @@ def rows(
     >>> audit.find("linear probe", "accuracy", "after").verdict
     'at chance'
     """
+    check_call(rows, locals())
     call = called("efface.audit.rows", locals())
     data, concept = _read(x, z, name, kind, classes, groups)
     if (erase is None) == (fit is None):

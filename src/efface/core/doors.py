@@ -1,0 +1,191 @@
+"""Arguments against the type hints of the function that they were given to: one line at a public door.
+
+    def find_sites(model: nn.Module, role: str) -> list[Site]:
+        check_call(find_sites, locals())
+
+Only what a hint says is looked at, and of long sequences only the first items: shapes, ranges and the content of arrays
+are the function's own matter.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import inspect
+import itertools
+import numbers
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, Literal, get_args, get_origin
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from efface._errors import InputError
+from efface.core.arrays import dense, is_plain
+from efface.core.config import in_words
+
+_LOOKED_AT = 100
+_NO_SEQUENCES = (str, bytes, bytearray, Mapping, set, frozenset)
+
+
+def check_call(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Refuse arguments that are of another type than their hints say.
+
+    Args:
+        function: Whose hints count.
+        given: Its arguments by name, `locals()` in its first line.
+
+    Raises:
+        InputError: If one is.
+
+    >>> def scaled(by: float, names: Sequence[str] = ()) -> None:
+    ...     check_call(scaled, locals())
+    >>> scaled(by=1, names=["a"])
+    >>> scaled(by="much")
+    Traceback (most recent call last):
+    ...
+    efface._errors.InputError: by is 'much': write a number
+    """
+    for name, hint in _hints(function).items():
+        value = given.get(name)
+        if name in given and not fits(value, hint):
+            raise InputError(f"{name} is {shown(value)}: write {_advice(value, hint, name)}")
+        if hint is Tensor and name in given and not is_plain(_with_data(given[name], name)):
+            raise InputError(f"{name} is sparse: write {name}.to_dense()")
+
+
+def _with_data(value: Tensor, name: str) -> Tensor:
+    """A tensor that is refused if it has no numbers; a sparse one as it is."""
+    return value if value.layout is not torch.strided else dense(value, name)
+
+
+def check_fields(value: Any) -> None:
+    """Refuse a dataclass with fields of another type than their hints say; for its `__post_init__`.
+
+    Raises:
+        InputError: If one is.
+    """
+    check_call(type(value), {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init})
+
+
+@cache
+def _hints(function: Any) -> dict[str, Any]:
+    """The hints that there are where the program runs; others count for type checkers alone."""
+    bare = inspect.unwrap(function)
+    classes = [cls for cls in reversed(bare.__mro__)] if isinstance(bare, type) else [bare]
+    found = {name: _hint(text, each) for each in classes for name, text in inspect.get_annotations(each).items()}
+    return {name: hint for name, hint in found.items() if name != "return"}
+
+
+def _hint(text: Any, owner: Any) -> Any:
+    try:
+        return typing.get_type_hints(_Holder(text), vars(sys.modules[owner.__module__]))["value"]
+    except (NameError, TypeError):  # for type checkers alone, or a ClassVar
+        return Any
+
+
+class _Holder:
+    """One hint, for `typing` to read: it reads all or none."""
+
+    def __init__(self, text: Any) -> None:
+        self.__annotations__ = {"value": text}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is what a hint says, as far as it can be seen at once.
+
+    >>> fits(2, float), fits(True, int), fits("ab", Sequence[str]), fits(None, int | None)
+    (True, False, False, True)
+    """
+    origin = get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, member) for member in get_args(hint))
+    if origin is Literal:
+        # Which word it must be is the function's own matter, and its own text.
+        return any(type(value) is type(choice) for choice in get_args(hint))
+    if origin is typing.ClassVar or hint is Any:
+        return True
+    if origin in (collections.abc.Callable, collections.abc.Iterator, collections.abc.Iterable):
+        # An array without dimensions has no items, whatever it says.
+        items = isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
+        return callable(value) if origin is collections.abc.Callable else items
+    if origin in (tuple, list, collections.abc.Sequence):
+        return _fits_sequence(value, get_args(hint))
+    if origin in (dict, collections.abc.Mapping):
+        return isinstance(value, Mapping)
+    return _fits_type(value, origin or hint)
+
+
+def _advice(value: Any, hint: Any, name: str) -> str:
+    """What to write, in words."""
+    if isinstance(value, str) and fits([value], hint):
+        return f"a list, {name}=[{value!r:.60}]"
+    members = get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return " or ".join(dict.fromkeys(map(_words, members)))
+
+
+def _words(hint: Any) -> str:
+    origin = get_origin(hint) or hint
+    if origin in (dict, collections.abc.Mapping):
+        return "a mapping"
+    if origin in (tuple, list, collections.abc.Sequence, collections.abc.Iterable):
+        return "a list"
+    if origin is collections.abc.Callable:
+        return "a function or torch.nn.Module"
+    known = origin if isinstance(origin, type) and origin not in (int, float, str, bool, type(None)) else None
+    named = {"torch.nn.modules.module": "torch.nn.Module", "torch": "torch.Tensor"}
+    return in_words(hint) if known is None else f"a {named.get(known.__module__, known.__name__)}"
+
+
+def _fits_type(value: Any, kind: Any) -> bool:
+    if kind is None or kind is type(None):
+        return value is None
+    if kind is bool:
+        return isinstance(value, bool | np.bool_)
+    if kind in (int, float):
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        return whole or (kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool))
+    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False) or typing.is_typeddict(kind):
+        return True
+    return isinstance(value, kind)
+
+
+def _fits_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
+    """Whether it has a length and items, which are looked at where they are Python's own."""
+    # A data set has a length and items too, and may have no last one: arrays and sequences say what they are.
+    listed = isinstance(value, Sequence | Tensor) or hasattr(type(value), "__array__")
+    dimensions = len(getattr(value, "shape", (0,)))
+    if isinstance(value, _NO_SEQUENCES) or not listed or dimensions == 0:
+        return False
+    if dimensions > 1 and parts and parts[0] in (int, float, str, bool):
+        return False
+    if isinstance(value, Tensor | np.ndarray) and parts:
+        return _fits_array(value, parts)
+    if not isinstance(value, Sequence) or not parts:
+        return True
+    fixed = len(parts) > 1 and parts[-1] is not Ellipsis
+    if fixed:
+        return len(parts) == len(value) and all(map(fits, value, parts))
+    return all(fits(item, parts[0]) for item in itertools.islice(value, _LOOKED_AT))
+
+
+def _fits_array(value: Any, parts: tuple[Any, ...]) -> bool:
+    """Whether the items of an array are what a sequence holds: numbers or text, or rows of such."""
+    if isinstance(value, Tensor) and not is_plain(value):
+        return False
+    return _fits_sequence(value[:_LOOKED_AT].tolist(), parts[:1])
+
+
+def shown(value: Any) -> str:
+    """A value in a message: what is short as it is, all else by its type.
+
+    >>> shown("x"), shown(np.zeros(3)), shown(len)
+    ("'x'", 'a ndarray', 'a builtin_function_or_method')
+    """
+    plain = type(value) in (str, bytes, int, float, complex, bool, type(None))
+    return f"{value!r:.60}" if plain else f"a {type(value).__name__}"
