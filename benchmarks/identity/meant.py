@@ -44,10 +44,13 @@ _JUDGED = (
     "its verdict; histograms are of what the probe makes of the rows"
 )
 _WIDTH = "no interval is a point, nor shorter than Wilson's; that of H has every part at the ends of its own"
+_LEFT = "reports of oracle erasers say, as those of the others, which correlation the eraser leaves as it is stored"
 
 _LEFT = "what is left at a site is measured with all erasers on, and is no longer what the fit of that site expects"
 
 MEANT: dict[str, str] = {
+    "oracle/*/report": _LEFT,
+    "streaming/OracleFitter/*/report": _LEFT,
     "*/words": "prose: reports say more, and by which versions and call they were made",
     "leace/method orth/applied": _CONTIGUOUS,
     "orth/*/applied": _CONTIGUOUS,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -173,7 +173,7 @@ def call_once(door: Door, rng: random.Random, tally: Tally) -> None:
     target = door.call
     if door.method:
         static = inspect.getattr_static(door.call, door.method)
-        owner = door.call if isinstance(static, classmethod | staticmethod) else instance(door.call)
+        owner = door.call if isinstance(static, classmethod | staticmethod) else instance(cast(type, door.call))
         target = getattr(owner, door.method)
     with quiet():  # torch warns of what it is about to give up
         args, kwargs, said = _arguments(target, rng)

@@ -162,7 +162,8 @@ def _fits_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
     dimensions = len(getattr(value, "shape", (0,)))
     if isinstance(value, _NO_SEQUENCES) or not listed or dimensions == 0:
         return False
-    if dimensions > 1 and parts and parts[0] in (int, float, str, bool):
+    of_one = any(part in (int, float, str, bool) for part in parts)
+    if dimensions > 1 and of_one:
         return False
     if isinstance(value, Tensor | np.ndarray) and parts:
         return _fits_array(value, parts)
@@ -171,7 +172,8 @@ def _fits_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
     fixed = len(parts) > 1 and parts[-1] is not Ellipsis
     if fixed:
         return len(parts) == len(value) and all(map(fits, value, parts))
-    return all(fits(item, parts[0]) for item in itertools.islice(value, _LOOKED_AT))
+    hint = next(iter(parts))
+    return all(fits(item, hint) for item in itertools.islice(value, _LOOKED_AT))
 
 
 def _fits_array(value: Any, parts: tuple[Any, ...]) -> bool:

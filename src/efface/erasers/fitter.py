@@ -211,7 +211,7 @@ class Fitter:
     def _solved(self) -> Eraser:
         try:
             return self._solve()
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
             raise InputError(
                 f"the sums have no solution ({f'{error}'.partition(':')[0]}): values are too large or too small beside "
                 f"each other, {_ADVICE}"
