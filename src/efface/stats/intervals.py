@@ -189,7 +189,7 @@ def mean_of_shares_interval(sets: Sequence[ArrayLike], *, level: float = 0.95) -
     >>> mean_of_shares_interval([[1, 1, 1, 1], [1, 0, 1, 0]]).value
     0.75
     """
-    hits = [np.asarray(found, dtype=np.float64) for found in sets]
+    hits = [_floats(found, "hits") for found in sets]
     parts = [wilson_interval(float(h.sum()), len(h), level=level) for h in hits]
     value = float(np.mean([p.value for p in parts]))
     below, above = ([(getattr(p, end) - p.value) / len(parts) for p in parts] for end in ("low", "high"))
