@@ -68,6 +68,7 @@ MEANT: dict[str, str] = {
     "audit_gate/two concepts/numbers": _AREA,
     "worlds/judge *": _JUDGES,
     "audit_pipeline/semantic-surgery/*": _JUDGES,
+    "audit_pipeline/negative-prompt/*": _WIDTH,
     "audit_vectors/*": _JUDGED,
     "audit_sites/*": _JUDGED,
     "intervals/harmonic/interval": _WIDTH,
