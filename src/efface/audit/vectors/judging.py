@@ -18,6 +18,8 @@ _LEAST = 1e-3
 """Bits, or a share of the variance, under which nothing is read, however sure it is: a strongly penalised probe is a
 constant but for so much."""
 
+_WIDEST = 0.3
+"""A share with a longer interval, as of under forty rows, says neither yes nor no."""
 _COUNTS = "accuracy"
 """The score that noise does not bring below that of a guess; losses are, a little, whenever a probe has learnt any."""
 
@@ -46,7 +48,8 @@ def judged(findings: Sequence[Finding], *, constant: float) -> list[Finding]:
         if f.side == 1:
             return replace(f, caution=GUESS)
         reaches = is_read(before[f.name]) and (f.high or 0.0) >= before[f.name].value
-        return replace(f, caution=TOO_FEW) if reaches else f
+        wide = f.unit == "share" and (f.high or 0.0) - (f.low or 0.0) > _WIDEST
+        return replace(f, caution=TOO_FEW) if reaches or wide else f
 
     found = list(map(judge, findings))
     reading = [f for f in found if f.condition == AFTER and is_read(f)]
