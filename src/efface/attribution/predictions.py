@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from efface._errors import EffaceError, EffaceWarning, InputError
 from efface._validate import check_finite, check_positive_int
+from efface.core.subjects import device_of as core_device_of
 
 Outputs = Literal["logits", "probabilities"]
 """What the last layer of a model gives."""
@@ -108,8 +109,8 @@ def parameter_dtype(model: Any) -> torch.dtype:
 
 
 def device_of(model: Any, x: Tensor) -> torch.device:
-    """Where the model is; where `x` is if it has no parameters."""
-    return next((p.device for p in parameters_of(model)), x.device)
+    """Where the model takes its inputs; where `x` is if it has no parameters."""
+    return core_device_of(model) or x.device
 
 
 def parameters_of(model: Any) -> Iterator[nn.Parameter]:

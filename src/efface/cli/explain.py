@@ -23,6 +23,7 @@ from efface.cli.options import Explain
 from efface.cli.outputs import check_report, made_by, teller, write_report
 from efface.cli.settings import parsed
 from efface.core.method import get_method
+from efface.core.subjects import device_of
 from efface.explanation.explaining import check_class_names, explain
 from efface.explanation.mapping import METHODS, Setting, default_masker
 
@@ -154,7 +155,7 @@ def _labels(images: Images, classifier: Classifier) -> Tensor:
 @torch.no_grad()
 def _check_reads(classifier: Classifier, pixels: Tensor) -> None:
     """Refuse images that the model cannot read, and names that are not its classes', before anything long starts."""
-    one = pixels[:1].to(next((p.device for p in classifier.model.parameters()), pixels.device))
+    one = pixels[:1].to(device_of(classifier.model) or pixels.device)
     try:
         said = classifier.model(one)
     except (RuntimeError, ValueError) as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from efface._errors import InputError
@@ -139,6 +140,24 @@ def module_at(model: nn.Module, path: str) -> nn.Module:
         for name in path.split("."):
             model = next((layer for layer in _layers(model) if name in layer._modules), model).get_submodule(name)
     return called(model) if wraps(type(model)) else model
+
+
+def device_of(model: Any) -> torch.device | None:
+    """Where a model takes its inputs; None for one that has no weights in memory, or is no module.
+
+    Of a model that accelerate keeps elsewhere it is where that runs it, not where its empty parameters are.
+
+    >>> device_of(nn.Linear(1, 1)), device_of(nn.Linear(1, 1, device="meta"))
+    (device(type='cpu'), None)
+    """
+    if not isinstance(model, nn.Module):
+        return None
+    hook: Any = getattr(model, "_hf_hook", None)
+    hooks = getattr(hook, "hooks", (hook,))
+    runs = next((device for h in hooks if (device := getattr(h, "execution_device", None)) is not None), None)
+    own = (p.device for p in model.parameters())
+    places = (getattr(model, "device", None), None if runs is None else torch.device(runs), *own)
+    return next((p for p in places if isinstance(p, torch.device) and p.type != "meta"), None)
 
 
 def base_path(model: nn.Module) -> str:

@@ -16,6 +16,7 @@ from efface.core.edits import OnStates, started
 from efface.core.erasure import Erasure
 from efface.core.hooks import StateEdit, edit_inputs, edit_value
 from efface.core.site import Site
+from efface.core.subjects import device_of
 from efface.scrubbing.scrubber import Scrubber
 
 
@@ -89,7 +90,7 @@ def _check_fires(bridge: Any, points: Mapping[Site, Any]) -> None:
     """Not every hook point is passed: TransformerLens computes q, k and v one by one where the model has one layer."""
     passed: set[str] = set()
     names = {point.name for point in points.values()}
-    tokens = torch.zeros(1, 2, dtype=torch.int64, device=next(bridge.original_model.parameters()).device)
+    tokens = torch.zeros(1, 2, dtype=torch.int64, device=device_of(bridge.original_model))
     with torch.no_grad():
         bridge.run_with_hooks(tokens, fwd_hooks=[(name, lambda _, hook: passed.add(hook.name)) for name in names])
     if missed := [site for site, point in points.items() if point.name not in passed]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.core.subjects import device_of
 from efface.scrubbing.batches import Batch
-from efface.scrubbing.forward import device_of
 
 _TOKENS = 6
 _KEPT = 16

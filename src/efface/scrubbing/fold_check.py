@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from efface._errors import InputError
 from efface.core.edits import started
 from efface.core.site import Site
+from efface.core.subjects import device_of
 from efface.core.watching import tensors_in
 from efface.core.weights import WeightDelta
 from efface.core.writing import write
@@ -60,7 +61,7 @@ def check_loaded(model: nn.Module, folder: str | os.PathLike[str], inputs: Mappi
     """
     kind: Any = type(model)
     dtype = next(model.parameters()).dtype
-    again: nn.Module = kind.from_pretrained(folder, dtype=dtype).to(next(model.parameters()).device)
+    again: nn.Module = kind.from_pretrained(folder, dtype=dtype).to(device_of(model))
     tried = passes(model, inputs)
     with at_rest(model), at_rest(again):
         far = max(_distance(_run(again, each), _run(model, each)) for each in tried)

@@ -14,6 +14,7 @@ from efface._errors import InputError
 from efface.core.edits import edit_sites
 from efface.core.hooks import StateEdit, compiled_frames, look
 from efface.core.site import Site
+from efface.core.subjects import device_of
 from efface.scrubbing.batches import Batch
 
 
@@ -75,14 +76,6 @@ def uncached(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Inputs with which a model builds no cache, which nobody would read."""
     takes = "use_cache" in inspect.signature(model.forward).parameters
     return {"use_cache": False} | dict(inputs) if takes else dict(inputs)
-
-
-def device_of(model: nn.Module) -> torch.device | None:
-    """Where a model takes its inputs; None for one that has no weights in memory."""
-    own = getattr(model, "device", None)
-    if isinstance(own, torch.device) and own.type != "meta":
-        return own
-    return next((p.device for p in model.parameters() if p.device.type != "meta"), None)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.core.subjects import device_of
 from efface.pipelines.tokens import Tokens
 from efface.pipelines.view import PipelineView
 
@@ -52,10 +53,7 @@ def pooled(encoder: nn.Module, ids: Tensor) -> Tensor:
 
 def _ids(tokens: Tokens, view: PipelineView) -> Tensor:
     """The ids of a text without padding, where its encoder is, `(length,)`."""
-    weights = view.text_encoders[tokens.encoder].parameters()
-    device = next(
-        (p.device for p in weights if p.device.type != "meta"), view.device
-    )  # accelerate keeps some elsewhere
+    device = device_of(view.text_encoders[tokens.encoder]) or view.device
     return torch.tensor(tokens.ids[slice(*tokens.content)], device=device)
 
 
