@@ -181,6 +181,16 @@ def test_an_adapter_is_explained_like_the_model_it_makes() -> None:
         torch.testing.assert_close(found.maps[name].values, merged.maps[name].values, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["qfa", "gradient", "gradcam", "occlusion", "simple-fullgrad"])
+def test_weights_that_accelerate_keeps_elsewhere(method: str) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    whole, away = convolutional(), accelerate.cpu_offload(convolutional(), execution_device="cpu")
+    known, found = (efface.explain(model, images(), methods=method).maps[method].values for model in (whole, away))
+    assert torch.equal(known, found)
+    with pytest.raises(InputError, match="not in memory .*without offloading"):
+        DiET(ConstantColour((0.5,) * 3, (0.1,) * 3), Grid(2)).fit(away, images())
+
+
 class TwoInputs(Corner):
     def forward(self, x: Tensor, age: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x) + age

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -375,6 +377,117 @@ def test_labels_of_words():
     for words, numbers in (([[1]], ids), ([[3, 5], [7, 9]], [[0, 1], [0]])):
         with pytest.raises(InputError, match="one row of each a text"):
             labels_from_words(words, numbers)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([["verb", "noun"]], [[-100, 1, 0, 0]]),
+        ([["verb", -100]], [[-100, 0, -100, -100]]),
+        (np.array([[3, 5]]), [[-100, 3, 5, 5]]),
+        (torch.tensor([[3, 5]]), [[-100, 3, 5, 5]]),
+        (pd.Series([[3, 5]]), [[-100, 3, 5, 5]]),
+        ([[0.5, 2.0]], [[-100, 0.5, 2.0, 2.0]]),
+        ([[True, False]], [[-100, 1, 0, 0]]),
+    ],
+)
+def test_labels_of_words_are_of_any_sort(words, expected):
+    ids = [None, 0, 1, 1]
+    assert labels_from_words(words, [ids]).tolist() == expected
+    assert labels_from_words(words, SimpleNamespace(word_ids=lambda i: ids)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "ids", "text"),
+    [
+        ([[0, None]], [[0, 1]], "missing"),
+        ([[0, 1]], [[-1, 0]], "text 0 has -1 among its word_ids"),
+        ([[0, 1]], [[0.0, 1.0]], "text 0 has 0.0 among its word_ids"),
+        ([0, 1], [[0, 1]], "words is no list of rows"),
+        ([[0, 1]], [0, 1], "word_ids is no list of rows"),
+        ([["a", 1]], [[0, 1]], "mixes text and numbers"),
+    ],
+)
+def test_labels_of_words_that_cannot_be_read(words, ids, text):
+    with pytest.raises(InputError, match=text):
+        labels_from_words(words, ids)
+
+
+WORDS = [[0, 1, 0]] * 4
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        WORDS,
+        torch.tensor(WORDS),
+        np.array(WORDS),
+        [tuple(row) for row in WORDS],
+        [["a", "b", "a"]] * 4,
+        [[True, False, True]] * 4,
+        pd.Series(WORDS),
+        pd.Series([*WORDS[:3], [0, 1]]),
+        np.array([*WORDS[:3], [0, 1]], dtype=object),
+        [torch.tensor(row) for row in (*WORDS[:3], [0, 1])],
+        "words",
+        lambda batch: torch.tensor(WORDS)[: len(batch["input_ids"])],
+    ],
+    ids=lambda value: str(value)[:20].partition(" at 0x")[0],
+)
+def test_one_label_a_word_in_any_form_is_not_one_a_token(labels):
+    data = {"input_ids": torch.arange(20).reshape(4, 5), "attention_mask": torch.ones(4, 5, dtype=torch.int64)}
+    data |= {"words": WORDS} if isinstance(labels, str) else {}
+    with pytest.raises(InputError, match=r"sequence . has . labels and 5 tokens.*labels_from_words"):
+        list(Batches(data, labels))
+
+
+def test_labels_of_a_decoders_tokens_are_not_those_of_its_encoders():
+    data = {"input_ids": torch.arange(20).reshape(4, 5), "decoder_input_ids": torch.arange(12).reshape(4, 3)}
+    assert next(iter(Batches(data, torch.tensor(WORDS)))).labels.shape == (4, 3)
+
+
+def test_text_among_which_labels_are_left_out():
+    for labels in ([["a", -100, "b"], ["b", "a", -100]], [["a", -100, "b"], ["b", "a"]]):
+        batches = Batches({"input_ids": torch.arange(6).reshape(2, 3)}, labels)
+        assert next(iter(batches)).labels.tolist() == [[0, -100, 1], [1, 0, -100]] and batches.classes == ["a", "b"]
+    batches = Batches({"input_ids": torch.arange(6).reshape(2, 3)}, ["b", -100])
+    assert next(iter(batches)).labels.tolist() == [0, -100]
+
+
+@pytest.mark.parametrize(
+    "offsets",
+    [
+        [[0, 0], [0, 3], [0, 2], [2, 4]],
+        [[0, 0], [0, 3], [0, 4]],  # the second word is the longer one
+        [[0, 3], [3, 5], [0, 5]],
+        [[0, 4], [0, 4]],
+        [[0, 4], [0, 0], [0, 3]],
+    ],
+)
+def test_offsets_that_begin_anew(offsets):
+    with pytest.raises(InputError, match="text 0: its offsets begin anew at each word"):
+        labels_from_characters([[(0, 3, 1)]], [offsets])
+
+
+@pytest.mark.parametrize(
+    "offsets",
+    [
+        [[0, 1], [0, 1], [0, 1], [1, 4]],  # the bytes of one character
+        [[0, 2], [0, 2], [2, 4]],  # of a letter with its accent
+        [[0, 3], [2, 3], [3, 5]],  # tokens that share the bytes of one
+        [[0, 0], [0, 0], [0, 3], [4, 7], [0, 0]],
+    ],
+)
+def test_offsets_that_go_on(offsets):
+    assert labels_from_characters([[(0, 1, 1)]], [offsets], outside=0).max() == 1
+
+
+@pytest.mark.parametrize("span", [(2, 2, 1), (3, 1, 1), (-1, 2, 1), (0, 2, "a"), (0, 2, None)])
+def test_spans_of_characters_that_are_none(span):
+    with pytest.raises(InputError, match="text 0 has the|three integers"):
+        labels_from_characters([[span]], [[[0, 1], [1, 3]]])
+    with pytest.raises(InputError, match="sequence 0 has the|three integers"):
+        labels_from_spans([[span]], 3)
 
 
 def test_offsets_of_text_that_was_split_before_are_no_places_in_a_text():

@@ -12,7 +12,7 @@ from efface._errors import InputError
 from efface.attribution.diet_config import DietConfig
 from efface.attribution.fitted import DietErasure
 from efface.attribution.masking import prepare
-from efface.attribution.predictions import explaining
+from efface.attribution.predictions import check_in_memory, explaining
 from efface.attribution.rounds import Fit
 from efface.core.checkpoint import Checkpoint
 from efface.core.concept import Concept
@@ -69,6 +69,7 @@ class DiET(DietConfig):
         """
         if not isinstance(model, nn.Module):
             raise InputError(f"the model is a {type(model).__name__}: DiET tunes a copy of an nn.Module")
+        check_in_memory(model)
         if not any(p.requires_grad for p in model.parameters()):
             raise InputError(
                 "no parameter requires a gradient, so there is nothing to tune: model.requires_grad_(True)"

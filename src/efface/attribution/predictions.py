@@ -173,6 +173,15 @@ def check_gradient(said: Tensor) -> None:
         )
 
 
+def check_in_memory(model: nn.Module) -> None:
+    """Refuse to tune a copy of a model whose weights accelerate keeps elsewhere."""
+    if any(p.device.type == "meta" for p in model.parameters()):
+        raise InputError(
+            "weights of the model are not in memory (offloaded or on the meta device), so no copy of it can be tuned: "
+            "load it without offloading"
+        )
+
+
 def check_inputs(x: Tensor, *, images: bool = False) -> None:
     """Refuse what is no batch: float images `(n, channels, h, w)`, a table `(n, features)`, token ids `(n, tokens)`."""
     tokens = isinstance(x, Tensor) and x.ndim == 2 and x.dtype in (torch.int32, torch.int64) and not images

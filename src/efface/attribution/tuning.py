@@ -34,6 +34,7 @@ from efface.attribution.predictions import (
     as_read_by,
     check_classes,
     check_gradient,
+    check_in_memory,
     check_inputs,
     check_model,
     device_of,
@@ -223,6 +224,7 @@ def _tune(model: nn.Module, n: int, epoch: Epoch, cost: int, passes: int, rate: 
         raise InputError(f"rate is {rate}: expected a number above 0, e.g. 1e-4")
     student = copy.deepcopy(model)
     tuned = [p for p in student.parameters() if p.requires_grad]
+    check_in_memory(model)
     trainer = Trainer(student, torch.optim.Adam(tuned, lr=rate), name="the tuning", advice=SMALLER)
     losses, used = [], 0
     with progress("tuning", passes, unit="passes") as bar:

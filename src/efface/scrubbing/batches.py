@@ -15,7 +15,7 @@ from efface._validate import check_positive_int, to_tensor
 from efface.core.arrays import read_array
 from efface.core.labels import Kind, Tally, check_complete, decide
 from efface.core.row_labels import Labels
-from efface.scrubbing.token_labels import IGNORE, complete, is_ragged, numbered, rectangular
+from efface.scrubbing.token_labels import IGNORE, ONE_A_TOKEN, as_rows, complete, is_ragged, numbered, rectangular
 
 _CONSTANT = (bool, int, float, str, type(None))
 """What goes to the model as it is, batch after batch."""
@@ -169,9 +169,14 @@ class Batches:
         if self._ragged or is_ragged(raw) or (main.ndim == 2 and _is_rows_of_integers(raw)):
             mask = Batch(0, 0, inputs, torch.empty(0)).mask() if len(raw) == size else None
             raw = rectangular(raw, main.shape[1] if main.ndim > 1 else 0, self.ignore_index, mask, first)
-        labels = complete(read_array(raw, "concept"))
+        labels = complete(read_array(as_rows(raw), "concept"))
         if labels.ndim == 0 or len(labels) != size:
             raise InputError(f"a batch of {size} sequences has labels of shape {tuple(labels.shape)}")
+        lengths = {x.shape[1] for x in inputs.values() if isinstance(x, Tensor) and x.ndim == 2}
+        tokens = main.shape[1] if main.ndim == 2 else 0
+        few = not labels.is_floating_point() and labels.ndim == 2 and 1 < labels.shape[1] < tokens
+        if few and labels.shape[1] not in lengths:
+            raise InputError(f"sequence {first} has {labels.shape[1]} labels and {tokens} tokens: {ONE_A_TOKEN}")
         return labels
 
     def _same_as_before(self, batch: Batch) -> None:
@@ -270,7 +275,7 @@ def _numbered_column(column: Any) -> tuple[Any, list[Any]]:
     """A column of data, its text as the numbers of its classes; numbers of a data set on disk are read in batches."""
     if isinstance(column, Tensor) or not hasattr(column, "__len__") or not len(column):
         return column, []
-    if is_ragged(column) or read_array(column[:1], "concept").is_named:
+    if isinstance(column, (list, tuple)) or as_rows(column) is not column or read_array(column[:1], "concept").is_named:
         return numbered(column[: len(column)])
     return column, []
 

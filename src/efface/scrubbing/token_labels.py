@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from efface._errors import InputError
@@ -13,6 +15,14 @@ from efface._validate import to_tensor
 from efface.core.arrays import Array, read_array, refuse_rows, shared
 from efface.core.doors import check_call, shown
 from efface.core.labels import read_column
+
+ONE_A_TOKEN = (
+    "give one label a token (for labels of words: efface.labels_from_words(labels, [batch.word_ids(i) for i in "
+    "range(n)]))"
+)
+
+_JOINED = 3
+"""Letters that a tokenizer may join into one (with accents) before it takes that to pieces."""
 
 IGNORE = -100
 """Label of a position that belongs to no class; the convention of PyTorch's and of Hugging Face's losses."""
@@ -53,7 +63,14 @@ def labels_from_spans(spans: Sequence[Iterable[tuple[int, int, int]]], length: i
 def _span(given: Any) -> tuple[int, int, int]:
     if not hasattr(given, "__len__") or getattr(given, "ndim", 1) != 1 or len(given) != 3:
         raise InputError(f"a span is {shown(given)}, expected three integers, (start, end, label)")
-    return given
+    if not all(isinstance(value, (int, np.integer)) or _is_whole(value) for value in given):
+        raise InputError(f"a span is {shown(given)}, expected three integers: number the classes, from 0")
+    start, end, label = given
+    return int(start), int(end), int(label)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 0 and not value.is_floating_point() and not value.is_complex()
 
 
 def labels_from_characters(
@@ -86,6 +103,8 @@ def labels_from_characters(
     for row, found in enumerate(spans):
         taken = torch.zeros(real.shape[1], dtype=torch.bool)
         for start, end, label in map(_span, found):
+            if not 0 <= start < end:
+                raise InputError(f"text {row} has the span ({start}, {end}, {label}), expected 0 <= start < end")
             inside = real[row] & (starts[row] < end) & (ends[row] > start)
             if bool((taken & inside & (labels[row] != label)).any()):
                 raise InputError(f"text {row}: a token is in the span ({start}, {end}, {label}) and in another one")
@@ -96,8 +115,12 @@ def labels_from_characters(
 
 def _check_onward(where: Tensor, real: Tensor) -> None:
     """Refuse offsets that begin anew at each word: where a word lies in its text is not in them."""
-    reached = where.masked_fill(~real[..., None], 0).cummax(1).values
-    back = (real[..., None] & (where < reached)).flatten(1).any(1)
+    starts, ends = where.unbind(-1)
+    before = ends.masked_fill(~real, 0).cummax(1).values.roll(1, 1)
+    before[:, 0] = 0
+    # Tokens of the bytes of one character share it, those of several letters that were joined share all of them.
+    same = (where == where.roll(1, 1)).all(-1) & (ends - starts <= _JOINED)
+    back = (real & ((starts < before - 1) | (ends < before)) & ~same).any(1)
     if bool(back.any()):
         raise InputError(
             f"text {int(back.nonzero()[0])}: its offsets begin anew at each word, as those of text that was split into "
@@ -105,47 +128,68 @@ def _check_onward(where: Tensor, real: Tensor) -> None:
         )
 
 
-def labels_from_words(
-    words: Sequence[Sequence[int]],
-    word_ids: Sequence[Sequence[int | None]],
-    *,
-    first_only: bool = False,
-) -> Tensor:
+def labels_from_words(words: Any, word_ids: Any, *, first_only: bool = False) -> Tensor:
     """Token labels `(n, length)` from one label a word.
 
     Args:
-        words: For each text the labels of its words.
-        word_ids: For each text the number of each token's word, None for special tokens and padding: as a fast
-            tokenizer gives it, `[batch.word_ids(i) for i in range(n)]`.
+        words: For each text the labels of its words: integers are classes, floats are quantities, and text is numbered
+            in the order of its classes, sorted. `IGNORE` leaves a word out.
+        word_ids: What a fast tokenizer gave, called with `is_split_into_words=True` or not; or for each text the number
+            of each token's word, None for special tokens and padding, `[batch.word_ids(i) for i in range(n)]`.
         first_only: Only the first token of a word gets its label; the others get `IGNORE`.
 
     Raises:
-        InputError: If a token is of a word that has no label, or texts differ in number or in length.
+        InputError: If a token is of a word that has no label, a label is missing, or texts differ in number or length.
 
     >>> labels_from_words([[3, 5]], [[None, 0, 1, 1, None]]).tolist()
     [[-100, 3, 5, 5, -100]]
     """
-    check_call(labels_from_words, locals())
-    if len(words) != len(word_ids) or len({len(ids) for ids in word_ids}) > 1:
+    rows_of_labels = _rows(words, "words")
+    if callable(getattr(word_ids, "word_ids", None)):
+        word_ids = [word_ids.word_ids(i) for i in range(len(rows_of_labels))]
+    rows_of_ids = _rows(word_ids, "word_ids")
+    if len(rows_of_labels) != len(rows_of_ids) or len({len(ids) for ids in rows_of_ids}) > 1:
         raise InputError(
-            f"there are labels for {len(words)} texts and word_ids of {len(word_ids)}, of lengths "
-            f"{sorted({len(ids) for ids in word_ids})}: give one row of each a text, with padding=True"
+            f"there are labels for {len(rows_of_labels)} texts and word_ids of {len(rows_of_ids)}, of lengths "
+            f"{sorted({len(ids) for ids in rows_of_ids})}: give one row of each a text, with padding=True"
         )
+    numbers = _numbered_rows(rows_of_labels)
     rows = []
-    for i, (labels, ids) in enumerate(zip(words, word_ids, strict=True)):
+    for i, (labels, ids) in enumerate(zip(numbers, rows_of_ids, strict=True)):
+        if bad := [n for n in ids if n is not None and not (isinstance(n, int) and n >= 0)]:
+            raise InputError(f"text {i} has {bad[0]!r} among its word_ids: give numbers from 0, None for no word")
         highest = max((number for number in ids if number is not None), default=-1)
         if highest >= len(labels):
             raise InputError(f"text {i} has labels for {len(labels)} words, but tokens of word {highest} (from 0)")
         rows.append([_of_word(labels, n, first_only and at > 0 and ids[at - 1] == n) for at, n in enumerate(ids)])
-    return torch.tensor(rows, dtype=torch.int64)
+    whole = all(isinstance(label, int) for labels in numbers for label in labels)
+    return torch.tensor(rows, dtype=torch.int64 if whole else torch.float64)
 
 
-def _of_word(labels: Sequence[int], number: int | None, goes_on: bool) -> int:
+def _of_word(labels: Sequence[Any], number: int | None, goes_on: bool) -> Any:
     return IGNORE if number is None or goes_on else labels[number]
+
+
+def _rows(value: Any, name: str) -> list[list[Any]]:
+    """Rows, of different lengths or not, as lists."""
+    value = as_rows(value)
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(value, (list, tuple)) or not all(isinstance(row, (list, tuple)) for row in value):
+        raise InputError(f"{name} is no list of rows: give a row for each text, for one text write [{name}]")
+    return [list(row) for row in value]
+
+
+def _numbered_rows(rows: list[list[Any]]) -> list[list[Any]]:
+    """Labels of words as numbers, text as those of its classes."""
+    flat, _ = numbered([label for row in rows for label in row])
+    following = iter(flat.tolist())
+    return [[next(following) for _ in row] for row in rows]
 
 
 def numbered(labels: Any) -> tuple[Any, list[Any]]:
     """Labels as a tensor, or a list of ragged rows; text as the numbers of its classes, which are given in their order.
+
+    `IGNORE` may stand among text.
 
     Raises:
         InputError: If one is missing.
@@ -155,8 +199,11 @@ def numbered(labels: Any) -> tuple[Any, list[Any]]:
     >>> numbered([["verb", "noun"], ["noun"]])
     ([[1, 0], [0]], ['noun', 'verb'])
     """
+    labels = as_rows(labels)
     ragged = is_ragged(labels)
     flat = [label for row in labels for label in row] if ragged else labels
+    if (left_out := _left_out(flat)) is not None:
+        return _numbered_but(labels, left_out, ragged=ragged)
     read = read_array(flat, "concept")
     if not read.is_named:
         values = complete(read)
@@ -168,6 +215,49 @@ def numbered(labels: Any) -> tuple[Any, list[Any]]:
         return codes, classes
     following = iter(codes.tolist())
     return [[next(following) for _ in row] for row in labels], classes
+
+
+def _left_out(labels: Any) -> NDArray[np.bool_] | None:
+    """Where `IGNORE` stands among text; None if it does not, or there is no text."""
+    if not isinstance(labels, (list, tuple)):
+        return None
+    flat = np.array([label for row in labels for label in row] if _has_rows(labels) else [*labels], dtype=object)
+    if flat.ndim != 1 or not any(isinstance(label, str) for label in flat):
+        return None
+    left = np.array([isinstance(label, int) and label == IGNORE for label in flat], dtype=bool)
+    return left if left.any() else None
+
+
+def _numbered_but(labels: Any, left_out: NDArray[np.bool_], *, ragged: bool) -> tuple[Any, list[Any]]:
+    """`numbered` of text in which some labels are left out."""
+    rows = [[*row] for row in labels] if _has_rows(labels) else [[*labels]]
+    flat = np.array([label for row in rows for label in row], dtype=object)
+    codes, classes = numbered(flat[~left_out].tolist())
+    values = np.full(len(flat), IGNORE)
+    values[~left_out] = codes.numpy()
+    following = iter(values.tolist())
+    found = [[next(following) for _ in row] for row in rows]
+    if ragged:
+        return found, classes
+    return torch.tensor(found if _has_rows(labels) else found[0]), classes
+
+
+def _has_rows(labels: Any) -> bool:
+    return bool(len(labels)) and isinstance(labels[0], (list, tuple, np.ndarray))
+
+
+def as_rows(value: Any) -> Any:
+    """A column of lists (an array or series of objects), or tensors of several lengths, as a list of lists."""
+    if isinstance(value, (list, tuple)):
+        if value and all(isinstance(row, Tensor) and row.ndim == 1 for row in value):
+            return [row.tolist() for row in value]
+        return value
+    kind = getattr(value, "dtype", None)
+    if str(kind) in ("object", "List", "list") or str(kind).startswith("List("):
+        rows = value.to_list() if hasattr(value, "to_list") else value.tolist()
+        if rows and all(isinstance(row, (list, tuple, np.ndarray)) for row in rows):
+            return [[*row] for row in rows]
+    return value
 
 
 def complete(read: Array) -> Tensor:
@@ -223,9 +313,6 @@ def _at(row: Sequence[Any], real: list[bool], ignore_index: int, number: int) ->
     if len(row) == len(real):
         return [*row]
     if len(row) != sum(real):
-        raise InputError(
-            f"sequence {number} has {len(row)} labels and {sum(real)} tokens: give one label a token (for labels of "
-            "words: efface.labels_from_words(labels, [batch.word_ids(i) for i in range(n)]))"
-        )
+        raise InputError(f"sequence {number} has {len(row)} labels and {sum(real)} tokens: {ONE_A_TOKEN}")
     following = iter(row)
     return [next(following) if here else ignore_index for here in real]
