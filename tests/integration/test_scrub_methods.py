@@ -46,7 +46,8 @@ def test_a_concept_with_labels_gives_its_name():
     named = Concept("remainder", labels=concept("llama"))
     known = erase(model("llama"), named, data=data("llama"), sites="norms")
     assert known.names == ("remainder",) and known.concepts == (named,)
-    again = efface.Scrubber(known.erasers, known.fingerprint, config=known.config, method="leace", report=known.report)
+    of_the_fit = {name: getattr(known, name) for name in ("fingerprint", "config", "method", "report", "left")}
+    again = efface.Scrubber(known.erasers, **of_the_fit)
     assert again == scrub(model("llama"), data("llama"), concept("llama"), sites="norms") != known
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, NoReturn, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from efface._errors import EffaceWarning, InputError
@@ -127,6 +128,8 @@ class Station:
 
     def entering(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The pre-hook."""
+        if is_resting():
+            return None
         changed = None
         for change in tuple(self.changes.values()):
             found = change(module, args, kwargs)
@@ -136,6 +139,8 @@ class Station:
 
     def leaving(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """The forward hook."""
+        if is_resting():
+            return None
         changed = None
         for change in tuple(self.changes.values()):
             found = change(module, args, kwargs, output)
@@ -150,6 +155,24 @@ def not_pickled(what: str) -> InputError:
         f"an erasure is on this {what}, which cannot be pickled with it: undo() its handle first, or save the weights "
         "alone, torch.save(model.state_dict(), file), and the erasure beside them, erasure.save(folder)"
     )
+
+
+_RESTING: ContextVar[bool] = ContextVar("resting", default=False)
+
+
+@contextmanager
+def resting() -> Iterator[None]:
+    """No edit is made in this thread's calls within, and nobody looks for any: models run as they are without."""
+    token = _RESTING.set(True)
+    try:
+        yield
+    finally:
+        _RESTING.reset(token)
+
+
+def is_resting() -> bool:
+    """Whether edits rest in this thread."""
+    return not torch.compiler.is_compiling() and _RESTING.get()
 
 
 _SILENT: ContextVar[bool] = ContextVar("silent", default=False)

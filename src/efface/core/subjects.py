@@ -183,7 +183,7 @@ def has_module(model: nn.Module, path: str) -> bool:
     """Whether a model has a module at a path; see `module_at`."""
     try:
         return module_at(model, path) is not None
-    except AttributeError:
+    except (AttributeError, RuntimeError):  # what is scripted says that it cannot be asked
         return False
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import EffaceWarning, NotReachedWarning
-from efface.core.hooks import Remove, StateEdit, compiled_frames, look, look_before, not_pickled
+from efface.core.hooks import Remove, StateEdit, compiled_frames, is_resting, look, look_before, not_pickled
 from efface.core.run import Run
 from efface.core.site import Site
 from efface.core.subjects import module_at
@@ -91,7 +91,7 @@ class Watch:
 
     def entering(self, module: nn.Module, _args: Any, kwargs: Mapping[str, Any]) -> None:
         """Before a call."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or is_resting():
             return
         self._replaced.clear()
         for name in CACHES:
@@ -102,7 +102,7 @@ class Watch:
 
     def leaving(self, module: nn.Module, _args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
         """After a call."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or is_resting():
             return
         if torch.is_grad_enabled() and any(
             part.training and part.gradient_checkpointing for part in self._checkpointing

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from efface._errors import InputError
-from efface.core.hooks import edit_inputs, edit_value, look_before
+from efface.core.hooks import edit_inputs, edit_value, look, look_before, resting
 from efface.scrubbing.forward import at_rest, uncached
 
 Edge: TypeAlias = "tuple[Any, int]"
@@ -119,7 +119,7 @@ class Trace:
 
 
 def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
-    """Run a model once on small inputs, and note who gives what to whom. The model is left as it is.
+    """Run a model once on small inputs, and note who gives what to whom. The model is left as it is, and erasures on it rest.
 
     Raises:
         InputError: If it does not run on them.
@@ -127,12 +127,13 @@ def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
     found = Trace(model)
     given: dict[int, list[Tensor | None]] = {}
     with ExitStack() as stack:
+        stack.enter_context(resting())
         stack.enter_context(at_rest(model))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for path, module in model.named_modules():
             stack.callback(look_before(module, _entering(given), kwargs=True))
-            stack.callback(module.register_forward_hook(_leaving(found, path, given)).remove)
+            stack.callback(look(module, _leaving(found, path, given)))
         try:
             model(**uncached(model, {name: _own(value) for name, value in inputs.items()}))
         except Exception as error:
