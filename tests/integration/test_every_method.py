@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import efface
-from efface import EffaceWarning, FormatError, InputError
+from efface import EffaceWarning, FormatError, InputError, Scrubber
 from efface._errors import UnknownOptionWarning
 from efface.core.config import choices_of
 from efface.core.edits import OnWeights
