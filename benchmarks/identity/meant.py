@@ -6,9 +6,7 @@ _CONTIGUOUS = (
 )
 _AREA = "one area under the curve for all rooms, whose sums were in another order in the gate's audit: the last digit"
 _COUNTS = "what fired is counted by what is on, anew each time, and no longer by the erasure for as long as it lives"
-_MARK = (
-    "a fingerprint has checksums of each part, and in half precision, by which its copies are the same model"
-)
+_MARK = "a fingerprint has checksums of each part, and in half precision, by which its copies are the same model"
 _DRAWS = "a control's draws after the first have seeds by the number of their call, so that one can be made again"
 _JUDGES = "judges see each of two objects, say when they cannot say, and were trained anew; audits count that apart"
 _PARTS = "Semantic Surgery reads each text encoder and each pooled vector apart, each with a gate of its own"

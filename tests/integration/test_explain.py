@@ -319,7 +319,7 @@ def test_pixels_are_those_of_the_file() -> None:
         (["own_nets:make", "photos", "--size", "12", "--blur", "3"], "write that too"),
         (
             ["own_nets:make", "photos", "--size", "12", "--removal", "blur", "--blur", "0"],
-            "--blur 0.0: write a number above 0",
+            "write a number above 0",
         ),
         (["own_nets:make"], "has no images of its own"),
         (["own_nets:make", "nowhere"], "no such file or folder"),

@@ -119,7 +119,7 @@ class Trace:
 
 
 def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
-    """Run a model once on small inputs, and note who gives what to whom. The model is left as it is, and erasures on it rest.
+    """Run a model once on small inputs, and note who gives what to whom. It is left as it is; erasures on it rest.
 
     Raises:
         InputError: If it does not run on them.
