@@ -4,10 +4,11 @@ python -m benchmarks.cgce [pairs classifier refinement identity cost] [--quick] 
     [--prompts 12 --steps 12 --seed 0]
 
 The source leaves open what pairs, classifier, threshold, step and stopping rule are; each is an option with a default
-of ours, and each row changes one of them. Classifiers never see a held-out template, nor an "unread" synonym, which
-only the text encoder was trained on. AUROC and ACC are averages over concepts; ACC is what judge 2 sees (ACC_e: named;
-ACC_g: by the unread synonym in held-out templates; ACC_ir: the other concepts at their own prompts). Rest kept: images
-of the concept's prompts that still show the other factors that these name.
+of ours, and each row changes one of them in `preset="published"`; "recommended" is the other preset. Classifiers never
+see a held-out template, nor an "unread" synonym, which only the text encoder was trained on. AUROC and ACC are averages
+over concepts; ACC is what judge 2 sees (ACC_e: named; ACC_g: by the unread synonym in held-out templates; ACC_ir: the
+other concepts at their own prompts). Rest kept: images of the concept's prompts that still show the other factors that
+these name.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ CLASSIFIER: Mapping[str, Mapping[str, Any]] = {
     "another seed": {"seed": 1},
 }
 REFINEMENT: Mapping[str, Mapping[str, Any]] = {
+    "recommended: straight to the anchor": {"preset": "recommended"},
     "default: typical, l2, eta 1, threshold .5": {},
     "until the threshold": {"until": "threshold"},
     "until .1": {"until": 0.1},
@@ -112,6 +114,7 @@ def captions_as_pairs(name: str) -> list[PromptPair]:
 
 def fit(view: PipelineView, name: str, given: str = "", **options: Any) -> Cgce:
     """An erasure; `given` says whether captions take the place of the concept's pairs, or are added to them."""
+    options = {"preset": "published", **options}
     if not given:
         return erase(view, concept_of(name), "cgce", **options)
     mine = [*(pairs_of_concept(concept_of(name)) if given == "both" else ()), *captions_as_pairs(name)]

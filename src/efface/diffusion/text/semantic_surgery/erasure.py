@@ -21,7 +21,7 @@ from efface.core.subjects import as_subject
 from efface.diffusion.format_1 import rest_of, tensor, upgraded_erasure
 from efface.diffusion.text.contexts import Encoded, filled, others_of, templates_of
 from efface.diffusion.text.contrast import Contexts, Contrast, moved
-from efface.diffusion.text.semantic_surgery.biopsy import Calibration, Gate
+from efface.diffusion.text.semantic_surgery.biopsy import Calibration, Gate, Score
 from efface.diffusion.text.semantic_surgery.config import SemanticSurgeryConfig
 from efface.diffusion.text.semantic_surgery.feedback import Detector, look_again
 from efface.pipelines.embedding import PromptEmbedding
@@ -354,8 +354,9 @@ def _given(directions: Mapping[Part, Tensor], threshold: float, config: Semantic
     """A word's gates by a given threshold, in every part; by the first score whose direction is not nothing there."""
     gates = []
     for part, direction in directions.items():
-        able = [s for s in config.form.scores if s != "last" or bool(direction[-1].any())]
-        gates.append(Gate(part, direction, (able or config.form.scores)[0], threshold, config.sharpness))
+        says = bool(direction[-1].any())
+        able: tuple[Score, ...] = tuple(score for score in config.form.scores if says or score != "last")
+        gates.append(Gate(part, direction, (*able, *config.form.scores)[0], threshold, config.sharpness))
     return tuple(gates)
 
 
