@@ -1,9 +1,13 @@
 """Erasing in one call, end to end, by the one method there is: the negative prompt."""
 
+import warnings
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
-from efface import Concept, InputError, NothingErasedWarning, erase, get_method, methods
+from efface import Concept, InputError, NothingErasedWarning, NotReadWarning, erase, get_method, methods
 from efface.pipelines import PipelineView
 from tests.pipelines import BUILDERS, EMBEDDED, build, direct, small, state, tiny
 
@@ -251,3 +255,67 @@ def test_rules_go_together_and_see_the_steps_of_the_pipeline_alone():
     with view.guided(rule(0)), view.guided(rule(1)):
         view.sample(PROMPTS, SEEDS, steps=3, **small("sd1"))
     assert seen == ([0, 1, 2], [0, 1, 2])
+
+
+BASE: dict[str, Any] = {
+    "preserve": ["square", "star"],
+    "templates": ["{}", "a {}", "the {}", "a red {}", "a photo of a {}"],
+}
+OTHER: dict[str, Any] = {
+    "synonyms": ["ring"],
+    "anchor": "big",
+    "preserve": ["square", "red"],
+    "templates": ["{}", "a blue {}", "the big {}", "a small {}", "a picture of a {}"],
+    "neutral": "a photo",
+    "erase_from": "sign",
+    "labels": [0],
+}
+FITS: list[tuple[str, dict[str, Any]]] = [
+    ("negative-prompt", {}),
+    ("negative-prompt", {"text": "a ring"}),
+    ("projection", {"kind": "leace"}),
+    ("projection", {"kind": "orthogonal"}),
+    ("safree", {}),
+    ("semantic-surgery", {"threshold": -2.0}),
+    ("semantic-surgery", {"threshold": -2.0, "preset": "published"}),
+    ("sld", {}),
+]
+
+
+@pytest.mark.parametrize(("method", "options"), FITS, ids=[f"{m}-{list(o.values())[-1:]}" for m, o in FITS])
+def test_what_a_concept_says_is_read_or_said_not_to_be(method: str, options: dict[str, Any]) -> None:
+    view = PipelineView.of(tiny("sd1"))
+
+    def fitted(**fields: Any) -> tuple[str, set[str]]:
+        """What was learnt, and what the method said that it did not read."""
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", NotReadWarning)
+            erasure = erase(view, Concept("circle", **{**BASE, **fields}), method=method, **options)
+        said = " ".join(str(w.message) for w in told if w.category is NotReadWarning)
+        fields_said = said.partition("does not read ")[2].partition(" of ")[0]
+        return replace(erasure, concepts=(), provenance={}).digest, set(fields_said.split(", ")) - {""}
+
+    plain, _ = fitted()
+    known = get_method(method, "pipeline")
+    for name, value in OTHER.items():
+        learnt, told = fitted(**{name: value})
+        assert (name in told) == (learnt == plain), name
+        assert name in told or name in known.reads
+
+
+def test_cgce_reads_a_concept_unless_pairs_stand_in_its_place() -> None:
+    cgce, said = get_method("cgce", "pipeline"), Concept("circle", **{**BASE, **OTHER})
+    pairs = {"pairs": [("a star", "a circle")], "ask": None}
+    for options, data, unread in (
+        ({}, {"pairs": None}, {"neutral", "erase_from", "labels"}),
+        ({}, pairs, {"neutral", "erase_from", "labels"}),  # it leads to the anchor
+        ({"preset": "published"}, {}, {"neutral", "erase_from", "labels"}),
+        ({"preset": "published"}, pairs, set(said.said)),
+    ):
+        assert set(cgce.unread(said, cgce.config.of(options), data)) == unread
+
+
+def test_fields_of_a_concept_of_rows_beside_its_labels_are_said_not_to_be_read() -> None:
+    x, z = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    with pytest.warns(NotReadWarning, match="method='leace', .* does not read synonyms, preserve of 'group'"):
+        erase(x, Concept("group", synonyms=["set"], preserve=["other"], labels=z), method="leace", shrinkage=False)
