@@ -10,34 +10,10 @@ _MARK = "a fingerprint has checksums of each part, and in half precision, by whi
 _DRAWS = "a control's draws after the first have seeds by the number of their call, so that one can be made again"
 _JUDGES = "judges see each of two objects, say when they cannot say, and were trained anew; audits count that apart"
 _PARTS = "Semantic Surgery reads each text encoder and each pooled vector apart, each with a gate of its own"
+_EDIT = "the edit of a report is the one made, and no longer that of the shrunk covariance"
 _UNITS = (
-    "shrinkage is of correlations, so that no column's unit decides for the others; the edit of a report is the one "
-    "made, and no longer that of the shrunk covariance"
+    "on few rows columns have spreads far apart: correlations are shrunk, so that no column's unit decides for others"
 )
-_SHRUNK = (
-    *(f"leace/{name}/*" for name in ("columns", "complex*", "continuous", "far from zero", "few rows/shrunk")),
-    *(f"leace/{name}/*" for name in ("float*/shrunk", "kind", "large", "masked", "numpy", "one-hot", "sequences")),
-    *(
-        f"leace/{name}"
-        for name in ("svd_tol/*", "weighted/*", "applied to *", "fitted on *", "as a module", "from numpy")
-    ),
-    "leace/in float64",
-    "oracle/*/shrunk/*",
-    *(f"quadratic/{name}/*" for name in ("*/shrunk", "complex128", "one-hot, weighted")),
-    *(f"streaming/{name}Fitter/*" for name in ("Leace", "Quadratic")),
-    *(f"estimators/{name}Transformer/*" for name in ("Leace", "Quadratic")),
-    "composing/*",
-    "command_line/*/applied",
-    "command_line/audit/*",
-    "audit_vectors/*",
-    "scrub_*",
-    "concept_scrubber/*",
-    "collecting/scrubbed/*",
-    "collecting/random subspace, again",
-    "projection/*leace/*",
-    "erasures_together/*projection*",
-)
-"""What is fitted with shrinkage, which is the default."""
 
 _JUDGED = (
     "probes choose their penalty by their folds; what keeps a number from being taken at its word is said, and changes "
@@ -45,8 +21,7 @@ _JUDGED = (
 )
 _WIDTH = "no interval is a point, nor shorter than Wilson's; that of H has every part at the ends of its own"
 _LEFT = "reports of oracle erasers say, as those of the others, which correlation the eraser leaves as it is stored"
-
-_LEFT = "what is left at a site is measured with all erasers on, and is no longer what the fit of that site expects"
+_SITES = "what is left at a site is measured with all erasers on, and is no longer what the fit of that site expects"
 
 MEANT: dict[str, str] = {
     "oracle/*/report": _LEFT,
@@ -58,7 +33,7 @@ MEANT: dict[str, str] = {
     "composing/intersections/applied": _CONTIGUOUS,
     "composing/joined/applied": _CONTIGUOUS,
     "scrub_llama/facts/fingerprint": _MARK,
-    "scrub_llama/summary": _LEFT,
+    "scrub_llama/summary": _SITES,
     "scrub_llama/random control/outputs again": _DRAWS,
     "collecting/random subspace, again": _DRAWS,
     "semantic_surgery/sdxl/*": _PARTS,
@@ -76,5 +51,11 @@ MEANT: dict[str, str] = {
     "intervals/area/interval": _AREA,
     "intervals/detection/findings": _AREA,
     "intervals/detection/numbers": _AREA,
-    **dict.fromkeys(_SHRUNK, _UNITS),
+    "leace/few rows/shrunk/*": _UNITS,
+    "leace/*/report": _EDIT,
+    "composing/*/report": _EDIT,
+    "streaming/LeaceFitter/*/report": _EDIT,
+    "scrub_llama/site */report": _EDIT,
+    "command_line/audit/findings": _JUDGED,
+    "explaining/world/audit/*": _WIDTH,
 }

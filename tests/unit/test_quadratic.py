@@ -139,12 +139,8 @@ def test_equals_the_naive_reference(priors):
 @pytest.mark.parametrize("k", [2, 4])
 @pytest.mark.parametrize("shrinkage", [False, True])
 def test_agrees_with_concept_erasure_where_it_is_right(k, shrinkage):
-    """Balanced classes: priors do not matter. With k > 2 it mixes scatters and shrunk covariances, so not there.
-
-    Columns have one spread within classes: elsewhere its shrinkage depends on their units.
-    """
+    """Balanced classes: priors do not matter. With k > 2 it mixes scatters and shrunk covariances, so not there."""
     x, z = classes(k, 5, n=500 * k)
-    x = x / torch.stack([x[z == c].var(0, correction=0) for c in range(k)]).mean(0).sqrt()
     ours = QuadraticFitter.fit(x, z, shrinkage=shrinkage)
     theirs = peer.QuadraticFitter.fit(x, z, shrinkage=shrinkage)
     torch.testing.assert_close(ours.sigma_xx, theirs.sigma_xx, rtol=1e-8, atol=1e-10)
@@ -157,6 +153,7 @@ def test_agrees_with_concept_erasure_where_it_is_right(k, shrinkage):
 
 def test_units_of_columns_do_not_matter_to_shrinkage():
     x, z = classes(2, 5, n=60)
+    x = x / torch.stack([x[z == c].var(0, correction=0) for c in range(2)]).mean(0).sqrt()
     units = torch.tensor([3e4, 1.0, 1e-3, 1.0, 1.0], dtype=x.dtype)
     plain, scaled = (QuadraticFitter.fit(v, z, dtype=torch.float64) for v in (x, x * units))
     torch.testing.assert_close(scaled.sigma_xx / units / units[:, None], plain.sigma_xx, rtol=1e-9, atol=1e-12)

@@ -18,7 +18,7 @@ from efface.erasers.fitter import Fitter, fit_of
 from efface.erasers.lowrank import erase_low_rank
 from efface.linalg.projection import Projection, oblique_projection, orthogonal_projection, rank_tolerance
 from efface.linalg.psd import factor_
-from efface.linalg.shrinkage import correlation_weight
+from efface.linalg.shrinkage import correlation_weight, units, weight_of_sample
 from efface.moments.gram import mirror
 
 ErasureMethod = Literal["leace", "orth"]
@@ -30,7 +30,7 @@ class LeaceConfig(Config):
     """Options of LEACE; see `LeaceFitter`."""
 
     affine: bool = option(True, "keep the mean of the rows; otherwise the map is linear")
-    shrinkage: bool = option(True, "shrink the correlations of the columns: smaller edits on few rows")
+    shrinkage: bool = option(True, "shrink the covariance, in each column's unit: smaller edits on few rows")
     svd_tol: float | None = option(None, "leave canonical correlations up to this alone; None: rounding alone", above=0)
     kind: Kind = option("auto", "what labels are: integers classes and floats quantities, unless you say so")
 
@@ -99,8 +99,9 @@ class LeaceFitter(Fitter):
             trace, as `P sigma P^H = F (I - U U^H) F^H`, which is at most sigma.
         device: Where statistics live.
         dtype: Dtype of the eraser; float64 also forms all products in float64.
-        shrinkage: Shrink the correlations of x (arXiv:1308.2608). Erasure stays exact. Unlike in concept_erasure,
-            which shrinks the covariance, the result does not depend on the units of the columns.
+        shrinkage: Shrink sigma_xx towards a multiple of the identity (arXiv:1308.2608). Erasure stays exact. Unlike
+            in concept_erasure, columns whose spreads differ by more than a factor of 10 are in units of their own:
+            their correlations are shrunk, so that the largest numbers do not decide for all.
         svd_tol: Drop canonical correlations of x and z up to this; None drops rounding alone. Unlike in
             concept_erasure it does not depend on the scale or prevalence of z, so rare concepts are erased.
         kind: What z is: `"auto"`, `"categorical"` or `"continuous"`.
@@ -153,21 +154,29 @@ class LeaceFitter(Fitter):
         """`(d, d)` scatter of x: the unbiased covariance times n - 1; None for `method="orth"`."""
         return self.moments.scatter_xx.to(self.dtype) if self.second == "full" else None
 
-    def _upper_sigma_xx(self) -> tuple[Tensor, float]:
-        """Upper triangle of the covariance in float64, and the weight of the shrinkage target in it.
+    def _upper_sigma_xx(self) -> tuple[Tensor, float, Tensor]:
+        """Upper triangle of the covariance in float64, the weight of the shrinkage target in it, and its diagonal.
 
-        The target is its diagonal: correlations are shrunk, so that the units of the columns do not matter.
+        Columns in units of their own have their correlations shrunk: the target is the diagonal. See `units`.
         """
         if self.second == "diag":
             raise InputError(f"method={self.method!r} does not keep sigma_xx: use method='leace'")
         freedom = self.moments.degrees_of_freedom()
         sigma = self.moments.upper_scatter_xx()
         if not self.shrinkage:
-            return sigma.div_(freedom), 0.0
+            return sigma.div_(freedom), 0.0, sigma.diagonal().real
         variance = sigma.div_(self.moments.weight).diagonal().real.clone()
-        alpha = correlation_weight(sigma, variance.sqrt(), self.moments.weight)
-        sigma.mul_(alpha).diagonal().copy_(variance)
-        return sigma, 1 - alpha
+        alpha, target = self._shrinkage_of(sigma, variance)
+        sigma.mul_(alpha).diagonal().add_((1 - alpha) * target)
+        return sigma, 1 - alpha, target
+
+    def _shrinkage_of(self, upper: Tensor, variance: Tensor) -> tuple[float, Tensor]:
+        """The weight of the covariance, and the diagonal of what it is shrunk towards."""
+        n = self.moments.weight
+        if units(variance.sqrt()) is not None:
+            return correlation_weight(upper, variance.sqrt(), n), variance
+        squares = 2 * torch.linalg.vector_norm(upper).square() - variance.square().sum()
+        return float(weight_of_sample(variance.sum(), squares, self.x_dim, n)), variance.mean()
 
     def _solve(self) -> LeaceEraser:
         sigma_xz, sigma_zz, freedom = self._covariances()
@@ -176,7 +185,7 @@ class LeaceFitter(Fitter):
             variance = self.moments.scatter_xx / freedom
             projection = orthogonal_projection(sigma_xz, sigma_zz, variance, tol=tol)
             return self._finish(projection, sigma_xz, sigma_zz, variance)
-        sigma, shrunk = self._upper_sigma_xx()
+        sigma, shrunk, target = self._upper_sigma_xx()
         variance, total = sigma.diagonal().real.clone(), float(sigma.diagonal().real.sum())
         # A direction with a share s of the variance has entries of order 1 / sqrt(s) in R, and so amplifies the
         # rounding of the eraser's own dtype: beyond 1e-3 of a standard deviation it is no use.
@@ -187,23 +196,23 @@ class LeaceFitter(Fitter):
         rank = None if shrunk else int(freedom)
         x_factor = factor_(sigma, eps=self.moments.eps, least=least, max_rank=rank, noise=grain)
         projection = oblique_projection(x_factor, sigma_xz, sigma_zz, tol=tol)
-        edit = self._edit(projection, variance, shrunk) / total if total else 0.0
+        edit = self._edit(projection, target, shrunk) / total if total else 0.0
         found = {"edit": edit, "x_rank": x_factor.rank, "route": x_factor.route, "shrinkage": shrunk}
         return self._finish(projection, sigma_xz, sigma_zz, variance, **found)
 
-    def _edit(self, projection: Projection, variance: Tensor, shrunk: float) -> float:
+    def _edit(self, projection: Projection, target: Tensor, shrunk: float) -> float:
         """Mean squared change of the rows that were seen, whose covariance S is not the shrunk one.
 
-        `tr(L R S R^H L^H)`, where `alpha R S R^H = I - (1 - alpha) R diag(S) R^H`, as `R sigma R^H = I`.
+        `tr(L R S R^H L^H)`, where `alpha R S R^H = I - (1 - alpha) R T R^H` for the target T, as `R sigma R^H = I`.
         """
         left, right = projection.left, projection.right
         if shrunk == 0:
             return float(left.abs().square().sum())
-        if 1 - shrunk < _TINY:  # alpha is 0: all correlations were shrunk away.
+        if 1 - shrunk < _TINY:  # alpha is 0: only the target is left.
             seen = right @ mirror(self.moments.upper_scatter_xx()).div_(self.moments.weight) @ right.mH
         else:
             eye = torch.eye(right.shape[0], dtype=right.dtype, device=right.device)
-            seen = (eye - shrunk * (right * variance) @ right.mH) / (1 - shrunk)
+            seen = (eye - shrunk * (right * target) @ right.mH) / (1 - shrunk)
         return float(torch.einsum("ij,ji->", left.mH @ left, seen).real)
 
     def _finish(

@@ -87,7 +87,7 @@ class OracleFitter(Fitter):
         z_dim: Width of z: number of classes (1 will do for two classes 0/1), or of columns.
         device: Where statistics live.
         dtype: Dtype of the eraser; float64 also forms all products in float64.
-        shrinkage: Shrink the correlations of z; erasure is then no longer exact.
+        shrinkage: Shrink sigma_zz, as `LeaceFitter` shrinks sigma_xx; erasure is then no longer exact.
         svd_tol: Accepted for compatibility; None (or anything) drops exact dependencies of the columns of z
             alone, by a rule relative to their scale.
         kind: What z is: `"auto"`, `"categorical"` or `"continuous"`.

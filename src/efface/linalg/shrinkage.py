@@ -1,7 +1,7 @@
 """Shrinkage of sample covariance matrices: towards a multiple of the identity, or of the variances of the columns.
 
 The first treats all directions alike, so that of columns in different units the one with the largest numbers decides
-for all; what is fitted here shrinks the correlations, which know no units.
+for all: there correlations are shrunk, which know no units.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from efface._errors import InputError
 from efface.core.doors import check_call
 
 _ROWS = 256
+_ONE_UNIT = 10.0
 
 
 def trace(matrices: Tensor) -> Tensor:
@@ -82,6 +83,21 @@ def optimal_linear_shrinkage(S_n: Tensor, n: int | float | Tensor, *, inplace: b
     return out
 
 
+def units(std: Tensor) -> Tensor | None:
+    """The unit of each column, if each has its own.
+
+    Args:
+        std: `(d,)` standard deviations of the columns.
+
+    Returns:
+        The standard deviations, where the largest is more than ten times the least that is not zero, as in a table
+        of ages and incomes. None where all columns are in one unit, as the features of most hidden states are: the
+        covariance is then shrunk as it is, as concept_erasure does.
+    """
+    live = std[std > 0]
+    return std if len(live) and float(live.max()) > _ONE_UNIT * float(live.min()) else None
+
+
 def correlation_weight(upper: Tensor, std: Tensor, n: int | float) -> float:
     """`shrinkage_weight` of the correlation matrix, from the upper triangle `(d, d)` of the covariance.
 
@@ -100,17 +116,20 @@ def correlation_weight(upper: Tensor, std: Tensor, n: int | float) -> float:
 
 
 def shrunk_in_units(S_n: Tensor, n: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Covariances `(..., d, d)`, shrunk where their columns are measured in given units; changed in place.
+    """Covariances `(..., d, d)`, shrunk where their columns are measured in their `units`; changed in place.
 
     Args:
         S_n: Sample covariances, normalised by n.
         n: Sample sizes, of a shape that broadcasts with `(..., 1, 1)`.
-        std: `(d,)` a unit for each column, such as its standard deviation within classes; columns without stay as
-            they are.
+        std: `(d,)` standard deviations, such as those within classes; where each column is its own unit, those
+            without stay as they are.
 
     Returns:
-        `alpha S + (1 - alpha) t diag(std^2)`, with t the mean variance in these units, and alpha.
+        `alpha S + (1 - alpha) t diag(units^2)`, with t the mean variance in these units, and alpha.
     """
+    if units(std) is None:
+        alpha = shrinkage_weight(S_n, n)
+        return optimal_linear_shrinkage(S_n, n, inplace=True), alpha
     unit = torch.where(std > 0, std, torch.ones_like(std))
     live = max(int((std > 0).sum()), 1)
     scaled = S_n / unit / unit[:, None]
