@@ -324,8 +324,16 @@ def test_a_backward_pass_that_runs_the_model_again_is_run_with_the_scrubber_on(r
             each(**call).loss.backward()
     for p, q in zip(plain.parameters(), again.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad)
-    with pytest.warns(EffaceWarning, match=r"gradient checkpointing before backward\(\)"), known.on(again):
-        again(**call)
+    grads = [p.grad.clone() for p in again.parameters()]
+    for part in ("loss", "logits"):
+        with pytest.warns(EffaceWarning, match=r"gradient checkpointing before backward\(\)"), known.on(again):
+            late = again(**call)
+        with pytest.raises(InputError, match=r"has been taken off.*call backward\(\) while the erasure is on"):
+            late[part].sum().backward()
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(again.parameters(), grads, strict=True))
+    with warnings.catch_warnings(), known.on(again):
+        warnings.simplefilter("error", EffaceWarning)
+        again(**call).logits.sum().backward()
     with known.on(again):
         again.eval()(**call)
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from efface._errors import EffaceWarning, NotReachedWarning
+from efface._errors import EffaceWarning, InputError, NotReachedWarning
 from efface.core.hooks import Remove, StateEdit, compiled_frames, is_resting, look, look_before, not_pickled
 from efface.core.run import Run
 from efface.core.site import Site
@@ -45,6 +45,7 @@ class Watch:
         self._checkpointing = [part for part in model.modules() if hasattr(part, "gradient_checkpointing")]
         self._gradients: set[int] = set()
         self._awaited = 0
+        self._over = False
 
     def bind(self) -> Remove:
         """Begin to look; what is returned ends it, and says what is left to be said."""
@@ -55,6 +56,7 @@ class Watch:
             before()
             after()
             self._around.close()
+            self._over = True
             self._tell_at_the_end()
 
         return remove
@@ -197,11 +199,21 @@ class Watch:
 
     def _await_gradient(self, output: Any) -> None:
         """Parts of the model are run again when the gradient of this call is computed."""
-        found = next((x for x in tensors_in(output) if x.requires_grad), None)
-        if found is not None:
+        found = [x for x in tensors_in(output) if x.requires_grad]
+        if found:
             self._awaited += 1
             self._gradients.add(number := self._awaited)
-            found.register_hook(lambda _grad: self._gradients.discard(number))
+            for x in found:  # the caller may go on from any of them
+                x.register_hook(lambda _grad: self._comes_back(number))
+
+    def _comes_back(self, number: int) -> None:
+        """A gradient arrives, and parts of the model are about to be run again."""
+        if self._over:
+            raise InputError(
+                f"{self.run.name} has been taken off, and backward() would run a {type(self.model).__name__} with "
+                "gradient checkpointing again, without: call backward() while the erasure is on"
+            )
+        self._gradients.discard(number)
 
     def _tell_at_the_end(self) -> None:
         if self._gradients:
