@@ -15,6 +15,18 @@ def is_adapter(module: nn.Module) -> bool:
     return bool(trained_beside(module)) or (hasattr(module, "adapter_layer_names") and hasattr(module, "base_layer"))
 
 
+def is_dressed(model: nn.Module) -> bool:
+    """Whether something in a model is a wrapper, or may be an adapter; else names are as they are."""
+    for module in model.modules():
+        if not module._modules.keys().isdisjoint(_INSIDE) or wraps(type(module)) is not None:
+            return True
+    return False
+
+
+_INSIDE = {"base_layer", "original_module"}
+"""Where adapters have the layer that they are around."""
+
+
 def trained_beside(module: nn.Module) -> Mapping[str, nn.Module]:
     """Name inside a module -> a layer, where trained copies of a layer are kept beside the one that was there."""
     original, copies = getattr(module, "original_module", None), getattr(module, "modules_to_save", None)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import EffaceWarning, InputError
-from efface.core.fingerprint import below_base, fingerprint, likeness
+from efface.core.fingerprint import agrees, below_base, fingerprint, likeness
 from efface.core.hooks import Remove, StateEdit, edit_states
 from efface.core.run import Run
 from efface.core.site import Site
@@ -133,7 +133,7 @@ def check_base(model: nn.Module, base: str | None, sites: Iterable[Site] = (Site
     Raises:
         InputError: If its fingerprint is another one.
     """
-    if base is None:
+    if base is None or agrees(base, fingerprint(model, parts=False)):
         return
     paths = {below_base(model, site.path) for site in sites}
     found = likeness(base, fingerprint(model), paths)

@@ -6,25 +6,27 @@ import re
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from efface.core.adapters import plain_name
+from efface.core.adapters import is_dressed, plain_name
 from efface.core.subjects import base_path
 
 _SAMPLE = 4096
 _ROWS = 32
 _NOTHING = [b"", b""]
 _QUANTISERS = ("quantized", "quanto", "bitsandbytes", "torchao", "gptq", "awq", "hqq", "aqlm", "eetq", "fbgemm")
+_NUMBERED = re.compile(r"(?:[^.]*\.)*?\d+(?=\.|$)")
 _NO_LETTERS = re.compile(r"[\s=;]")
 
 Likeness = Literal["same", "quantised", "other"]
 Under = Callable[[nn.Module, str, "Tensor | None"], "Tensor | None"]
 
 
-def fingerprint(model: nn.Module, under: Under | None = None) -> str:
+def fingerprint(model: nn.Module, under: Under | None = None, *, parts: bool = True) -> str:
     """Checksums of names, shapes and evenly spaced values of all parameters, rounded to bfloat16.
 
     There are two, the second of values that were rounded to float16 before, and one where they are equal: a float32
@@ -36,6 +38,7 @@ def fingerprint(model: nn.Module, under: Under | None = None) -> str:
     Args:
         model: The model.
         under: Another value to take in place of a module's parameter of some name; None leaves it out.
+        parts: Whether blocks and parts are told apart; without, it is the quicker one that `agrees` asks.
 
     Does not guarantee: that a model with the same checksum is the same; values between the sampled ones, and changes
     under bfloat16's rounding (0.4 %), may differ. Of quantised weights that cannot be read, names and shapes count.
@@ -45,17 +48,24 @@ def fingerprint(model: nn.Module, under: Under | None = None) -> str:
     >>> agrees(mark, fingerprint(layer.half())), agrees(mark, other)
     (True, False)
     """
-    whole, parts, quantised = _Sum(), dict[str, _Part](), False
+    whole, found, quantised = _Sum(), dict[str, _Part](), False
     base = base_path(model)
-    for name, module, parameter in _parameters(model, under or (lambda _module, _name, value: value)):
+    for name, module, parameter in _parameters(model, under):
         read = _samples(parameter)
+        if not parts:
+            whole.add(f"{name} {tuple(parameter.shape)}", read or _NOTHING)
+            continue
         closed = read is None or _is_quantised(module, parameter)
         whole.add(f"{name} {tuple(parameter.shape)}", read or _NOTHING)
         group, rest = _group(name, base)
-        parts.setdefault(group, _Part()).add(rest, module, parameter, closed, read or _NOTHING)
+        if group not in found:
+            found[group] = _Part()
+        found[group].add(rest, module, parameter, closed, read or _NOTHING)
         quantised |= closed
+    if not parts:
+        return f"{whole};;"
     quantised |= any(_is_quantised(module, None) for module in model.modules())
-    each = " ".join(f"{_NO_LETTERS.sub('_', group)}={part}" for group, part in parts.items())
+    each = " ".join(f"{_NO_LETTERS.sub('_', group)}={part}" for group, part in found.items())
     return f"{whole};{'q' * quantised};{each}"
 
 
@@ -117,19 +127,23 @@ def present(model: nn.Module, name: str, value: Tensor) -> Tensor:
     return value
 
 
-def _parameters(model: nn.Module, under: Under) -> Iterator[tuple[str, nn.Module, Tensor]]:
+def _parameters(model: nn.Module, under: Under | None) -> list[tuple[str, nn.Module, Tensor]]:
     """Each parameter once: the name that it had without adapters, its module, its value."""
     seen: set[int] = set()
+    found: list[tuple[str, nn.Module, Tensor]] = []
+    dressed = is_dressed(model)
     for path, module in model.named_modules():
         for name, parameter in module._parameters.items():
-            value = under(module, name, parameter)
+            value = parameter if under is None else under(module, name, parameter)
             if value is None or id(value) in seen:
                 continue
             seen.add(id(value))
             full = f"{path}.{name}" if path else name
-            known = plain_name(model, full)
+            known = plain_name(model, full) if dressed else full
             if known is not None:
-                yield known, module, present(model, full, value).detach()
+                value = value if value.device.type != "meta" else present(model, full, value)
+                found.append((known, module, value.detach()))
+    return found
 
 
 class _Sum:
@@ -139,8 +153,8 @@ class _Sum:
         self._totals = [0, 0]
 
     def add(self, head: str, read: list[bytes]) -> None:
-        start = head.encode()
-        self._totals = [zlib.crc32(b, zlib.crc32(start, total)) for b, total in zip(read, self._totals, strict=True)]
+        start, (one, other) = head.encode(), self._totals
+        self._totals = [zlib.crc32(read[0], zlib.crc32(start, one)), zlib.crc32(read[1], zlib.crc32(start, other))]
 
     def __str__(self) -> str:
         return "-".join(dict.fromkeys(f"{total:08x}" for total in self._totals))
@@ -159,7 +173,7 @@ class _Part:
         shape = ("rows", value.shape[1]) if grows else tuple(value.shape)
         read = (_samples(value[:_ROWS]) or _NOTHING) if grows else read
         self.all.add(f"{name} {shape}", read)
-        if not closed and all(p is None or p.ndim <= 1 for p in module._parameters.values()):
+        if value.ndim <= 1 and not closed and all(p is None or p.ndim <= 1 for p in module._parameters.values()):
             self.norms.add(f"{name} {shape}", read)
             self.has_norms = True
 
@@ -180,9 +194,8 @@ def _group_of(path: str) -> str:
     >>> _group_of("encoder.layer.3.output.dense"), _group_of("embeddings.word"), _group_of("/lm_head")
     ('encoder.layer.3', 'embeddings', '/lm_head')
     """
-    steps = path.split(".")
-    number = next((i for i, step in enumerate(steps) if step.isdigit()), 0)
-    return ".".join(steps[: number + 1])
+    found = _NUMBERED.match(path)
+    return found[0] if found else path.partition(".")[0]
 
 
 def _parsed(mark: str) -> tuple[bool, dict[str, str]]:
@@ -198,10 +211,15 @@ def _share(a: str, b: str) -> bool:
 
 def _is_quantised(module: nn.Module, value: Tensor | None) -> bool:
     """Whether a module's weights are quantised: by where its class comes from, or what its weight is."""
-    origin = type(module).__module__.lower()
-    if "qweight" in module._buffers or any(name in origin for name in _QUANTISERS):
+    if "qweight" in module._buffers or _quantises(type(module)):
         return True
     return value is not None and (value.itemsize == 1 or not (value.is_floating_point() or value.is_complex()))
+
+
+@cache
+def _quantises(kind: type) -> bool:
+    origin = kind.__module__.lower()
+    return any(name in origin for name in _QUANTISERS)
 
 
 def _around(model: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
@@ -228,7 +246,7 @@ def _samples(x: Tensor) -> list[bytes] | None:
     try:
         flat = x.reshape(-1)
         some = flat[:: max(1, len(flat) // _SAMPLE)].cpu()
-        rounded = [some.to(torch.bfloat16), some.to(torch.float16).to(torch.bfloat16)]
-        return [r.contiguous().view(torch.uint8).numpy().tobytes() for r in rounded]
+        one, other = some.to(torch.bfloat16).contiguous(), some.to(torch.float16).to(torch.bfloat16).contiguous()
+        return [one.view(torch.uint8).numpy().tobytes(), other.view(torch.uint8).numpy().tobytes()]
     except (NotImplementedError, RuntimeError):
         return None
