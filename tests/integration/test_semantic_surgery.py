@@ -12,7 +12,7 @@ from benchmarks._relaxed_gate import relaxed
 from torch import Tensor
 
 import efface
-from efface import Concept, InputError, PipelineView, erase
+from efface import Concept, EffaceWarning, InputError, PipelineView, erase
 from efface.core.run import Log
 from efface.diffusion.text.semantic_surgery.biopsy import Gate, presence_score
 from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
@@ -129,7 +129,6 @@ def test_prompts_of_a_batch_do_not_touch_one_another(make: Any) -> None:
     [
         ({}, "there is nothing to calibrate circle on"),
         ({"preset": "published"}, "there is nothing to calibrate circle on"),
-        ({"threshold": 0.1}, "there is nothing to show in place of circle"),
         ({"preset": "old"}, "preset='old': choose one of 'recommended', 'published'"),
         ({"threshold": 0.1, "sharpness": 0.0}, "sharpness=0.0"),
         ({"threshold": 0.1, "active_from": 1.0}, "active_from=1.0"),
@@ -139,6 +138,13 @@ def test_prompts_of_a_batch_do_not_touch_one_another(make: Any) -> None:
 def test_bad_input(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         erase(tiny("sd1"), "circle", method="semantic-surgery", **options)
+
+
+def test_a_word_alone_with_a_threshold_is_taken_out_from_the_neutral_prompt() -> None:
+    options: dict[str, Any] = {"method": "semantic-surgery", "threshold": 0.1}
+    with pytest.warns(EffaceWarning, match="there is nothing to show in place of circle.*towards='neutral'"):
+        bare = erase(tiny("sd1"), "circle", **options)
+    assert bare == erase(tiny("sd1"), "circle", towards="neutral", **options) and not bare.contrasts
 
 
 @pytest.mark.parametrize("make", [erasing, anchored])

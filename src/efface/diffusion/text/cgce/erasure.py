@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efface._errors import InputError, StillUnsafeWarning
+from efface._errors import EffaceWarning, InputError, StillUnsafeWarning
 from efface.core.concept import Concept
 from efface.core.edits import OnText
 from efface.core.erasure import Erasure
@@ -265,10 +265,14 @@ def fit(
     chosen = {each.name: choose_pairs(each, pairs, ask, config, several=several) for each in concepts}
     bare = ", ".join(each.name for each in concepts if not others_of(each))
     if bare and config.way == "anchor":
-        raise InputError(
-            f"there is nothing to show in place of {bare}: name it, Concept(..., anchor=...), or name what has to "
-            "stay, preserve=[...], of which the nearest is taken; preset='published' needs neither"
+        warnings.warn(
+            f"there is nothing to show in place of {bare}, so prompts are moved along='gradient', which may draw "
+            "things of no kind: name what to show, Concept(..., anchor=...), or what has to stay, preserve=[...], of "
+            "which the nearest is taken",
+            EffaceWarning,
+            stacklevel=3,
         )
+        config = dataclasses.replace(config, along="gradient")
     found = {name: fit_readers(view, name, each, config) for name, each in chosen.items()}
     fits = {name: {reader.part.name: one for reader, one in each.items()} for name, each in found.items()}
     readers = tuple(tuple(each) for each in found.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efface._errors import InputError
+from efface._errors import EffaceWarning, InputError
 from efface.core.concept import Concept
 from efface.core.edits import OnText
 from efface.core.erasure import Erasure
@@ -367,12 +368,12 @@ def fit(view: PipelineView, concepts: Sequence[Concept], config: SemanticSurgery
     to show instead; see `SemanticSurgery.calibrate` for prompts of your own.
 
     Raises:
-        InputError: If the pipeline cannot read a word, there is nothing to calibrate on or to move the concept to, or
-            prompts with and without the concept do not separate.
+        InputError: If the pipeline cannot read a word, there is nothing to calibrate on, or prompts with and without
+            the concept do not separate.
     """
     for each in concepts:
         view.check_concept(each)
-    _check_told_apart(concepts, config)
+    config = _told_apart(concepts, config)
     neutral = concepts[0].neutral
     texts = [neutral, *(word for each in concepts for word in each.words)]
     for each in concepts:
@@ -407,7 +408,8 @@ def _others(concept: Concept, config: SemanticSurgeryConfig) -> tuple[str, ...]:
     return others_of(concept) if config.form.towards == "anchor" else tuple(concept.preserve)
 
 
-def _check_told_apart(concepts: Sequence[Concept], config: SemanticSurgeryConfig) -> None:
+def _told_apart(concepts: Sequence[Concept], config: SemanticSurgeryConfig) -> SemanticSurgeryConfig:
+    """The options, with another start of directions, and a warning, where a concept names nothing to move it to."""
     bare = ", ".join(each.name for each in concepts if not _others(each, config))
     if bare and config.threshold == "auto":
         raise InputError(
@@ -416,10 +418,15 @@ def _check_told_apart(concepts: Sequence[Concept], config: SemanticSurgeryConfig
             "threshold=0.12, with preset='published'"
         )
     if bare and config.form.towards == "anchor":
-        raise InputError(
-            f"there is nothing to show in place of {bare}: name it, Concept(..., anchor=...), or name what has to "
-            "stay, preserve=[...], of which the nearest is taken; preset='published' needs neither"
+        warnings.warn(
+            f"there is nothing to show in place of {bare}, so directions start from the neutral prompt, towards="
+            "'neutral', which takes out what all words have in common, too: name what to show, Concept(..., "
+            "anchor=...), or what has to stay, preserve=[...], of which the nearest is taken",
+            EffaceWarning,
+            stacklevel=4,
         )
+        return dataclasses.replace(config, towards="neutral")
+    return config
 
 
 _READS: tuple[Field, ...] = ("synonyms", "anchor", "preserve", "templates", "neutral")
