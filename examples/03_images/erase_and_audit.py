@@ -23,8 +23,8 @@ concept = efface.Concept(
     templates=["a red {} on a white background", "a striped {} on a grey background"],
 )
 
-# %% The simplest erasure: guide away from the word. Other methods are put on in the same way.
-erasure = efface.erase(pipe, concept.name, method="negative-prompt")
+# %% Take its direction out of the prompts that ask for it. Other methods are fitted and put on in the same way.
+erasure = efface.erase(pipe, concept, method="semantic-surgery")
 
 # %% Before and after, at equal seeds.
 audit = efface.audit.pipeline(

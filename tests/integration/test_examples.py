@@ -1,12 +1,14 @@
-"""Every example runs from top to bottom, without an error and without a warning."""
+"""Every example runs from top to bottom, without an error or a warning, and what it prints shows its effect."""
 
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,41 @@ EXAMPLES = {str(path.relative_to(ROOT / "examples")): path for path in sorted((R
 ALONE = {"02_transformers/lm_evaluation.py": "lm_eval changes loggers and variables of its process"}
 """Example -> why it has a process of its own. The others run in that of the tests, which has imported torch already."""
 
+SHOWN: dict[str, tuple[str, Callable[..., bool]]] = {
+    "01_tables/pipeline_with_routing.py": (
+        r"logistic regression +(\S+) \+- \S+ +(\S+) \+-[\s\S]*larger group: (\S+)",
+        lambda before, after, chance: before > chance + 0.1 and after < chance + 0.02,
+    ),
+    "02_transformers/gender_in_sentences.py": (
+        r"of a pair, .* goes from (\S+) to (\S+): higher than before",
+        lambda before, after: before < 0.95 and after > 0.98,
+    ),
+    "02_transformers/lm_evaluation.py": (
+        r"plain +(\S+)[\s\S]*scrubbed +(\S+)[\s\S]*control +(\S+)",
+        lambda plain, scrubbed, control: scrubbed < control - 0.1 and control > plain - 0.05,
+    ),
+    "02_transformers/nnsight_trace.py": (
+        r"(\S+) plain, (\S+) scrubbed\n.*scrubber.on.*: (\S+)",
+        lambda plain, scrubbed, difference: scrubbed > plain + 1 and difference < 1e-3,
+    ),
+    "02_transformers/transformer_lens_hooks.py": (
+        r"commonest: (\S+)\)[\s\S]*ln_final.hook_out +(\S+) +(\S+)",
+        lambda commonest, before, after: before > 0.9 and after < commonest + 0.02,
+    ),
+    "03_images/erase_and_audit.py": (
+        r"judge: circle +(\S+)%.*?\) +(\S+)%.*?\) [\s\S]*judge: star .*?\) +(\S+)%",
+        lambda before, after, others: before == 100 and after == 0 and others == 100,
+    ),
+    "04_explanations/what_a_model_listens_to.py": (
+        r"qfa: the mask keeps (\S+)% of the patch, and (\S+)% of all",
+        lambda patch, whole: patch > 2 * whole,
+    ),
+}
+"""Example -> numbers in what it prints, and what is to be seen in them."""
+
 
 def test_there_are_examples() -> None:
-    assert ALONE.keys() < EXAMPLES.keys()
+    assert ALONE.keys() < EXAMPLES.keys() == SHOWN.keys()
 
 
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in ALONE])
@@ -33,7 +67,7 @@ def test_the_example_runs(
         runpy.run_path(str(EXAMPLES[name]), run_name="__main__")
     said = capfd.readouterr()
     assert not [str(one) for one in caught]
-    check(said.out, said.err)
+    check(name, said.out, said.err)
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -45,9 +79,11 @@ def test_the_example_runs_by_itself(name: str, tmp_path: Path) -> None:
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    check(done.stdout, done.stderr)
+    check(name, done.stdout, done.stderr)
 
 
-def check(out: str, err: str) -> None:
+def check(name: str, out: str, err: str) -> None:
     assert "Warning" not in err, err
-    assert out.strip(), "an example should print what it found"
+    pattern, is_seen = SHOWN[name]
+    found = re.search(pattern, out)
+    assert found and is_seen(*(float(number.rstrip(",:")) for number in found.groups())), out

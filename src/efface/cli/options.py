@@ -196,7 +196,8 @@ class Generate(Options):
     """Sample a text-to-image pipeline into one picture: a row for each prompt, a column for each seed.
 
       efface generate shapes --prompt "a red circle" --prompt "a blue star" -o grid.png
-      efface generate shapes --prompt "a red circle" --erase circle --method negative-prompt -o grid.png
+      efface generate shapes --prompt "a red circle" --erase circle --preserve ring --preserve star \
+          --method semantic-surgery -o grid.png
       efface generate my-stable-diffusion/ --prompt "a church" --seeds 2 --steps 20 -o grid.png
 
     PIPELINE is a folder that diffusers can load, or "shapes", the small pipeline that comes with efface-worlds. With
