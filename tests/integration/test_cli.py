@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -490,3 +491,111 @@ def test_memory_does_not_grow_with_the_file(folder: Path) -> None:
     peaks = [int(run_python("-c", code, name).stdout.split()[-1]) * unit for name in ("small", "large")]
     assert Path("large.npy").stat().st_size > 240_000_000
     assert peaks[1] - peaks[0] < 60_000_000
+
+
+# Tables with text, gaps and targets
+
+
+def make_people(gaps: bool = False) -> pd.DataFrame:
+    """Two numbers, a text, something to be predicted, and the concept; with gaps in all but the last two."""
+    rng = np.random.default_rng(3)
+    sex = rng.integers(0, 2, 240)
+    people = pd.DataFrame(
+        {
+            "age": 40 + 9 * rng.normal(size=240) + 5 * sex,
+            "kids": rng.poisson(0.5 + sex),
+            "city": rng.choice(["Bonn", "Oslo", "Rome"], 240),
+            "hired": rng.integers(0, 2, 240),
+            "sex": np.array(["f", "m"])[sex],
+        }
+    )
+    if gaps:
+        people.loc[::17, "age"] = np.nan
+        people.loc[::29, "city"] = None
+    return people
+
+
+def apart(people: pd.DataFrame) -> Any:
+    means: Any = people.groupby("sex").mean(numeric_only=True)
+    return (means.loc["m"] - means.loc["f"]).abs()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_text_is_spread_and_the_task_is_left(folder: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    people = make_people()
+    people.to_csv("p.csv", index=False) if suffix == ".csv" else people.to_parquet("p.parquet", index=False)
+    fit = ["fit", f"p{suffix}", "--concept", "sex", "--one-hot", "city", "--task", "hired", "-o", "e"]
+    assert main(fit) == 0 and main(["apply", f"p{suffix}", "--eraser", "e", "-o", f"c{suffix}"]) == 0
+    clean = pd.read_csv("c.csv") if suffix == ".csv" else pd.read_parquet("c.parquet")
+    assert list(clean) == ["age", "kids", "city=Bonn", "city=Oslo", "city=Rome", "hired", "sex"]
+    assert apart(clean).drop("hired").max() < 1e-9 and clean["hired"].equals(people["hired"])
+    said = capsys.readouterr()
+    assert "of the variance of each column: kids" in said.out and "kids leaves its range of 0 to" in said.err
+    people.replace({"city": {"Oslo": "Lima"}}).to_csv("other.csv", index=False)
+    assert "city is 'Lima' in row" in fails(capsys, "apply", "other.csv", "--eraser", "e", "-o", "o.csv")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_rows_with_gaps_are_left_out(folder: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    people = make_people(gaps=True)
+    people.to_csv("p.csv", index=False) if suffix == ".csv" else people.to_parquet("p.parquet", index=False)
+    fit = ["fit", f"p{suffix}", "--concept", "sex", "--one-hot", "city", "--task", "hired", "-o", "e"]
+    assert "write --missing drop or --missing mean" in fails(capsys, *fit)
+    apply = ["apply", f"p{suffix}", "--eraser", "e", "-o", f"c{suffix}", "--missing", "drop", "--chunk-rows", "50"]
+    assert main([*fit, "--missing", "drop", "--chunk-rows", "7"]) == 0 and main(apply) == 0
+    clean = pd.read_csv("c.csv") if suffix == ".csv" else pd.read_parquet("c.parquet")
+    assert len(clean) == len(people.dropna()) < len(people) and apart(clean).drop("hired").max() < 1e-9
+    assert f"{len(people) - len(clean)} rows with missing values were left out" in capsys.readouterr().out
+    audit = ["audit", f"p{suffix}", "--concept", "sex", "--exclude", "city", "--missing", "drop", "-o", "r.json"]
+    assert main(audit) == 0
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npy"])
+def test_gaps_are_filled_with_means(folder: Path, suffix: str) -> None:
+    people = make_people(gaps=True).drop(columns=["city", "hired"])
+    filled = people.fillna({"age": people["age"].mean()})
+    for name, table in (("p", people), ("filled", filled)):
+        numbers = table[["age", "kids"]].to_numpy(float)
+        np.save(f"{name}.npy", numbers)
+        table.to_csv(f"{name}.csv", index=False)
+        table.to_parquet(f"{name}.parquet", index=False)
+    concept = "filled.csv:sex" if suffix == ".npy" else "sex"
+    for name, more in (("p", ["--missing", "mean"]), ("filled", [])):
+        assert main(["fit", f"{name}{suffix}", "--concept", concept, "-o", f"e-{name}", *more]) == 0
+        assert main(["apply", f"{name}{suffix}", "--eraser", f"e-{name}", "-o", f"c-{name}.npy", *more]) == 0
+    np.testing.assert_allclose(np.load("c-p.npy"), np.load("c-filled.npy"), rtol=1e-9)
+
+
+def test_labels_with_gaps_are_left_out_in_both_files(folder: Path) -> None:
+    people = make_people()
+    people.loc[::11, "sex"] = None
+    people[["sex"]].to_csv("labels.csv", index=False)
+    np.save("p.npy", people[["age", "kids"]].to_numpy(float))
+    for missing in ("drop", "mean"):
+        argv = ["fit", "p.npy", "--concept", "labels.csv:sex", "--missing", missing, "-o", missing, "--chunk-rows", "9"]
+        assert main(argv) == 0
+        assert efface.load(missing).report.n == len(people.dropna())
+
+
+def test_a_column_called_as_a_target_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_people().rename(columns={"hired": "label"}).to_csv("p.csv", index=False)
+    argv = ["fit", "p.csv", "--concept", "sex", "--one-hot", "city", "-o", "e"]
+    assert main(argv) == 0 and "label is taken for a feature" in capsys.readouterr().err
+    assert main([*argv, "--force", "--keep", "label"]) == 0 and "taken for" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--one-hot", "city,sex"], "--one-hot sex is a concept or the task"),
+        (["--one-hot", "age"], "--one-hot age holds double"),
+        (["--one-hot", "town"], "no column 'town'"),
+        (["--exclude", "city", "--task", "hird"], "did you mean 'hired'"),
+        (["--exclude", "city", "--columns", "age"], "do not go together"),
+    ],
+)
+def test_columns_that_cannot_be(
+    folder: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    make_people().to_csv("p.csv", index=False)
+    assert message in fails(capsys, "fit", "p.csv", "--concept", "sex", "-o", "e", *more)

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface._validate import check_finite
 from efface.cli.concepts import Side, joint, load_side
 from efface.cli.inputs import Inputs, Labels, choose_features, find_labels
-from efface.cli.options import Apply, Chosen
-from efface.cli.outputs import check_free
+from efface.cli.one_hot import OneHotSource
+from efface.cli.options import Apply, Chosen, Missing
+from efface.cli.outputs import caution, check_free
+from efface.cli.ranges import Change
 from efface.core.erasure import load
 from efface.erasers.base import Eraser
 from efface.streams import SUFFIXES, TABLES, Source, column_names, open_sink, open_source, progress, shortened
@@ -59,22 +59,23 @@ def load_saved(folder: str) -> Saved:
 
 def run(args: Apply) -> None:
     """Erase from a file and write the result."""
-    saved, source = load_saved(args.eraser), open_source(args.x)
-    inputs = find_inputs_for(saved, source, args)
+    saved = load_saved(args.eraser)
+    inputs = find_inputs_for(saved, spread_as(saved, open_source(args.x)), args)
+    source = inputs.x
     _check_output(args, inputs)
-    change = Change()
+    change, total = Change(None if saved.side is None else saved.side.x), 0
     with (
         progress("applying", source.rows) as bar,
         open_sink(args.output, like=source, features=inputs.features) as sink,
     ):
-        for chunk, values in inputs.chunks(args.chunk_rows, rest=True):
-            x = chunk.numbers(inputs.features)
-            check_finite(x, source.where, first_row=chunk.first_row)
-            erased = saved.erase(x, values, chunk.first_row)
-            sink.write(chunk.replace(inputs.features, erased))
+        for piece in inputs.chunks(args.chunk_rows, rest=True):
+            x = inputs.numbers(piece.chunk)
+            erased = saved.erase(x, piece.labels, piece.chunk.first_row)
+            sink.write(piece.chunk.replace(inputs.features, erased))
             change.update(x, erased)
-            bar.update(len(chunk))
-    _print_result(args.output, inputs, change)
+            bar.update(piece.end - total)
+            total = piece.end
+    _print_result(args.output, inputs, change, total)
 
 
 def _check_output(args: Apply, inputs: Inputs) -> None:
@@ -93,7 +94,8 @@ def find_inputs_for(saved: Saved, source: Source, args: Apply) -> Inputs:
     """
     labels = _labels(saved, source, args.concept) if saved.takes_labels else ()
     own = [found.column for found in labels if found.source is None and found.column]
-    return Inputs(source, find_features(saved, source, args, own), labels)
+    features = find_features(saved, source, args, own)
+    return Inputs(source, features, labels, args.missing, filled_as(saved, args.missing))
 
 
 def find_features(saved: Saved, source: Source, args: Chosen, labels: Sequence[str]) -> tuple[str, ...]:
@@ -139,40 +141,37 @@ def _labels(saved: Saved, source: Source, specs: Sequence[str] | None) -> tuple[
     return tuple(find_labels(spec, source) for spec in specs)
 
 
-class Change:
-    """How much was changed, relative to the variance of X."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self._origin: Tensor | None = None
-        self._sum: Any = 0.0
-        self._squares = self._changed = 0.0
-
-    def update(self, x: Tensor, erased: Tensor) -> None:
-        """Take in a chunk before and after."""
-        wide, new = _wide(x), _wide(erased)
-        self._changed += float((new - wide).abs().square().sum())
-        # About a point near the mean, so that a large mean does not swallow the variance.
-        self._origin = wide.mean(0) if self._origin is None else self._origin
-        centred = wide - self._origin
-        self._sum = self._sum + centred.sum(0)
-        self._squares += float(centred.abs().square().sum())
-        self.rows += len(x)
-
-    @property
-    def size(self) -> float:
-        """Mean squared change over total variance."""
-        variance = self._squares - float((self._sum / self.rows**0.5).abs().square().sum())
-        return self._changed / variance if variance > 0 else 0.0
+def spread_as(saved: Saved, source: Source) -> Source:
+    """The file with those columns of text spread that were features in the fit."""
+    return OneHotSource(source, saved.side.one_hot) if saved.side is not None and saved.side.one_hot else source
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+def filled_as(saved: Saved, missing: Missing | None) -> Tensor | None:
+    """What stands for missing values: the means of the rows of the fit.
+
+    Raises:
+        InputError: If they are not known.
+    """
+    if missing != "mean":
+        return None
+    if saved.side is None or saved.side.x is None:
+        raise InputError(
+            "--missing mean takes the means of the rows of the fit, which were not kept: write --missing drop"
+        )
+    return saved.side.x.mean
 
 
-def _print_result(output: str, inputs: Inputs, change: Change) -> None:
+def _print_result(output: str, inputs: Inputs, change: Change, total: int) -> None:
+    if not change.rows:
+        raise InputError(f"{inputs.x.where} has no row without a missing value: nothing is left with --missing drop")
     print(f"{output}: {change.rows} rows, {len(inputs.features)} columns changed ({shortened(inputs.features)})")
+    if change.rows < total:
+        print(f"{total - change.rows} rows with missing values were left out")
     print(f"edit size: {change.size:.3g} of the variance of X")
+    if most := change.most(inputs.features):
+        print(f"of the variance of each column: {most}")
+    for line in change.outside(inputs.features):
+        caution(line)
     changed = {*inputs.features}
     kept = [name for name in column_names(inputs.x) if name not in changed]
     if inputs.x.shape is None and kept:

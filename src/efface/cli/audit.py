@@ -10,11 +10,11 @@ from torch import Tensor
 
 import efface.audit
 from efface._errors import InputError
-from efface._validate import check_finite
 from efface.audit.audit import Audit
 from efface.audit.vectors import Task
 from efface.cli import options
-from efface.cli.apply import Saved, find_features, load_saved
+from efface.cli.apply import Saved, filled_as, find_features, load_saved, spread_as
+from efface.cli.fit import filled
 from efface.cli.inputs import Inputs, Labels, choose_features, find_labels
 from efface.cli.outputs import check_report, made_by, write_report
 from efface.cli.sample import Sample
@@ -63,14 +63,15 @@ def run(args: options.Audit) -> None:
 
 def _find_inputs(args: options.Audit, saved: Saved | None) -> Inputs:
     """X, and as labels the concepts, then the task, then X after erasure, where they were given."""
-    x = open_source(args.x)
+    x = open_source(args.x) if saved is None else spread_as(saved, open_source(args.x))
     named = [*args.concept, *([args.task] if args.task else [])]
     labels = [find_labels(spec, x) for spec in named]
     own = [found.column for found in labels if found.source is None and found.column]
     features = _features(args, saved, x, own)
     if args.after:
         labels.append(_after(args.after, x, features))
-    return Inputs(x, features, tuple(labels))
+    means = None if saved is None else filled_as(saved, args.missing)
+    return filled(Inputs(x, features, tuple(labels), args.missing, means), _CHUNK_ROWS)
 
 
 def _features(args: options.Audit, saved: Saved | None, x: Source, own: list[str]) -> tuple[str, ...]:
@@ -94,11 +95,12 @@ def _after(spec: str, x: Source, features: tuple[str, ...]) -> Labels:
 def _read(inputs: Inputs, args: options.Audit) -> Rows:
     sample = Sample(args.max_rows, seed=args.seed)
     with progress("reading", inputs.x.rows) as bar:
-        for chunk, values in inputs.chunks(_CHUNK_ROWS):
-            x = chunk.numbers(inputs.features)
-            check_finite(x, inputs.x.where, first_row=chunk.first_row)
-            sample.update([x, *values])
+        for piece in inputs.chunks(_CHUNK_ROWS):
+            x = inputs.numbers(piece.chunk)
+            sample.update([x, *piece.labels])
             bar.update(len(x))
+    if not sample.seen:
+        raise InputError(f"{inputs.x.where} has no row without a missing value: nothing is left with --missing drop")
     x, *rest = sample.parts()
     after = rest.pop() if args.after else None
     task = rest.pop() if args.task else None

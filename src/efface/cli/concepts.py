@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from torch import Tensor
 from efface._errors import EffaceWarning, FormatError, InputError
 from efface._io import read_json, reading, write_json
 from efface._validate import check_int
+from efface.cli.ranges import Columns
 from efface.core.arrays import shared
 from efface.core.codec import fields_of
 from efface.core.labels import Decided, Kind, Tally, check_kind, read_column
@@ -161,16 +162,23 @@ class Side:
         x_dim: Width of X.
         columns: Names of the features, or None for all columns of an array.
         concepts: What was erased.
+        one_hot: Columns of text that were spread -> their values.
+        x: Means and ranges of the features in the fit, if they are known.
     """
 
     method: str
     x_dim: int
     columns: tuple[str, ...] | None
     concepts: tuple[Concept, ...]
+    one_hot: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    x: Columns | None = None
 
     def save(self, folder: Path) -> None:
         """Write it beside the eraser."""
-        write_json(folder / SIDE_FILE, {"format_version": _VERSION, **dataclasses.asdict(self)})
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain = {"concepts": [dataclasses.asdict(concept) for concept in self.concepts]}
+        plain |= {"one_hot": dict(self.one_hot), "x": None if self.x is None else self.x.to_plain()}
+        write_json(folder / SIDE_FILE, {"format_version": _VERSION, **own, **plain})
 
 
 def load_side(folder: Path) -> Side | None:
@@ -191,7 +199,11 @@ def load_side(folder: Path) -> Side | None:
             raise FormatError(f"it has format {version}, this efface reads up to {_VERSION}: upgrade")
         method, x_dim, columns = fields_of(data, method=str, x_dim=int, columns=tuple[str, ...] | None)
         (concepts,) = fields_of(data, concepts=tuple[dict[str, Any], ...])
-        return Side(method, check_int(x_dim, "x_dim", least=1), columns, tuple(map(_concept, concepts)))
+        # Neither is in files of versions before these were kept.
+        later = {"one_hot": data.get("one_hot", {}), "x": data.get("x")}
+        one_hot, x = fields_of(later, one_hot=dict[str, tuple[str, ...]], x=dict[str, tuple[float, ...]] | None)
+        found = tuple(map(_concept, concepts))
+        return Side(method, check_int(x_dim, "x_dim", least=1), columns, found, one_hot, Columns.of(x))
 
 
 def _concept(plain: dict[str, Any]) -> Concept:

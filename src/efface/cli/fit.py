@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,20 @@ from efface._errors import InputError
 from efface._io import CARD, CONFIG, TENSORS, atomic_dir
 from efface._validate import check_finite
 from efface.cli.concepts import SIDE_FILE, Concept, Side, joint, joint_kind, learn
-from efface.cli.inputs import Inputs, choose_features, find_labels
-from efface.cli.options import Chosen, Fit
-from efface.cli.outputs import check_free
+from efface.cli.inputs import Inputs, choose_features, find_labels, split_names
+from efface.cli.one_hot import OneHotSource, spread
+from efface.cli.options import Fit
+from efface.cli.outputs import caution, check_free
+from efface.cli.ranges import Columns, Gatherer
 from efface.cli.settings import configured
 from efface.core.checkpoint import Checkpoint
 from efface.core.config import Config
 from efface.core.method import Method, get_method
 from efface.core.provenance import provenance
 from efface.erasers.base import eraser_dtype
-from efface.streams import column_names, open_source, progress, shortened
+from efface.streams import Source, column_names, open_source, progress, shortened
+
+_TARGETS = ("label", "labels", "target", "targets", "class", "classes", "outcome", "y")
 
 
 def run(args: Fit) -> None:
@@ -30,13 +35,14 @@ def run(args: Fit) -> None:
     method = get_method(args.method, "rows")
     config = configured(method, args.settings, flags=("kind",))
     _check_output(args)
-    inputs = find_inputs(args.x, args.concept, args)
+    inputs = filled(find_inputs(args), args.chunk_rows)
     concepts = learn_concepts(inputs, args.kind, args.chunk_rows)
     _check_method(method, concepts)
     print(f"{inputs.x.where}: {len(inputs.features)} features ({shortened(inputs.features)})")
-    fitter = _gather(inputs, concepts, method, config, args)
+    fitter, x = _gather(inputs, concepts, method, config, args)
     eraser = dataclasses.replace(fitter.eraser, provenance=provenance(subject=inputs.x.where, call=args.command_line))
-    side = Side(method.name, fitter.x_dim, _columns(inputs), concepts)
+    one_hot = inputs.x.values if isinstance(inputs.x, OneHotSource) else {}
+    side = Side(method.name, fitter.x_dim, _columns(inputs), concepts, {k: tuple(v) for k, v in one_hot.items()}, x)
     with atomic_dir(args.output) as folder:
         eraser.save(folder)
         side.save(folder)
@@ -53,13 +59,52 @@ def _check_output(args: Fit) -> None:
     check_free([path, *written], "-o", force=args.force, read=[args.x, *args.concept])
 
 
-def find_inputs(spec: str, concepts: Sequence[str], args: Chosen) -> Inputs:
-    """The features and labels that the user named."""
-    x = open_source(spec)
-    labels = tuple(find_labels(concept, x) for concept in concepts)
+def find_inputs(args: Fit) -> Inputs:
+    """The features and labels that the user named.
+
+    Raises:
+        InputError: If a column is not there, or cannot be what it is named as.
+    """
+    x = open_source(args.x)
+    labels = tuple(find_labels(concept, x) for concept in args.concept)
     own = [found.column for found in labels if found.source is None and found.column]
-    features = choose_features(x, columns=args.columns, exclude=args.exclude, labels=own)
-    return Inputs(x, features, labels)
+    task, text = split_names(args.task), split_names(args.one_hot)
+    if both := sorted({*text} & {*own, *task}):
+        raise InputError(f"--one-hot {', '.join(both)} is a concept or the task, and no feature: choose one")
+    x = spread(x, text, args.chunk_rows) if text else x
+    features = choose_features(x, columns=args.columns, exclude=args.exclude, labels=[*own, *task])
+    if not (args.columns or args.exclude or task):
+        _tell_of_targets(x, features)
+    return Inputs(x, features, labels, args.missing)
+
+
+def _tell_of_targets(x: Source, features: Sequence[str]) -> None:
+    """Warn of features that are called as what is to be predicted is."""
+    if found := [name for name in features if name.lower() in _TARGETS]:
+        caution(
+            f"{x.where}: {', '.join(found)} is taken for a feature and edited like any other: write --task "
+            f"{','.join(found)} if it is to be predicted, --columns to say that it is one"
+        )
+
+
+def filled(inputs: Inputs, rows: int) -> Inputs:
+    """With the means of the features, found in one pass, if these stand for missing values.
+
+    Raises:
+        InputError: If a feature has no value at all.
+    """
+    if inputs.missing != "mean" or inputs.means is not None:
+        return inputs
+    gathered = Gatherer()
+    for piece in inputs.chunks(rows):
+        gathered.update(inputs.numbers(piece.chunk, gaps=True))
+    columns = gathered.columns()
+    if columns is None:
+        raise InputError(f"{inputs.x.where} has no numbers that have a mean: write --missing drop")
+    empty = [name for name, low in zip(inputs.features, columns.low.tolist(), strict=False) if low == math.inf]
+    if empty:
+        raise InputError(f"{inputs.x.where}: {shortened(empty)} has no value at all: leave it out with --exclude")
+    return dataclasses.replace(inputs, means=columns.mean)
 
 
 def learn_concepts(inputs: Inputs, kind: str, rows: int) -> tuple[Concept, ...]:
@@ -102,28 +147,37 @@ def _settings(inputs: Inputs, concepts: Sequence[Concept], config: Config, args:
         "options": config.to_dict(),
         "concepts": [dataclasses.asdict(concept) for concept in concepts],
         "chunk_rows": args.chunk_rows,
+        "missing": args.missing,
     }
 
 
-def _gather(inputs: Inputs, concepts: Sequence[Concept], method: Method, config: Config, args: Fit) -> Any:
-    """A fitter that has seen the whole file."""
+def _gather(
+    inputs: Inputs, concepts: Sequence[Concept], method: Method, config: Config, args: Fit
+) -> tuple[Any, Columns | None]:
+    """A fitter that has seen the whole file, and what its columns are like."""
     elsewhere = "name another folder with --checkpoint"
     checkpoint = Checkpoint(args.checkpoint, _settings(inputs, concepts, config, args), elsewhere=elsewhere)
-    fitter, start = None, 0
+    fitter, start, total, columns = None, 0, 0, Gatherer()
     if checkpoint.found:
         with checkpoint.reading() as position:
             fitter, start = method.fitter.load(checkpoint.path("fitter")), int(position["rows"])  # type: ignore[attr-defined]
+            columns = Gatherer(position["columns"])
         print(f"going on from row {start}, kept in {args.checkpoint}")
     with progress("fitting", inputs.x.rows, done=start) as bar:
-        for chunk, values in inputs.chunks(args.chunk_rows, start=start):
-            x, z = chunk.numbers(inputs.features), joint(concepts, values, chunk.first_row)
+        for piece in inputs.chunks(args.chunk_rows, start=start):
+            first_row = piece.chunk.first_row
+            x, z = inputs.numbers(piece.chunk), joint(concepts, piece.labels, first_row)
             fitter = _new_fitter(method, x, concepts, config) if fitter is None else fitter
-            _update(fitter, x, z, inputs, chunk.first_row)
-            bar.update(len(chunk))
+            _update(fitter, x, z, inputs, first_row)
+            columns.update(x)
+            bar.update(piece.end - max(total, start))
+            total = piece.end
             if checkpoint.due():
-                checkpoint.write({"rows": chunk.first_row + len(chunk)}, {"fitter": fitter.save})
+                checkpoint.write({"rows": total, "columns": columns.kept()}, {"fitter": fitter.save})
     checkpoint.clear()
-    return fitter
+    if fitter is None:
+        raise InputError(f"{inputs.x.where} has no row without a missing value: nothing is left with --missing drop")
+    return fitter, columns.columns()
 
 
 def _new_fitter(method: Method, x: Tensor, concepts: Sequence[Concept], config: Config) -> Any:

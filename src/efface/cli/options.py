@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 Kind = Literal["auto", "categorical", "continuous"]
+Missing = Literal["drop", "mean"]
 World = Literal["tables", "sentences", "tokens", "layers"]
 
 
@@ -98,8 +99,11 @@ class Chosen(Options):
     subject = "rows"
     one_of = (("columns", "exclude"),)
 
-    columns: str | None = flag(None, "the columns that are X (default: all but the concept)", "A,B,...")
-    exclude: str | None = flag(None, "columns that are not X", "A,B,...")
+    columns: str | None = flag(None, "the columns that are X (default: all but the concept and the task)", "A,B,...")
+    exclude: str | None = flag(None, "columns that are not X and stay as they are", "A,B,...", "--exclude", "--keep")
+    missing: Missing | None = flag(
+        None, "where a value is missing: drop leaves the row out, mean takes the feature's (default: refuse)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +131,7 @@ class Fit(Chosen):
     """Learn from a file how to erase a concept, and save the eraser.
 
       efface fit X.npy --concept z.npy -o eraser/
-      efface fit people.csv --concept sex --exclude name,city -o eraser/ --set shrinkage=false
+      efface fit people.csv --concept sex --exclude name --one-hot city --task hired -o eraser/
       efface fit data.npz:X --concept data.npz:z -o eraser/ --method oracle
 
     The file is read in chunks and may be larger than memory. Classes need a second pass, over the labels alone.
@@ -139,6 +143,10 @@ class Fit(Chosen):
     method: str = _method("leace", "how to erase")
     settings: list[str] = _settings()
     kind: Kind = _kind()
+    task: str | None = flag(None, "columns of X to be predicted later: no features, and left as they are", "Y,...")
+    one_hot: str | None = flag(
+        None, "columns of text to take as features, a column of 0 and 1 for each value", "A,B,..."
+    )
     chunk_rows: int = _chunk_rows()
     checkpoint: str | None = flag(None, "keep the state here, and go on from it if interrupted", "DIR")
     force: bool = _force()

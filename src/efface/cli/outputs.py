@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from efface._errors import InputError
+from efface._errors import EffaceWarning, InputError
 from efface._lazy import require
 from efface.audit.audit import Audit
 from efface.cli.options import Options
@@ -23,6 +24,13 @@ Say = Callable[[str], None]
 def teller(command: str) -> Say:
     """Lines on stderr that begin with the name of the command."""
     return lambda text: print(f"efface {command}: {text}", file=sys.stderr, flush=True)
+
+
+def caution(text: str) -> None:
+    """Warn the user of a command, who has nobody else to hear it, whatever the filters of warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", EffaceWarning)
+        warnings.warn(text, EffaceWarning, stacklevel=3)
 
 
 def check_free(paths: Iterable[Path], flag: str, *, force: bool, read: Iterable[Any] = ()) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from efface._errors import InputError
@@ -34,13 +35,26 @@ class ArrayChunk:
     def __len__(self) -> int:
         return len(self.data)
 
-    def numbers(self, columns: Sequence[str]) -> Tensor:
-        """The columns as floating point or complex rows `(n, d)`.
+    def numbers(self, columns: Sequence[str], *, gaps: bool = False) -> Tensor:
+        """The columns as floating point or complex rows `(n, d)`; what is missing is NaN in the file.
 
         >>> ArrayChunk(0, torch.tensor([[1, 2, 3]])).numbers(["2", "0"])
         tensor([[3., 1.]], dtype=torch.float64)
         """
         return as_floating(self._pick(columns))
+
+    def gaps(self, numbers: Sequence[str], labels: Sequence[str] = ()) -> NDArray[np.bool_]:
+        """Which rows have NaN, or an empty text, in one of these columns, `(n,)`."""
+        names = [*numbers, *labels]
+        if isinstance(self.data, np.ndarray):
+            empty = np.char.str_len(self.data.reshape(len(self), -1)) == 0
+            return empty[:, _indices(names)].any(1) if names else np.zeros(len(self), bool)
+        return torch.isnan(self._pick(names)).any(1).numpy() if names else np.zeros(len(self), bool)
+
+    def keep(self, rows: NDArray[np.bool_]) -> ArrayChunk:
+        """These rows alone."""
+        data = self.data
+        return replace(self, data=data[rows] if isinstance(data, np.ndarray) else data[torch.from_numpy(rows)])
 
     def labels(self, column: str) -> np.ndarray:
         """One column as a numpy array `(n,)`; bfloat16 becomes float32."""

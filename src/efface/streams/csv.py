@@ -223,7 +223,7 @@ def _to_field(name: str, values: pa.ChunkedArray, dialect: Dialect) -> pa.Chunke
 @contextmanager
 def write_csv(path: Path, like: Source, features: Sequence[str]) -> Iterator[Sink]:
     """A sink for a `.csv` file, written like the source if that is one, that appears when the block ends well."""
-    dialect = like.dialect if isinstance(like, CsvSource) else _PLAIN
+    dialect = getattr(like, "dialect", None) or _PLAIN
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         sink = CsvWriter(file, like.where, dialect)
         yield sink

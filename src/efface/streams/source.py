@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from efface._errors import InputError
@@ -45,8 +47,16 @@ class Chunk(Protocol):
 
     def __len__(self) -> int: ...
 
-    def numbers(self, columns: Sequence[str]) -> Tensor:
-        """The columns side by side as floating point or complex rows `(n, d)`."""
+    def numbers(self, columns: Sequence[str], *, gaps: bool = False) -> Tensor:
+        """The columns side by side as floating point or complex rows `(n, d)`; with `gaps`, NaN for what is missing."""
+        ...
+
+    def gaps(self, numbers: Sequence[str], labels: Sequence[str] = ()) -> NDArray[np.bool_]:
+        """Which rows miss a value in one of these columns, `(n,)`."""
+        ...
+
+    def keep(self, rows: NDArray[np.bool_]) -> Chunk:
+        """These rows alone."""
         ...
 
     def labels(self, column: str) -> Any:

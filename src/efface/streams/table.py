@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from efface._errors import InputError
@@ -44,14 +45,32 @@ class TableChunk:
     def __len__(self) -> int:
         return self.table.num_rows
 
-    def numbers(self, columns: Sequence[str]) -> Tensor:
+    def numbers(self, columns: Sequence[str], *, gaps: bool = False) -> Tensor:
         """The columns side by side as floating point rows `(n, d)`; a list column gives its length of them.
+
+        Args:
+            columns: Their names.
+            gaps: Whether values may be missing, which are NaN then; of lists none may.
 
         Raises:
             InputError: If a value is missing or a column holds no numbers.
         """
-        parts = [self._numbers(name) for name in columns]
+        parts = [self._numbers(name, gaps) for name in columns]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def gaps(self, numbers: Sequence[str], labels: Sequence[str] = ()) -> NDArray[np.bool_]:
+        """Which rows miss a value in one of these columns, `(n,)`; a label that is an empty text is missing."""
+        pc, found = arrow("pyarrow.compute"), np.zeros(len(self), bool)
+        for name in (*numbers, *labels):
+            values = _decoded(self.table.column(name))
+            found |= pc.is_null(values, nan_is_null=arrow().types.is_floating(values.type)).to_numpy()
+            if name in labels and is_text(values.type):
+                found |= pc.fill_null(pc.equal(values, ""), True).to_numpy()
+        return found
+
+    def keep(self, rows: NDArray[np.bool_]) -> TableChunk:
+        """These rows alone."""
+        return replace(self, table=self.table.filter(arrow().array(rows)))
 
     def labels(self, column: str) -> np.ndarray:
         """One column as a numpy array `(n,)` of strings, integers, booleans or floats.
@@ -86,8 +105,12 @@ class TableChunk:
             start += width
         return replace(self, table=table)
 
-    def _numbers(self, name: str) -> Tensor:
+    def _numbers(self, name: str, gaps: bool) -> Tensor:
         values = self.table.column(name)
+        if gaps and values.null_count and not is_list(values.type):
+            self._check_numbers(values.type, name)
+            filled = arrow("pyarrow.compute").fill_null(values.cast(arrow().float64()), float("nan"))
+            return to_tensor(np.array(filled.to_numpy()), name)[:, None]
         self._check_complete(values, name)
         if is_list(values.type):
             return self._list_numbers(values, name)
@@ -124,7 +147,8 @@ class TableChunk:
             rows = np.unique(missing) + self.first_row
             raise InputError(
                 f"column {name!r} of {self.where} has missing values in {rows.size} of {len(self)} rows "
-                f"(first rows, counted from 0: {shortened(rows.tolist())}): drop or fill these rows first"
+                f"(first rows, counted from 0: {shortened(rows.tolist())}): drop or fill these rows first, "
+                "or write --missing drop or --missing mean"
             )
 
 

@@ -1,0 +1,162 @@
+"""What the columns of a file were like: their means and ranges, and what an edit does to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efface._errors import FormatError
+from efface.streams import shortened
+
+_SHARE, _ROOM = 0.01, 1e-3
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Of each column, in order.
+
+    Attributes:
+        mean: `(d,)` means.
+        low: `(d,)` least values.
+        high: `(d,)` greatest values.
+    """
+
+    mean: Tensor
+    low: Tensor
+    high: Tensor
+
+    def to_plain(self) -> dict[str, list[float]]:
+        """As lists."""
+        return {name: value.tolist() for name, value in vars(self).items()}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any] | None) -> Columns | None:
+        """From `to_plain`; None of nothing.
+
+        Raises:
+            FormatError: If it is anything else.
+        """
+        if plain is None:
+            return None
+        if set(plain) != {*_FIELDS} or len({len(plain[name]) for name in _FIELDS}) > 1:
+            raise FormatError(f"x has {', '.join(plain)}, expected {', '.join(_FIELDS)} of one length")
+        return cls(*(torch.tensor(plain[name], dtype=torch.float64) for name in _FIELDS))
+
+
+_FIELDS = ("mean", "low", "high")
+
+
+class Gatherer:
+    """Means and ranges, chunk by chunk; values that are NaN do not count."""
+
+    def __init__(self, kept: Mapping[str, Any] | None = None) -> None:
+        self._sums: dict[str, Tensor] = {
+            name: torch.tensor(value, dtype=torch.float64) for name, value in (kept or {}).items()
+        }
+
+    def update(self, x: Tensor) -> None:
+        """Take in rows `(n, d)`; of complex ones nothing is kept."""
+        if x.is_complex() or not len(x):
+            return
+        x = x.double()
+        gaps = x.isnan()
+        far = torch.full_like(x, torch.inf)
+        new = {
+            "n": (~gaps).sum(0).double(),
+            "sum": x.nan_to_num(nan=0.0).sum(0),
+            "low": torch.where(gaps, far, x).amin(0),
+            "high": torch.where(gaps, -far, x).amax(0),
+        }
+        join = {"n": torch.add, "sum": torch.add, "low": torch.minimum, "high": torch.maximum}
+        self._sums = {name: join[name](self._sums[name], v) if self._sums else v for name, v in new.items()}
+
+    def kept(self) -> dict[str, list[float]]:
+        """All that there is, as lists, to go on from."""
+        return {name: value.tolist() for name, value in self._sums.items()}
+
+    def columns(self) -> Columns | None:
+        """What was found; None if nothing was."""
+        if not self._sums:
+            return None
+        n = self._sums["n"]
+        return Columns(self._sums["sum"] / n.clamp_min(1), self._sums["low"], self._sums["high"])
+
+
+class Change:
+    """How much an edit changes each column, relative to its variance, and which values it takes out of their range.
+
+    Args:
+        columns: Of the rows of the fit, if they are known.
+    """
+
+    def __init__(self, columns: Columns | None = None) -> None:
+        self.rows = 0
+        self._columns = columns
+        self._origin: Tensor | None = None
+        self._sum: Any = 0.0
+        self._squares: Any = 0.0
+        self._changed: Any = 0.0
+        self._outside: Any = 0
+        self._low: Any = torch.inf
+        self._high: Any = -torch.inf
+
+    def update(self, x: Tensor, erased: Tensor) -> None:
+        """Take in a chunk before and after."""
+        wide, new = _wide(x), _wide(erased)
+        self._changed = self._changed + (new - wide).abs().square().sum(0)
+        # About a point near the mean, so that a large mean does not swallow the variance.
+        self._origin = wide.mean(0) if self._origin is None else self._origin
+        centred = wide - self._origin
+        self._sum = self._sum + centred.sum(0)
+        self._squares = self._squares + centred.abs().square().sum(0)
+        self.rows += len(x)
+        if self._columns is not None and not x.is_complex() and x.shape[1] == len(self._columns.low):
+            self._look(self._columns, wide, new)
+
+    def _look(self, columns: Columns, x: Tensor, erased: Tensor) -> None:
+        room = _ROOM * (columns.high - columns.low)
+        low, high = columns.low - room, columns.high + room
+        out = ((erased < low) | (erased > high)) & (x >= low) & (x <= high)
+        self._outside = self._outside + out.sum(0)
+        self._low = torch.minimum(torch.as_tensor(self._low), erased.amin(0))
+        self._high = torch.maximum(torch.as_tensor(self._high), erased.amax(0))
+
+    def _variance(self) -> Tensor:
+        return (self._squares - (self._sum / self.rows**0.5).abs().square()).clamp_min(0)
+
+    @property
+    def size(self) -> float:
+        """Mean squared change over total variance."""
+        variance = float(self._variance().sum())
+        return float(self._changed.sum()) / variance if variance > 0 else 0.0
+
+    def most(self, names: Sequence[str]) -> str:
+        """The columns of which most is changed, with the share of their variance."""
+        shares = torch.where(self._variance() > 0, self._changed / self._variance(), 0.0)
+        if len(shares) != len(names):
+            return ""
+        order = [i for i in shares.argsort(descending=True).tolist() if shares[i] > 0]
+        return shortened([f"{names[i]} {float(shares[i]):.3g}" for i in order], count=_NAMED)
+
+    def outside(self, names: Sequence[str]) -> list[str]:
+        """A line for each column of which one value in a hundred leaves the range that it had in the fit."""
+        columns = self._columns
+        if columns is None or not torch.is_tensor(self._outside) or len(self._outside) != len(names):
+            return []
+        shares = self._outside.double() / self.rows
+        ends = torch.stack([columns.low, columns.high, self._low, self._high], 1).tolist()
+        return [
+            f"{names[i]} leaves its range of {ends[i][0]:.4g} to {ends[i][1]:.4g} in {float(shares[i]):.1%} of rows, "
+            f"and now reaches from {ends[i][2]:.4g} to {ends[i][3]:.4g}"
+            for i in shares.argsort(descending=True).tolist()
+            if shares[i] > _SHARE
+        ]
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
