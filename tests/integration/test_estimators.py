@@ -388,6 +388,35 @@ def test_sensitive_columns_that_stay_have_to_be_there() -> None:
     np.testing.assert_allclose(dropping.transform(frame.drop(columns="z")), dropping.transform(frame))
 
 
+@pytest.mark.filterwarnings("ignore:erased values leave the range")  # of small columns, where methods know units
+@pytest.mark.parametrize("cls", [LeaceTransformer, QuadraticTransformer, MeanDifferenceTransformer])
+def test_the_edit_of_each_column(cls: type) -> None:
+    """Income in euros beside a share and a flag: what is reported is what was done to each, whatever its unit."""
+    X, group, z = _data()
+    X = X[:, :3] * [3e4, 1.0, 1e-3] + [4e4, 0.0, 0.0]
+    estimator = cls(sensitive_columns="group").fit(pd.DataFrame(X, columns=list("abc")).assign(group=group))
+    erased = estimator.transform(pd.DataFrame(X, columns=list("abc")).assign(group=group))
+    np.testing.assert_allclose(estimator.edit_, ((erased - X) ** 2).mean(0) / X.var(0), rtol=1e-6)
+    plain = cls().fit(X / [3e4, 1.0, 1e-3], sensitive_features=group)
+    if cls is LeaceTransformer:
+        np.testing.assert_allclose(estimator.edit_, plain.edit_, rtol=1e-6)
+
+
+def test_values_that_leave_their_range_are_told() -> None:
+    rng = np.random.default_rng(0)
+    sex = rng.integers(0, 2, 500)
+    frame = pd.DataFrame(
+        {"age": rng.normal(40, 9, 500) + sex, "kids": rng.poisson(0.5 + sex), "flag": rng.integers(0, 2, 500)}
+    )
+    leace = LeaceTransformer().fit(frame, sensitive_features=sex)
+    with pytest.warns(EffaceWarning, match=r"flag in .*% of rows \(it was 0 to 1, and is -") as told:
+        leace.transform(frame)
+    assert len(told) == 1 and "age in" not in str(told[0].message)
+    leace.transform(frame.head(3))  # too few to say
+    bounded = LeaceTransformer().fit(frame[["age"]], sensitive_features=sex)
+    bounded.transform(frame[["age"]])
+
+
 def test_names_without_a_table() -> None:
     X, _, _ = _data()
     leace = LeaceTransformer(sensitive_columns=[1]).fit(X)

@@ -12,7 +12,7 @@ from torch import Tensor
 from efface._errors import FormatError
 from efface.streams import shortened
 
-_SHARE, _ROOM = 0.01, 1e-3
+_SHARE, _FEW, _ROOM = 0.01, 5, 1e-3
 _NAMED = 5
 
 
@@ -144,7 +144,10 @@ class Change:
         return shortened([f"{names[i]} {float(shares[i]):.3g}" for i in order], count=_NAMED)
 
     def outside(self, names: Sequence[str]) -> list[str]:
-        """A line for each column of which one value in a hundred leaves the range that it had in the fit."""
+        """A line for each column of which many values leave the range that they had in the fit.
+
+        Many are one in a hundred, and more than five.
+        """
         columns = self._columns
         if columns is None or not torch.is_tensor(self._outside) or len(self._outside) != len(names):
             return []
@@ -154,7 +157,7 @@ class Change:
             f"{names[i]} leaves its range of {ends[i][0]:.4g} to {ends[i][1]:.4g} in {float(shares[i]):.1%} of rows, "
             f"and now reaches from {ends[i][2]:.4g} to {ends[i][3]:.4g}"
             for i in shares.argsort(descending=True).tolist()
-            if shares[i] > _SHARE
+            if shares[i] > max(_SHARE, _FEW / self.rows)
         ]
 
 

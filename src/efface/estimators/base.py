@@ -19,6 +19,7 @@ from efface.core.row_labels import Labels
 from efface.estimators.columns import column_at, is_table, read_columns, readable
 from efface.estimators.concept import ConceptEncoder
 from efface.estimators.inputs import of_length, position, too_many, weighted
+from efface.estimators.ranges import column_edits, joint_range, tell_of_ranges
 
 _FLOATS = (np.float64, np.float32)
 # scikit-learn has no annotations, and pyright infers too narrow ones from its defaults.
@@ -33,6 +34,9 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Its fields are its parameters, as scikit-learn wants them: an argument of the initialiser each, kept as it is.
     Subclasses say which fitter (`_make_fitter`), whether it needs classes (`_classes_only`), and whether it takes
     one class a row (`_one_class_a_row`), so that of several columns the combinations are its classes.
+
+    After `fit`, `edit_` is the share of its variance by which each feature was changed, `(d,)`; `ranges_` is the least
+    and the greatest value of each, `(2, d)`, and `transform` warns where it takes values out of them.
     """
 
     # Asked for by default, so that a Pipeline under metadata routing passes the column on without more ado.
@@ -67,9 +71,10 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             InputError: If no concept is given, or it cannot be used.
         """
         self._forget()
-        self._take(X, y, sensitive_features, sample_weight, classes=None, at_least=2)
+        features, z, weight = self._take(X, y, sensitive_features, sample_weight, classes=None, at_least=2)
         # Solve now, so that errors and warnings come from fit and not from transform.
-        _ = self.eraser_
+        erased = self._erase(features, z) if self.eraser_.takes_labels else self._erase(features)
+        self.edit_ = column_edits(features, erased, weight)
         return self
 
     def partial_fit(
@@ -103,10 +108,13 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self.transform(X)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _forget(self) -> None:
-        for name in ("fitter_", "encoder_", "sensitive_indices_"):
+        for name in ("fitter_", "encoder_", "sensitive_indices_", "edit_", "ranges_"):
             self.__dict__.pop(name, None)
 
-    def _take(self, X: Any, y: Any, sensitive: Any, sample_weight: Any, *, classes: Any, at_least: int) -> None:
+    def _take(
+        self, X: Any, y: Any, sensitive: Any, sample_weight: Any, *, classes: Any, at_least: int
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64] | None]:
+        """Learn from a batch; gives its features, labels as the eraser takes them, and weights."""
         first = not hasattr(self, "fitter_")
         features, inside = self._split(X, reset=first, at_least=at_least)
         columns = self._concept_columns(y, sensitive, inside, len(features))
@@ -120,6 +128,8 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         fitter.update(features, Labels("z", encoder.kind, z), weight=weight)
         encoder.remember(columns)
         self.encoder_, self.fitter_ = encoder, fitter
+        self.ranges_ = joint_range(features, None if first else self.ranges_)
+        return features, z.numpy(), weight
 
     def _make_encoder(self, columns: list[Column], classes: Any, weight: Any) -> ConceptEncoder:
         return ConceptEncoder(
@@ -223,7 +233,10 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         features, inside = self._split(X, reset=False, labelled=labelled)
         z = [self.encoder_.encode(self._labels(sensitive, inside, len(features)))] if labelled else []
-        return self._with_sensitive(X, self._erase(features, *z))
+        erased = self._erase(features, *z)
+        names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
+        tell_of_ranges(features, erased, self.ranges_, [str(name) for name in names[self._kept()]])
+        return self._with_sensitive(X, erased)
 
     def _erase(self, features: NDArray[Any], *z: NDArray[Any]) -> NDArray[Any]:
         return self.eraser_(features, *z)
