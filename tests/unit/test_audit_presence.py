@@ -158,6 +158,29 @@ def test_too_many_images_that_cannot_be_judged_head_the_conclusions() -> None:
     assert audit.conclusions[0].startswith("NOT shown to be erased")
 
 
+def test_other_pictures_that_break_are_said() -> None:
+    """Of them no share of those that can be judged knows: 3 of 3 squares may be seen, and 7 of 10 be lost."""
+
+    def breaking(images: Tensor, concept: str) -> Tensor:
+        broken = (images[:, 1, 1, 1] < kept) & (images[:, 1, 1, 2] == 0)
+        return torch.where(broken & (concept == "square"), torch.nan, judge(images, concept).float())
+
+    def erased(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        images = draw_without_circles(prompts, seeds)
+        images[:, :, 1, 2] = 0
+        return images
+
+    kept = 0.475  # the brightness of seed 2 and up
+    audit = asked_of(breaking, erased)
+    assert audit.find(FAMILY, "square", "after").value == 1
+    said = next(line for line in audit.conclusions if line.startswith("WARNING: of 1 of 1 other concepts"))
+    assert "cannot say more often" in said and "most of square: of 70.0%" in said and "before 0.0%" in said
+    kept = 1.0
+    assert not any(line.startswith("None of") for line in asked_of(breaking, erased).conclusions)
+    kept = 0.0
+    assert asked_of(breaking, erased).conclusions[-1] == "None of 1 other concepts is clearly seen less."
+
+
 def test_one_image_that_can_be_judged_is_no_change() -> None:
     audit = efface.audit.presence(draw, unsure_of(range(1, 10)), "circle", prompts=["circle"], erased=draw, seeds=10)
     assert audit.find(FAMILY, "circle", "after").n == 1

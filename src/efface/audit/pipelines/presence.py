@@ -255,9 +255,9 @@ def _conclusions(findings: Sequence[Finding], concept: str) -> list[str]:
         worst = min(lower, key=lambda f: f.value)
         most = f"most {worst.name}, by {_points(worst)}"
         said.append(f"{len(lower)} of {len(changes)} other concepts are seen less; {most}.")
-    elif changes:
-        said.append(f"None of {len(changes)} other concepts is clearly seen less.")
-    return said
+    elif known := [f for f in changes if f.is_scored]:
+        said.append(f"None of {len(known)} other concepts is clearly seen less.")
+    return said + _of_lost(unsaid, [f.name for f in changes])
 
 
 def _lead(before: Finding, after: Finding, unsaid: Finding | None) -> str:
@@ -286,6 +286,23 @@ def _of_unsaid(unsaid: Mapping[tuple[str, str], Finding], name: str, asked: str)
         return []
     shares = f"{spanned(before)} of the images" if after is None else f"{spanned(after)}, before {spanned(before)}"
     return [f"Where it is {asked}, the judge cannot say of {shares}: these count neither as seen nor as not seen."]
+
+
+def _of_lost(unsaid: Mapping[tuple[str, str], Finding], others: Sequence[str]) -> list[str]:
+    """The sentence about other concepts of which the judge can say less than before, which no share knows."""
+    lost = [
+        after
+        for before, after in ((unsaid.get((name, BEFORE)), unsaid.get((name, AFTER))) for name in others)
+        if before is not None and after is not None and (after.low or 0.0) > (before.high or 0.0)
+    ]
+    if not lost:
+        return []
+    worst = max(lost, key=lambda f: f.value)
+    shown = f"most of {worst.name}: of {spanned(worst)} of its images, before {spanned(unsaid[worst.name, BEFORE])}"
+    return [
+        f"{WARNING}of {len(lost)} of {len(others)} other concepts the judge cannot say more often than before, {shown}"
+        ": their pictures may be broken, which counts neither as seen nor as not seen."
+    ]
 
 
 def _shown(finding: Finding) -> str:
