@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ FULL, SMALL = Sizes(600, 120, 256, 300, 4000), Sizes(200, 48, 128, 120, 1500)
 
 def fits(sizes: Sizes, seed: int) -> dict[str, tuple[TokenWorld, Tensor]]:
     """Way to fit -> sequences and labels."""
-    options = {"length": sizes.length, "sequences": sizes.fit, "max_files": sizes.files, "seed": seed}
+    options: dict[str, Any] = {"length": sizes.length, "sequences": sizes.fit, "max_files": sizes.files, "seed": seed}
     mixed, one = make_tokens("train", **options), make_tokens("train", kind="library", **options)
     kinds = mixed.is_test.long()[:, None] * len(mixed.names)
     crossed = torch.where(mixed.lexical_type == IGNORE, IGNORE, mixed.lexical_type + kinds)

@@ -199,7 +199,10 @@ def test_another_pipeline_and_longer_prompts_are_refused() -> None:
 def test_on_shapes_the_star_goes_and_a_stranger_stays(kind: Any) -> None:
     pipe, judge = load_shapes_pipeline(), load_judge()
     templates = ["{}", "a red {} on a white background", "a striped {}", "a photo of a green {}", "a dotted {}"]
-    others = {"preserve": [c.name for c in FACTORS["object"] if c.name != "star"], "templates": templates}
+    others: dict[str, Any] = {
+        "preserve": [c.name for c in FACTORS["object"] if c.name != "star"],
+        "templates": templates,
+    }
     spec = Concept("star", **(others if kind == "leace" else {}))
     view, options = PipelineView.of(pipe), {"steps": 10, "guidance": 3.0, "batch_size": 12}
     prompts = ["a cyan star on a pink background"] * 8 + ["a blue circle on a mint background"] * 4

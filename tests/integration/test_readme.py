@@ -69,6 +69,7 @@ def test_a_table_is_erased_from(tmp_path, monkeypatch, capsys):
     ]:
         assert main(command) == 0
     for file, apart in (("people.csv", True), ("clean.csv", False)):
-        means = pd.read_csv(file).groupby("sex")["income"].mean()
-        assert (abs(means["f"] - means["m"]) > 1e3) == apart
+        people = pd.read_csv(file)
+        women, men = (float(people.loc[people["sex"] == sex, "income"].mean()) for sex in ("f", "m"))
+        assert (abs(women - men) > 1e3) == apart
     assert Path("report.html").stat().st_size > 10_000 and "least affine edit" in capsys.readouterr().out

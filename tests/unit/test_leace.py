@@ -131,6 +131,7 @@ def test_units_of_columns_do_not_matter(n, shrinkage):
     fit = {"shrinkage": shrinkage, "dtype": torch.float64}
     scaled, plain = LeaceEraser.fit(x * units, z, **fit), LeaceEraser.fit(x, z, **fit)
     torch.testing.assert_close(scaled(x * units) / units, plain(x), rtol=1e-6, atol=1e-7)
+    assert scaled.report and plain.report
     assert scaled.report.shrinkage == pytest.approx(plain.report.shrinkage, abs=1e-9)
 
 
@@ -141,7 +142,9 @@ def test_the_edit_that_is_reported_is_made(n, shrinkage):
     x, z = x[:n] * torch.linspace(1, 100, D, dtype=x.dtype), z[:n]
     eraser = LeaceEraser.fit(x, z, shrinkage=shrinkage, dtype=torch.float64)
     total = (x - x.mean(0)).square().sum()
-    assert eraser.report.edit == pytest.approx(float((eraser(x) - x).square().sum() / total), rel=1e-6)
+    assert eraser.report and eraser.report.edit == pytest.approx(
+        float((eraser(x) - x).square().sum() / total), rel=1e-6
+    )
 
 
 def test_streaming_is_batch_and_the_eraser_is_refreshed():

@@ -73,7 +73,7 @@ def find_sites(
             plays a role.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
-    >>> [str(site) for site in find_sites(model, ["norms", "0:input"])]
+    >>> [str(site) for site in find_sites(model, ["norms", "0:input"], inputs={"input": torch.randn(3, 2)})]
     ['0:input', '1']
     """
     check_call(find_sites, locals())

@@ -25,10 +25,25 @@ from efface.core.labels import settled
 class States(Protocol):
     """Hidden states of the same tokens at several sites: `x` by site, and of each row its label and place."""
 
-    x: dict[str, Tensor]
-    labels: Tensor
-    sequence: Tensor
-    position: Tensor
+    @property
+    def x(self) -> dict[str, Tensor]:
+        """Address of a site -> `(n, d)`."""
+        ...
+
+    @property
+    def labels(self) -> Tensor:
+        """`(n, ...)`."""
+        ...
+
+    @property
+    def sequence(self) -> Tensor:
+        """`(n,)` number of the sequence of each row."""
+        ...
+
+    @property
+    def position(self) -> Tensor:
+        """`(n,)` its place in there."""
+        ...
 
 
 @runtime_checkable
