@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import random
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,8 +221,10 @@ def mutations(folder: Path, rng: random.Random) -> Iterator[tuple[str, Path, byt
             yield f"{file.relative_to(folder)}: {said}", file, content
 
 
-def mutate(saved: Saved, tally: Tally, *, share: float = 1.0, rng: random.Random | None = None) -> None:
-    """Load a folder under its mutations, or a share of them, and count."""
+def mutate(
+    saved: Saved, tally: Tally, *, share: float = 1.0, rng: random.Random | None = None, end: float = math.inf
+) -> None:
+    """Load a folder under its mutations, or a share of them, until a time of the clock, and count."""
     rng = rng or random.Random(0)
     with tempfile.TemporaryDirectory() as other:
         work = Path(other) / "e"
@@ -228,6 +232,8 @@ def mutate(saved: Saved, tally: Tally, *, share: float = 1.0, rng: random.Random
         with quiet():
             saved.load(work)  # as it is, it is good
         for said, file, content in mutations(saved.folder, rng):
+            if time.monotonic() > end:
+                break
             if rng.random() >= share:
                 continue
             target = work / file.relative_to(saved.folder)

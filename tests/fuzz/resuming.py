@@ -18,8 +18,8 @@ from tests import models, squares
 from tests.fuzz import files
 
 
-class Stop(Exception):
-    """Ends a fit on the way."""
+class Stop(BaseException):
+    """Ends a fit on the way, as an interrupt does."""
 
 
 def checkpoints(work: Path) -> list[files.Saved]:

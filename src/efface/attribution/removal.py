@@ -77,8 +77,8 @@ class Marginal:
             raise InputError(f"reference has shape {tuple(self.reference.shape)}: give samples (r, ...), at least one")
         if self.reference.is_floating_point():
             check_finite(self.reference.flatten(1), "reference")
-        if self.unit not in get_args(Unit):
-            raise InputError(f'unit={self.unit!r}: write "feature" or "sample"')
+        if not isinstance(self.unit, str) or self.unit not in get_args(Unit):
+            raise InputError(f'unit={self.unit!r:.80}: write "feature" or "sample"')
 
     def check(self, x: Tensor) -> None:
         """Refuse samples of another shape or kind, and values outside a declared range."""

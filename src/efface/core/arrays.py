@@ -205,9 +205,16 @@ def _strided(value: Tensor, name: str) -> Tensor:
     if value.is_floating_point() and value.itemsize == 1:
         raise InputError(f"{name} holds {value.dtype}, with which torch does not calculate: write {name}.float()")
     if value.layout is torch.strided:
-        return value
+        return _signed(value, name)
     _check_dense(value.numel() * value.element_size(), name, "to_dense()")
     return value.to_dense()
+
+
+def _signed(value: Tensor, name: str) -> Tensor:
+    """Wide unsigned integers, with which torch hardly calculates, as int64."""
+    if value.dtype not in (torch.uint16, torch.uint32, torch.uint64):
+        return value
+    return shared(_for_torch(value.cpu().numpy(), name)).to(value.device)
 
 
 def _dense_sparse(value: Any, name: str) -> NDArray[Any]:

@@ -165,6 +165,7 @@ class Concept:
             InputError: If there is no name, or a field is unknown.
         """
         check_call(Concept.from_dict, locals())
+        data = {str(key): value for key, value in data.items()}
         if "name" not in data:
             raise InputError(f"a concept needs a name, got only {', '.join(data) or 'nothing'}")
         return cls(**_known(data))

@@ -165,6 +165,8 @@ def _fits_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
     of_one = any(part in (int, float, str, bool) for part in parts)
     if dimensions > 1 and of_one:
         return False
+    if hasattr(value, "columns") and parts:  # a table, whose items are columns
+        return False
     if isinstance(value, Tensor | np.ndarray) and parts:
         return _fits_array(value, parts)
     if not isinstance(value, Sequence) or not parts:

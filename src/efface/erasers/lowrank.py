@@ -44,6 +44,8 @@ def erase_low_rank(x: Tensor, left: Tensor, right: Tensor, bias: Tensor | None) 
 
 def check_width(x: Tensor, d: int) -> None:
     """Refuse x that this eraser cannot take."""
+    if not isinstance(x, Tensor):
+        raise InputError(f"x is a {type(x).__name__}, expected a tensor (..., {d}): write torch.as_tensor(x)")
     if x.ndim == 0 or x.shape[-1] != d:
         raise InputError(f"x has shape {tuple(x.shape)}, expected (..., {d}): this eraser was fitted on width {d}")
     if not (x.is_floating_point() or x.is_complex()):

@@ -13,7 +13,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from efface._errors import InputError
-from efface.core.arrays import shared
+from efface.core.arrays import countable, shared
 from efface.core.labels import Column
 from efface.core.row_labels import Labels
 from efface.estimators.columns import column_at, is_table, read_columns, readable
@@ -287,7 +287,7 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Names of the columns of the output: those of the input, without the sensitive ones if dropped."""
-        names: Any = super().get_feature_names_out(input_features)
+        names: Any = super().get_feature_names_out(countable(input_features))
         return names if self.keep_sensitive else names[self._kept()]
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._validate import to_tensor
-from efface.core.arrays import array_of_sequence, countable
+from efface.core.arrays import array_of_sequence, countable, dense
 from efface.core.labels import Column, on_host, read_column
 
 
@@ -35,6 +35,7 @@ def read_columns(value: Any, source: str) -> list[Column]:
     if hasattr(value, "column_names"):  # a pyarrow table
         return [read_column(value.column(n), f"{source}[{n!r}]", name=n) for n in value.column_names]
     array: Any = array_of_sequence(value, source) if isinstance(value, (list, tuple)) else value
+    array = dense(array, source) if isinstance(array, Tensor) else array
     array = array.toarray() if hasattr(array, "tocsr") else array if hasattr(array, "__len__") else np.asarray(array)
     name = None if getattr(array, "name", None) is None else str(array.name)
     shape = tuple(array.shape) if hasattr(array, "shape") else (len(array),)

@@ -49,8 +49,8 @@ class ScrubConfig(Config):
 def addresses(sites: Any) -> tuple[str, ...]:
     """Sites as text: strings, `Site`s or compiled patterns, one or several."""
     several = (sites,) if isinstance(sites, str | re.Pattern | Site) else sites
-    if not isinstance(several, Iterable) or getattr(several, "ndim", 1) == 0:
-        raise InputError(f"sites={sites!r}: write one or a list, such as 'norms', or addresses of modules")
+    if not isinstance(several, Iterable) or hasattr(several, "ndim"):
+        raise InputError(f"sites={sites!r:.80}: write one or a list, such as 'norms', or addresses of modules")
     return tuple(f"re:{site.pattern}" if isinstance(site, re.Pattern) else str(site) for site in several)
 
 

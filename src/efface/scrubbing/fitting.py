@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import EffaceWarning, InputError
+from efface._io import as_path
 from efface._progress import progress
 from efface.core.edits import started
 from efface.core.fingerprint import fingerprint
@@ -132,7 +133,7 @@ def scrub_with(
         batches=Batches(data, labels, batch_size=config.batch_size, ignore_index=config.ignore_index),
         method=rows,
         config=config,
-        scratch=None if scratch is None else os.fspath(scratch),
+        scratch=None if scratch is None else str(as_path(scratch, "scratch")),
     )
     found = fit.places.find(config.sites)
     with at_rest(model):

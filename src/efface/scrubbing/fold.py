@@ -246,6 +246,9 @@ def foldable(
             pixels.
     """
     check_call(foldable, locals())
+    sites = sites if isinstance(sites, Mapping) else list(sites)
+    if other := next((site for site in sites if not isinstance(site, Site)), None):
+        raise InputError(f"sites hold a {type(other).__name__}: give those that find_sites(model, ...) finds")
     found = _targets(model, sites, inputs)
     return {site: into if isinstance(into, str) else tuple(t.path for t in into) for site, into in found.items()}
 

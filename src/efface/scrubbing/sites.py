@@ -35,6 +35,7 @@ def find_roles(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> Rol
     Raises:
         InputError: If the model does not run on them, or it is not known what it takes.
     """
+    check_call(find_roles, locals())
     model = unwrapped(model)
     if inputs is not None:
         return seen_roles(model, inputs)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from efface._errors import InputError
-from efface._validate import check_positive_int, to_tensor
+from efface._validate import check_int, check_positive_int, to_tensor
 from efface.core.doors import check_call
 
 Floats = NDArray[np.float64]
@@ -253,7 +253,7 @@ def _unit_sums(numerator: ArrayLike, denominator: ArrayLike | None, groups: Arra
 
 
 def _resampled_ratios(sums: Floats, resamples: int, seed: int) -> Floats:
-    rng, units = np.random.default_rng(seed), len(sums)
+    rng, units = np.random.default_rng(check_int(seed, "seed", least=0)), len(sums)
     step = max(1, _CELLS // units)
     parts = [
         rng.multinomial(units, np.full(units, 1 / units), size=min(step, resamples - start)) @ sums
