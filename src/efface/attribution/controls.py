@@ -92,6 +92,8 @@ def oracle_maps(truth: Tensor, *, upsampling: int = 1) -> Tensor:
         InputError: If a mask is empty or not boolean, or the cells do not fit.
     """
     check_call(oracle_maps, locals())
+    if truth.ndim != 3:
+        raise InputError(f"truth has shape {tuple(truth.shape)}, expected (n, h, w)")
     check_masks(truth, len(truth))
     check_positive_int(upsampling, "upsampling")
     if truth.ndim != 3 or any(side % upsampling for side in truth.shape[1:]):

@@ -59,6 +59,7 @@ def top_k(maps: Tensor, k: int | Tensor | Sequence[int], *, seed: int = 0) -> Te
     >>> top_k(torch.zeros(2, 3, 3), 4).flatten(1).sum(1)
     tensor([4, 4])
     """
+    check_call(top_k, locals())
     order = ranks(maps, seed=seed)
     cells = order[0].numel()
     wanted = torch.as_tensor(k, device=maps.device)

@@ -30,7 +30,7 @@ from efface.core.arrays import dense, is_plain
 from efface.core.config import in_words
 
 _LOOKED_AT = 100
-_NO_SEQUENCES = (str, bytes, bytearray, Mapping, set, frozenset)
+_NO_SEQUENCES = str | bytes | bytearray | Mapping | set | frozenset
 
 
 def check_call(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
@@ -112,7 +112,7 @@ def fits(value: Any, hint: Any) -> bool:
         return True
     if origin in (collections.abc.Callable, collections.abc.Iterator, collections.abc.Iterable):
         # An array without dimensions has no items, whatever it says.
-        items = isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
+        items = isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0 and not hasattr(value, "tocsr")
         return callable(value) if origin is collections.abc.Callable else items
     if origin in (tuple, list, collections.abc.Sequence):
         return _fits_sequence(value, get_args(hint))
@@ -159,8 +159,10 @@ def _fits_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
     """Whether it has a length and items, which are looked at where they are Python's own."""
     # A data set has a length and items too, and may have no last one: arrays and sequences say what they are.
     listed = isinstance(value, Sequence | Tensor) or hasattr(type(value), "__array__")
+    if isinstance(value, _NO_SEQUENCES | type) or not listed or getattr(value, "is_nested", False):
+        return False
     dimensions = len(getattr(value, "shape", (0,)))
-    if isinstance(value, _NO_SEQUENCES) or not listed or dimensions == 0:
+    if dimensions == 0:
         return False
     of_one = any(part in (int, float, str, bool) for part in parts)
     if dimensions > 1 and of_one:
