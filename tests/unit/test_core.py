@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from efface.core.config import Config, option
 from efface.core.edits import OnRows
 from efface.core.erasure import Erasure, load
 from efface.core.site import Site
+from efface.erasers.leace import LeaceEraser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,3 +143,18 @@ def test_a_file_is_no_folder_to_save_to(tmp_path: Path) -> None:
             with pytest.raises(InputError, match="is a file"):
                 Anything(1).save(tmp_path / name, overwrite=overwrite)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("mark", [None, "", -5, "f" * 64, "left out"])
+def test_a_saved_folder_says_that_it_was_changed(mark: Any, tmp_path: Path) -> None:
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    folder = tmp_path / "eraser"
+    LeaceEraser.fit(x, x[:, 0] > 0).save(folder)
+    load(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["sha256"] = mark
+    if mark == "left out":
+        del config["sha256"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.warns(EffaceWarning, match="was changed after it was saved"):
+        load(folder)

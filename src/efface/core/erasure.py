@@ -247,7 +247,8 @@ def load(path: str | os.PathLike[str]) -> Any:
     plain.pop("complex", None)
     plain[TYPE] = plain.pop("type", None)
     with reading(path):
-        _check_mark(path, mark, plain, tensors)
+        if mark is not None or version > 1:  # older files have none
+            _check_mark(path, mark, plain, tensors)
         cls = _type_of(plain, version)
         if version == 1:
             plain, tensors = cls.upgraded(plain, tensors)
@@ -260,10 +261,10 @@ def load(path: str | os.PathLike[str]) -> Any:
 def _check_mark(path: str | os.PathLike[str], mark: Any, plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Tell of a file that is not as it was saved; it may have been edited by hand on purpose."""
     now = digest({k: v for k, v in plain.items() if k not in _NOT_HASHED}, tensors)
-    if mark is not None and mark != now:
+    if mark != now:
+        said = "none" if mark is None else f"{str(mark)[:12]}..."
         warnings.warn(
-            f"{os.fspath(path)} was changed after it was saved: its SHA-256 is {now[:12]}..., and {str(mark)[:12]}... "
-            "stands in it",
+            f"{os.fspath(path)} was changed after it was saved: its SHA-256 is {now[:12]}..., and {said} stands in it",
             EffaceWarning,
             stacklevel=4,
         )
