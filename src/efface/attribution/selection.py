@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface._validate import check_finite
+from efface._validate import check_finite, to_tensor
 from efface.attribution.maskers import masked
 from efface.core.arrays import dense
 from efface.core.doors import check_call
@@ -59,10 +59,9 @@ def top_k(maps: Tensor, k: int | Tensor | Sequence[int], *, seed: int = 0) -> Te
     >>> top_k(torch.zeros(2, 3, 3), 4).flatten(1).sum(1)
     tensor([4, 4])
     """
-    check_call(top_k, locals())
     order = ranks(maps, seed=seed)
     cells = order[0].numel()
-    wanted = torch.as_tensor(k, device=maps.device)
+    wanted = to_tensor(k, "k").to(maps.device)
     if wanted.is_floating_point() or wanted.dtype == torch.bool:
         raise InputError(
             f"k is {k!r}: expected whole numbers of cells; for a share write k=cells_of(share, {cells}), e.g. "
