@@ -53,7 +53,7 @@ EFFACE = Project(
     ("py.typed", ".css", ".html.j2"),
     (
         *("src", "tests", "tools", "examples", "docs", "benchmarks", ".ci", "pyproject.toml", "README.md"),
-        *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "constraints.txt"),
+        *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "SECURITY.md", "constraints.txt"),
     ),
 )
 WORLDS = Project(
