@@ -19,7 +19,7 @@ def quiet(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def python(shared: Shared) -> Audit:
-    sizes = TokenSizes(length=48, fit=200, files=60, score=32, score_sites=10, other=40, rows=500)
+    sizes = TokenSizes(length=48, fit=200, files=60, score=32, score_sites=32, other=40, rows=500)
     return shared(tokens, 0, quiet, arch="gpt_neox", sizes=sizes)
 
 
