@@ -22,6 +22,9 @@ _JUDGED = (
 _WIDTH = "no interval is a point, nor shorter than Wilson's; that of H has every part at the ends of its own"
 _LEFT = "reports of oracle erasers say, as those of the others, which correlation the eraser leaves as it is stored"
 _SITES = "what is left at a site is measured with all erasers on, and is no longer what the fit of that site expects"
+_SIDE = (
+    "what efface fit writes beside an eraser has means and ranges of the features, and values of text that was spread"
+)
 
 MEANT: dict[str, str] = {
     "oracle/*/report": _LEFT,
