@@ -61,4 +61,5 @@ MEANT: dict[str, str] = {
     "scrub_llama/site */report": _EDIT,
     "command_line/audit/findings": _JUDGED,
     "explaining/world/audit/*": _WIDTH,
+    "command_line/*/side": _SIDE,
 }
