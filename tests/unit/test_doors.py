@@ -14,6 +14,7 @@ from efface import InputError
 from efface._io import as_path
 from efface._memory import check_room
 from efface._text import visible
+from efface._validate import to_tensor
 from efface.audit import Audit, Finding
 from efface.core.arrays import read_array
 from efface.moments.grouping import groupby
@@ -83,6 +84,10 @@ def test_sparse_rows_are_rows(layout: Callable[[torch.Tensor], torch.Tensor]) ->
 def test_numbers_of_numpy_are_numbers() -> None:
     fitter = efface.LeaceFitter(np.int64(4), np.int32(3), svd_tol=np.float32(0.5), affine=np.bool_(True))  # type: ignore[arg-type]
     assert (type(fitter.x_dim), type(fitter.svd_tol), type(fitter.affine)) == (int, float, bool)
+
+
+def test_a_number_has_no_dimension() -> None:
+    assert all(to_tensor(value, "x").shape == () for value in (4, 0.5, np.float64(2), torch.tensor(1)))
 
 
 def test_memory_that_is_there_is_granted() -> None:

@@ -242,7 +242,7 @@ def _for_torch(array: NDArray[Any], name: str) -> NDArray[Any]:
     """Unsigned integers as int64 (as float64 if only that holds them exactly), in C order."""
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = to_float(array, name) if _is_beyond(array) else array.astype(np.int64)
-    return np.ascontiguousarray(array)
+    return np.ascontiguousarray(array).reshape(array.shape)  # which makes one dimension of none
 
 
 def _is_beyond(array: NDArray[Any]) -> bool:
