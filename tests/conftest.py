@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 # Before torch is imported. Tensors here are small, and threads that wait for one another on busy cores cost minutes.
@@ -13,6 +14,10 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.sharing import Shared
+
+# Shells start jobs in the background with interrupts ignored; tests raise them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # CI tries the same examples each time, so that it fails for what changed; elsewhere every run tries new ones.
 settings.register_profile("efface", deadline=None, derandomize=bool(os.environ.get("CI")), database=None)

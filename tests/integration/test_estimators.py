@@ -393,7 +393,7 @@ def test_sensitive_columns_that_stay_have_to_be_there() -> None:
 def test_the_edit_of_each_column(cls: type) -> None:
     """Income in euros beside a share and a flag: what is reported is what was done to each, whatever its unit."""
     X, group, z = _data()
-    X = X[:, :3] * [3e4, 1.0, 1e-3] + [4e4, 0.0, 0.0]
+    X = X[:, :3] / X[:, :3].std(0) * [3e4, 1.0, 1e-3] + [4e4, 0.0, 0.0]
     estimator = cls(sensitive_columns="group").fit(pd.DataFrame(X, columns=list("abc")).assign(group=group))
     erased = estimator.transform(pd.DataFrame(X, columns=list("abc")).assign(group=group))
     np.testing.assert_allclose(estimator.edit_, ((erased - X) ** 2).mean(0) / X.var(0), rtol=1e-6)

@@ -73,6 +73,7 @@ def find_sites(
         InputError: If an address matches nothing (the text names those that come near), or it is not certain what
             plays a role.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
     >>> [str(site) for site in find_sites(model, ["norms", "0:input"], inputs={"input": torch.randn(3, 2)})]
     ['0:input', '1']

@@ -208,9 +208,7 @@ def numbered(labels: Any) -> tuple[Any, list[Any]]:
     if not read.is_named:
         values = complete(read)
         if values.ndim == 0:
-            raise InputError(
-                "concept is one number, of shape (): give labels of all sequences, (n,) or (n, length)"
-            )
+            raise InputError("concept is one number, of shape (): give labels of all sequences, (n,) or (n, length)")
         return (list(labels) if ragged else values), []
     column = read_column(flat, "concept")
     classes = list(column.classes())
