@@ -5,12 +5,18 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 _watches: list[list[BaseException]] = []
 """What each `insisted` around the code that runs now has seen raised, innermost last."""
+
+
+def _handler() -> Callable[[int, FrameType | None], object] | None:
+    """What SIGINT calls, if this is the thread that gets it."""
+    usual = signal.getsignal(signal.SIGINT)
+    return usual if threading.current_thread() is threading.main_thread() and callable(usual) else None
 
 
 @contextmanager
@@ -20,8 +26,8 @@ def uninterrupted() -> Iterator[None]:
     Between putting a hook on and noting that it is there, an interrupt would leave it behind. Python hands signals to
     the main thread alone, so nothing is to be done in others.
     """
-    usual = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+    usual = _handler()
+    if usual is None:
         yield
         return
     came: list[int] = []
@@ -45,8 +51,8 @@ def insisted() -> Iterator[None]:
     scikit-learn's networks catch a Ctrl-C and return half-trained; others turn it into an error of their own. A
     handler of the caller that raises nothing is taken at its word.
     """
-    usual = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+    usual = _handler()
+    if usual is None:
         yield
         return
     came: list[BaseException] = []

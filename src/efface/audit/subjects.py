@@ -93,14 +93,6 @@ class HasComponents(Protocol):
         ...
 
 
-class Classifies(Protocol):
-    """Inputs `(n, ...)` -> one value a class `(n, classes)`: access to rows. Anything that can be called may be one."""
-
-    def __call__(self, inputs: Tensor, /) -> Tensor:
-        """What it says of each input."""
-        ...
-
-
 @runtime_checkable
 class PipelineSubject(DrawsPrompts, EncodesPrompts, Protocol):
     """What audits of a pipeline ask for, as a view of one has it: access to prompts and embeddings."""

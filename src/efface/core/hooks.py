@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from efface._errors import EffaceWarning, InputError
 from efface.core.ledger import ledger_of
+from efface.core.switch import switched_on
 
 Where = Literal["input", "output"]
 Index: TypeAlias = int | str | None
@@ -163,11 +164,8 @@ _RESTING: ContextVar[bool] = ContextVar("resting", default=False)
 @contextmanager
 def resting() -> Iterator[None]:
     """No edit is made in this thread's calls within, and nobody looks for any: models run as they are without."""
-    token = _RESTING.set(True)
-    try:
+    with switched_on(_RESTING):
         yield
-    finally:
-        _RESTING.reset(token)
 
 
 def is_resting() -> bool:
@@ -196,11 +194,8 @@ def tell_saving(module: nn.Module, state: Any, _prefix: str, _more: Any) -> None
 @contextmanager
 def silently() -> Iterator[None]:
     """Nobody is told within that weights are taken without the edits: it has been said, or is meant."""
-    token = _SILENT.set(True)
-    try:
+    with switched_on(_SILENT):
         yield
-    finally:
-        _SILENT.reset(token)
 
 
 def edits_on(module: nn.Module) -> int:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from efface._errors import EffaceWarning, InputError
 from efface.core.arrays import read_array, refuse_rows, shared, to_float
+from efface.core.switch import switched_on
 
 Kind = Literal["auto", "categorical", "continuous"]
 Decided = Literal["categorical", "continuous", "columns"]
@@ -215,11 +216,8 @@ def on_host(values: NDArray[Any] | Tensor) -> NDArray[Any]:
 @contextmanager
 def settled() -> Iterator[None]:
     """Within, labels were decided and judged at an outer door: nothing is said of them again."""
-    token = _settled.set(True)
-    try:
+    with switched_on(_settled):
         yield
-    finally:
-        _settled.reset(token)
 
 
 class Tally:

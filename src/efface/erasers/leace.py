@@ -172,9 +172,9 @@ class LeaceFitter(Fitter):
 
     def _shrinkage_of(self, upper: Tensor, variance: Tensor) -> tuple[float, Tensor]:
         """The weight of the covariance, and the diagonal of what it is shrunk towards."""
-        n = self.moments.weight
-        if units(variance.sqrt()) is not None:
-            return correlation_weight(upper, variance.sqrt(), n), variance
+        n, own = self.moments.weight, units(variance.sqrt())
+        if own is not None:
+            return correlation_weight(upper, own, n), variance
         squares = 2 * torch.linalg.vector_norm(upper).square() - variance.square().sum()
         return float(weight_of_sample(variance.sum(), squares, self.x_dim, n)), variance.mean()
 

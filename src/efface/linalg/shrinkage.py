@@ -76,7 +76,11 @@ def optimal_linear_shrinkage(S_n: Tensor, n: int | float | Tensor, *, inplace: b
     check_call(optimal_linear_shrinkage, locals())
     if S_n.ndim < 2 or S_n.shape[-1] != S_n.shape[-2]:
         raise InputError(f"S_n has shape {tuple(S_n.shape)}, expected square matrices (..., p, p)")
-    alpha = shrinkage_weight(S_n, n).to(S_n.dtype)
+    return _towards_identity(S_n, shrinkage_weight(S_n, n), inplace=inplace)
+
+
+def _towards_identity(S_n: Tensor, alpha: Tensor, *, inplace: bool) -> Tensor:
+    alpha = alpha.to(S_n.dtype)
     ridge = (1 - alpha) * trace(S_n) / S_n.shape[-1]
     out = S_n.mul_(alpha) if inplace else S_n * alpha
     out.diagonal(dim1=-2, dim2=-1).add_(ridge.squeeze(-1))
@@ -129,7 +133,7 @@ def shrunk_in_units(S_n: Tensor, n: Tensor, std: Tensor) -> tuple[Tensor, Tensor
     """
     if units(std) is None:
         alpha = shrinkage_weight(S_n, n)
-        return optimal_linear_shrinkage(S_n, n, inplace=True), alpha
+        return _towards_identity(S_n, alpha, inplace=True), alpha
     unit = torch.where(std > 0, std, torch.ones_like(std))
     live = max(int((std > 0).sum()), 1)
     scaled = S_n / unit / unit[:, None]

@@ -25,6 +25,7 @@ from efface._errors import InputError, NotReachedWarning
 from efface.core.hooks import Remove, edit_call, look_before, not_pickled, tell_saving
 from efface.core.ledger import ledger_of
 from efface.core.subjects import unwrapped
+from efface.core.switch import switched_on
 from efface.pipelines.calling import caller_of, calling
 from efface.pipelines.components import Components, forward_parameters
 from efface.pipelines.denoiser_call import pooled_of
@@ -38,11 +39,8 @@ _PAUSED: ContextVar[bool] = ContextVar("paused", default=False)
 @contextmanager
 def unguided() -> Iterator[None]:
     """No rule is applied within the block: predictions are the denoiser's own."""
-    token = _PAUSED.set(True)
-    try:
+    with switched_on(_PAUSED):
         yield
-    finally:
-        _PAUSED.reset(token)
 
 
 def paused() -> bool:
