@@ -1,0 +1,1 @@
+"""How the emoji world was trained: `python -m efface_worlds.emoji.training`."""

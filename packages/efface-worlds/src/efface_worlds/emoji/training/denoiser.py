@@ -1,0 +1,95 @@
+"""Stages `unet`, `seed2` and the gold models: the denoiser, and the same denoiser that never saw one concept.
+
+It predicts v = alpha eps - sigma x0 (Salimans and Ho, arXiv:2202.00512, appendix D) in latents, conditioned by
+cross-attention on the frozen text encoder at 6 x 6 and 3 x 3. A gold model differs in one thing only: images that
+show the concept, and so their captions, are not in its training set.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from efface._lazy import require
+from efface_worlds.emoji.text import WIDTH
+from efface_worlds.emoji.training.latents import LatentSet
+from efface_worlds.shapes.training.loop import Recipe, train
+
+RECIPE = Recipe("unet", steps=40_000, batch=64, learning_rate=8e-4, flat_until=0.5, warmup=200, average=0.9995, seed=7)
+
+CHANNELS = (64, 128, 192)
+_EMPTY = 0.1  # share of prompts that are dropped, for guidance
+
+
+def build_denoiser(channels: tuple[int, ...] = CHANNELS) -> Any:
+    """The untrained denoiser of 12 x 12 x 4 latents; no attention at 12 x 12, where it would cost most."""
+    unet = require("diffusers", extra="diffusion").UNet2DConditionModel
+    crossing = len(channels) - 1
+    return unet(
+        sample_size=12,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=channels,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * crossing),
+        up_block_types=(*("CrossAttnUpBlock2D",) * crossing, "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,  # diffusers takes this for the number of heads
+        norm_num_groups=16,
+    )
+
+
+def build_scheduler() -> Any:
+    """DDIM with Stable Diffusion's noise schedule, v-prediction."""
+    return require("diffusers", extra="diffusion").DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+    )
+
+
+def train_denoiser(
+    data: LatentSet, folder: Path, recipe: Recipe = RECIPE, *, device: str = "cpu", **options: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Train it on `data`; returns it, with averaged weights, and the facts for `training.json`.
+
+    Activations are in bfloat16, weights in float32.
+
+    Args:
+        data: Latents and captions.
+        folder: Where checkpoints are written.
+        recipe: How.
+        device: Where.
+        options: For the loop.
+    """
+    torch.manual_seed(recipe.seed)
+    unet = build_denoiser().to(device, memory_format=torch.channels_last)
+    # On processors the backward pass of the fused attention is slower than plain products at these sizes.
+    unet.set_attn_processor(require("diffusers.models.attention_processor", extra="diffusion").AttnProcessor())
+    alphas = build_scheduler().alphas_cumprod
+    n = len(data.texts)
+
+    def loss(step: int) -> Tensor:
+        generator = recipe.generator(step)
+        chosen = torch.randint(0, n, (recipe.batch,), generator=generator)
+        told = torch.where(torch.rand(recipe.batch, generator=generator) < _EMPTY, 0, data.texts[chosen])
+        times = torch.randint(0, len(alphas), (recipe.batch,), generator=generator)
+        x0 = data.latents[chosen]
+        eps = torch.randn(x0.shape, generator=generator)
+        alpha, sigma = (a.sqrt()[:, None, None, None] for a in (alphas[times], 1 - alphas[times]))
+        noisy = (alpha * x0 + sigma * eps).to(device, memory_format=torch.channels_last)
+        with torch.autocast(device, torch.bfloat16):
+            v = unet(noisy, times.to(device), data.embeddings[told].float().to(device)).sample
+        return F.mse_loss(v.float(), (alpha * eps - sigma * x0).to(device))
+
+    facts = train(unet, loss, recipe, folder, **options)
+    unet.set_default_attn_processor()
+    return unet.cpu().to(memory_format=torch.contiguous_format), facts | {"images": n}

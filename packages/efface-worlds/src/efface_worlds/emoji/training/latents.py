@@ -1,0 +1,106 @@
+"""Stage `latents`: drawn scenes as latents, and their captions as embeddings of the frozen text encoder.
+
+An embedding is kept once a distinct caption, in half precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efface._io import load_folder, save_folder
+from efface_worlds.emoji.captions import caption
+from efface_worlds.emoji.concepts import BACKGROUNDS, CONCEPTS, STYLES, TONES, named_by
+from efface_worlds.emoji.drawing import render
+from efface_worlds.emoji.scenes import NONE, Scenes, sample_scenes
+from efface_worlds.emoji.text import embed_prompts, load_text_encoder
+
+IMAGES = 81_920
+_SEED = 900_001
+_PART = 512
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """What a denoiser is trained on.
+
+    Attributes:
+        latents: `(n, 4, 12, 12)`, scaled to unit variance.
+        texts: Row of `embeddings` for each image's caption, `(n,)`.
+        embeddings: `(m, 32, 384)`, half precision; the first is the empty prompt's.
+        scenes: What the images show.
+    """
+
+    latents: Tensor
+    texts: Tensor
+    embeddings: Tensor
+    scenes: Scenes
+
+    def without(self, names: Sequence[str]) -> LatentSet:
+        """The images that show none of these concepts, subgroups, groups, professions, styles or backgrounds."""
+        kept = torch.ones(len(self.latents), dtype=torch.bool)
+        for name in names:
+            kept &= ~shown(self.scenes, name)
+        rows = kept.nonzero()[:, 0]
+        return LatentSet(self.latents[rows], self.texts[rows], self.embeddings, self.scenes[rows])
+
+
+def shown(scenes: Scenes, name: str) -> Tensor:
+    """Whether each scene shows what is called so, `(n,)`; see `named_by`."""
+    meant = set(named_by(name))
+    found = torch.zeros(len(scenes), dtype=torch.bool)
+    for values, labels in (
+        (CONCEPTS, scenes.objects),
+        (TONES, scenes.tones),
+        (STYLES, scenes.style[:, None]),
+        (BACKGROUNDS, scenes.background[:, None]),
+    ):
+        which = torch.tensor([i for i, value in enumerate(values) if value.name in meant], dtype=torch.long)
+        found |= (torch.isin(labels, which) & (labels != NONE)).any(1)
+    return found
+
+
+def read_latents(vae: Any, folder: Path, images: int = IMAGES) -> LatentSet:
+    """Make the set and keep it in `folder`, or read it if it is there."""
+    scenes = _scenes(images)
+    latents = encode_images(vae, folder / "images", images)
+    texts, embeddings = encode_captions(folder / "texts", images)
+    return LatentSet(latents.float(), texts, embeddings, scenes)
+
+
+@torch.no_grad()
+def encode_images(vae: Any, folder: Path, images: int = IMAGES) -> Tensor:
+    """Means of the latents, scaled, `(n, 4, 12, 12)` in half precision; kept in `folder`, or read from it."""
+    if not (folder / "model.safetensors").is_file():
+        scenes, means = _scenes(images), []
+        for start in range(0, images, _PART):
+            pictures = render(scenes[start : start + _PART]) * 2 - 1
+            with torch.autocast("cpu", torch.bfloat16):
+                mean = vae.encode(pictures.to(memory_format=torch.channels_last)).latent_dist.mean
+            means.append((mean.float() * vae.config.scaling_factor).half().contiguous())
+        save_folder(folder, {"type": "EmojiLatents", "images": images}, {"latents": torch.cat(means)})
+    return load_folder(folder, expect="EmojiLatents")[1]["latents"]
+
+
+@torch.no_grad()
+def encode_captions(folder: Path, images: int = IMAGES) -> tuple[Tensor, Tensor]:
+    """Rows and embeddings of the captions; kept in `folder`, or read from it."""
+    if not (folder / "model.safetensors").is_file():
+        rows: dict[str, int] = {"": 0}
+        told = caption(_scenes(images), reader="train", seed=_SEED)
+        texts = torch.tensor([rows.setdefault(text, len(rows)) for text in told])
+        encoder, tokenizer = load_text_encoder()
+        with torch.autocast("cpu", torch.bfloat16):
+            embeddings = embed_prompts(encoder, tokenizer, list(rows), dtype=torch.float16)
+        save_folder(folder, {"type": "EmojiTexts"}, {"texts": texts.int(), "embeddings": embeddings})
+    _, tensors = load_folder(folder, expect="EmojiTexts")
+    return tensors["texts"].long(), tensors["embeddings"]
+
+
+def _scenes(images: int) -> Scenes:
+    return sample_scenes(images, generator=torch.Generator().manual_seed(_SEED))
