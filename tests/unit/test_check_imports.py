@@ -177,7 +177,7 @@ BREACHES = {
         "worlds:tables.py",
         "def f():\n    import diffusers\n",
         2,
-        "rooms that may: shapes",
+        "rooms that may: emoji, shapes",
     ),
     "a foreign package by a constant": (
         "worlds:shapes/draw.py",
