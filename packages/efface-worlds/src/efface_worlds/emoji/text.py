@@ -54,8 +54,8 @@ def embed_prompts(
     text_encoder: Any, tokenizer: Any, prompts: Sequence[str], *, dtype: torch.dtype = torch.float32, batch: int = 256
 ) -> Tensor:
     """Embeddings as the pipeline makes them, `(n, 32, 384)`."""
-    parts = []
+    out = torch.empty(len(prompts), LENGTH, WIDTH, dtype=dtype)
     for start in range(0, len(prompts), batch):
         read = tokenize(tokenizer, prompts[start : start + batch])
-        parts.append(text_encoder(read.input_ids, attention_mask=read.attention_mask)[0].to(dtype))
-    return torch.cat(parts)
+        out[start : start + batch] = text_encoder(read.input_ids, attention_mask=read.attention_mask)[0]
+    return out

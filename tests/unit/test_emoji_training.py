@@ -1,0 +1,70 @@
+"""How the emoji world is trained: a stopped run ends with the bits of one that was not; gold sets lack what they should."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from efface_worlds.emoji.captions import caption
+from efface_worlds.emoji.scenes import sample_scenes
+from efface_worlds.emoji.text import LENGTH, WIDTH, embed_prompts, load_text_encoder
+from efface_worlds.emoji.training.autoencoder import RECIPE as VAE
+from efface_worlds.emoji.training.autoencoder import train_autoencoder
+from efface_worlds.emoji.training.denoiser import RECIPE as UNET
+from efface_worlds.emoji.training.denoiser import train_denoiser
+from efface_worlds.emoji.training.latents import _SEED, LatentSet, _scenes, encode_captions, shown
+
+
+def latents(n: int = 8) -> LatentSet:
+    generator = torch.Generator().manual_seed(0)
+    scenes = sample_scenes(n, generator=generator)
+    texts = torch.randint(0, 5, (n,), generator=generator)
+    return LatentSet(
+        torch.randn(n, 4, 12, 12, generator=generator), texts, torch.randn(5, LENGTH, WIDTH).half(), scenes
+    )
+
+
+DATA = latents()
+TRAINERS: dict[str, Callable[..., tuple[Any, dict[str, Any]]]] = {
+    "unet": lambda folder, **o: train_denoiser(DATA, folder, replace(UNET, steps=2, batch=2), **o),
+    "vae": lambda folder, **o: train_autoencoder(folder, replace(VAE, steps=2, batch=2), **o),
+}
+
+
+@pytest.mark.parametrize("stage", TRAINERS)
+def test_a_stopped_run_goes_on_bit_for_bit(stage: str, tmp_path: Path) -> None:
+    whole, facts = TRAINERS[stage](tmp_path / "whole")
+    TRAINERS[stage](tmp_path / "stopped", stop_after=1)
+    resumed, _ = TRAINERS[stage](tmp_path / "stopped")
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+        assert a.dtype == torch.float32
+    assert facts["recipe"]["steps"] == 2
+
+
+@pytest.mark.parametrize("name", ["cat", "animal-bug", "noto", "profession:pilot", "blue"])
+def test_a_gold_set_shows_nothing_of_what_it_lacks(name: str) -> None:
+    scenes = sample_scenes(4000, generator=torch.Generator().manual_seed(1), balanced=True)
+    texts = torch.arange(4000)
+    data = LatentSet(torch.zeros(4000, 1), texts, torch.zeros(0), scenes)
+    kept = data.without([name])
+    assert 0 < len(kept.texts) < 4000
+    assert not shown(kept.scenes, name).any()
+    assert shown(scenes[torch.tensor(sorted(set(texts.tolist()) - set(kept.texts.tolist())))], name).all()
+
+
+def test_captions_are_kept_once_each_and_read_as_the_pipeline_reads_them(tmp_path: Path) -> None:
+    rows, embeddings = encode_captions(tmp_path, 40)
+    again, same = encode_captions(tmp_path, 40)
+    assert torch.equal(rows, again)
+    assert torch.equal(embeddings, same)
+    assert rows.max() + 1 == len(embeddings)
+    told = caption(_scenes(40), seed=_SEED)
+    exact = embed_prompts(*load_text_encoder(), told)
+    apart = (embeddings[rows].float() - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
+    assert apart.max() < 0.02  # of bfloat16 and half precision
