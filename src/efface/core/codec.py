@@ -18,6 +18,7 @@ from torch import Tensor
 from efface._errors import FormatError, InputError, UnknownOptionWarning
 from efface.core.arrays import is_finite, is_plain
 from efface.core.config import Config, checked, in_words
+from efface.core.hashing import feed
 from efface.core.saved_types import is_base, known_type, saved_type
 
 TENSOR = "$tensor"
@@ -87,11 +88,7 @@ def digest(plain: Any, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of plain data and of all tensors: names, shapes, dtypes and values."""
     total = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     for name in sorted(tensors):
-        value = tensors[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
-        total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        if value.numel():
-            flat = torch.view_as_real(value).contiguous() if value.is_complex() else value
-            total.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+        feed(total, tensors[name], name)
     return total.hexdigest()
 
 

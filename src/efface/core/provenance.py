@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
+
+from efface.core.hashing import feed
 
 _LIBRARIES = {
     "torch": "torch",
@@ -29,7 +30,6 @@ _LIBRARIES = {
     "captum": "captum",
 }
 _EPOCH = "SOURCE_DATE_EPOCH"
-_NOT_IN_NUMPY = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 _CHUNK = 2**20
 _LONGEST = 60
 _DEEPEST = 3
@@ -72,6 +72,7 @@ def provenance(
 def content_hash(value: Any) -> str:
     """SHA-256 of the content of an array, tensor or file, or of a mapping or sequence of such; the same on any device.
 
+    >>> import torch
     >>> content_hash(np.zeros(3)) == content_hash(torch.zeros(3, dtype=torch.float64))
     True
     >>> content_hash([0.0, 1.0]) == content_hash([1.0, 0.0])
@@ -175,18 +176,4 @@ def _feed(total: Any, value: Any) -> None:
         for each in value:
             _feed(total, each)
     else:
-        _feed_array(total, value)
-
-
-def _feed_array(total: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        if value.dtype in _NOT_IN_NUMPY:
-            total.update(str(value.dtype).encode())
-            value = value.reshape(-1).view(torch.uint8)
-    array = np.ascontiguousarray(value)
-    total.update(f"{array.dtype.str} {array.shape}".encode())
-    if array.dtype.hasobject:
-        total.update("\n".join(map(repr, array.reshape(-1).tolist())).encode())
-    elif array.size:
-        total.update(array.reshape(-1).view(np.uint8).data)
+        feed(total, value)
