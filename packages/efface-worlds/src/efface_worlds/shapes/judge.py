@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -196,11 +195,3 @@ def check_images(images: Tensor, name: str = "images") -> None:
     low, high = float(images.amin()), float(images.amax())
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise InputError(f"{name} between {low:.3g} and {high:.3g}: expected [0, 1], as output_type='pt' gives")
-
-
-def from_pil(pictures: Sequence[object]) -> Tensor:
-    """Pictures of PIL as images `(n, 3, 32, 32)` in [0, 1]."""
-    import numpy as np
-
-    arrays = np.stack([np.asarray(picture, dtype=np.float32) for picture in pictures]) / 255
-    return torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous()
