@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from efface._errors import InputError
+from efface._errors import EffaceWarning, InputError
 from efface.core.concept import TEMPLATES, Concept
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.view import PipelineView
@@ -48,6 +49,46 @@ def templates_of(concept: Concept) -> tuple[str, ...]:
 def others_of(concept: Concept) -> tuple[str, ...]:
     """The words that a concept is told from: its anchor, and what it is to leave alone."""
     return tuple(dict.fromkeys(word for word in (concept.anchor, *concept.preserve) if word))
+
+
+Others = Callable[[Concept], Sequence[str]]
+"""The words that a concept is told from."""
+
+
+def check_others(concepts: Sequence[Concept], aim: str, otherwise: str, others: Others = others_of) -> None:
+    """Refuse concepts that are to be told from others, and name none.
+
+    Args:
+        concepts: The concepts.
+        aim: What for, with `{}` for their names.
+        otherwise: What may be done instead.
+        others: Which words count.
+
+    Raises:
+        InputError: If one names none.
+    """
+    if bare := _bare(concepts, others):
+        raise InputError(
+            f"there is nothing to {aim.format(bare)}: name what has to stay, Concept(..., preserve=[siblings and "
+            f"others]), or what to show instead, anchor=..., or {otherwise}"
+        )
+
+
+def warn_of_no_anchor(concepts: Sequence[Concept], so: str, others: Others = others_of, *, stacklevel: int = 4) -> bool:
+    """Whether a concept names nothing that could be shown in its place; if so, it is told, with what comes of it."""
+    bare = _bare(concepts, others)
+    if bare:
+        warnings.warn(
+            f"there is nothing to show in place of {bare}, so {so}: name what to show, Concept(..., anchor=...), or "
+            "what has to stay, preserve=[...], of which the nearest is taken",
+            EffaceWarning,
+            stacklevel=stacklevel,
+        )
+    return bool(bare)
+
+
+def _bare(concepts: Sequence[Concept], others: Others) -> str:
+    return ", ".join(each.name for each in concepts if not others(each))
 
 
 def filled(templates: Sequence[str], words: Sequence[str]) -> list[str]:

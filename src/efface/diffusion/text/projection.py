@@ -18,7 +18,7 @@ from efface.core.erasure import Erasure
 from efface.core.method import Field, Method, register
 from efface.core.run import Run
 from efface.diffusion.format_1 import rest_of, tensor, upgraded_erasure
-from efface.diffusion.text.contexts import others_of
+from efface.diffusion.text.contexts import check_others, others_of
 from efface.erasers.leace import LeaceEraser, LeaceFitter
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.embedding_parts import check_length, first_row, parts_of
@@ -214,13 +214,9 @@ def fit(view: PipelineView, concepts: Sequence[Concept], config: ProjectionConfi
     """
     for each in concepts:
         view.check_concept(each)
-    bare = [each.name for each in concepts if not others_of(each)]
-    if bare and config.kind == "leace":
-        raise InputError(
-            f"there is nothing to compare {', '.join(bare)} with: name what has to stay, Concept(..., "
-            "preserve=[siblings and others]), or write kind='orthogonal', which needs no such words"
-        )
     leace = config.kind == "leace"
+    if leace:
+        check_others(concepts, "compare {} with", "write kind='orthogonal', which needs no such words")
     fitted = _leace(view, concepts, config.shrinkage) if leace else _orthogonal(view, concepts)
     made = PromptProjection(*fitted, method=NAME, concepts=tuple(concepts), config=config)
     return replace(made, report=made.ranks)

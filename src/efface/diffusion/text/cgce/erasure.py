@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efface._errors import EffaceWarning, InputError, StillUnsafeWarning
+from efface._errors import InputError, StillUnsafeWarning
 from efface.core.concept import Concept
 from efface.core.edits import OnText
 from efface.core.erasure import Erasure
@@ -23,7 +23,7 @@ from efface.diffusion.text.cgce.pairs import Ask, Pairs, choose_pairs
 from efface.diffusion.text.cgce.readers import Reader, fit_readers
 from efface.diffusion.text.cgce.refinement import follow, refine
 from efface.diffusion.text.cgce.training import Fit
-from efface.diffusion.text.contexts import others_of
+from efface.diffusion.text.contexts import warn_of_no_anchor
 from efface.diffusion.text.contrast import Contexts, Contrast, moved
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.embedding_parts import check_parts
@@ -263,15 +263,8 @@ def fit(
         view.check_concept(each)
     several = len(concepts) > 1
     chosen = {each.name: choose_pairs(each, pairs, ask, config, several=several) for each in concepts}
-    bare = ", ".join(each.name for each in concepts if not others_of(each))
-    if bare and config.way == "anchor":
-        warnings.warn(
-            f"there is nothing to show in place of {bare}, so prompts are moved along='gradient', which may draw "
-            "things of no kind: name what to show, Concept(..., anchor=...), or what has to stay, preserve=[...], of "
-            "which the nearest is taken",
-            EffaceWarning,
-            stacklevel=3,
-        )
+    draws = "prompts are moved along='gradient', which may draw things of no kind"
+    if config.way == "anchor" and warn_of_no_anchor(concepts, draws):
         config = dataclasses.replace(config, along="gradient")
     found = {name: fit_readers(view, name, each, config) for name, each in chosen.items()}
     fits = {name: {reader.part.name: one for reader, one in each.items()} for name, each in found.items()}

@@ -15,6 +15,7 @@ from efface._errors import InputError
 from efface.core.concept import Concept
 from efface.diffusion.text.cgce.answers import read_answer
 from efface.diffusion.text.cgce.config import CgceConfig
+from efface.diffusion.text.contexts import check_others, others_of
 
 
 class PromptPair(NamedTuple):
@@ -54,12 +55,8 @@ def pairs_of_concept(concept: Concept, *, contexts: bool = True, most: int = 400
     >>> [tuple(p) for p in pairs_of_concept(Concept("star", preserve=["ring"], templates=["a {}"]))]
     [('a ring', 'a star')]
     """
-    others: list[str] = list(dict.fromkeys(word for word in (concept.anchor, *concept.preserve) if word))
-    if not others:
-        raise InputError(
-            f"there is nothing to tell {concept.name} from: name what has to stay, Concept(..., preserve=[siblings "
-            "and others]), or an anchor, or give pairs=[(safe, unsafe), ...]"
-        )
+    check_others([concept], "tell {} from", "give pairs=[(safe, unsafe), ...]")
+    others = others_of(concept)
     bare = [_pair(template, w, o) for template in concept.templates for w in concept.words for o in others]
     if not contexts or len(others) < 2:
         return _drawn(bare, most, seed)

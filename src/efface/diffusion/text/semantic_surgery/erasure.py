@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from efface._errors import EffaceWarning, InputError
+from efface._errors import InputError
 from efface.core.concept import Concept
 from efface.core.edits import OnText
 from efface.core.erasure import Erasure
@@ -20,7 +20,14 @@ from efface.core.method import Field, Method, register
 from efface.core.run import Log, Run
 from efface.core.subjects import as_subject
 from efface.diffusion.format_1 import rest_of, tensor, upgraded_erasure
-from efface.diffusion.text.contexts import Encoded, filled, others_of, templates_of
+from efface.diffusion.text.contexts import (
+    Encoded,
+    check_others,
+    filled,
+    others_of,
+    templates_of,
+    warn_of_no_anchor,
+)
 from efface.diffusion.text.contrast import Contexts, Contrast, moved
 from efface.diffusion.text.semantic_surgery.biopsy import Calibration, Gate, Score
 from efface.diffusion.text.semantic_surgery.config import SemanticSurgeryConfig
@@ -410,21 +417,12 @@ def _others(concept: Concept, config: SemanticSurgeryConfig) -> tuple[str, ...]:
 
 def _told_apart(concepts: Sequence[Concept], config: SemanticSurgeryConfig) -> SemanticSurgeryConfig:
     """The options, with another start of directions, and a warning, where a concept names nothing to move it to."""
-    bare = ", ".join(each.name for each in concepts if not _others(each, config))
-    if bare and config.threshold == "auto":
-        raise InputError(
-            f"there is nothing to calibrate {bare} on: name what has to stay, Concept(..., preserve=[siblings and "
-            "others]), or what to show instead, anchor=..., or call calibrate(), or give a threshold, e.g. "
-            "threshold=0.12, with preset='published'"
-        )
-    if bare and config.form.towards == "anchor":
-        warnings.warn(
-            f"there is nothing to show in place of {bare}, so directions start from the neutral prompt, towards="
-            "'neutral', which takes out what all words have in common, too: name what to show, Concept(..., "
-            "anchor=...), or what has to stay, preserve=[...], of which the nearest is taken",
-            EffaceWarning,
-            stacklevel=4,
-        )
+    others = partial(_others, config=config)
+    if config.threshold == "auto":
+        or_else = "call calibrate(), or give a threshold, e.g. threshold=0.12, with preset='published'"
+        check_others(concepts, "calibrate {} on", or_else, others)
+    start = "directions start from the neutral prompt, towards='neutral', which takes out what all words have in common"
+    if config.form.towards == "anchor" and warn_of_no_anchor(concepts, start, others, stacklevel=5):
         return dataclasses.replace(config, towards="neutral")
     return config
 
