@@ -48,6 +48,13 @@ def test_methods_come_in_order_of_name_and_by_subject() -> None:
     assert {*methods(nn.Linear(2, 2))} == {*methods("model"), *methods("classifier")}
 
 
+def test_methods_of_one_name_come_in_order_of_subject() -> None:
+    for kind in ("pipeline", "classifier", "model", "rows"):
+        register(make("zz", kind))
+    assert [m.subjects for m in methods() if m.name == "zz"] == [("rows",), ("model",), ("pipeline",), ("classifier",)]
+    assert [m.subjects[0] for m in methods() if m.name == "leace"] == ["rows", "model"]
+
+
 def test_a_name_is_given_once() -> None:
     method = register(make("once"))
     assert register(method) is method and get_method("once") is method

@@ -136,7 +136,7 @@ def unregister(method: Method) -> None:
 
 
 def methods(subject: Kind | Any = None) -> tuple[Method, ...]:
-    """All registered methods, or those for one subject, in order of name.
+    """All registered methods, or those for one subject, in order of name, those of one name in order of subject.
 
     Args:
         subject: `"rows"`, `"model"`, `"pipeline"`, `"classifier"`, or a thing that is one of them; None takes all.
@@ -144,7 +144,12 @@ def methods(subject: Kind | Any = None) -> tuple[Method, ...]:
     discover()
     kinds = KINDS if subject is None else _kinds_of(subject)
     found = {id(m): m for (kind, _), m in _METHODS.items() if kind in kinds}
-    return tuple(sorted(found.values(), key=lambda m: (m.name, m.subjects)))
+    return tuple(sorted(found.values(), key=lambda m: (m.name, _rank(m))))
+
+
+def _rank(method: Method) -> int:
+    """Where the first of its subjects stands: rows, then models, and so on."""
+    return min(KINDS.index(kind) for kind in method.subjects)
 
 
 def _kinds_of(subject: Any) -> tuple[Kind, ...]:
@@ -171,7 +176,7 @@ def get_method(name: str, subject: Kind | Any = None) -> Method:
     found = [m for m in known if m.name == name]
     if not found:
         raise InputError(_no_method(name, subject, known))
-    return min(found, key=lambda m: min(KINDS.index(kind) for kind in m.subjects))
+    return min(found, key=_rank)
 
 
 def _no_method(name: str, subject: Any, known: tuple[Method, ...]) -> str:
