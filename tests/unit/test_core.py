@@ -70,6 +70,27 @@ def test_value(tmp_path):
         load(tmp_path / "e")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("LeaceErasor", "it holds a 'LeaceErasor', which this efface does not know (did you mean 'LeaceEraser'?)"),
+        ("Nope", "which this efface does not know: there is "),
+        (None, "it holds a None, which this efface does not know: there is "),
+        (["a"] * 500, "..., which this efface"),
+        ("ToyConfig", "it holds a ToyConfig, which is no erasure"),
+    ],
+    ids=["near", "far", "none", "long", "no erasure"],
+)
+def test_another_type_in_a_file_names_the_few_that_fit(tmp_path, name, said):
+    toy().save(tmp_path / "e")
+    config = tmp_path / "e" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"type": name}))
+    with pytest.raises(FormatError) as error, pytest.warns(EffaceWarning, match="was changed"):
+        load(tmp_path / "e")
+    text = str(error.value).partition(": ")[2]
+    assert said in text and len(text) < 200 and "LeaceConfig" not in text and "Blur" not in text
+
+
 def test_config():
     with pytest.raises(InputError, match="did you mean 'strength'"):
         ToyConfig.of({"strenght": 3}, method="toy")

@@ -263,7 +263,7 @@ def _class_of(name: Any, hint: type) -> type | None:
     """The class of that name, if it can stand where the hint is."""
     if name == hint.__name__:
         return hint
-    cls = saved_type(name) if is_base(hint) else known_type(name)
+    cls = saved_type(name, hint) if is_base(hint) else known_type(name)
     protocol = getattr(hint, "_is_protocol", False)
     return cls if cls is not None and (protocol or issubclass(cls, hint)) else None
 

@@ -276,7 +276,7 @@ def _type_of(plain: Mapping[str, Any], version: int) -> type[Erasure]:
         for cls in _all_types(Erasure):
             if name in cls.legacy_types:
                 return cls
-    cls = saved_type(name)
+    cls = saved_type(name, Erasure)
     if not issubclass(cls, Erasure):
         raise FormatError(f"it holds a {name}, which is no erasure")
     return cls

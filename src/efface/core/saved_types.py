@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from efface._errors import FormatError, InputError
+from efface._validate import did_you_mean
 
 _T = TypeVar("_T", bound=type)
 
 _SAVED: dict[str, type] = {}
 _BASES: set[type] = set()
+_SHOWN = 6
+_LONGEST = 60
 
 
 def saved(cls: _T) -> _T:
@@ -39,13 +42,36 @@ def known_type(name: Any) -> type | None:
     return _SAVED.get(name) if isinstance(name, str) else None
 
 
-def saved_type(name: Any) -> type:
+def saved_type(name: Any, hint: type | None = None) -> type:
     """The type of that name.
 
+    Args:
+        name: The name.
+        hint: In whose place it is to stand, of which an error then names the kinds; None for any.
+
     Raises:
-        FormatError: If there is none.
+        FormatError: If there is none; the text names what comes near, or some of those that would fit.
     """
     found = known_type(name)
     if found is None:
-        raise FormatError(f"it holds a {name!r}, which this efface does not know: it knows {', '.join(sorted(_SAVED))}")
+        fitting = sorted(each for each, cls in _SAVED.items() if hint is None or _fits(cls, hint))
+        near = did_you_mean(name, fitting) if isinstance(name, str) else ""
+        more = f" and {len(fitting) - _SHOWN} more" if len(fitting) > _SHOWN else ""
+        known = near or f": there is {', '.join(fitting[:_SHOWN])}{more}"
+        raise FormatError(f"it holds a {_short(name)}, which this efface does not know{known}")
     return found
+
+
+def _fits(cls: type, hint: type) -> bool:
+    """Whether a type is meant to stand in the place of another; what is of another kind is not, whatever it can do."""
+    if any(base in cls.__mro__ for base in _BASES - {hint}):
+        return False
+    try:
+        return issubclass(cls, hint) and cls is not hint
+    except TypeError:  # a protocol with more than methods
+        return False
+
+
+def _short(name: Any) -> str:
+    text = repr(name)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
