@@ -358,7 +358,7 @@ def write_bad(folder: Path) -> None:
         ("fit X.npy --concept short.npy -o e", "short.npy has 299 rows and X.npy has 300"),
         ("fit people.csv --exclude group,name --concept z.npy -o e --columns a", "--columns and --exclude do not go"),
         ("fit people.csv --concept short.csv --exclude name,group -o e", "fewer rows than people.csv"),
-        ("fit people.csv --concept group -o e", "hold no numbers: name (text): leave them out with  --exclude name"),
+        ("fit people.csv --concept group -o e", "hold no numbers: name (text): leave them out with --exclude name"),
         ("fit people.csv --concept group --columns a,x -o e", "no column 'x': it has a, b, group"),
         ("fit people.csv --concept group --columns a,group -o e", "group cannot be in --columns and be a concept"),
         ("fit people.csv --concept people.csv -o e --exclude name", "several columns"),

@@ -87,7 +87,7 @@ def load_classifier(args: Explain, say: Say) -> Classifier:
             "the model"
         )
     elif Path(name).suffix.lower() == ".safetensors":
-        hint = f": weights alone are no model; write  package.module:factory --weights {name}"
+        hint = f": weights alone are no model; write package.module:factory --weights {name}"
     raise InputError(
         f"{name} is no folder of a model, no package.module:factory and no world ({', '.join(WORLDS)}){hint}"
     )

@@ -238,4 +238,4 @@ def _check_numbers(x: Source, names: Sequence[str], left_out: Sequence[str]) -> 
         types = {column.name: column.type for column in x.columns}
         listed = shortened([f"{name} ({types[name]})" for name in names], count=20)
         line = ",".join(f'"{n}"' if "," in n else n for n in [*left_out, *names])
-        raise InputError(f"{x.where} has columns that hold no numbers: {listed}: leave them out with  --exclude {line}")
+        raise InputError(f"{x.where} has columns that hold no numbers: {listed}: leave them out with --exclude {line}")
