@@ -1,8 +1,11 @@
-"""Text that comes from data, and is shown."""
+"""Text that comes from data, and is shown; values with arrays in them, in a line."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Mapping
+from typing import Any
 
 _STEERING = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
 
@@ -19,3 +22,41 @@ def visible(text: str) -> str:
 def _written(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+_LONGEST = 80
+
+
+def brief(value: Any) -> str:
+    """A dataclass in a line, to be its `__repr__`: arrays by dtype and shape, without what is as it is by default.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Rows:
+    ...     x: Any
+    ...     names: tuple[str, ...] = ()
+    ...     __repr__ = brief
+    >>> import numpy as np
+    >>> Rows(np.zeros((2, 3))), Rows(np.zeros(2), ("a", "b"))
+    (Rows(x=float64 (2, 3)), Rows(x=float64 (2,), names=('a', 'b')))
+    """
+    said = []
+    for field in dataclasses.fields(value):
+        if not field.repr or (held := getattr(value, field.name)) is None:
+            continue
+        if isinstance(held, str | tuple | list | Mapping | frozenset) and not held:
+            continue
+        said.append(f"{field.name}={_in_short(held)}")
+    return f"{type(value).__qualname__}({', '.join(said)})"
+
+
+def _in_short(value: Any) -> str:
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if isinstance(shape, tuple) and dtype is not None:
+        return f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"
+    if isinstance(value, Mapping):
+        text = f"{{{', '.join(f'{key!r}: {_in_short(each)}' for key, each in value.items())}}}"
+    elif isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        text = f"({', '.join(map(_in_short, value))}{',' * (len(value) == 1)})"
+    else:
+        return repr(value)
+    return text if len(text) <= _LONGEST else f"<{len(value)} of them>"

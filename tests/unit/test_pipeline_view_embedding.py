@@ -87,6 +87,12 @@ def test_what_is_refused(fields, text):
         PromptEmbedding(**fields)
 
 
+def test_an_embedding_shows_itself_in_a_line():
+    said = repr(encoded("sd3"))
+    assert "sequence=float32 (2, " in said and "'a star'" in said
+    assert "tensor(" not in said and "\n" not in said and len(said) < 500
+
+
 def test_replacing_checks_names_and_shapes():
     e = encoded("sd1")
     with pytest.raises(InputError, match="has no field 'tokens': it has edits, layout, mask"):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._text import brief
 from efface.attribution.predictions import check_gradient, check_labels, check_model
 from efface.core.hooks import edit_call
 from efface.core.inference import outside_inference
@@ -34,6 +35,8 @@ class FullGradient:
     output: Tensor
     input_term: Tensor
     bias_term: Tensor
+
+    __repr__ = brief
 
     @property
     def gap(self) -> Tensor:

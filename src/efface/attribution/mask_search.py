@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from efface._errors import InputError
 from efface._progress import progress
+from efface._text import brief
 from efface._validate import check_positive_int
 from efface.attribution.maskers import Masker, Model
 from efface.attribution.masking import (
@@ -48,6 +49,8 @@ class QfaResult:
     kept: Tensor
     change: Tensor
     passes: int
+
+    __repr__ = brief
 
 
 @outside_inference

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import brief
 from efface._validate import check_positive_int, to_tensor
 from efface.core.doors import check_call, check_fields
 from efface.core.saved_types import saved, saved_base
@@ -179,6 +180,8 @@ class Segments(Masker):
     """
 
     labels: Tensor
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         labels = to_tensor(self.labels, "labels")

@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from efface._errors import InputError
+from efface._text import brief
 from efface._validate import check_finite, to_tensor
 from efface.attribution.removal_images import check_image_range
 from efface.core.saved_types import saved, saved_base
@@ -70,6 +71,8 @@ class Marginal:
     high: float | None = None
 
     random: ClassVar[bool] = True
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reference", to_tensor(self.reference, "reference"))
@@ -132,6 +135,8 @@ class TabularGaussian:
     cov: Tensor | None = None
 
     random: ClassVar[bool] = True
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if self.mean is None or (self.std is None) == (self.cov is None):

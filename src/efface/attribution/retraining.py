@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._text import brief
 from efface.attribution.curves import fill, reference
 from efface.attribution.predictions import Outputs, check_inputs, check_labels, check_maps, predict
 from efface.attribution.selection import cells_of, keep_cells, ranks
@@ -39,6 +40,8 @@ class Explained:
     x: Tensor
     labels: Tensor
     maps: Tensor
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         check_fields(self)

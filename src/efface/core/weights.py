@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._text import brief
 from efface.core.fingerprint import agrees, fingerprint
 from efface.core.subjects import unwrapped
 
@@ -23,6 +24,8 @@ class Add:
     """`W + value`, of the shape of W."""
 
     value: Tensor
+
+    __repr__ = brief
 
     def on(self, w: Tensor) -> Tensor:
         """W after the change."""
@@ -44,6 +47,8 @@ class LowRank:
     down: Tensor
     turned: bool = False
 
+    __repr__ = brief
+
     def on(self, w: Tensor) -> Tensor:
         """W after the change."""
         change = self.up.to(w) @ self.down.to(w)
@@ -61,6 +66,8 @@ class Multiply:
     left: Tensor | None = None
     right: Tensor | None = None
 
+    __repr__ = brief
+
     def on(self, w: Tensor) -> Tensor:
         """W after the change."""
         flat = w.flatten(1)
@@ -77,6 +84,8 @@ class Put:
     """A new value in the place of W, bit for bit."""
 
     value: Tensor
+
+    __repr__ = brief
 
     def on(self, w: Tensor) -> Tensor:
         """W after the change."""

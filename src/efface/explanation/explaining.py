@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import efface.audit
 from efface._errors import InputError
 from efface._progress import progress
+from efface._text import brief
 from efface._validate import check_positive_int
 from efface.attribution.curves import FRACTIONS
 from efface.attribution.fitted import DietErasure
@@ -68,6 +69,8 @@ class Explanation:
     audit: Audit
     fitted: DietErasure | None = None
     failed: Mapping[str, str] = field(default_factory=dict)
+
+    __repr__ = brief
 
 
 @outside_inference

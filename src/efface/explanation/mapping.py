@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._text import brief
 from efface.attribution.baselines import BASELINES, attribute
 from efface.attribution.controls import CONTROLS, control_maps
 from efface.attribution.curves import FRACTIONS, drop_curve, fill, keep_curve
@@ -54,6 +55,8 @@ class Maps:
     values: Tensor
     told: Tensor
     size: Tensor | None = None
+
+    __repr__ = brief
 
     @property
     def heat(self) -> Tensor:

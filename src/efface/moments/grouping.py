@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import brief
 from efface._validate import check_int, to_tensor
 from efface.core.arrays import dense
 from efface.core.doors import check_call
@@ -30,6 +31,8 @@ class GroupedTensor:
     groups: Sequence[Tensor]
     indices: Tensor
     labels: list[int]
+
+    __repr__ = brief
 
     def coalesce(self, groups: Sequence[Tensor] | None = None) -> Tensor:
         """Fuse the groups (or tensors derived from them) into one tensor in the original order.

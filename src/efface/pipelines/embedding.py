@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import brief
 from efface.core.doors import check_fields
 
 TENSORS = ("sequence", "pooled", "mask")
@@ -75,6 +76,8 @@ class PromptEmbedding:
     prompts: tuple[str, ...] = ()
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     edits: frozenset[int] = frozenset()
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._text import brief
 from efface.core.hooks import Where, edit_call
 from efface.pipelines.components import forward_parameters
 from efface.pipelines.denoiser_call import substitute, substitute_branches
@@ -48,6 +49,8 @@ class Step:
     uncond: Tensor | None
     predict: Callable[[PromptEmbedding], Tensor] = field(repr=False)
     """One more pass of the denoiser, at the same latents and time, for other prompts."""
+
+    __repr__ = brief
 
 
 Rule: TypeAlias = Callable[[Step], "Tensor | None"]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._text import brief
 from efface._validate import check_positive_int
 from efface.core.doors import check_call
 from efface.core.erasure import Erasure
@@ -40,6 +41,8 @@ class SiteFeatures:
     labels: Tensor
     sequence: Tensor
     position: Tensor
+
+    __repr__ = brief
 
 
 def collect(

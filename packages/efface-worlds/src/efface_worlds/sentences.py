@@ -19,6 +19,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._lazy import require
+from efface._text import brief
 from efface._validate import check_positive_int
 from efface_worlds.loading import quiet_transformers
 
@@ -98,6 +99,8 @@ class SentenceWorld:
     genders: tuple[str, ...]
     jobs: tuple[str, ...]
     fields: tuple[str, ...]
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.text)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface._lazy import require
+from efface._text import brief
 
 _SEX = "sex"
 
@@ -33,6 +34,8 @@ class TableWorld:
     concept: str
     classes: tuple[str, ...]
     task: str
+
+    __repr__ = brief
 
 
 def load_diabetes() -> TableWorld:

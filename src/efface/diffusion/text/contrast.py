@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import brief
 from efface.core.concept import Concept
 from efface.diffusion.text.contexts import Encoded, filled, others_of, templates_of
 from efface.diffusion.text.kinds import BEFORE, KINDS, kinds_of, tokens_of
@@ -48,6 +49,8 @@ class Contrast:
     absent: Tensor
     anchor: Tensor
     least: float
+
+    __repr__ = brief
 
     def check(self) -> None:
         """Refuse means that do not go together."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import brief
 from efface._validate import check_positive_int
 
 SIZE = 32
@@ -34,6 +35,8 @@ class Pictures:
     loose: Tensor
     distractor: Tensor
     cue: Tensor
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.labels)

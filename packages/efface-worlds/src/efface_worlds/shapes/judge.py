@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import brief
 from efface_worlds.shapes.concepts import FACTORS, OBJECTS, concept, index_of
 from efface_worlds.shapes.drawing import SIZE
 from efface_worlds.shapes.networks import JudgeNetwork
@@ -38,6 +39,8 @@ class Verdict:
     style: Tensor
     background: Tensor
     domain: Tensor
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.object)

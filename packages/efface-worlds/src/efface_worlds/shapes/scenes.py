@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import brief
 from efface._validate import check_positive_int
 from efface_worlds.shapes.concepts import COLOURS, FACTORS, Concept, concept, index_of
 
@@ -40,6 +41,8 @@ class Scenes:
     places: Tensor
     phases: Tensor
     tints: Tensor
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.style)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import brief
 from efface._validate import check_positive_int
 from efface_worlds.shapes.captions import Reader, caption
 from efface_worlds.shapes.concepts import FACTORS, concept, index_of
@@ -33,6 +34,8 @@ class ShapesWorld:
     images: Tensor
     captions: list[str]
     scenes: Scenes
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import brief
 from efface._validate import check_positive_int
 from efface_worlds.tokens.shipped import load_token_tokenizer
 from efface_worlds.tokens.source import LEXICAL_TYPES, Kind, SourceFile, Split, kind_of, read_library
@@ -42,6 +43,8 @@ class TokenWorld:
     names: tuple[str, ...]
     files: tuple[str, ...]
     vocab_size: int
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.input_ids)

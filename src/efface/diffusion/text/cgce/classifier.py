@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import brief
 
 EPS = 1e-5
 TRAINED = ("w_q", "w_k", "w_v", "w_o", "w_1", "w_2", "b_q", "b_v", "b_o", "b_1", "b_2", "gain", "shift")
@@ -44,6 +45,8 @@ class ConceptClassifier:
 
     weights: Mapping[str, Tensor]
     heads: int
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if missing := {*TRAINED, "concept", "centre", "scale", "platt"} - set(self.weights):

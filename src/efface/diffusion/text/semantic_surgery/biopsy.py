@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import brief
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.embedding_parts import Part
 from efface.stats.histogram import histogram
@@ -135,6 +136,8 @@ class Gate:
     score: Score
     threshold: float
     sharpness: float
+
+    __repr__ = brief
 
     def scores(self, embedding: PromptEmbedding) -> Tensor:
         """The scores of n prompts, `(n,)`.
