@@ -70,8 +70,8 @@ def run(studio: Studio, name: str, method: str, n: int, seeds: int, of_others: i
             after = studio.view.encode([p for ps in others.values() for p in ps])
         fired = sum(not same_embedding(before[i], after[i]) for i in range(len(before))) / len(before)
     said, scenes = looked_at(erased, name, n, range(seeds))
-    two = wilson_interval(float((said.count[said.known] == 2).sum()), max(int(said.known.sum()), 1))
-    rest = {"rest": kept_by(said, scenes, name), "two": two}
+    pairs, known = float((said.count[said.known] == 2).sum()), max(int(said.known.sum()), 1)
+    rest = {"rest": kept_by(said, scenes, name), "two": wilson_interval(pairs, known), "pairs": (pairs, known)}
     return summary(audit, name, others, fired) | style(erased, asked["prompts"], others, name, seeds) | rest
 
 
@@ -114,6 +114,7 @@ def summary(audit: Any, name: str, others: Any, fired: float) -> dict[str, Any]:
         "ACC_e": seen[name, "after"],
         "ACC_g": seen[f"{name} in other words", "after"],
         "ACC_ir": average(kept.values()),
+        "kept": [seen[o, AFTER] for o in others],
         "H": h,
         "siblings": average(near) if near else None,
         "unsaid": [unsaid.get(which, 0.0) for which in (name, f"{name} in other words")],
@@ -132,6 +133,19 @@ def average(shares: Iterable[float]) -> float:
     """Mean of the shares that there are; NaN if there are none."""
     there = [share for share in shares if not math.isnan(share)]
     return sum(there) / len(there) if there else math.nan
+
+
+def pooled(shares: Sequence[Any]) -> str:
+    """Wilson's interval of the images of several findings together; it knows nothing of other concepts or prompts."""
+    known = [(share.value * share.n, share.n) for share in shares if share.is_scored]
+    hits, n = (sum(column) for column in zip(*known, strict=True)) if known else (0, 0)
+    return interval_of(hits, n) if n else "-"
+
+
+def interval_of(hits: float, n: int) -> str:
+    """Wilson's interval in per cent."""
+    interval = wilson_interval(min(hits, n), n)
+    return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 def report(method: str, found: dict[str, dict[str, Any]]) -> None:
@@ -162,11 +176,14 @@ def report(method: str, found: dict[str, dict[str, Any]]) -> None:
             parts = (1 - mean[0], 1 - mean[1], mean[2])
             whole = math.nan if any(map(math.isnan, parts)) else float(harmonic(*parts))
             of_h = sum(f["H"].value for f in these) / len(these)
-            shown = [f"**{100 * v:.1f}**" for v in mean]
+            groups = ([f["ACC_e"] for f in these], [f["ACC_g"] for f in these], [k for f in these for k in f["kept"]])
+            shown = [f"**{100 * v:.1f}** {pooled(group)}" for v, group in zip(mean, groups, strict=True)]
             rest = f"**{100 * sum(f['rest'] for f in these) / len(these):.0f}**"
-            balanced = f"**mean of H {100 * of_h:.2f}, H of means {100 * whole:.2f}**"
+            ends = [100 * sum(getattr(f["H"], end) or 0.0 for f in these) / len(these) for end in ("low", "high")]
+            balanced = f"**mean of H {100 * of_h:.2f}** [{ends[0]:.1f}, {ends[1]:.1f}], H of means {100 * whole:.2f}"
             unsaid = " / ".join(f"{100 * sum(f['unsaid'][i] for f in these) / len(these):.1f}" for i in range(2))
-            two = f"**{100 * sum(f['two'].value for f in these) / len(these):.0f}**"
+            pairs, known = (sum(column) for column in zip(*(f["pairs"] for f in these), strict=True))
+            two = f"**{100 * sum(f['two'].value for f in these) / len(these):.0f}** {interval_of(pairs, known)}"
             rows.append((f"**{factor}s**", *shown, balanced, f"**{unsaid}**", two, rest, *[""] * 4))
     header = (
         "concept",
