@@ -205,6 +205,57 @@ def test_chunks_do_not_matter(folder: Path) -> None:
         assert np.allclose(np.load(f"y{rows}.npy"), np.load("y1000.npy"), atol=1e-10)
 
 
+@pytest.mark.parametrize("by", ["command", "Python"])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_columns_are_found_by_their_names(
+    folder: Path, capsys: pytest.CaptureFixture[str], suffix: str, by: str
+) -> None:
+    frame = make_table()[["group", *"abcdef"]]
+    write = getattr(pd.DataFrame, f"to_{suffix[1:]}")
+    write(frame, f"people{suffix}", index=False)
+    write(frame[frame.columns[::-1]].assign(more=1.0), f"other{suffix}", index=False)
+    x, z = frame[list("abcdef")], frame["group"]
+    if by == "Python":
+        efface.erase(x, z).save("eraser")
+    else:
+        main(["fit", f"people{suffix}", "--concept", "group", "-o", "eraser"])
+    eraser = efface.load("eraser")
+    assert eraser.columns == tuple("abcdef")
+    with pytest.raises(efface.InputError, match="in another order"):
+        eraser(x[list("fedcba")])
+    for i, chosen in enumerate([[], ["--columns", "f,b,d,c,e,a"], ["--exclude", "more,group"]]):
+        assert main(["apply", f"other{suffix}", "--eraser", "eraser", "-o", f"{i}.parquet", *chosen]) == 0
+        clean = pd.read_parquet(f"{i}.parquet")
+        assert list(clean.columns) == [*"fedcba", "group", "more"]
+        np.testing.assert_allclose(clean[list("abcdef")], eraser(x), atol=1e-5)
+    said = fails(capsys, "apply", f"other{suffix}", "--eraser", "eraser", "-o", "4.csv", "--columns", "b,a,c,d,e,more")
+    assert "b, a would take the place of other columns" in said and "name with --columns" in said
+    # A column of another name may take the place of one of the fit, if the user says so.
+    assert main(["apply", f"other{suffix}", "--eraser", "eraser", "-o", "5.csv", "--columns", "a,b,c,d,e,more"]) == 0
+
+
+def test_an_audit_finds_columns_by_their_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    frame = make_table()[[*"abcdef", "group"]]
+    frame[:200].to_csv("fit.csv", index=False)
+    main(["fit", "fit.csv", "--concept", "group", "-o", "eraser"])
+    for name, table in (("a", frame[200:]), ("b", frame[200:][frame.columns[::-1]])):
+        table.to_csv("x.csv", index=False)
+        assert main(["audit", "x.csv", "--concept", "group", "--eraser", "eraser", "-o", f"{name}.json"]) == 0
+    first, second = (Audit.from_dict(json.loads(Path(f"{name}.json").read_text())) for name in "ab")
+    assert first.findings == second.findings
+
+
+def test_concepts_are_found_by_their_names(folder: Path) -> None:
+    frame = make_table()[list("abcd")].assign(old=lambda t: t["a"] > 0, tall=lambda t: t["b"] > 1)
+    frame.to_csv("people.csv", index=False)
+    both = ["--concept", "old", "--concept", "tall"]
+    main(["fit", "people.csv", *both, "-o", "eraser", "--method", "oracle"])
+    for name, named in (("a", both), ("b", [*both[2:], *both[:2]])):
+        assert main(["apply", "people.csv", "--eraser", "eraser", "-o", f"{name}.csv", *named]) == 0
+    assert Path("a.csv").read_text() == Path("b.csv").read_text()
+
+
 # Audits
 
 

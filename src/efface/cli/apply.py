@@ -35,6 +35,12 @@ class Saved:
     side: Side | None
     takes_labels: bool
 
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Names of the columns of the fit, as the command or Python noted them."""
+        noted = None if self.side is None else self.side.columns
+        return noted or self.eraser.columns or None
+
     def erase(self, x: Tensor, values: Sequence[Any], first_row: int) -> Tensor:
         """The rows without the concept."""
         if not self.takes_labels:
@@ -42,6 +48,12 @@ class Saved:
         if self.side is None:
             raise InputError("this eraser needs labels and was not made by efface fit: apply it in Python")
         return self.eraser(x, joint(self.side.concepts, values, first_row))
+
+    def labels_in_order(self, found: Sequence[Any], names: Sequence[str]) -> list[Any]:
+        """What belongs to each concept, in the order of the fit; as it came where it goes by other names."""
+        concepts = [] if self.side is None else [concept.name for concept in self.side.concepts]
+        by_name = dict(zip(names, found, strict=True))
+        return [by_name[name] for name in concepts] if {*concepts} == {*names} else list(found)
 
 
 def load_saved(folder: str) -> Saved:
@@ -104,9 +116,11 @@ def find_features(saved: Saved, source: Source, args: Chosen, labels: Sequence[s
     Raises:
         InputError: If the file has not those that it was fitted on, or not as many.
     """
-    features = None if saved.side is None or args.columns or args.exclude else saved.side.columns
+    fitted = saved.columns if source.shape is None else None if saved.side is None else saved.side.columns
+    features = None if args.columns or args.exclude else fitted
     if features is None:
         features = choose_features(source, columns=args.columns, exclude=args.exclude, labels=labels)
+        features = in_order(features, fitted or ())
     known = {*column_names(source)}
     missing = [name for name in features if name not in known]
     if missing:
@@ -115,6 +129,26 @@ def find_features(saved: Saved, source: Source, args: Chosen, labels: Sequence[s
             "name the columns that take their place, in the same order, with --columns"
         )
     _check_width(saved.side, source, features)
+    return features
+
+
+def in_order(features: tuple[str, ...], fitted: Sequence[str]) -> tuple[str, ...]:
+    """Chosen columns in the order of the fit, where they are its own.
+
+    Raises:
+        InputError: If some of them are, and stand in the place of others.
+
+    >>> in_order(("bmi", "age"), ("age", "bmi")), in_order(("age", "weight"), ("age", "bmi"))
+    (('age', 'bmi'), ('age', 'weight'))
+    """
+    if {*features} == {*fitted}:
+        return tuple(fitted)
+    moved = [a for a, b in zip(features, fitted, strict=False) if a != b and a in {*fitted}]
+    if moved:
+        raise InputError(
+            f"{shortened(moved)} would take the place of other columns, as the eraser was fitted on "
+            f"{shortened(fitted, count=20)}: name with --columns those that take their places, in the same order"
+        )
     return features
 
 
@@ -138,7 +172,8 @@ def _labels(saved: Saved, source: Source, specs: Sequence[str] | None) -> tuple[
     specs = specs or [concept.name for concept in concepts]
     if len(specs) != len(concepts):
         raise InputError(f"--concept was given {len(specs)} times, the eraser was fitted on {len(concepts)} concepts")
-    return tuple(find_labels(spec, source) for spec in specs)
+    found = [find_labels(spec, source) for spec in specs]
+    return tuple(saved.labels_in_order(found, [labels.name for labels in found]))
 
 
 def spread_as(saved: Saved, source: Source) -> Source:

@@ -53,9 +53,9 @@ def run(args: options.Audit) -> None:
     rows = _read(inputs, args)
     if len(rows.x) < rows.seen:
         print(f"a random sample of {len(rows.x)} of {rows.seen} rows (--max-rows, seed {args.seed})")
-    erase = _eraser(args, saved, rows)
-    _say_what_is_audited(args)
     names = [labels.name for labels in inputs.labels[: len(args.concept)]]
+    erase = _eraser(args, saved, rows, names)
+    _say_what_is_audited(args)
     audits = [_audit(args, name, z, rows, erase) for name, z in zip(names, rows.concepts, strict=True)]
     audit = audits[0] if len(audits) == 1 else Audit(f"Erasing {', '.join(names)}", parts=tuple(audits))
     write_report(made_by(args, audit, seed=args.seed), args.output)
@@ -110,14 +110,14 @@ def _read(inputs: Inputs, args: options.Audit) -> Rows:
 Erase = Callable[[Tensor], Any]
 
 
-def _eraser(args: options.Audit, saved: Saved | None, rows: Rows) -> dict[str, Any]:
-    """The argument of `efface.audit.rows` that gives the eraser."""
+def _eraser(args: options.Audit, saved: Saved | None, rows: Rows, names: list[str]) -> dict[str, Any]:
+    """The argument of `efface.audit.rows` that gives the eraser; names are those of the concepts."""
     if args.settings and (args.eraser or args.after):
         raise InputError("--set goes with --method: with --eraser and --after nothing is fitted")
     if rows.after is not None:
         return {"erase": _fixed(rows.after)}
     if saved is not None and saved.takes_labels:
-        return {"erase": _fixed(saved.erase(rows.x, rows.concepts, 0))}
+        return {"erase": _fixed(saved.erase(rows.x, saved.labels_in_order(rows.concepts, names), 0))}
     if saved is not None:
         return {"erase": saved.eraser}
     method = get_method(args.method or _METHOD, "rows")

@@ -40,6 +40,7 @@ def run(args: Fit) -> None:
     _check_method(method, concepts)
     print(f"{inputs.x.where}: {len(inputs.features)} features ({shortened(inputs.features)})")
     fitter, x = _gather(inputs, concepts, method, config, args)
+    fitter.columns = _names(inputs, fitter.x_dim)
     eraser = dataclasses.replace(fitter.eraser, provenance=provenance(subject=inputs.x.where, call=args.command_line))
     one_hot = inputs.x.values if isinstance(inputs.x, OneHotSource) else {}
     side = Side(method.name, fitter.x_dim, _columns(inputs), concepts, {k: tuple(v) for k, v in one_hot.items()}, x)
@@ -135,6 +136,11 @@ def _check_method(method: Method, concepts: Sequence[Concept]) -> None:
 def _columns(inputs: Inputs) -> tuple[str, ...] | None:
     whole = inputs.x.shape is not None and inputs.features == column_names(inputs.x)
     return None if whole else inputs.features
+
+
+def _names(inputs: Inputs, width: int) -> tuple[str, ...]:
+    """Names of the columns of x as the eraser keeps them; those of an array are none, nor is that of a list."""
+    return inputs.features if inputs.x.shape is None and len(inputs.features) == width else ()
 
 
 def _settings(inputs: Inputs, concepts: Sequence[Concept], config: Config, args: Fit) -> dict[str, Any]:

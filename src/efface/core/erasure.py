@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from efface._errors import EffaceWarning, FormatError, InputError
 from efface._io import CARD, load_folder, reading, save_folder
+from efface._validate import to_tensor
 from efface.core.arrays import is_finite
 from efface.core.card import model_card
 from efface.core.codec import TENSOR, TYPE, decoded, digest, encoded
+from efface.core.column_names import check_columns, common_columns
 from efface.core.concept import Concept
 from efface.core.config import Config
 from efface.core.discovery import discover
@@ -213,6 +216,7 @@ class Joined(Erasure):
         for i, part in enumerate(self.parts):
             if part in self.parts[:i]:
                 raise InputError(f"{part!r} is in it twice, and an erasure is on once or not at all: leave one out")
+        common_columns(*self.parts)
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -224,8 +228,16 @@ class Joined(Erasure):
         """That of its parts, which were fitted to one pipeline or do not suit each other."""
         return {name: mark for part in self.parts for name, mark in part.fitted_to.items()}
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of the rows that its parts were fitted on."""
+        return common_columns(*self.parts)
+
     def __call__(self, x: Any) -> Any:
         """Erase one after the other from rows `(..., d)`."""
+        if not isinstance(x, Tensor):
+            check_columns(self.columns, x)
+            return np.asarray(self(to_tensor(x, "x")))
         for part in self.parts:
             if not callable(part):
                 raise InputError(f"{part!r} does not erase from rows: put it on its subject, on(subject)")

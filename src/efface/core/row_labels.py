@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface.core.arrays import Array, read_array, refuse_rows, shared
+from efface.core.column_names import columns_of
 from efface.core.labels import (
     COMPLETE,
     MANY_CLASSES,
@@ -43,12 +44,14 @@ class Labels:
             row: one-hot, multi-hot, or continuous).
         values: Classes or numbers `(...)`, or columns `(..., k)`. Classes are their own numbers, from 0.
         classes: What the numbers of the classes stand for, if they were numbered here.
+        column_names: Names of the columns, where there are several and a table names them.
     """
 
     name: str
     kind: Decided
     values: Tensor
     classes: tuple[Any, ...] = ()
+    column_names: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -156,7 +159,7 @@ def read_labels(
     chosen = mask if fits else None
     if isinstance(z, Labels):
         _check_lead(z.values, lead, z.name)
-        return Labels(z.name, z.kind, _hide(z.values, chosen, lead), z.classes)
+        return replace(z, values=_hide(z.values, chosen, lead))
     check_kind(kind)
     read = z if isinstance(z, Array) else read_array(z, name)
     _check_lead(read.values, lead, name)
@@ -164,7 +167,8 @@ def read_labels(
         return _numbered(read, lead, name, kind, chosen, classes)
     values = _hide(_complete(read, name, chosen, lead), chosen, lead)
     if tuple(values.shape) not in (lead, (*lead, 1)):
-        return Labels(name, "columns", values.reshape(*lead, -1) if values.numel() else values)
+        columns = values.reshape(*lead, -1) if values.numel() else values
+        return Labels(name, "columns", columns, column_names=columns_of(z))
     return Labels(name, decide(values, kind, declared=read.declared), values.reshape(lead))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from efface._errors import InputError
 from efface._validate import to_tensor
 from efface.core.arrays import dense, is_plain
+from efface.core.column_names import check_columns, check_same_rows
 from efface.core.doors import check_call
 from efface.core.edits import Edit, OnRows
 from efface.core.erasure import Erasure
@@ -62,9 +63,16 @@ class Eraser(Erasure):
     """Base of all erasers of rows: a frozen dataclass whose fields are tensors, and a report. It is called.
 
     `on(module)` erases from what a module gives, until it is taken off again.
+
+    Attributes:
+        columns: Names of the columns of x in the fit; empty if it had none. A table with others, or with the same in
+            another order, is refused.
+        label_columns: The same of labels with several columns.
     """
 
     report: Report | None = field(default=None, kw_only=True, repr=False)
+    columns: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
+    label_columns: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
 
     takes_labels: ClassVar[bool] = False
     """Whether it is called as `eraser(x, z)`."""
@@ -87,6 +95,25 @@ class Eraser(Erasure):
                 "have: call it, erased = eraser(x, z)"
             )
         return (OnRows(self),)
+
+    def erased(self, apply: Callable[[Tensor], Tensor], x: Any, z: Any = None) -> Any:
+        """What a function of a tensor makes of rows, in the same sort of container: a tensor, or an array.
+
+        Args:
+            apply: The function.
+            x: Rows `(..., d)`.
+            z: Their labels, for erasers that take them.
+
+        Raises:
+            InputError: If x or z have other columns than in the fit, or are not of the same rows.
+        """
+        if len(getattr(z, "shape", ())) > 1:
+            check_columns(self.label_columns, z, "z", whose="eraser.label_columns")
+        if isinstance(x, Tensor):
+            return apply(x if is_plain(x) or x.is_meta else dense(x, "x"))
+        check_columns(self.columns, x)
+        check_same_rows(x=x, z=z)
+        return np.asarray(apply(to_tensor(x, "x")))
 
     def class_numbers(self, x: Tensor, z: Any) -> Any:
         """Labels z of rows x `(..., d)` as they are, or as numbers of the classes that the fit found in text."""
@@ -169,10 +196,3 @@ def eraser_dtype(dtype: torch.dtype) -> torch.dtype:
     if dtype.is_floating_point or dtype.is_complex:
         return torch.promote_types(dtype, torch.float32)
     return torch.float32
-
-
-def on_tensors(apply: Any, x: Any) -> Any:
-    """Apply a function of a tensor to a tensor, or to an array, giving back the same sort of thing."""
-    if isinstance(x, Tensor):
-        return apply(x if is_plain(x) or x.is_meta else dense(x, "x"))
-    return np.asarray(apply(to_tensor(x, "x")))

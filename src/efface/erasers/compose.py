@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface.core.arrays import Array, read_array
+from efface.core.column_names import check_same_rows, common_columns
 from efface.core.labels import Kind
 from efface.core.row_labels import read_labels
 from efface.erasers.leace import LeaceEraser
@@ -36,6 +38,7 @@ def join_concepts(
     """
     if not concepts:
         raise InputError("no concepts were given: pass at least one array of labels")
+    check_same_rows(**{f"concept {i}": z for i, z in enumerate(concepts)})
     arrays = [read_array(z, f"concept {i}") for i, z in enumerate(concepts)]
     lead = tuple(min((array.values.shape for array in arrays), key=len))
     chosen: Sequence[Kind] = kinds or ("auto",) * len(arrays)
@@ -85,18 +88,19 @@ def compose(*erasers: LeaceEraser) -> LeaceEraser:
             concepts at least cost, fit once on `join_concepts` instead.
 
     Raises:
-        InputError: If widths differ, or if the offsets cannot be written as one `mu` (dependent rows of R
-            with different centres).
+        InputError: If widths or names of columns differ, or if the offsets cannot be written as one `mu` (dependent
+            rows of R with different centres).
     """
     if not erasers:
         raise InputError("no erasers were given: pass at least one")
     widths = {len(e.proj_left) for e in erasers}
     if len(widths) > 1:
         raise InputError(f"erasers of different widths cannot be composed: {sorted(widths)}")
+    columns = common_columns(*erasers)
     first, *rest = erasers
     for then in rest:
         first = _pair(first, then)
-    return first
+    return replace(first, columns=columns) if rest else first
 
 
 def _pair(first: LeaceEraser, then: LeaceEraser) -> LeaceEraser:

@@ -16,6 +16,7 @@ from efface._io import load_folder, reading, save_folder
 from efface._validate import check_device, check_positive_int, to_tensor
 from efface.core.arrays import is_finite, is_plain
 from efface.core.codec import decoded, dtype_of, fields_of, warn_unknown
+from efface.core.column_names import check_same_rows, columns_of, compare_columns, joint_columns
 from efface.core.config import Config
 from efface.core.labels import Kind, check_kind
 from efface.core.row_labels import Labels, read_labels
@@ -40,6 +41,10 @@ class Fitter:
             `"categorical"` or `"continuous"`.
         device: Where statistics live.
         dtype: Dtype of the erasers (float32 by default); float64 also forms all products in float64.
+
+    Attributes:
+        columns: Names of the columns of x, if it comes as tables; those of each batch must be the same.
+        label_columns: The same of labels with several columns.
     """
 
     method: str
@@ -60,6 +65,8 @@ class Fitter:
         self.dtype = eraser_dtype(torch.get_default_dtype() if dtype is None else dtype)
         self.decided: str | None = None
         self.classes: tuple[Any, ...] = ()
+        self.columns: tuple[str, ...] = ()
+        self.label_columns: tuple[str, ...] = ()
         self.moments = self._new_moments(device, torch.complex128 if self.dtype.is_complex else torch.float64)
         self.unknown: dict[str, Any] = {}
         self._eraser: Eraser | None = None
@@ -99,6 +106,8 @@ class Fitter:
     @classmethod
     def _fitted(cls, x: Any, z: Any, width: int | None, mask: Any, weight: Any, options: dict[str, Any]) -> Self:
         """`fit` with so many classes or columns; None takes as many as the labels make."""
+        check_same_rows(x=x, z=z, mask=mask, weight=weight)
+        columns = columns_of(x)
         x, mask, weight = to_tensors(x, mask, weight)
         if x.ndim == 0 or x.numel() == 0:
             raise InputError(f"x has shape {tuple(x.shape)}: there is nothing to fit on")
@@ -106,6 +115,7 @@ class Fitter:
         given = {"device": x.device, "dtype": eraser_dtype(x.dtype)} | options
         fitter = cls(x.shape[-1], labels.width if width is None else width, **given)
         fitter._take(x, labels, mask, weight)
+        fitter.columns = columns
         if not isinstance(z, Labels):
             labels.check(fitter.kind, mask)
         return fitter
@@ -119,13 +129,20 @@ class Fitter:
             mask: `(...)` booleans: rows to take.
             weight: `(...)` frequencies, not negative.
         """
+        check_same_rows(x=x, z=z, mask=mask, weight=weight)
+        columns = self._columns_with(x)
         x, mask, weight = to_tensors(x, mask, weight)
         labels = read_labels(z, tuple(x.shape[:-1]), kind=self.kind, mask=mask, classes=self.classes)
         first = self.decided is None
         self._take(x, labels, mask, weight)
+        self.columns = columns
         if first and labels.kind == "continuous" and not isinstance(z, Labels):
             labels.check(self.kind, mask)
         return self
+
+    def _columns_with(self, x: Any) -> tuple[str, ...]:
+        """Names of the columns of x, this batch included."""
+        return joint_columns(self.columns, x, first=self.decided is None)
 
     def _take(self, x: Tensor, labels: Labels, mask: Tensor | None, weight: Tensor | None) -> None:
         """Add rows whose labels are decided."""
@@ -140,9 +157,12 @@ class Fitter:
             raise InputError(f"z was {self.decided} in earlier batches and is {now} now: pass kind= to the fitter")
         if self.decided is not None and labels.classes != self.classes:
             raise InputError("z holds text now and held class numbers in earlier batches: pass the same in all")
+        if self.label_columns and labels.column_names:
+            compare_columns(self.label_columns, labels.column_names, "z", advice="write z[list(fitter.label_columns)]")
 
     def _remember(self, labels: Labels) -> None:
         self.decided, self.classes, self._eraser = labels.kind, labels.classes, None
+        self.label_columns = self.label_columns or labels.column_names
 
     def merge(self, other: Fitter) -> Self:
         """Take in all that `other`, a fitter of the same type and options, has seen."""
@@ -155,15 +175,21 @@ class Fitter:
                 raise InputError(
                     f"z has the classes {self.classes} here and {other.classes} there: number them alike before"
                 )
+        for name in ("columns", "label_columns"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine and theirs:
+                compare_columns(mine, theirs, "x of the other" if name == "columns" else "z of the other")
         self.moments.merge(other.moments)
         self.decided, self._eraser = self.decided or other.decided, None
         self.classes = self.classes or other.classes
+        self.columns, self.label_columns = self.columns or other.columns, self.label_columns or other.label_columns
         return self
 
     def copy(self) -> Self:
         """An independent fitter with the same statistics."""
         new = self._blank().load_state_dict(self.state_dict())
         new.classes, new.unknown = self.classes, self.unknown
+        new.columns, new.label_columns = self.columns, self.label_columns
         return new
 
     def __add__(self, other: Fitter) -> Self:
@@ -205,7 +231,7 @@ class Fitter:
         if self._eraser is None:
             # Not in inference mode either: tensors made there could not serve in training.
             with torch.inference_mode(False), torch.no_grad():
-                self._eraser = self._checked(self._named(self._solved()))
+                self._eraser = self._checked(self._with_names(self._solved()))
         return self._eraser
 
     def _solved(self) -> Eraser:
@@ -264,11 +290,12 @@ class Fitter:
             )
         return self.moments.scatter_xz / freedom, sigma_zz, freedom
 
-    def _named(self, eraser: Eraser) -> Eraser:
-        """With the names of the classes in its report, if the fitter numbered them."""
-        if not self.classes or eraser.report is None:
-            return eraser
-        return replace(eraser, report=replace(eraser.report, classes=self.classes))
+    def _with_names(self, eraser: Any) -> Any:
+        """With the names of columns, and in its report those of the classes, if the fitter numbered them."""
+        report = eraser.report
+        if self.classes and report is not None:
+            report = replace(report, classes=self.classes)
+        return replace(eraser, report=report, columns=self.columns, label_columns=self.label_columns)
 
     def _solve(self) -> Eraser:
         raise TypeError(f"{type(self).__name__} does not define how it is solved")
@@ -298,6 +325,8 @@ class Fitter:
             "z_dim": self.z_dim,
             "options": {**self.unknown, **self.options()},
             "classes": list(self.classes),
+            "columns": list(self.columns),
+            "label_columns": list(self.label_columns),
         }
         save_folder(path, config, self.state_dict())
 
@@ -325,6 +354,8 @@ class Fitter:
         if unknown := {name: value for name, value in given.items() if name not in names}:
             warn_unknown(where, unknown, kept=True)
         new.classes, new.unknown = _names_of_classes(config.get("classes", [])), unknown
+        for name in ("columns", "label_columns"):
+            setattr(new, name, decoded(config.get(name, []), {}, tuple[str, ...], name))
         return new
 
     def _blank(self) -> Self:

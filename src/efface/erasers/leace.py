@@ -13,7 +13,7 @@ from efface._errors import InputError, NothingErasedWarning
 from efface.core.config import Config, option
 from efface.core.labels import Kind
 from efface.core.method import Method, register
-from efface.erasers.base import Eraser, Report, check_shapes, on_tensors
+from efface.erasers.base import Eraser, Report, check_shapes
 from efface.erasers.fitter import Fitter, fit_of
 from efface.erasers.lowrank import erase_low_rank
 from efface.linalg.projection import Projection, oblique_projection, orthogonal_projection, rank_tolerance
@@ -80,7 +80,7 @@ class LeaceEraser(Eraser):
 
     def __call__(self, x: Any) -> Any:
         """Erase the concept from `x` `(..., d)`: same shape, dtype and device; `x` is not changed."""
-        return on_tensors(lambda t: erase_low_rank(t, self.proj_left, self.proj_right, self.bias), x)
+        return self.erased(lambda t: erase_low_rank(t, self.proj_left, self.proj_right, self.bias), x)
 
 
 class LeaceFitter(Fitter):

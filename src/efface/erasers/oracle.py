@@ -14,7 +14,7 @@ from efface.core.config import Config, option
 from efface.core.labels import Kind
 from efface.core.method import Method, register
 from efface.core.row_labels import read_labels
-from efface.erasers.base import Eraser, Report, check_shapes, on_tensors
+from efface.erasers.base import Eraser, Report, check_shapes
 from efface.erasers.fitter import Fitter, fit_of
 from efface.erasers.lowrank import check_width, no_autocast
 from efface.linalg.projection import concept_whitener, rank_tolerance
@@ -63,7 +63,7 @@ class OracleEraser(Eraser):
 
     def __call__(self, x: Any, z: Any) -> Any:
         """Erase the concept from `x` `(..., d)` given its labels `z` `(...)` or `(..., k)`; `x` is not changed."""
-        return on_tensors(lambda t: self._erase(t, z), x)
+        return self.erased(lambda t: self._erase(t, z), x, z)
 
     def _erase(self, x: Tensor, z: Any) -> Tensor:
         check_width(x, len(self.coef))

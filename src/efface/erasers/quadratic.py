@@ -11,11 +11,12 @@ from torch import Tensor
 
 from efface._errors import EffaceWarning, InputError, NotFittedError, NothingErasedWarning
 from efface._validate import check_device, check_positive_int
+from efface.core.column_names import check_same_rows
 from efface.core.config import Config, option
 from efface.core.labels import Kind, check_kind
 from efface.core.method import Method, register
 from efface.core.row_labels import Labels
-from efface.erasers.base import Eraser, Report, check_shapes, on_tensors
+from efface.erasers.base import Eraser, Report, check_shapes
 from efface.erasers.fitter import Fitter, fit_of
 from efface.erasers.lowrank import check_width, no_autocast
 from efface.linalg.shrinkage import shrunk_in_units
@@ -94,7 +95,9 @@ class QuadraticEraser(Eraser):
         Raises:
             InputError: If a label was not fitted, or shapes disagree.
         """
-        return on_tensors(lambda t: _by_class(self.optimal_transport, t, self.class_numbers(t, z), self.class_means), x)
+        return self.erased(
+            lambda t: _by_class(self.optimal_transport, t, self.class_numbers(t, z), self.class_means), x, z
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -132,8 +135,8 @@ class QuadraticEditor(Eraser):
             target_z: A label.
         """
         target_z = check_label(target_z, len(self.class_means))
-        return on_tensors(
-            lambda t: _by_class(lambda s, g: self.transport(g, s, target_z), t, source_z, self.class_means), x
+        return self.erased(
+            lambda t: _by_class(lambda s, g: self.transport(g, s, target_z), t, source_z, self.class_means), x, source_z
         )
 
 
@@ -205,8 +208,10 @@ class QuadraticFitter(Fitter):
 
     def update_single(self, x: Any, z: int, *, mask: Any = None, weight: Any = None) -> Self:
         """Take in a batch `(..., d)`, all of class `z`."""
+        check_same_rows(x=x, mask=mask, weight=weight)
+        columns = self._columns_with(x)
         self.moments.update_single(x, z, mask=mask, weight=weight)
-        self.decided, self._eraser = "categorical", None
+        self.decided, self.columns, self._eraser = "categorical", columns, None
         return self
 
     # ------------------------------------------------------------------------------------------ reading
@@ -246,7 +251,7 @@ class QuadraticFitter(Fitter):
         sigma, _ = self._sigma_xx()
         # One source at a time: the float64 maps of all pairs would take twice the editor's own memory.
         maps = torch.stack([ot_map(source, sigma).to(device, self.dtype) for source in sigma])
-        return QuadraticEditor(self.mean_x.to(device), maps, config=self.config)
+        return self._with_names(QuadraticEditor(self.mean_x.to(device), maps, config=self.config))
 
     def _sigma_xx(self) -> tuple[Tensor, float]:
         """Class covariances in float64, and the largest weight of a shrinkage target in them."""

@@ -13,7 +13,9 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from efface._errors import InputError
+from efface._validate import to_tensor
 from efface.core.arrays import countable, shared
+from efface.core.column_names import check_same_rows
 from efface.core.labels import Column
 from efface.core.row_labels import Labels
 from efface.estimators.columns import column_at, is_table, read_columns, readable
@@ -116,16 +118,18 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64] | None]:
         """Learn from a batch; gives its features, labels as the eraser takes them, and weights."""
         first = not hasattr(self, "fitter_")
+        check_same_rows(X=X, y=y, sensitive_features=sensitive, sample_weight=sample_weight)
         features, inside = self._split(X, reset=first, at_least=at_least)
         columns = self._concept_columns(y, sensitive, inside, len(features))
         features, columns, weight = weighted(features, columns, sample_weight, at_least=at_least)
         if first:
             encoder = self._make_encoder(columns, classes, weight)
             fitter = self._make_fitter(features.shape[1], encoder.width, shared(features[:0]).dtype)
+            fitter.columns = self._names_kept()
         else:
             encoder, fitter = self.encoder_, self.fitter_
         z = shared(encoder.encode(columns, learning=True))
-        fitter.update(features, Labels("z", encoder.kind, z), weight=weight)
+        fitter.update(to_tensor(features, "X"), Labels("z", encoder.kind, z), weight=weight)
         encoder.remember(columns)
         self.encoder_, self.fitter_ = encoder, fitter
         self.ranges_ = joint_range(features, None if first else self.ranges_)
@@ -213,6 +217,11 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         dropped = getattr(self, "sensitive_indices_", [])
         return np.setdiff1d(np.arange(self.n_features_in_), dropped).astype(np.int64)
 
+    def _names_kept(self) -> tuple[str, ...]:
+        """Names of the columns that are not sensitive; none if X had none."""
+        names = getattr(self, "feature_names_in_", None)
+        return () if names is None else tuple(map(str, names[self._kept()]))
+
     def _find_sensitive(self, width: int) -> NDArray[np.int64]:
         wanted = self.sensitive_columns
         wanted = [wanted] if isinstance(wanted, (str, int)) else list(wanted or ())
@@ -231,15 +240,16 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _apply(self, X: Any, sensitive: Any = None, *, labelled: bool) -> NDArray[Any]:
         """Erase from X, with labels if the method needs them."""
         check_is_fitted(self)
+        check_same_rows(X=X, sensitive_features=sensitive)
         features, inside = self._split(X, reset=False, labelled=labelled)
         z = [self.encoder_.encode(self._labels(sensitive, inside, len(features)))] if labelled else []
         erased = self._erase(features, *z)
-        names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
-        tell_of_ranges(features, erased, self.ranges_, [str(name) for name in names[self._kept()]])
+        tell_of_ranges(features, erased, self.ranges_, self._names_kept() or [str(i) for i in self._kept()])
         return self._with_sensitive(X, erased)
 
     def _erase(self, features: NDArray[Any], *z: NDArray[Any]) -> NDArray[Any]:
-        return self.eraser_(features, *z)
+        # As a tensor: names have been compared, by scikit-learn.
+        return self.eraser_(to_tensor(features, "X"), *z).numpy()
 
     def _labels(self, sensitive: Any, inside: list[Column] | None, n: int) -> list[Column]:
         if inside is not None and sensitive is not None:

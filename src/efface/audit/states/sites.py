@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from efface.audit.vectors.folds import make_folds, repeated
 from efface.audit.vectors.labels import Labels
 from efface.audit.vectors.probe_text import copied, thin
 from efface.audit.vectors.probes import threads_for
+from efface.core.column_names import check_same_rows, compare_tables
 from efface.core.doors import check_call
 from efface.core.provenance import called, provenance
 from efface.report.data import AFTER, BEFORE
@@ -121,6 +122,9 @@ def sites(
             "a model is audited with fit=, e.g. efface.audit.sites(model, data, labels, "
             "fit=lambda m, x, z: efface.scrub(m, x, z, sites='norms'))"
         )
+    for side in (before, after):
+        for rows in side.values() if isinstance(side, Mapping) else ():
+            check_same_rows(rows=rows, z=z, groups=groups, control=control)
     labels = _labels(z, name, classes)
     sides = _sides(before, after, len(labels))
     units, items = read_column(groups, "groups", len(labels)), read_column(control, "control", len(labels))
@@ -210,6 +214,8 @@ def _sides(before: Any, after: Any, n: int) -> dict[str, dict[str, Tensor]]:
         return sides
     sides[AFTER] = read_vectors(after, "after", n)
     check_same_sites(sides[BEFORE], sides[AFTER], ("before", "after"))
+    for site in before:
+        compare_tables(before[site], after[site], (f"before[{site!r}]", f"after[{site!r}]"))
     for site, x in sides[BEFORE].items():
         if x.shape != sides[AFTER][site].shape:
             shapes = f"{tuple(x.shape)} before and {tuple(sides[AFTER][site].shape)} after"

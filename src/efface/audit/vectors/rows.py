@@ -22,6 +22,7 @@ from efface.audit.vectors.labels import Kind, Labels
 from efface.audit.vectors.pictures import before_after, by_group, decisions
 from efface.audit.vectors.probes import PROBES, ProbeScores
 from efface.audit.vectors.task import Task, as_tasks, audit_task
+from efface.core.column_names import check_columns, check_same_rows
 from efface.core.doors import check_call
 from efface.core.provenance import called, provenance
 from efface.report.data import AFTER
@@ -62,7 +63,8 @@ def rows(
     Args:
         x: Vectors `(n, d)`: tensor, array, data frame. The eraser is given a tensor of this dtype.
         z: The concept `(n,)`, or numbers `(n, k)`. Integers, booleans and text are classes, floats are numbers.
-        erase: A fitted eraser, `erase(x) -> x'` of the same shape.
+        erase: A fitted eraser, `erase(x) -> x'` of the same shape; one of efface's is refused if `x` has other columns
+            than those of its fit, or in another order.
         fit: A function that fits one; it is given classes as int64 `(m,)`, numbers as float64.
         task: Labels `(n,)`, a `Task`, or a sequence of `Task`.
         groups: Group of each row `(n,)`; whole groups are held out, and intervals resample whole groups.
@@ -97,6 +99,12 @@ def rows(
     """
     check_call(rows, locals())
     call = called("efface.audit.rows", locals())
+    # The eraser is given tensors, which have no names.
+    if hasattr(erase, "columns"):
+        check_columns(erase.columns, x, whose="erase.columns")  # type: ignore[attr-defined]
+    check_same_rows(x=x, z=z, groups=groups)
+    for each in as_tasks(task):
+        check_same_rows(x=x, task=each.y, groups=each.groups)
     data, concept = _read(x, z, name, kind, classes, groups)
     if (erase is None) == (fit is None):
         raise InputError("give either erase=a fitted eraser or fit=a function (x, z) -> eraser, and not both")

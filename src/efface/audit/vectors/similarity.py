@@ -12,6 +12,7 @@ from efface._validate import check_finite, to_tensor
 from efface.audit.audit import Audit
 from efface.audit.figure import Figure, Series
 from efface.audit.finding import Finding
+from efface.core.column_names import check_same_rows, compare_tables
 from efface.core.provenance import called, provenance
 from efface.report.data import AFTER, BEFORE, CHANGE, NO_CHANGE
 from efface.report.numbers import format_value as number
@@ -67,6 +68,8 @@ def similarity(
     1.0
     """
     call = called("efface.audit.similarity", locals())
+    check_same_rows(before=before, after=after, groups=groups)
+    compare_tables(before, after, ("before", "after"))
     x, y = _units(before, "before"), _units(after, "after")
     if len(x) != len(y):
         raise InputError(f"before has {len(x)} rows and after {len(y)}: give the same embeddings in the same order")
