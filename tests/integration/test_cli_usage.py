@@ -333,6 +333,9 @@ def completed(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
             ["batch_norm=frozen", "batch_norm=train", "batch_size="],
         ),
         ("efface methods proj", ["projection"]),
+        ("efface generate ", ["shapes", "emoji"]),
+        ("efface generate emoji --prompt x -o y ", []),
+        ("efface explain di", ["digits"]),
     ],
 )
 def test_completion(
@@ -349,16 +352,18 @@ def test_completion_asks_the_registry_where_others_register(
     assert completed("efface fit --method o", monkeypatch, capsys) == ["oracle", "orth"]
 
 
-def test_completion_imports_no_torch() -> None:
+@pytest.mark.parametrize(("line", "first"), [("efface fit --set s", "shrinkage=true"), ("efface generate e", "emoji")])
+def test_completion_imports_no_torch(line: str, first: str) -> None:
+    count = len(line.split(" ")) - 1
     code = (
         "import os, sys\nfrom efface.cli import main\n"
-        "os.environ |= {'_EFFACE_COMPLETE': 'complete_bash', 'COMP_WORDS': 'efface fit --set s', 'COMP_CWORD': '3'}\n"
+        f"os.environ |= {{'_EFFACE_COMPLETE': 'complete_bash', 'COMP_WORDS': '{line}', 'COMP_CWORD': '{count}'}}\n"
         "try: main([])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'numpy', 'rich'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.split()[0]) == (0, "shrinkage=true"), done.stderr
+    assert (done.returncode, done.stdout.split()[0]) == (0, first), done.stderr
 
 
 def test_without_typer_it_says_what_to_install(

@@ -277,7 +277,9 @@ def test_pixels_are_those_of_the_file() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["nowhere", "photos"], "no folder of a model, no package.module:factory and no world (digits"),
+        (["nowhere", "photos"], "no folder of a model and no package.module:factory, and no world of this kind"),
+        (["digit"], "(did you mean 'digits'?): worlds with a classifier are digits, hard-digits"),
+        (["emoji"], "a world of another kind (emoji by four designers"),
         (["net.pth", "photos"], "safetensors.torch.save_file"),
         (["net.pt2", "photos"], "pickled code"),
         (["net.safetensors", "photos"], "package.module:factory --weights net.safetensors"),

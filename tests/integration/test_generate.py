@@ -17,8 +17,10 @@ from efface import Concept, InputError, PipelineView
 from efface.cli import main
 from efface.cli.generate import write_picture
 from efface.core.installer import handles_on
+from efface_worlds import emoji
 from efface_worlds.shapes import generate as draw
 from efface_worlds.shapes import load_shapes_pipeline
+from tests.emoji_world import tiny_emoji
 from tests.pipelines import build, small, tiny
 
 
@@ -72,10 +74,68 @@ def test_the_pipeline_that_comes_with_efface(tmp_path: Path) -> None:
     assert np.abs(pixels(out, 0, 0) - (image.permute(1, 2, 0).numpy() * 255).round()).max() <= 1
 
 
+class TestWorlds:
+    """Pipelines by name, and what a world says where the user does not."""
+
+    @pytest.fixture(autouse=True)
+    def untrained(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(
+            "efface_worlds.emoji.load_emoji_pipeline", lambda *given, **more: tiny_emoji(), raising=False
+        )
+
+    @staticmethod
+    def fitted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> Concept:
+        """The concept that `efface generate emoji` erases."""
+        seen: list[Concept] = []
+
+        def fit(view: Any, concept: Concept, **options: Any) -> Any:
+            seen.append(concept)
+            return efface.erase(view, concept.name, method="negative-prompt")
+
+        monkeypatch.setattr("efface.cli.generate.erase", fit)
+        given = ["--prompt", "a cat", "--seeds", "1", "--steps", "1", "-o", str(tmp_path / "a.png"), *arguments]
+        assert generate("emoji", *given) == 0
+        return seen[0]
+
+    def test_a_pipeline_by_name(self, tmp_path: Path) -> None:
+        out = tmp_path / "a.png"
+        assert generate("emoji", "--prompt", "a cat", "--seeds", "1", "-o", str(out)) == 0
+        image = emoji.generate(tiny_emoji(), ["a cat"])[0]
+        with Image.open(out) as sheet:
+            top, left = 4 + 16, 4
+            found = np.asarray(sheet)[top : top + 144 : 3, left : left + 144 : 3].astype(float)
+        assert np.abs(found - (image.permute(1, 2, 0).numpy() * 255).round()).max() <= 1
+
+    def test_siblings_are_preserved(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        asked = ("--erase", "cat", "--method", "semantic-surgery")
+        assert self.fitted(monkeypatch, tmp_path, *asked).preserve == emoji.siblings("cat")
+        without = self.fitted(monkeypatch, tmp_path, *asked, "--synonym", "lion", "--force").preserve
+        assert set(emoji.siblings("cat")) - set(without) == {"lion"}
+        assert self.fitted(monkeypatch, tmp_path, *asked, "--preserve", "owl", "--force").preserve == ("owl",)
+        assert self.fitted(monkeypatch, tmp_path, *asked, "--anchor", "dog", "--force").preserve == ()
+
+    def test_methods_that_do_not_read_them_are_not_told(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        assert self.fitted(monkeypatch, tmp_path, "--erase", "cat", "--method", "sld").preserve == ()
+
+    @pytest.mark.filterwarnings("default")
+    def test_a_word_that_nothing_is_called(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        given = ["emoji", "--prompt", "a cat", "--erase", "girafe", "-o", str(tmp_path / "a.png"), "--method"]
+        assert generate(*given, "semantic-surgery") == 2
+        said = capsys.readouterr().err
+        assert "did you mean 'giraffe'" in said
+        assert "--preserve WORD" in said
+        assert self.fitted(monkeypatch, tmp_path, "--erase", "girafe", "--method", "sld").name == "girafe"
+        assert "did you mean 'giraffe'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["nowhere", "-o", "a.png"], "no folder with a model_index.json"),
+        (["emojis", "-o", "a.png"], "(did you mean 'emoji'?): worlds with a pipeline are shapes, emoji"),
+        (["digits", "-o", "a.png"], "a world of another kind (digits with"),
         (["nowhere", "-o", "a.gif"], ".png, .jpg"),
         (["nowhere", "-o", "a.png", "--seeds", "0"], "--seeds 0: write at least 1"),
         (["nowhere", "-o", "a.png", "--erase", "circle"], "--erase needs --method: one of cgce, negative-prompt"),

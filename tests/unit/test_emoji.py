@@ -96,11 +96,9 @@ class TestScenes:
         "name", ["cat", "animal-bug", "food-drink", "profession:cook", "twemoji", "blue", "dark skin"]
     )
     def test_what_is_left_out_is_not_drawn(self, name: str) -> None:
-        from efface_worlds.emoji.training.latents import shown
-
         options = {"balanced": True, "two_objects": 0.5}
-        assert shown(_scenes(6000, **options), name).any()
-        assert not shown(_scenes(6000, without=[name], **options), name).any()
+        assert emoji.shows(_scenes(6000, **options), name).any()
+        assert not emoji.shows(_scenes(6000, without=[name], **options), name).any()
 
     def test_black_and_white_has_no_tones(self) -> None:
         scenes = _scenes(6000)

@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 
 from efface._errors import InputError
 from efface.cli import options
-from efface.cli.completion import complete_methods, complete_settings
+from efface.cli.completion import complete_methods, complete_settings, complete_worlds
 
 COMMANDS: dict[str, tuple[type[options.Options], str]] = {
     "demo": (options.Demo, "efface.cli.demo"),
@@ -127,7 +127,8 @@ def _parameter(field: Field[Any], hint: Any, subject: str | None) -> inspect.Par
 def _info(field: Field[Any], subject: str | None) -> Any:
     shown = {name: field.metadata[name] for name in ("help", "metavar")}
     if field.metadata["names"] is None:
-        complete = complete_methods(None) if field.name == "name" else None
+        kind = field.metadata["world"]
+        complete = complete_methods(None) if field.name == "name" else complete_worlds(kind) if kind else None
         return typer.Argument(**shown, autocompletion=complete)
     more: dict[str, Any] = {"callback": _in_range(shown["metavar"])} if shown["metavar"] in _RANGES else {}
     if field.name == "settings":

@@ -15,19 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from efface._errors import FormatError, InputError
-from efface._lazy import require
 from efface.cli.options import Explain
 from efface.cli.outputs import Say
 from efface.cli.pretrained import load_pretrained
+from efface.cli.worlds import find_world
 from efface.explanation.pixels import PixelModel
-
-WORLDS = {
-    "digits": "spurious digits",
-    "hard-digits": "hard digits",
-    "block-digits": "block digits",
-    "shape-pairs": "shape pairs",
-}
-"""What a user writes -> the world of efface-worlds."""
 
 _TRAIN, _TEST, _EPOCHS = 2000, 500, 5
 _PICKLED = (".pt", ".pth", ".pt2", ".bin", ".pkl", ".ckpt", ".onnx")
@@ -70,27 +62,33 @@ def load_classifier(args: Explain, say: Say) -> Classifier:
         InputError: If it is nothing that can be loaded; the text says what can.
     """
     name = args.model
-    factory = ":" in name and not Path(name).exists()
+    factory = is_factory(name)
     _check_options(args, factory)
     if Path(name).is_dir():
         model, prepare, classes, channels = load_pretrained(Path(name))
         return Classifier(model, channels, None, classes, prepare)
-    if name in WORLDS:
-        return _world(name, args.seed, say)
     if factory:
         return _made(args, say)
+    return _world(find_world(name, "classifier", _otherwise(name)), args.seed, say)
+
+
+def is_factory(name: str) -> bool:
+    """Whether a name is package.module:factory."""
+    return ":" in name and not Path(name).exists()
+
+
+def _otherwise(name: str) -> str:
+    """What a name is not, with a hint for files that hold weights."""
     hint = ""
     if Path(name).suffix.lower() in _PICKLED:
         hint = (
-            ": files of that kind hold pickled code, which efface does not run; save the weights once with "
+            " (files of that kind hold pickled code, which efface does not run; save the weights once with "
             "safetensors.torch.save_file(model.state_dict(), 'net.safetensors'), and name the function that builds "
-            "the model"
+            "the model)"
         )
     elif Path(name).suffix.lower() == ".safetensors":
-        hint = f": weights alone are no model; write package.module:factory --weights {name}"
-    raise InputError(
-        f"{name} is no folder of a model, no package.module:factory and no world ({', '.join(WORLDS)}){hint}"
-    )
+        hint = f" (weights alone are no model; write package.module:factory --weights {name})"
+    return f"no folder of a model and no package.module:factory{hint}"
 
 
 def _check_options(args: Explain, factory: bool) -> None:
@@ -101,13 +99,12 @@ def _check_options(args: Explain, factory: bool) -> None:
         raise InputError("--mean and --std go together: write both, e.g. --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5")
 
 
-def _world(name: str, seed: int, say: Say) -> Classifier:
-    worlds: Any = require("efface_worlds.attribution", extra="worlds")
-    say(f"training a small classifier on {_TRAIN} images of {WORLDS[name]}, a few seconds")
-    world = worlds.make_world(WORLDS[name], seed, train=_TRAIN, test=_TEST)
-    model = PixelModel(worlds.train_classifier(world, seed, epochs=_EPOCHS))
+def _world(found: Any, seed: int, say: Say) -> Classifier:
+    say(f"training a small classifier on {_TRAIN} images of {found.title}, a few seconds")
+    world, network = found.make(seed, train=_TRAIN, test=_TEST, epochs=_EPOCHS)
     own = Own(world.test.images, world.test.labels, world.train.images)
-    return Classifier(model, 3, (world.train.images.shape[2], world.train.images.shape[3]), world.classes, own=own)
+    size = (world.train.images.shape[2], world.train.images.shape[3])
+    return Classifier(PixelModel(network), 3, size, world.classes, own=own)
 
 
 def _made(args: Explain, say: Say) -> Classifier:

@@ -1,4 +1,4 @@
-"""What the shell completes after `--method` and `--set`, from an index, so that nobody waits for torch.
+"""What the shell completes after `--method` and `--set`, from an index, and worlds; nobody waits for torch.
 
 `methods.json` beside this file is the index: `tools/make_docs.py` writes it from the registry. Where another
 distribution registers methods too, the registry itself is asked.
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import typer
+
+from efface.cli.worlds import world_names
 
 INDEX = Path(__file__).with_name("methods.json")
 _FOREIGN = "efface.methods"
@@ -61,5 +63,14 @@ def complete_settings(subject: str | None) -> Callable[[typer.Context, str], Fou
         found = [index.get(name, {}).get("options", {}) for name in ([named] if isinstance(named, str) else named)]
         texts = [(f"{n}={v}", o["help"]) for options in found for n, o in options.items() for v in o["values"]]
         return [(text, help) for text, help in texts if text.startswith(incomplete)]
+
+    return complete
+
+
+def complete_worlds(kind: str) -> Callable[[str], Found]:
+    """A completer of names of worlds of a kind."""
+
+    def complete(incomplete: str) -> Found:
+        return [(name, text) for name, text in world_names(kind).items() if name.startswith(incomplete)]
 
     return complete

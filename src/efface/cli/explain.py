@@ -16,7 +16,7 @@ from efface.attribution.fitted import DietErasure
 from efface.attribution.maskers import Grid, Masker
 from efface.attribution.removal import Marginal, Removal
 from efface.attribution.removal_images import Blur, ConstantColour
-from efface.cli.classifiers import WORLDS, Classifier, load_classifier
+from efface.cli.classifiers import Classifier, is_factory, load_classifier
 from efface.cli.image_files import ImageFile, find_images, read_images
 from efface.cli.map_files import check_maps_folder, write_maps
 from efface.cli.options import Explain
@@ -92,7 +92,7 @@ def _methods(args: Explain) -> list[str]:
     if strange:
         hint = did_you_mean(strange[0], METHODS)
         raise InputError(f"--method {strange[0]}: there is no such method{hint}, write one of {', '.join(METHODS)}")
-    own = args.model in WORLDS and not Path(args.model).is_dir()
+    own = not Path(args.model).exists() and not is_factory(args.model)  # a world, which has images to tune on
     ready = args.student is not None and args.student.exists()
     if "diet" in methods and args.train is None and not ready and not own:
         raise InputError(

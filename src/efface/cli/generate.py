@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from efface._errors import InputError
+from efface._errors import EffaceWarning, InputError
 from efface._io import atomic_path
 from efface._lazy import require
 from efface.cli.options import Generate
 from efface.cli.outputs import check_free
 from efface.cli.settings import parsed
+from efface.cli.worlds import find_world
 from efface.core.concept import Concept
 from efface.core.erasure import Erasure
 from efface.core.method import erase, get_method, methods
 from efface.pipelines.view import PipelineView
 
-SHAPES = "shapes"
 SUFFIXES = (".png", ".jpg", ".jpeg")
 _SMALLEST, _GAP, _LINE = 128, 4, 16
 _FILM = 5
+_OTHERWISE = "no folder with a model_index.json, as diffusers saves a pipeline"
 _FIELDS = {
     "synonym": "synonyms",
     "preserve": "preserve",
@@ -41,13 +44,17 @@ def run(args: Generate) -> None:
         raise InputError(f"{args.output}: expected a file that ends in one of {', '.join(SUFFIXES)}")
     check_free([args.output], "-o", force=args.force, read=[args.pipeline, args.erasure])
     concept = _concept(args)
-    view = PipelineView.of(load_pipeline(args.pipeline))
+    world = None if _is_pipeline(args.pipeline) else find_world(args.pipeline, "pipeline", _OTHERWISE)
+    if concept is not None and world is not None:
+        concept = _with_defaults(args, concept, world)
+    view = PipelineView.of(load_pipeline(args.pipeline) if world is None else world.load_pipeline())
     erasure = _erasure(args, view, concept)
+    sampling = _sampling(args, world)
     rows = []
     for prompt in args.prompt:
         for on in [None] if erasure is None else [None, erasure]:
             with nullcontext() if on is None else on.on(view):
-                images = _sampled(view, prompt, args)
+                images = _sampled(view, prompt, args.seeds, sampling)
             erased = "" if on is None else f"   [{on.method}: {', '.join(on.names)}]"
             rows.append((prompt + erased, images))
     write_picture(args.output, rows)
@@ -79,33 +86,50 @@ def _erasure(args: Generate, view: PipelineView, concept: Concept | None) -> Any
     return erase(view, concept, method=args.method, **options)
 
 
-def load_pipeline(name: str) -> Any:
-    """The pipeline of a folder, or that of efface-worlds; the network is not used.
+def _with_defaults(args: Generate, concept: Concept, world: Any) -> Concept:
+    """The concept, with siblings to be preserved where the user names neither these nor an anchor.
 
     Raises:
-        InputError: If there is no such folder, or it holds no pipeline.
-        MissingExtraError: If it is the one of efface-worlds, which is not installed.
+        InputError: If the method needs them, and the world does not know the concept.
     """
-    if name == SHAPES:
-        return require("efface_worlds.shapes", extra="worlds").load_shapes_pipeline()
-    if not (Path(name) / "model_index.json").is_file():
-        raise InputError(
-            f"{name} is no folder with a model_index.json: give the folder of a pipeline that diffusers saved, or "
-            f'"{SHAPES}"'
-        )
+    if concept.preserve or concept.anchor or args.method is None:
+        return concept
+    method = get_method(args.method, "pipeline")
+    config, data = method.configured(parsed(method, args.settings))
+    reads = "preserve" not in method.unread(Concept(concept.name, preserve=[f"not {concept.name}"]), config, data)
+    try:
+        near = world.preserve(concept.name)
+    except InputError as error:
+        if reads:
+            raise InputError(f"{error}; any other word goes with --preserve WORD, what has to stay") from error
+        warnings.warn(f"{error}; it is erased as it is written", EffaceWarning, stacklevel=2)
+        return concept
+    erased = {word.casefold() for word in concept.words}
+    stays = [word for word in near if word.casefold() not in erased]
+    return replace(concept, preserve=stays) if reads else concept
+
+
+def _is_pipeline(name: str) -> bool:
+    return (Path(name) / "model_index.json").is_file()
+
+
+def load_pipeline(folder: str) -> Any:
+    """The pipeline of a folder; the network is not used."""
     load = require("diffusers", extra="diffusion").DiffusionPipeline.from_pretrained
-    pipe = load(name, local_files_only=True, use_safetensors=True)
+    pipe = load(folder, local_files_only=True, use_safetensors=True)
     return pipe.to("cuda") if torch.cuda.is_available() else pipe
 
 
-def _sampled(view: PipelineView, prompt: str, args: Generate) -> Tensor:
-    seeds = list(range(args.seeds))
-    options = {"steps": args.steps, "guidance": args.guidance}
-    if args.pipeline == SHAPES:
-        own = require("efface_worlds.shapes.generation", extra="worlds")
-        options["steps"] = args.steps or own.STEPS
-        options["guidance"] = own.GUIDANCE if args.guidance is None else args.guidance
-    images = view.sample([prompt] * len(seeds), seeds, negative=args.negative, **options)
+def _sampling(args: Generate, world: Any) -> dict[str, Any]:
+    """Options of `PipelineView.sample`: what was given, else the world's."""
+    given = {"steps": args.steps, "guidance": args.guidance, "negative": args.negative}
+    own = {} if world is None else world.sampling
+    return own | {name: value for name, value in given.items() if value is not None}
+
+
+def _sampled(view: PipelineView, prompt: str, n: int, sampling: Mapping[str, Any]) -> Tensor:
+    seeds = list(range(n))
+    images = view.sample([prompt] * n, seeds, **sampling)
     return images[:, images.shape[1] // 2] if images.ndim == _FILM else images
 
 

@@ -16,9 +16,9 @@ Missing = Literal["drop", "mean"]
 World = Literal["tables", "sentences", "tokens", "layers"]
 
 
-def argument(help: str, metavar: str, default: Any = ...) -> Any:
-    """A field that is given by its place; arguments as of `flag`."""
-    return _field(default, {"help": help, "metavar": metavar, "names": None})
+def argument(help: str, metavar: str, default: Any = ..., kind: str | None = None) -> Any:
+    """A field that is given by its place; arguments as of `flag`, and of a world which kind it can be."""
+    return _field(default, {"help": help, "metavar": metavar, "names": None, "world": kind})
 
 
 def flag(default: Any, help: str, metavar: str | None = None, *names: str) -> Any:
@@ -204,18 +204,20 @@ class Generate(Options):
     """Sample a text-to-image pipeline into one picture: a row for each prompt, a column for each seed.
 
       efface generate shapes --prompt "a red circle" --prompt "a blue star" -o grid.png
+      efface generate emoji --prompt "a cat on a blue background" --erase cat --method semantic-surgery -o grid.png
       efface generate shapes --prompt "a red circle" --erase circle --preserve ring --preserve star \
           --method semantic-surgery -o grid.png
       efface generate my-stable-diffusion/ --prompt "a church" --seeds 2 --steps 20 -o grid.png
 
-    PIPELINE is a folder that diffusers can load, or "shapes", the small pipeline that comes with efface-worlds. With
-    --erase or --erasure each prompt has a second row, with the erasure on, at the same seeds.
+    PIPELINE is a folder that diffusers can load, or a world of efface-worlds: "shapes" or "emoji", whose steps and
+    guidance are then the default, and a concept's siblings what is preserved. With --erase or --erasure each prompt has
+    a second row, with the erasure on, at the same seeds.
     """
 
     subject = "pipeline"
     one_of = (("erase", "erasure"),)
 
-    pipeline: str = argument('folder of a diffusers pipeline, or "shapes"', "PIPELINE")
+    pipeline: str = argument("folder of a diffusers pipeline, or a world", "PIPELINE", kind="pipeline")
     prompt: list[str] = flag(..., "may be given several times", "TEXT")
     output: Path = flag(..., "picture to write: .png .jpg", "FILE", "-o", "--output")
     seeds: int = flag(4, "columns: seeds 0 to N - 1", "N")
@@ -253,7 +255,7 @@ class Explain(Options):
     subject = "explanations"
     one_of = (("cells", "upsampling"),)
 
-    model: str = argument("folder of transformers, package.module:factory, or a world", "MODEL")
+    model: str = argument("folder of transformers, package.module:factory, or a world", "MODEL", kind="classifier")
     images: list[Path] = argument("images, or folders of images", "IMAGES", [])
     output: str | None = _report()
     maps: Path | None = flag(None, "write maps (safetensors) and overlays (PNG) here", "DIR")

@@ -23,8 +23,11 @@ if TYPE_CHECKING:
         subgroups,
     )
     from efface_worlds.emoji.drawing import load_sprites, render
+    from efface_worlds.emoji.generation import generate
     from efface_worlds.emoji.scenes import Scenes, sample_scenes
+    from efface_worlds.emoji.shipped import emoji_variants, load_emoji_pipeline
     from efface_worlds.emoji.text import embed_prompts, load_text_encoder
+    from efface_worlds.emoji.world import Prompts, labels_of, prompts_for, shows
 
 _NAMES = {
     "efface_worlds.emoji.captions": ("caption", "prompt"),
@@ -41,26 +44,36 @@ _NAMES = {
         "subgroups",
     ),
     "efface_worlds.emoji.drawing": ("load_sprites", "render"),
+    "efface_worlds.emoji.generation": ("generate",),
     "efface_worlds.emoji.scenes": ("Scenes", "sample_scenes"),
+    "efface_worlds.emoji.shipped": ("emoji_variants", "load_emoji_pipeline"),
     "efface_worlds.emoji.text": ("embed_prompts", "load_text_encoder"),
+    "efface_worlds.emoji.world": ("Prompts", "labels_of", "prompts_for", "shows"),
 }
 
 __all__ = [
     "CONCEPTS",
     "FACTORS",
     "Concept",
+    "Prompts",
     "Scenes",
     "caption",
     "concept",
     "embed_prompts",
+    "emoji_variants",
+    "generate",
     "groups",
+    "labels_of",
+    "load_emoji_pipeline",
     "load_sprites",
     "load_text_encoder",
     "named_by",
     "professions",
     "prompt",
+    "prompts_for",
     "render",
     "sample_scenes",
+    "shows",
     "siblings",
     "strangers",
     "subgroups",

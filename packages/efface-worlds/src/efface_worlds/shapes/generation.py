@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from efface._errors import InputError
+from efface_worlds.shelf import sample
 
 STEPS, GUIDANCE = 30, 3.0
 """DDIM steps and guidance at which the world's quality is stated."""
 
 
-@torch.no_grad()
 def generate(
     pipeline: Any,
     prompts: Sequence[str] | Tensor,
@@ -40,14 +38,4 @@ def generate(
     Raises:
         InputError: If there are no prompts.
     """
-    if not len(prompts):
-        raise InputError("no prompts: write at least one")
-    images = []
-    for start in range(0, len(prompts), batch):
-        part = prompts[start : start + batch]
-        kind = "prompt_embeds" if isinstance(part, Tensor) else "prompt"
-        noise = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
-        given = part if isinstance(part, Tensor) else list(part)
-        options = {"num_inference_steps": steps, "guidance_scale": guidance, "output_type": "pt", "generator": noise}
-        images.append(pipeline(**{kind: given}, **options).images)
-    return torch.cat(images).float()
+    return sample(pipeline, prompts, seed=seed, steps=steps, guidance=guidance, batch=batch)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from efface._errors import FormatError, InputError
+from efface._errors import InputError
 from efface._io import load_folder
-from efface._lazy import require
-from efface_worlds.loading import quiet_transformers
+from efface_worlds.loading import check_files, fill, quiet_transformers
 from efface_worlds.shapes.contrast import ContrastivePair
 from efface_worlds.shapes.judge import Judge
 from efface_worlds.shapes.networks import NETWORKS
+from efface_worlds.shelf import PARTS_FILES, Shelf, quiet_diffusers
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Folders `pipeline`, `judge1`, `judge2`, `contrast`, and `training.json`, as `ship` of the training writes them."""
@@ -26,19 +20,10 @@ WEIGHTS = Path(__file__).parent / "weights"
 GOLD = Path(__file__).parent / "gold"
 """Denoisers that never saw one concept, and a second seed: one folder a variant."""
 
-_PIPELINE_FILES = (
-    "model_index.json",
-    "scheduler/scheduler_config.json",
-    "text_encoder/config.json",
-    "text_encoder/model.safetensors",
-    "tokenizer/tokenizer_config.json",
-    "unet/config.json",
-    "unet/diffusion_pytorch_model.safetensors",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model.safetensors",
-)
-_UNET_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+_SHELF = Shelf("shapes", WEIGHTS, GOLD)
+_TEXT_FILES = ("text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/tokenizer_config.json")
 _JUDGE_FILES = ("config.json", "model.safetensors")
+_PIPELINE_FILES = ("model_index.json", *_TEXT_FILES, *PARTS_FILES)
 
 
 def load_shapes_pipeline(variant: str = "base", *, folder: str | os.PathLike[str] | None = None) -> Any:
@@ -56,10 +41,10 @@ def load_shapes_pipeline(variant: str = "base", *, folder: str | os.PathLike[str
         FormatError: If a file is missing or truncated.
         MissingExtraError: If diffusers is not installed.
     """
-    base = Path(folder) if folder is not None and variant == "base" else WEIGHTS / "pipeline"
-    _check_files(base, _PIPELINE_FILES, "unet")
-    unet = None if variant == "base" else _variant_folder(variant, GOLD if folder is None else Path(folder))
-    with _silence() as diffusers:
+    base = _SHELF.base(variant, folder)
+    check_files(base, _PIPELINE_FILES, _SHELF.advice("unet"))
+    unet = _SHELF.variant_unet(variant, folder)
+    with quiet_diffusers() as diffusers:
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(base, local_files_only=True)
         if unet is not None:
             pipeline.register_modules(unet=diffusers.UNet2DConditionModel.from_pretrained(unet).eval())
@@ -69,8 +54,7 @@ def load_shapes_pipeline(variant: str = "base", *, folder: str | os.PathLike[str
 
 def shapes_variants(folder: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
     """Names that `load_shapes_pipeline` takes here: the base, and the variants whose folders are at hand."""
-    gold = GOLD if folder is None else Path(folder)
-    return ("base", *sorted(path.parent.name for path in gold.glob(f"*/{_UNET_FILES[1]}")))
+    return _SHELF.variants(folder)
 
 
 def load_judge(which: int = 1, *, folder: str | os.PathLike[str] | None = None) -> Judge:
@@ -88,10 +72,10 @@ def load_judge(which: int = 1, *, folder: str | os.PathLike[str] | None = None) 
         raise InputError(f"which={which!r}: write 1 or 2")
     source = WEIGHTS / f"judge{which}" if folder is None else Path(folder)
     stage = "judge" if which == 1 else "judge2"
-    _check_files(source, _JUDGE_FILES, stage)
+    check_files(source, _JUDGE_FILES, _SHELF.advice(stage))
     config, tensors = load_folder(source, expect="ShapesJudge")
     network = NETWORKS[which]()
-    _fill(network, tensors, source, config.get("which") == which, stage)
+    fill(network, tensors, source, _SHELF.advice(stage), right=config.get("which") == which)
     return Judge(network.eval().requires_grad_(False))
 
 
@@ -106,89 +90,13 @@ def load_contrast(*, folder: str | os.PathLike[str] | None = None) -> Contrastiv
         MissingExtraError: If transformers is not installed.
     """
     source = WEIGHTS if folder is None else Path(folder)
-    _check_files(source / "contrast", _JUDGE_FILES, "text")
-    _check_files(source / "pipeline", _PIPELINE_FILES[2:5], "text")
+    check_files(source / "contrast", _JUDGE_FILES, _SHELF.advice("text"))
+    check_files(source / "pipeline", _TEXT_FILES, _SHELF.advice("text"))
     _, tensors = load_folder(source / "contrast", expect="ShapesContrast")
     with quiet_transformers() as transformers:
         text = transformers.CLIPTextModel.from_pretrained(source / "pipeline" / "text_encoder", local_files_only=True)
         tokenizer = transformers.CLIPTokenizer.from_pretrained(source / "pipeline" / "tokenizer", local_files_only=True)
     pair = ContrastivePair(text, tokenizer)
     ours = {name: value for name, value in pair.state_dict().items() if name.startswith("text.")}
-    _fill(pair, ours | tensors, source / "contrast", True, "text")
+    fill(pair, ours | tensors, source / "contrast", _SHELF.advice("text"))
     return pair.eval().requires_grad_(False)
-
-
-def _variant_folder(variant: str, gold: Path) -> Path:
-    known = shapes_variants(gold)
-    if variant not in known:
-        raise InputError(
-            f"variant={variant!r}: here are {', '.join(map(repr, known))}; train another gold model with  "
-            "python -m efface_worlds.shapes.training gold:NAME --work FOLDER"
-        )
-    _check_files(gold / variant, _UNET_FILES, variant.replace("without-", "gold:"))
-    return gold / variant
-
-
-def _check_files(folder: Path, names: Sequence[str], stage: str) -> None:
-    """Refuse a folder with a missing or truncated file, before any library trips over it."""
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise FormatError(f"{folder} has no {' and no '.join(missing)}: {_remedy(stage)}")
-    for name in names:
-        problem = _damage(folder / name)
-        if problem:
-            raise FormatError(f"{folder / name} is damaged, {problem}: {_remedy(stage)}")
-
-
-def _remedy(stage: str) -> str:
-    return (
-        "reinstall efface (from git: check that the file was checked out whole), or train it again with  "
-        f"python -m efface_worlds.shapes.training {stage} ship --work FOLDER"
-    )
-
-
-def _damage(path: Path) -> str | None:
-    """What is wrong with a JSON or safetensors file, judged by its syntax, or its header and length."""
-    if path.suffix == ".json":
-        try:
-            json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            return f"no JSON ({error})"
-        return None
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
-        if 8 + length > size:
-            return f"{size} bytes are less than its header"
-    try:
-        with safe_open(path, framework="pt"):
-            return None
-    except SafetensorError as error:
-        return f"{size} bytes do not go with its header ({error})"
-
-
-def _fill(module: Any, tensors: dict[str, Any], source: Path, right: bool, stage: str) -> None:
-    ours = {name: value.shape for name, value in module.state_dict().items()}
-    if not right or ours != {name: value.shape for name, value in tensors.items()}:
-        raise FormatError(f"{source} holds another network than this efface reads: {_remedy(stage)}")
-    module.load_state_dict(tensors)
-
-
-@contextmanager
-def _silence() -> Iterator[Any]:
-    """The library diffusers, imported and used without bars and without advice to install torchvision."""
-    with quiet_transformers() as transformers:
-        spoken = transformers.utils.logging.get_verbosity()
-        transformers.utils.logging.set_verbosity_error()
-        try:
-            diffusers = require("diffusers", extra="diffusion")
-            shown = diffusers.utils.logging.is_progress_bar_enabled()
-            diffusers.utils.logging.disable_progress_bar()
-            try:
-                yield diffusers
-            finally:
-                if shown:
-                    diffusers.utils.logging.enable_progress_bar()
-        finally:
-            transformers.utils.logging.set_verbosity(spoken)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from efface._io import load_folder, save_folder
 from efface_worlds.emoji.captions import caption
-from efface_worlds.emoji.concepts import BACKGROUNDS, CONCEPTS, STYLES, TONES, named_by
 from efface_worlds.emoji.drawing import render
-from efface_worlds.emoji.scenes import NONE, Scenes, sample_scenes
+from efface_worlds.emoji.scenes import Scenes, sample_scenes
 from efface_worlds.emoji.text import embed_prompts, load_text_encoder
+from efface_worlds.emoji.world import shows
 
 IMAGES = 81_920
 _SEED = 900_001
@@ -45,24 +45,9 @@ class LatentSet:
         """The images that show none of these concepts, subgroups, groups, professions, styles or backgrounds."""
         kept = torch.ones(len(self.latents), dtype=torch.bool)
         for name in names:
-            kept &= ~shown(self.scenes, name)
+            kept &= ~shows(self.scenes, name)
         rows = kept.nonzero()[:, 0]
         return LatentSet(self.latents[rows], self.texts[rows], self.embeddings, self.scenes[rows])
-
-
-def shown(scenes: Scenes, name: str) -> Tensor:
-    """Whether each scene shows what is called so, `(n,)`; see `named_by`."""
-    meant = set(named_by(name))
-    found = torch.zeros(len(scenes), dtype=torch.bool)
-    for values, labels in (
-        (CONCEPTS, scenes.objects),
-        (TONES, scenes.tones),
-        (STYLES, scenes.style[:, None]),
-        (BACKGROUNDS, scenes.background[:, None]),
-    ):
-        which = torch.tensor([i for i, value in enumerate(values) if value.name in meant], dtype=torch.long)
-        found |= (torch.isin(labels, which) & (labels != NONE)).any(1)
-    return found
 
 
 def read_latents(vae: Any, folder: Path, images: int = IMAGES) -> LatentSet:

@@ -1,0 +1,172 @@
+"""The worlds that have a name: what a command line, a benchmark or a demo asks for by it, and all it needs to know.
+
+Nothing here imports torch, so that names are completed at once: a world's own room is imported when it is asked.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from efface._errors import InputError
+
+_ROOMS = {"shapes": "efface_worlds.shapes", "emoji": "efface_worlds.emoji"}
+_PICTURES = "efface_worlds.attribution"
+_FEW, _NEAR = 12, 8
+"""So many other concepts stand for all of them where there are more, and so many siblings of them at most."""
+
+
+@dataclass(frozen=True)
+class PipelineWorld:
+    """A world with a text-to-image pipeline, judges of what it draws, and concepts that are known.
+
+    Attributes:
+        name: What it is called.
+        summary: One line.
+        shown: Concepts that tables are of, unless others are named: things of several kinds, then styles.
+    """
+
+    kind: ClassVar[str] = "pipeline"
+
+    name: str
+    summary: str
+    shown: tuple[str, ...]
+
+    def of_room(self, name: str) -> Any:
+        """A public name of the world's own room."""
+        return getattr(importlib.import_module(_ROOMS[self.name]), name)
+
+    def load_pipeline(self, variant: str = "base", *, folder: str | os.PathLike[str] | None = None) -> Any:
+        """Its pipeline, or a gold model: one of `variants()`."""
+        return self.of_room(f"load_{self.name}_pipeline")(variant, folder=folder)
+
+    def variants(self) -> tuple[str, ...]:
+        """What of it is at hand."""
+        return self.of_room(f"{self.name}_variants")()
+
+    def load_judge(self, which: int = 1) -> Any:
+        """A judge of its pictures: select with one, score with the other."""
+        return self.of_room("load_judge")(which)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Steps and guidance at which its quality is stated, as `PipelineView.sample` takes them."""
+        generation = importlib.import_module(f"{_ROOMS[self.name]}.generation")
+        return {"steps": generation.STEPS, "guidance": generation.GUIDANCE}
+
+    def concept(self, word: str) -> Any:
+        """The concept that a word means.
+
+        Raises:
+            InputError: If it means none; the text says what may be meant.
+        """
+        return self.of_room("concept")(word)
+
+    def prompts_for(self, name: str | None = None, n: int = 1, **options: Any) -> Any:
+        """Prompts about a concept, with what each asks for: `.texts` and `.scenes`."""
+        return self.of_room("prompts_for")(name, n, **options)
+
+    def values_of(self, word: str) -> tuple[str, ...]:
+        """Names of all concepts of a concept's factor."""
+        return tuple(value.name for value in self.of_room("FACTORS")[self.concept(word).factor])
+
+    def siblings(self, word: str) -> tuple[str, ...]:
+        """Names of the concepts that look like it, or mean nearly the same."""
+        return self.of_room("siblings")(self.concept(word).name)
+
+    def others(self, word: str) -> tuple[str, ...]:
+        """Names of other concepts of its factor: all of them, or where they are many, some near and some far.
+
+        The same every time: the first siblings, and strangers at equal distances in the list of all.
+        """
+        own = self.concept(word).name
+        every = tuple(name for name in self.values_of(own) if name != own)
+        if len(every) <= _FEW:
+            return every
+        near = self.siblings(own)[:_NEAR]
+        far = self.of_room("strangers")(own)
+        wanted = _FEW - len(near)
+        return (*near, *(far[i * len(far) // wanted] for i in range(wanted)))
+
+    def preserve(self, word: str) -> tuple[str, ...]:
+        """What is to stay where nobody says so: siblings, and where there are none, other concepts."""
+        return self.siblings(word) or self.others(word)
+
+
+@dataclass(frozen=True)
+class ClassifierWorld:
+    """A world of pictures whose signal and distractors are known, with a small classifier that is trained at once.
+
+    Attributes:
+        name: What it is called.
+        summary: One line.
+        title: What its room calls it.
+    """
+
+    kind: ClassVar[str] = "classifier"
+
+    name: str
+    summary: str
+    title: str
+
+    def make(self, seed: int, *, train: int, test: int, epochs: int) -> tuple[Any, Any]:
+        """Its pictures, and a classifier that was trained on them."""
+        room: Any = importlib.import_module(_PICTURES)
+        world = room.make_world(self.title, seed, train=train, test=test)
+        return world, room.train_classifier(world, seed, epochs=epochs)
+
+
+World = PipelineWorld | ClassifierWorld
+
+_OBJECTS = ("circle", "square", "diamond", "triangle", "star", "heart")
+_EMOJI = (
+    *("cat", "owl", "tulip", "banana", "hot dog", "bicycle", "airplane", "castle"),
+    *("guitar", "umbrella", "hammer", "soccer ball", "key", "pilot"),
+)
+WORLDS: dict[str, World] = {
+    world.name: world
+    for world in (
+        PipelineWorld(
+            "shapes",
+            "captioned shapes: ten objects in colours, styles and backgrounds",
+            (*_OBJECTS, "striped", "dotted", "shaded"),
+        ),
+        PipelineWorld(
+            "emoji",
+            "emoji by four designers: real pictures and real words, siblings by Unicode",
+            (*_EMOJI, "twemoji", "black and white"),
+        ),
+        ClassifierWorld("digits", "digits with a corner patch that goes with the class", "spurious digits"),
+        ClassifierWorld("hard-digits", "digits among noise and a smaller digit of another hand", "hard digits"),
+        ClassifierWorld("block-digits", "a digit in one tile of four, shuffled ones in the others", "block digits"),
+        ClassifierWorld("shape-pairs", "two shapes, of which one is of a kind that is a class", "shape pairs"),
+    )
+}
+"""Name -> world."""
+
+
+def names_of(kind: str) -> tuple[str, ...]:
+    """Names of the worlds of a kind: `"pipeline"` or `"classifier"`."""
+    return tuple(name for name, world in WORLDS.items() if world.kind == kind)
+
+
+def find_world(name: str, kind: str) -> Any:
+    """The world of a name.
+
+    Args:
+        name: Its name.
+        kind: `"pipeline"` or `"classifier"`.
+
+    Raises:
+        InputError: If no world of this kind is called so; the text says which are, and what may be meant.
+    """
+    found = WORLDS.get(name)
+    if found is not None and found.kind == kind:
+        return found
+    from efface._validate import did_you_mean  # it brings torch
+
+    known = names_of(kind)
+    said = f"a world of another kind ({found.summary})" if found is not None else "no world of this kind"
+    raise InputError(f"{name!r} is {said}{did_you_mean(name, known)}: worlds with a {kind} are {', '.join(known)}")
