@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import decimal
 import os
 import pickle
@@ -355,6 +356,34 @@ def test_columns_of_dates_are_refused_by_name(kind: str) -> None:
     frame = _frame(kind, {"a": X[:, 0], "when": np.full(len(X), np.datetime64("2020-01-01", "us"))})
     with pytest.raises(InputError, match="column 'when' of X holds dates or times"):
         LeaceTransformer().fit(frame, sensitive_features=group)
+
+
+DAY = datetime.datetime(2020, 1, 1)
+STRANGE: dict[str, tuple[dict[str, list[Any]], dict[str, Any], tuple[str, ...]]] = {
+    "text": ({"p": ["x", "y"], "q": ["u", "v"]}, {}, ("text where numbers", "'p' (", "'q' (")),
+    "gaps": ({"p": [None, 1.0], "q": [2.0, None]}, {}, ("'p' (4 of 8 rows)", "'q' (4 of 8 rows)")),
+    "text and gaps": ({"p": ["x", "y"], "q": [2.0, None]}, {}, ("text where", "'p' (", "missing", "'q' (4 of 8 rows)")),
+    "dates": ({"p": [DAY, DAY], "q": [DAY, DAY]}, {}, ("'p' (", "'q' (", "hold dates or times")),
+    "unknown": ({"p": [0, 1]}, {"sensitive_columns": ["pp", "zz"]}, ("names 'pp'", "names 'zz'")),
+    "sensitive": (
+        {"p": [None, "x"], "q": ["y", None]},
+        {"sensitive_columns": ["p", "q"]},
+        ("X column p is missing", "X column q is missing"),
+    ),
+    "many": ({f"c{i}": ["x", "y"] for i in range(30)}, {}, ("'c0' (", "'c7' (", "and 22 more")),
+}
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+@pytest.mark.parametrize(("columns", "options", "said"), STRANGE.values(), ids=STRANGE)
+def test_all_columns_that_are_refused_are_named_at_once(
+    kind: str, columns: dict[str, list[Any]], options: dict[str, Any], said: tuple[str, ...]
+) -> None:
+    rows = {"a": np.arange(8.0), **{name: values * 4 for name, values in columns.items()}}
+    frame = pd.DataFrame(rows) if kind == "pandas" else pl.DataFrame(rows)
+    with pytest.raises(InputError) as error:
+        LeaceTransformer(**options).fit(frame, sensitive_features=None if options else [0, 1] * 4)
+    assert all(part in str(error.value) for part in said) and len(str(error.value)) < 600
 
 
 @pytest.mark.parametrize("kind", ["pandas", "polars"])

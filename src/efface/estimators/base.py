@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +19,7 @@ from efface.core.arrays import countable, shared
 from efface.core.column_names import check_same_rows
 from efface.core.labels import Column
 from efface.core.row_labels import Labels
-from efface.estimators.columns import column_at, is_table, read_columns, readable
+from efface.estimators.columns import column_at, columns_named, each_of, is_table, read_columns, readable
 from efface.estimators.concept import ConceptEncoder
 from efface.estimators.inputs import of_length, position, too_many, weighted
 from efface.estimators.ranges import column_edits, joint_range, tell_of_ranges
@@ -186,21 +187,23 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         X = readable(X)
         if labelled is not None and (rest := self._without_sensitive(X)) is not None:
-            return _check_array(rest, dtype=_FLOATS, estimator=self, input_name="X"), None
+            with columns_named(rest):
+                return _check_array(rest, dtype=_FLOATS, estimator=self, input_name="X"), None
         if self.sensitive_columns is None:
-            checked = _validate_data(self, X, reset=reset, dtype=_FLOATS, ensure_min_samples=at_least)
-            return checked, None
+            with columns_named(X):
+                return _validate_data(self, X, reset=reset, dtype=_FLOATS, ensure_min_samples=at_least), None
         table = X if is_table(X) else _check_array(X, dtype=None, ensure_all_finite=False, input_name="X")
         _validate_data(self, X if is_table(X) else table, reset=reset, skip_check_array=True)
         if reset:
             self.sensitive_indices_ = self._find_sensitive(table.shape[1])
         rest = column_at(table, self._kept().tolist())
-        features = _check_array(rest, dtype=_FLOATS, estimator=self, input_name="X", ensure_min_samples=at_least)
+        with columns_named(rest):
+            features = _check_array(rest, dtype=_FLOATS, estimator=self, input_name="X", ensure_min_samples=at_least)
         if labelled is False and is_table(X):
             return features, None
         names = getattr(self, "feature_names_in_", [f"[:, {i}]" for i in range(table.shape[1])])
-        columns = [read_columns(column_at(table, int(i)), f"X column {names[i]!s}")[0] for i in self.sensitive_indices_]
-        return features, columns
+        inside = [(column_at(table, int(i)), f"X column {names[i]!s}") for i in self.sensitive_indices_]
+        return features, [column for (column,) in each_of(partial(read_columns, *each) for each in inside)]
 
     def _without_sensitive(self, X: Any) -> Any:
         """The features of a table that lacks sensitive columns, and nothing else; None of any other X."""
@@ -226,7 +229,7 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         wanted = self.sensitive_columns
         wanted = [wanted] if isinstance(wanted, (str, int)) else list(wanted or ())
         names = [str(n) for n in getattr(self, "feature_names_in_", ())]
-        found = np.unique([position(w, names, width) for w in wanted]).astype(np.int64)
+        found = np.unique(each_of(partial(position, w, names, width) for w in wanted)).astype(np.int64)
         if not wanted:
             raise InputError("sensitive_columns is empty: name at least one column, or leave it out")
         if len(found) == width:

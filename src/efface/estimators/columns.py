@@ -5,15 +5,38 @@ Nothing here imports pandas or polars; their tables and series are known by what
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from efface._errors import InputError
 from efface._validate import to_tensor
-from efface.core.arrays import array_of_sequence, countable, dense
+from efface.core.arrays import array_of_sequence, countable, dense, read_array
 from efface.core.labels import Column, on_host, read_column
+
+_T = TypeVar("_T")
+_SHOWN = 8
+
+
+def each_of(reads: Iterable[Callable[[], _T]]) -> list[_T]:
+    """What each of these gives; all that they refuse in one error, up to a limit."""
+    found: list[_T] = []
+    refused: list[InputError] = []
+    for read in reads:
+        try:
+            found.append(read())
+        except InputError as error:
+            refused.append(error)
+    if len(refused) > 1:
+        more = f"; and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+        raise InputError("; ".join(map(str, refused[:_SHOWN])) + more) from refused[0]
+    if refused:
+        raise refused[0]
+    return found
 
 
 def read_columns(value: Any, source: str) -> list[Column]:
@@ -31,9 +54,11 @@ def read_columns(value: Any, source: str) -> list[Column]:
     """
     if is_table(value):
         names = [str(name) for name in value.columns]
-        return [read_column(column_at(value, i), f"{source}[{n!r}]", name=n) for i, n in enumerate(names)]
+        parts = [(column_at(value, i), f"{source}[{n!r}]", n) for i, n in enumerate(names)]
+        return each_of(partial(read_column, part, label, name=n) for part, label, n in parts)
     if hasattr(value, "column_names"):  # a pyarrow table
-        return [read_column(value.column(n), f"{source}[{n!r}]", name=n) for n in value.column_names]
+        parts = [(value.column(n), f"{source}[{n!r}]", n) for n in value.column_names]
+        return each_of(partial(read_column, part, label, name=n) for part, label, n in parts)
     array: Any = array_of_sequence(value, source) if isinstance(value, (list, tuple)) else value
     array = dense(array, source) if isinstance(array, Tensor) else array
     array = array.toarray() if hasattr(array, "tocsr") else array if hasattr(array, "__len__") else np.asarray(array)
@@ -45,7 +70,7 @@ def read_columns(value: Any, source: str) -> list[Column]:
         raise InputError(f"{source} has shape {shape}, expected one value or one row of columns a row of X")
     if shape[1] == 1:
         return [read_column(array[:, 0], source)]
-    return [read_column(array[:, i], f"{source}[:, {i}]") for i in range(shape[1])]
+    return each_of(partial(read_column, array[:, i], f"{source}[:, {i}]") for i in range(shape[1]))
 
 
 def is_table(value: Any) -> bool:
@@ -83,10 +108,59 @@ def _without_dates(table: Any) -> Any:
     Raises:
         InputError: If one does.
     """
-    for name, kind in zip(table.columns, table.dtypes, strict=True):
-        if str(kind).lower().startswith(("date", "time", "duration", "period")):
-            raise InputError(f"column {name!r} of X holds dates or times ({kind}): drop it, or convert it to numbers")
+    kinds = {name: str(kind) for name, kind in zip(table.columns, table.dtypes, strict=True)}
+    times = ("date", "time", "duration", "period")
+    found = {repr(name): kind for name, kind in kinds.items() if kind.lower().startswith(times)}
+    if len(found) == 1:
+        ((name, kind),) = found.items()
+        raise InputError(f"column {name} of X holds dates or times ({kind}): drop it, or convert it to numbers")
+    if found:
+        raise InputError(f"columns {_listed(found)} of X hold dates or times: drop them, or convert them to numbers")
     return table
+
+
+@contextmanager
+def columns_named(table: Any) -> Iterator[None]:
+    """In this block, what scikit-learn says of a value in a table becomes an error that names all such columns."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        said = _no_numbers(table) if is_table(table) else []
+        if said:
+            raise InputError("; ".join(said)) from error
+        raise
+
+
+def _no_numbers(table: Any) -> list[str]:
+    """What columns of a table cannot be features, in words: those of text, and those with gaps."""
+    text, gaps = {}, {}
+    for i, name in enumerate(table.columns):
+        column = column_at(table, i)
+        try:
+            values = np.asarray(column, dtype=np.float64)
+            gap = ~np.isfinite(values)
+        except (TypeError, ValueError):
+            read = read_array(column, f"column {name!r} of X")
+            if read.is_named:
+                text[repr(name)] = str(table.dtypes[i] if isinstance(table.dtypes, list) else table.dtypes.iloc[i])
+                continue
+            gap = np.zeros(len(column), dtype=bool) if read.missing is None else read.missing
+        if gap.any():
+            gaps[repr(name)] = f"{int(gap.sum())} of {len(gap)} rows"
+    said = []
+    if text:
+        said.append(f"X has text where numbers are needed, in {_listed(text)}: drop these columns, or encode them")
+    if gaps:
+        said.append(f"X has missing (NaN) or infinite (inf) values in {_listed(gaps)}: drop or impute those rows first")
+    return said
+
+
+def _listed(found: Mapping[str, str]) -> str:
+    """Names with what is said of each, the first of them, and how many more there are."""
+    shown = ", ".join(f"{name} ({what})" for name, what in list(found.items())[:_SHOWN])
+    return shown if len(found) <= _SHOWN else f"{shown} and {len(found) - _SHOWN} more"
 
 
 def _without_sparse_columns(table: Any) -> Any:
