@@ -1,5 +1,7 @@
 """Several concepts in one eraser."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -62,3 +64,64 @@ def test_bad_input():
         compose(LeaceEraser.fit(X, A), LeaceEraser.fit(X[:, :4], A))
     with pytest.raises(InputError, match="concept 1 has shape"):
         join_concepts(A, B[:10].repeat(2, 1))
+
+
+def cross(x, z):
+    """Largest correlation of a feature with a column of z."""
+    z = join_concepts(z)
+    x, z = x - x.mean(0), z - z.mean(0)
+    return float((x.mT @ z / (x.norm(dim=0)[:, None] * z.norm(dim=0))).abs().max())
+
+
+CORRELATED = (A + B.clamp(max=1) * 2 > 1).long()
+"""A concept that has much in common with both others."""
+
+
+@pytest.mark.parametrize("options", [{}, {"shrinkage": False}, {"method": "orth"}, {"affine": False}], ids=str)
+def test_both_of_two_correlated_concepts_are_erased_at_once_in_any_order(options):
+    a, b = (LeaceEraser.fit(X, z, **options) for z in (A, CORRELATED))
+    both = a & b
+    assert cross(b(a(X)), CORRELATED) > 1e-3  # what is left of the second, one after the other
+    assert max(cross(both(X), z) for z in (A, CORRELATED)) < 1e-10
+    torch.testing.assert_close(both(X), (b & a)(X))
+    torch.testing.assert_close(both(both(X)), both(X))
+    if options.get("affine", True):
+        torch.testing.assert_close(both(X).mean(0), X.mean(0))
+
+
+def test_of_the_same_data_it_is_the_eraser_of_both_concepts():
+    z = (A, B, CORRELATED)
+    a, b, c = (LeaceEraser.fit(X, each, shrinkage=False) for each in z)
+    joint = LeaceEraser.fit(X, join_concepts(*z), shrinkage=False)
+    for erasers in itertools.permutations((a, b, c)):
+        both = erasers[0] & erasers[1] & erasers[2]
+        torch.testing.assert_close(both(X), joint(X))
+        assert type(both) is LeaceEraser and both.proj_left.shape == joint.proj_left.shape
+
+
+def test_what_two_erasers_have_in_common_is_taken_once():
+    a, same = LeaceEraser.fit(X, A, shrinkage=False), LeaceEraser.fit(X, A * 2.5 - 3, shrinkage=False)
+    for dtype, atol in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
+        both = a.to(dtype) & LeaceEraser.fit(X, join_concepts(A, B), shrinkage=False).to(dtype)
+        assert both.proj_left.shape[1] == 3 and max(gap(both(X), z) for z in (A, B)) < atol
+    assert (a & same).proj_left.shape[1] == 1
+    with pytest.raises(InputError, match="is in it twice"):
+        a & a
+
+
+def test_each_concept_is_erased_from_the_data_of_its_own_fit():
+    a, b = LeaceEraser.fit(X[:300], A[:300]), LeaceEraser.fit(X[300:], CORRELATED[300:])
+    both = a & b
+    assert cross(both(X[:300]), A[:300]) < 1e-10 and cross(both(X[300:]), CORRELATED[300:]) < 1e-10
+    chained = a & LeaceEraser.fit(a(X[:300]), B[:300])
+    assert cross(chained(X[:300]), A[:300]) < 1e-10 and cross(chained(X[:300]), B[:300]) < 1e-10
+
+
+def test_what_cannot_be_joined_is_refused_or_one_after_the_other():
+    eye = torch.eye(2, dtype=torch.float64)
+    one, two = LeaceEraser(eye[:, :1], eye[:1], None), LeaceEraser(eye.sum(1, keepdim=True), eye[:1], None)
+    with pytest.raises(InputError, match="cannot be joined.*join_concepts"):
+        one & two
+    assert type(one & LeaceEraser.fit(X, A)).__name__ == "Joined"
+    with pytest.raises(TypeError):
+        one & 3

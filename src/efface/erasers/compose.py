@@ -83,8 +83,8 @@ def compose(*erasers: LeaceEraser) -> LeaceEraser:
     `x - L_1 h_1 - L_2 h_2` with `h_1 = R_1 (x - mu_1)` and `h_2 = R_2 (x - mu_2) - R_2 L_1 h_1`: ranks add up.
 
     Args:
-        erasers: Affine low-rank erasers of one width. Fit each on what the earlier ones return: composing
-            erasers that were fitted independently brings the earlier concepts back in part. To erase several
+        erasers: Affine low-rank erasers of one width. Fit each on what the earlier ones return: of erasers that were
+            fitted independently, the later concepts stay in part; `a & b` takes all of those. To erase several
             concepts at least cost, fit once on `join_concepts` instead.
 
     Raises:

@@ -80,6 +80,26 @@ def orthogonal_projection(sigma_xz: Tensor, sigma_zz: Tensor, x_variance: Tensor
     return Projection(U, U.mH, kept, dropped)
 
 
+def joint_projection(left: Tensor, right: Tensor, *, tol: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The projection off the columns of several ones at once, `I - L (R L)^+ R`, as factors `(d, r)` and `(r, d)`.
+
+    Unlike their product it takes all columns of L to zero, whatever their order. It is the only projection with the
+    range of L as kernel and the kernel of R as range; where columns are dependent the pseudo-inverse leaves them out.
+
+    Args:
+        left: L `(d, k)`: the left factors side by side, with `R_i L_i = I` for each.
+        right: R `(k, d)`: the right factors below each other.
+        tol: Singular values of `R L` up to this, relative to the largest, are rounding.
+
+    Returns:
+        The left and the right factor, and what makes the right one of R, `(r, k)`.
+    """
+    U, s, Vh = torch.linalg.svd(right @ left, full_matrices=False)
+    keep = s > tol * s.amax() if len(s) else s > 0
+    of_right = U[:, keep].mH
+    return left @ (Vh[keep].mH / s[keep]), of_right @ right, of_right
+
+
 def _left_vectors(a: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor]:
     U, s, _ = torch.linalg.svd(a, full_matrices=False)
     keep = s > tol
