@@ -6,7 +6,8 @@ from functools import cache
 from typing import Any
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from efface import Scrubber, scrub
 from tests.models import FAMILIES, concept, data, tiny
@@ -24,6 +25,17 @@ every_family = pytest.mark.parametrize("name", FAMILIES)
 @cache
 def model(name: str) -> Any:
     return tiny(name)
+
+
+@cache
+def fitted(name: str) -> Scrubber:
+    return scrub(model(name), data(name), concept(name), sites="norms")
+
+
+def first(name: str, model_: Any = None) -> Tensor:
+    """The main output for all the data."""
+    with torch.no_grad():
+        return (model_ or model(name))(**data(name))[0]
 
 
 def fit(name: str = "llama", route: str = "recompute", **options: Any) -> Scrubber:
