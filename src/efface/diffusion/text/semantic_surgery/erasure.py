@@ -29,7 +29,8 @@ from efface.diffusion.text.contexts import (
     warn_of_no_anchor,
 )
 from efface.diffusion.text.contrast import Contexts, Contrast, moved
-from efface.diffusion.text.semantic_surgery.biopsy import Calibration, Gate, Score
+from efface.diffusion.text.semantic_surgery import gating
+from efface.diffusion.text.semantic_surgery.biopsy import Calibration, Gate
 from efface.diffusion.text.semantic_surgery.config import SemanticSurgeryConfig
 from efface.diffusion.text.semantic_surgery.feedback import Detector, look_again
 from efface.pipelines.embedding import PromptEmbedding
@@ -153,11 +154,11 @@ class SemanticSurgery(Erasure):
         view, of = PipelineView.of(pipe), self._concept(concept)
         here, gone = (view.encode(list(texts)) for texts in ([*present, *synonyms], absent))
         neutral = self.concepts[0].neutral
-        directions = _directions(Encoded(view, [neutral, *of.words]), neutral, of.words)
+        directions = gating.directions(Encoded(view, [neutral, *of.words]), neutral, of.words)
         gates, found = list(self.gates), dict(self.report)
         for i, word in enumerate(self.words):
             if word in of.words:
-                gates[i], found[word] = _calibrated(word, directions[word], here, gone, self.config)
+                gates[i], found[word] = gating.calibrated(word, directions[word], here, gone, self.config)
         return dataclasses.replace(self, gates=tuple(gates), report=found)
 
     def _concept(self, name: str | None) -> Concept:
@@ -325,49 +326,6 @@ class SemanticSurgery(Erasure):
 _GIVEN = {"threshold": "thresholds", "sharpness": "sharpness"}
 
 
-def _directions(encoded: Encoded, neutral: str, words: Sequence[str]) -> dict[str, dict[Part, Tensor]]:
-    """Word -> part -> E(word) - E(neutral), `(rows, width)`."""
-    parts = parts_of(encoded.all)
-    start = {part: part.of(encoded.of([neutral]))[0].float() for part in parts}
-    return {word: {p: p.of(encoded.of([word]))[0].float() - start[p] for p in parts} for word in words}
-
-
-def _calibrated(
-    word: str,
-    directions: Mapping[Part, Tensor],
-    present: PromptEmbedding,
-    absent: PromptEmbedding,
-    config: SemanticSurgeryConfig,
-) -> tuple[tuple[Gate, ...], dict[str, Calibration]]:
-    """A word's gates, one for each part in which prompts with and without it separate, and how each came out.
-
-    Raises:
-        InputError: If they separate in none.
-    """
-    gates, found, refused = [], {}, []
-    for part, direction in directions.items():
-        try:
-            gate, how = Gate.calibrated(part, direction, config.form.scores, present, absent, name=repr(word))
-        except InputError as error:
-            refused.append(error)
-            continue
-        gates.append(gate)
-        found[part.name] = how
-    if not gates:
-        raise refused[0]
-    return tuple(gates), found
-
-
-def _given(directions: Mapping[Part, Tensor], threshold: float, config: SemanticSurgeryConfig) -> tuple[Gate, ...]:
-    """A word's gates by a given threshold, in every part; by the first score whose direction is not nothing there."""
-    gates = []
-    for part, direction in directions.items():
-        says = bool(direction[-1].any())
-        able: tuple[Score, ...] = tuple(score for score in config.form.scores if says or score != "last")
-        gates.append(Gate(part, direction, (*able, *config.form.scores)[0], threshold, config.sharpness))
-    return tuple(gates)
-
-
 def fit(view: PipelineView, concepts: Sequence[Concept], config: SemanticSurgeryConfig) -> SemanticSurgery:
     """Encode the words, and their templates; calibrate their gates. The neutral prompt is that of the first concept.
 
@@ -389,13 +347,13 @@ def fit(view: PipelineView, concepts: Sequence[Concept], config: SemanticSurgery
     gates: list[tuple[Gate, ...]] = []
     report: dict[str, dict[str, Calibration]] = {}
     for each in concepts:
-        directions = _directions(encoded, neutral, each.words)
+        directions = gating.directions(encoded, neutral, each.words)
         if not isinstance(config.threshold, str):
-            gates += [_given(directions[word], config.threshold, config) for word in each.words]
+            gates += [gating.from_threshold(directions[word], config.threshold, config) for word in each.words]
             continue
         here, gone = (encoded.of(filled(templates_of(each), words)) for words in (each.words, _others(each, config)))
         for word in each.words:
-            found, report[word] = _calibrated(word, directions[word], here, gone, config)
+            found, report[word] = gating.calibrated(word, directions[word], here, gone, config)
             gates.append(found)
     made: dict[str, Any] = {"method": NAME, "concepts": tuple(concepts), "config": config, "report": report}
     if config.form.towards == "neutral":
