@@ -1,4 +1,4 @@
-"""How the emoji world is trained: a stopped run ends with the bits of one that was not; gold sets lack what they should."""
+"""How the emoji world is trained: a stopped run ends with the bits of one that was not; what gold sets lack."""
 
 from __future__ import annotations
 
