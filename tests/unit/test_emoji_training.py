@@ -25,7 +25,7 @@ def latents(n: int = 8) -> LatentSet:
     scenes = sample_scenes(n, generator=generator)
     texts = torch.randint(0, 5, (n,), generator=generator)
     return LatentSet(
-        torch.randn(n, 4, 12, 12, generator=generator), texts, torch.randn(5, LENGTH, WIDTH).half(), scenes
+        torch.randn(n, 4, 24, 24, generator=generator), texts, torch.randn(5, LENGTH, WIDTH).half(), scenes
     )
 
 

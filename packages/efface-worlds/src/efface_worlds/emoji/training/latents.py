@@ -30,7 +30,7 @@ class LatentSet:
     """What a denoiser is trained on.
 
     Attributes:
-        latents: `(n, 4, 12, 12)`, scaled to unit variance.
+        latents: `(n, 4, 24, 24)`, scaled to unit variance.
         texts: Row of `embeddings` for each image's caption, `(n,)`.
         embeddings: `(m, 32, 384)`, half precision; the first is the empty prompt's.
         scenes: What the images show.
@@ -60,7 +60,7 @@ def read_latents(vae: Any, folder: Path, images: int = IMAGES) -> LatentSet:
 
 @torch.no_grad()
 def encode_images(vae: Any, folder: Path, images: int = IMAGES) -> Tensor:
-    """Means of the latents, scaled, `(n, 4, 12, 12)` in half precision; kept in `folder`, or read from it."""
+    """Means of the latents, scaled, `(n, 4, 24, 24)` in half precision; kept in `folder`, or read from it."""
     if not (folder / "model.safetensors").is_file():
         scenes, means = _scenes(images), []
         for start in range(0, images, _PART):
