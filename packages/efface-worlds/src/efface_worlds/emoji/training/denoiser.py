@@ -58,7 +58,7 @@ def build_scheduler() -> Any:
 
 
 def train_denoiser(
-    data: LatentSet, folder: Path, recipe: Recipe = RECIPE, *, device: str = "cpu", fuse: bool = False, **options: Any
+    data: LatentSet, folder: Path, recipe: Recipe = RECIPE, *, device: str = "cpu", **options: Any
 ) -> tuple[Any, dict[str, Any]]:
     """Train it on `data`; returns it, with averaged weights, and the facts for `training.json`.
 
@@ -69,14 +69,12 @@ def train_denoiser(
         folder: Where checkpoints are written.
         recipe: How.
         device: Where.
-        fuse: Compile the network first, which takes a minute and saves a sixth of the time.
         options: For the loop.
     """
     torch.manual_seed(recipe.seed)
     unet = build_denoiser().to(device, memory_format=torch.channels_last)
     # On processors the backward pass of the fused attention is slower than plain products at these sizes.
     unet.set_attn_processor(require("diffusers.models.attention_processor", extra="diffusion").AttnProcessor())
-    predict = torch.compile(unet) if fuse else unet
     alphas = build_scheduler().alphas_cumprod
     n = len(data.texts)
 
@@ -90,7 +88,7 @@ def train_denoiser(
         alpha, sigma = (a.sqrt()[:, None, None, None] for a in (alphas[times], 1 - alphas[times]))
         noisy = (alpha * x0 + sigma * eps).to(device, memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16):
-            v = predict(noisy, times.to(device), data.embeddings[told].float().to(device)).sample
+            v = unet(noisy, times.to(device), data.embeddings[told].float().to(device)).sample
         return F.mse_loss(v.float(), (alpha * eps - sigma * x0).to(device))
 
     facts = train(unet, loss, recipe, folder, **options)
