@@ -171,7 +171,8 @@ class Tokenization:
         spans = [(0, 0)] * len(ids)
         for row, span in zip(range(first, stop), whole["offset_mapping"], strict=False):
             spans[row] = (int(span[0]), int(span[1]))
-        ends = int(ids[stop - 1]) == tokenizer.eos_token_id
+        starts = int(ids[first]) in special_ids(tokenizer, "bos_token", "cls_token")
+        ends = int(ids[stop - 1]) in special_ids(tokenizer, "eos_token", "sep_token")
         begin = text.lower().rfind(prompt.lower().strip())
         where = (begin, begin + len(prompt.strip())) if begin >= 0 else (0, len(text))
         return Tokens(
@@ -180,6 +181,7 @@ class Tokenization:
             text=text,
             ids=tuple(ids.tolist()),
             content=(first, stop),
+            start=first if starts else None,
             eos=stop - 1 if ends else None,
             padding=(0, first) if first else (stop, len(ids)),
             spans=tuple(spans),
@@ -188,6 +190,12 @@ class Tokenization:
             unknown=unknown_words(tokenizer, text[slice(*where)]),
             slot=self.slots[encoder],
         )
+
+
+def special_ids(tokenizer: Any, *names: str) -> set[int]:
+    """Ids of some of a tokenizer's special tokens, as far as it has them: `"eos_token"`, BERT's `"sep_token"`."""
+    known = tokenizer.special_tokens_map
+    return {int(tokenizer.convert_tokens_to_ids(str(known[name]))) for name in names if known.get(name)}
 
 
 def unknown_words(tokenizer: Any, text: str) -> tuple[str, ...]:

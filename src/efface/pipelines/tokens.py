@@ -21,7 +21,8 @@ class Tokens:
         text: The text as it reached the tokenizer: cleaned, or in a template.
         ids: Token ids, padded to the window.
         content: First row that is not padding, and the one past the last.
-        eos: Row of the end-of-text token; None if the tokenizer writes none.
+        start: Row of the start-of-text token (BERT's [CLS]); None if the tokenizer writes none.
+        eos: Row of the end-of-text token (BERT's [SEP]); None if the tokenizer writes none.
         padding: First row of padding, and the one past the last.
         spans: Characters of `text` that each row stands for; (0, 0) for special tokens and padding.
         prompt: Characters of `text` that are the prompt.
@@ -35,6 +36,7 @@ class Tokens:
     text: str
     ids: tuple[int, ...]
     content: Span
+    start: int | None
     eos: int | None
     padding: Span
     spans: tuple[Span, ...]

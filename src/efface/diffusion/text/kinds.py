@@ -8,11 +8,12 @@ from efface.pipelines.embedding_parts import Part
 from efface.pipelines.tokens import Tokens
 from efface.pipelines.view import PipelineView
 
-WORD, BEFORE, AFTER, END, PADDING, WHOLE = "word", "before", "after", "end", "padding", "whole"
-"""Rows of the word, of what stands before and after it, of the end of text, of padding; and a pooled vector."""
+WORD, BEFORE, AFTER, END, PADDING, START, WHOLE = "word", "before", "after", "end", "padding", "start", "whole"
+"""Rows of the word, of what stands before and after it, of the end of text, of padding, of the start of text, which is
+the same in every prompt where a text encoder is causal, and sums the prompt up where it is BERT's; a pooled vector."""
 
-KINDS = (WORD, BEFORE, AFTER, END, PADDING, WHOLE)
-"""All of them; the last one that a part has is that which has read most of the prompt."""
+KINDS = (WORD, BEFORE, AFTER, END, PADDING, START, WHOLE)
+"""All of them; of those that a part has, and that tell prompts apart, the last has read most of the prompt."""
 
 
 def tokens_of(view: PipelineView, prompts: Sequence[str]) -> dict[str, dict[str, Tokens]]:
@@ -25,7 +26,7 @@ def tokens_of(view: PipelineView, prompts: Sequence[str]) -> dict[str, dict[str,
 
 
 def kinds_of(tokens: Tokens, part: Part, word: str) -> list[str]:
-    """The kind of each row of a part of a prompt's embedding; empty for rows of a template, and of the start of text.
+    """The kind of each row of a part of a prompt's embedding; empty for rows of a template.
 
     Where the word is not found, as a tokenizer's cleaning may have changed it, all rows of text are taken for it.
 
@@ -46,6 +47,8 @@ def _kind(tokens: Tokens, row: int, own: set[int]) -> str:
         return PADDING
     if row == tokens.eos:
         return END
+    if row == tokens.start:
+        return START
     start, stop = tokens.spans[row]
     if not (start < stop and start < tokens.prompt[1] and tokens.prompt[0] < stop):
         return ""

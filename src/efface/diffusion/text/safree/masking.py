@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface.core.subjects import device_of
+from efface.pipelines.tokenization import special_ids
 from efface.pipelines.tokens import Tokens
 from efface.pipelines.view import PipelineView
 
 MASK = 0
-"""Id of the token that masks, as in the released code of SAFREE; CLIP's is "!", T5's is padding."""
+"""Id of the token that masks where a tokenizer has none of its own (as BERT's [MASK] is), as in the released code of
+SAFREE; CLIP's is "!", T5's is padding."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +38,31 @@ class MaskedPrompt:
 
 
 @torch.no_grad()
-def pooled(encoder: nn.Module, ids: Tensor) -> Tensor:
+def pooled(encoder: nn.Module, ids: Tensor, *, first: bool = False) -> Tensor:
     """Pooled vectors `(k, d)` of texts, float64, in the space of the encoder's rows.
 
-    Where the encoder has a pooled output (CLIP), it is the last hidden row of the end of text, which is that output
-    before any projection into another space. Where it has none (T5, Llama) it is the mean of the last hidden rows.
+    Where the encoder has a pooled output, it is the last hidden row which that is made of, before any projection into
+    another space: of the end of text (CLIP), or of the first token (BERT). Where it has none (T5, Llama) it is the mean
+    of the last hidden rows.
 
     Args:
         encoder: A text encoder.
         ids: Token ids `(k, length)` without padding, ending in the end of text if the encoder has a pooled output.
+        first: Whether a pooled output is that of the first token.
     """
     out = encoder(input_ids=ids)
     rows = out.last_hidden_state.double()
     own = any(getattr(out, name, None) is not None for name in ("pooler_output", "text_embeds"))
-    return rows[:, -1] if own else rows.mean(1)
+    return rows[:, 0 if first else -1] if own else rows.mean(1)
+
+
+def _tokenizer(tokens: Tokens, view: PipelineView) -> Any:
+    return view.tokenizers[tokens.tokenizer]
+
+
+def _sums_first(tokens: Tokens, view: PipelineView) -> bool:
+    """Whether a text begins with the token that sums it up, as BERT's [CLS] does."""
+    return tokens.ids[tokens.content[0]] in special_ids(_tokenizer(tokens, view), "cls_token")
 
 
 def _ids(tokens: Tokens, view: PipelineView) -> Tensor:
@@ -74,10 +88,11 @@ def masked_prompt(view: PipelineView, prompt: str) -> dict[str, MaskedPrompt]:
         inside = [r for r, (a, b) in enumerate(tokens.spans) if a < b and start < b and a < stop and r != tokens.eos]
         places = [row for row in inside if tokens.sequence_rows([row])]
         ids = _ids(tokens, view).repeat(len(places), 1)
-        first = tokens.content[0]
+        first, own = tokens.content[0], special_ids(_tokenizer(tokens, view), "mask_token")
         for i, row in enumerate(places):
-            ids[i, row - first] = MASK
-        vectors = pooled(view.text_encoders[name], ids) if places else torch.zeros(0, 0)
+            ids[i, row - first] = min(own, default=MASK)
+        sums_first = _sums_first(tokens, view)
+        vectors = pooled(view.text_encoders[name], ids, first=sums_first) if places else torch.zeros(0, 0)
         shift = tokens.slot.shift - tokens.slot.rows[0]
         found[name] = MaskedPrompt(
             tuple(tokens.text[slice(*tokens.spans[row])] for row in places),
@@ -99,7 +114,8 @@ def phrase_bases(view: PipelineView, phrases: Sequence[str]) -> dict[str, Tensor
     for phrase in phrases:
         for name, tokens in view.tokens(phrase).items():
             if tokens.slot.in_sequence:
-                vectors.setdefault(name, []).append(pooled(view.text_encoders[name], _ids(tokens, view)[None])[0])
+                ids, sums_first = _ids(tokens, view)[None], _sums_first(tokens, view)
+                vectors.setdefault(name, []).append(pooled(view.text_encoders[name], ids, first=sums_first)[0])
                 slots[name] = tokens.slot
     bases = {name: span_basis(torch.stack(found)) for name, found in vectors.items()}
     for name, basis in bases.items():
