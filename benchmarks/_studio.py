@@ -1,4 +1,4 @@
-"""What benchmarks of erasers on the shapes share: prompts, calibration, and pictures that are drawn once.
+"""What benchmarks of erasers on a world share: prompts, calibration, and pictures that are drawn once.
 
 Gates are calibrated on captions of the training split (100 with the concept, 12 for each of the others of its factor),
 never on what is measured.
@@ -6,7 +6,11 @@ never on what is measured.
 
 from __future__ import annotations
 
+import re
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,55 +26,16 @@ from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
 from efface.diffusion.text.semantic_surgery.feedback import look_again
 from efface.pipelines.embedding import PromptEmbedding
 from efface.stats.intervals import Interval, wilson_interval
-from efface_worlds import shapes
-from efface_worlds.shapes.concepts import FACTORS, concept
-from efface_worlds.shapes.judge import Verdict
-from efface_worlds.shapes.scenes import Scenes
+from efface_worlds.registry import PipelineWorld, find_world, names_of
 
-OBJECTS = ("circle", "square", "diamond", "triangle", "star", "heart")
-STYLES = ("striped", "dotted", "shaded")
 _CALIBRATION_SEED, _PROMPT_SEED = 400, 900
 _PRESENT, _ABSENT = 100, 12
 
 
-def others_of(name: str) -> list[str]:
-    """The other concepts of a concept's factor."""
-    return [c.name for c in FACTORS[concept(name).factor] if c.name != name]
-
-
-def prompts_of(name: str, n: int) -> list[str]:
-    """Prompts that name every factor, this one by its name."""
-    return shapes.prompts_for(name, n, seed=_PROMPT_SEED).texts
-
-
-def paraphrases_of(name: str, n: int) -> list[str]:
-    """Held-out templates in which the concept's synonyms, also those that the denoiser never read, stand for it."""
-    texts = shapes.prompts_for(name, n, seed=_PROMPT_SEED + 1, templates="held_out").texts
-    words = (*concept(name).synonyms, *concept(name).unread)
-    return [text.replace(name, words[i % len(words)]) for i, text in enumerate(texts)]
-
-
-def captions_of(name: str, n: int, seed: int) -> list[str]:
-    """Captions of the training split that have a concept in them, by its name."""
-    found: list[str] = []
-    while len(found) < n:
-        texts = shapes.prompts_for(name, 4 * n, seed=seed, templates="train").texts
-        found += [t for t in texts if name in t.split() and t not in found]
-        seed += 1
-    return found[:n]
-
-
-def fit(view: PipelineView, name: str, method: str) -> Erasure:
-    """An erasure of one concept as a careful user would fit it: others named, the gate calibrated."""
-    asked = Concept(name, preserve=others_of(name))
-    method, _, variant = method.partition("@")
-    if method == SURGERY:
-        options = {"preset": "published"} if variant == "published" else {"score": variant or None}
-        absent = [t for i, o in enumerate(asked.preserve) for t in captions_of(o, _ABSENT, _CALIBRATION_SEED + 50 * i)]
-        bare = Concept(name) if variant == "published" else asked
-        start = erase(view, bare, SURGERY, threshold=0.0, **options)
-        return start.calibrate(view, captions_of(name, _PRESENT, _CALIBRATION_SEED + 7), absent)
-    return erase(view, asked, method, **({"preset": variant} if method in (SLD, CGCE) and variant else {}))
+def add_world(parser: ArgumentParser) -> None:
+    """The options of every benchmark of a world: which one, and another folder of its pipeline."""
+    parser.add_argument("--world", default="shapes", choices=names_of("pipeline"))
+    parser.add_argument("--pipeline", type=Path, help="folder of its pipeline (default: the one that ships)")
 
 
 def same_embedding(a: PromptEmbedding, b: PromptEmbedding) -> bool:
@@ -79,12 +44,72 @@ def same_embedding(a: PromptEmbedding, b: PromptEmbedding) -> bool:
 
 
 class Studio:
-    """Samples of one pipeline, each drawn once; after an erasure of prompts, only of prompts that it changed."""
+    """A world, its pipeline, what it is asked, and samples, each drawn once.
 
-    def __init__(self, view: PipelineView, steps: int, guidance: float) -> None:
-        self.view = view
-        self.options: dict[str, Any] = {"steps": steps, "guidance": guidance, "batch_size": 32}
+    After an erasure of prompts only of prompts that it changed.
+
+    Args:
+        world: The world.
+        pipeline: Another folder of its pipeline.
+        sampling: Steps and guidance in place of the world's.
+    """
+
+    def __init__(self, world: PipelineWorld, pipeline: Path | None = None, **sampling: Any) -> None:
+        self.world = world
+        self.view = PipelineView.of(world.load_pipeline(folder=pipeline))
+        given = {name: value for name, value in sampling.items() if value is not None}
+        self.options: dict[str, Any] = {**world.sampling, **given, "batch_size": 32}
         self.kept: dict[tuple[str, int], Tensor] = {}
+        self.judge = cache(world.load_judge)
+
+    @classmethod
+    def of(cls, args: Namespace, **sampling: Any) -> Studio:
+        """The one that the options of `add_world` name."""
+        return cls(find_world(args.world, "pipeline"), args.pipeline, **sampling)
+
+    def concepts(self, given: Sequence[str] | None) -> Sequence[str]:
+        """The concepts that were named, or those of the world's tables."""
+        return [self.world.concept(name).name for name in given] if given else self.world.shown
+
+    def others_of(self, name: str) -> list[str]:
+        """Other concepts of a concept's factor: all of them, or where they are many, some near and some far."""
+        return list(self.world.others(name))
+
+    def prompts_of(self, name: str, n: int) -> list[str]:
+        """Prompts that name every factor, this one by its name."""
+        return self.world.prompts_for(name, n, seed=_PROMPT_SEED).texts
+
+    def held_out(self, name: str, n: int, seed: int = _PROMPT_SEED + 1) -> list[str]:
+        """Prompts by the concept's name, in templates that nothing was trained on."""
+        return self.world.prompts_for(name, n, seed=seed, templates="held_out").texts
+
+    def paraphrases_of(self, name: str, n: int) -> list[str]:
+        """Held-out templates in which the concept's synonyms, also those that the denoiser never read, stand for it."""
+        found = self.world.concept(name)
+        words = (*found.synonyms, *found.unread)
+        return [reworded(text, found, words[i % len(words)]) for i, text in enumerate(self.held_out(name, n))]
+
+    def captions_of(self, name: str, n: int, seed: int) -> list[str]:
+        """Captions of the training split that have a concept in them, by its name."""
+        found: list[str] = []
+        while len(found) < n:
+            texts = self.world.prompts_for(name, 4 * n, seed=seed, templates="train").texts
+            found += [text for text in texts if has_word(text, name) and text not in found]
+            seed += 1
+        return found[:n]
+
+    def fit(self, name: str, method: str) -> Erasure:
+        """An erasure of one concept as a careful user would fit it: others named, the gate calibrated."""
+        asked = Concept(name, preserve=self.others_of(name))
+        method, _, variant = method.partition("@")
+        if method == SURGERY:
+            options = {"preset": "published"} if variant == "published" else {"score": variant or None}
+            others = enumerate(asked.preserve)
+            absent = [t for i, o in others for t in self.captions_of(o, _ABSENT, _CALIBRATION_SEED + 50 * i)]
+            bare = Concept(name) if variant == "published" else asked
+            start = erase(self.view, bare, SURGERY, threshold=0.0, **options)
+            return start.calibrate(self.view, self.captions_of(name, _PRESENT, _CALIBRATION_SEED + 7), absent)
+        return erase(self.view, asked, method, **({"preset": variant} if method in (SLD, CGCE) and variant else {}))
 
     def plain(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """The pipeline as it is."""
@@ -110,16 +135,17 @@ class Studio:
             with erasure.on(self.view):
                 after = self.view.encode(list(prompts), allow_unknown=True)
                 changed = [i for i in range(len(prompts)) if not same_embedding(before[i], after[i])]
-                if erasure.method in GATED and len(changed) < len(prompts):
-                    images = self.plain(prompts, seeds).clone()
+                if erasure.method not in GATED or len(changed) == len(prompts):
+                    images = self.view.sample(list(prompts), list(seeds), allow_unknown=True, **self.options)
+                    changed = []
                 else:
-                    images, changed = torch.empty(len(prompts), 3, 32, 32), list(range(len(prompts)))
+                    images = self.plain(prompts, seeds).clone()
                 if changed:
                     part, numbers = [prompts[i] for i in changed], [seeds[i] for i in changed]
                     images[changed] = self.view.sample(part, numbers, allow_unknown=True, **self.options)
             if feedback and isinstance(erasure, SemanticSurgery):
                 run = Run(as_subject(self.view))
-                return look_again(erasure, run, prompts, seeds, images, shapes.load_judge(1), **self.options)
+                return look_again(erasure, run, prompts, seeds, images, self.judge(1), **self.options)
             return images
 
         return once
@@ -142,30 +168,48 @@ def sampler(studio: Studio, name: str, method: str) -> tuple[Erasure | None, Any
     """An erasure of a concept, and the pipeline with it on; of the method "none" the pipeline as it is."""
     if method == "none":
         return None, studio.plain
-    erasure = fit(studio.view, name, method.removesuffix(FEEDBACK))
+    erasure = studio.fit(name, method.removesuffix(FEEDBACK))
     return erasure, studio.erased(erasure, feedback=method.endswith(FEEDBACK))
 
 
-def looked_at(sample: Any, name: str, n: int, seeds: Sequence[int]) -> tuple[Verdict, Scenes]:
+def looked_at(studio: Studio, sample: Any, name: str, n: int, seeds: Sequence[int]) -> tuple[Any, Any]:
     """What judge 2 says of images of a concept's n prompts, and what these ask for."""
-    asked = shapes.prompts_for(name, n, seed=_PROMPT_SEED)
+    asked = studio.world.prompts_for(name, n, seed=_PROMPT_SEED)
     rows, numbers = zip(*((i, seed) for i in range(n) for seed in seeds), strict=True)
-    said = shapes.load_judge(2).judge(sample([asked.texts[i] for i in rows], numbers))
+    said = studio.judge(2).judge(sample([asked.texts[i] for i in rows], numbers))
     return said, asked.scenes[torch.tensor(rows)]
 
 
-def rest_kept(sample: Any, name: str, n: int, seeds: Sequence[int]) -> float:
+def rest_kept(studio: Studio, sample: Any, name: str, n: int, seeds: Sequence[int]) -> float:
     """Share of images of a concept's n prompts that for sure still show the prompt's other factors, mean over these."""
-    return kept_by(*looked_at(sample, name, n, seeds), name)
+    return kept_by(studio.world, *looked_at(studio, sample, name, n, seeds), name)
 
 
-def kept_by(said: Verdict, scenes: Scenes, name: str) -> float:
-    """The same of a verdict."""
+def kept_by(world: PipelineWorld, said: Any, scenes: Any, name: str) -> float:
+    """The same of a verdict; factors that the prompts say nothing of do not count."""
+    own, labels_of = world.concept(name).factor, world.of_room("labels_of")
+    told = [f for f in world.of_room("FACTORS") if f != own and bool((labels_of(scenes, f) >= 0).any())]
     agrees = said.agrees(scenes)
-    return sum(float(hits.float().mean()) for f, hits in agrees.items() if f != concept(name).factor) / 3
+    return sum(float(agrees[f].float().mean()) for f in told) / len(told)
 
 
 def seen(answers: Tensor) -> Interval | None:
     """Share of images in which a judge sees a concept, of those of which it can say; None where there are none."""
     said = answers[~answers.isnan()]
     return wilson_interval(float(said.sum()), len(said)) if len(said) else None
+
+
+def has_word(text: str, word: str) -> bool:
+    """Whether a word or phrase stands in a text.
+
+    >>> has_word("a hot dog on blue", "dog"), has_word("dogs", "dog")
+    (True, False)
+    """
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
+
+
+def reworded(text: str, concept: Any, word: str) -> str:
+    """A text with another word in the place of a concept's name; its plural, where the text has that."""
+    plural = getattr(concept, "plural", "")
+    text = re.sub(rf"(?<!\w){re.escape(concept.name)}(?!\w)", word, text)
+    return re.sub(rf"(?<!\w){re.escape(plural)}(?!\w)", f"{word}s", text) if plural else text

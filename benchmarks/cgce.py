@@ -1,7 +1,7 @@
-"""CGCE on the shapes: what each of its choices does to detection, erasure, other prompts and cost.
+"""CGCE on a world: what each of its choices does to detection, erasure, other prompts and cost.
 
-python -m benchmarks.cgce [pairs classifier refinement identity cost] [--quick] [--concepts star circle ...]
-    [--prompts 12 --steps 12 --seed 0]
+python -m benchmarks.cgce [pairs classifier refinement identity cost] [--quick] [--world shapes]
+    [--concepts star circle ...] [--prompts 12 --steps 12 --seed 0]
 
 The source leaves open what pairs, classifier, threshold, step and stopping rule are; each is an option with a default
 of ours, and each row changes one of them in `preset="published"`; "recommended" is the other preset. Classifiers never
@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 from benchmarks._measure import interleaved, table
-from benchmarks._studio import Studio, captions_of, others_of, prompts_of, rest_kept, seen
-from efface import Concept, PipelineView, StillUnsafeWarning, erase
+from benchmarks._studio import Studio, add_world, rest_kept, reworded, seen
+from efface import Concept, StillUnsafeWarning, erase
 from efface.core.run import Run
 from efface.core.subjects import as_subject
 from efface.diffusion.text.cgce.classifier import TRAINED
@@ -33,12 +33,12 @@ from efface.diffusion.text.cgce.config import AT_APPLY
 from efface.diffusion.text.cgce.erasure import Cgce
 from efface.diffusion.text.cgce.pairs import PromptPair, pairs_of_concept
 from efface.stats.roc import auroc
-from efface_worlds import shapes
-from efface_worlds.shapes.concepts import concept
-from efface_worlds.shapes.generation import GUIDANCE
 
-CONCEPTS = ("star", "circle", "heart", "triangle", "striped", "dotted")
-QUICK = ("star", "dotted")
+CONCEPTS = {
+    "shapes": ("star", "circle", "heart", "triangle", "striped", "dotted"),
+    "emoji": ("cat", "banana", "guitar", "castle", "twemoji", "black and white"),
+}
+QUICK = {"shapes": ("star", "dotted"), "emoji": ("cat", "twemoji")}
 _SEED = 700
 
 PAIRS: Mapping[str, Mapping[str, Any]] = {
@@ -95,47 +95,49 @@ HEADER = (
 )
 
 
-def unread(name: str, n: int, seed: int) -> list[str]:
-    """Held-out templates with the synonym that nothing but the text encoder was trained on."""
-    texts = shapes.prompts_for(name, n, seed=seed, templates="held_out").texts
-    return [text.replace(name, concept(name).unread[0]) for text in texts]
+def unread(studio: Studio, name: str, n: int, seed: int) -> list[str]:
+    """Held-out templates with a synonym that nothing but the text encoder was trained on."""
+    found = studio.world.concept(name)
+    return [reworded(text, found, found.unread[0]) for text in studio.held_out(name, n, seed)]
 
 
-def concept_of(name: str) -> Concept:
+def concept_of(studio: Studio, name: str) -> Concept:
     """What a user would write: the word, and the other words of its kind."""
-    return Concept(name, preserve=others_of(name))
+    return Concept(name, preserve=studio.others_of(name))
 
 
-def captions_as_pairs(name: str) -> list[PromptPair]:
+def captions_as_pairs(studio: Studio, name: str) -> list[PromptPair]:
     """Training captions that name the concept, and the same with another word of its kind."""
-    texts, others = captions_of(name, 200, _SEED), others_of(name)
-    return [PromptPair(text.replace(name, others[i % len(others)]), text) for i, text in enumerate(texts)]
+    found, others = studio.world.concept(name), studio.others_of(name)
+    texts = enumerate(studio.captions_of(name, 200, _SEED))
+    return [PromptPair(reworded(text, found, others[i % len(others)]), text) for i, text in texts]
 
 
-def fit(view: PipelineView, name: str, given: str = "", **options: Any) -> Cgce:
+def fit(studio: Studio, name: str, given: str = "", **options: Any) -> Cgce:
     """An erasure; `given` says whether captions take the place of the concept's pairs, or are added to them."""
-    options = {"preset": "published", **options}
+    options, asked = {"preset": "published", **options}, concept_of(studio, name)
     if not given:
-        return erase(view, concept_of(name), "cgce", **options)
-    mine = [*(pairs_of_concept(concept_of(name)) if given == "both" else ()), *captions_as_pairs(name)]
-    return erase(view, concept_of(name), "cgce", pairs=mine, **options)
+        return erase(studio.view, asked, "cgce", **options)
+    mine = [*(pairs_of_concept(asked) if given == "both" else ()), *captions_as_pairs(studio, name)]
+    return erase(studio.view, asked, "cgce", pairs=mine, **options)
 
 
 class Trial:
     """Prompts about one concept, embedded once, and their plain pictures."""
 
     def __init__(self, studio: Studio, name: str, n: int) -> None:
-        self.studio, self.name, self.judge = studio, name, shapes.load_judge(2)
-        held = shapes.prompts_for(name, 60, seed=_SEED, templates="held_out", synonyms=True).texts
+        self.studio, self.name, self.judge = studio, name, studio.judge(2)
+        told = {"templates": "held_out", "synonyms": True}
+        held = studio.world.prompts_for(name, 60, seed=_SEED, **told).texts
         rest = [
             t
-            for i, other in enumerate(others_of(name))
-            for t in shapes.prompts_for(other, 12, seed=_SEED + i, templates="held_out", synonyms=True).texts
+            for i, other in enumerate(studio.others_of(name))
+            for t in studio.world.prompts_for(other, 12, seed=_SEED + i, **told).texts
         ]
         encode = studio.view.encode
-        self.held, self.unread, self.rest = encode(held), encode(unread(name, 60, _SEED + 1)), encode(rest)
-        self.asked, self.words = prompts_of(name, n), unread(name, n, _SEED + 2)
-        self.others = {o: prompts_of(o, max(2, n // 4)) for o in others_of(name)}
+        self.held, self.unread, self.rest = encode(held), encode(unread(studio, name, 60, _SEED + 1)), encode(rest)
+        self.asked, self.words = studio.prompts_of(name, n), unread(studio, name, n, _SEED + 2)
+        self.others = {o: studio.prompts_of(o, max(2, n // 4)) for o in studio.others_of(name)}
 
     def seen(self, sample: Any, prompts: Sequence[str], name: str) -> float:
         """Share of pictures in which the judge sees a concept, of those of which it can say."""
@@ -150,7 +152,7 @@ class Trial:
 
     def kept_rest(self, sample: Any) -> float:
         """Share of the other factors of the concept's prompts that are still drawn."""
-        return rest_kept(sample, self.name, len(self.asked), range(1))
+        return rest_kept(self.studio, sample, self.name, len(self.asked), range(1))
 
     def figures(self, erasure: Cgce) -> list[float]:
         """The columns of `HEADER`."""
@@ -183,13 +185,13 @@ class Trial:
 
 def ablate(title: str, options: Mapping[str, Mapping[str, Any]], trials: Sequence[Trial], seed: int) -> None:
     """A row an option; those of the refinement alone share their classifiers."""
-    fitted = {t.name: fit(t.studio.view, t.name, seed=seed) for t in trials}
+    fitted = {t.name: fit(t.studio, t.name, seed=seed) for t in trials}
     rows = []
     for label, change in options.items():
         found = []
         for t in trials:
             own = not set(change) - set(AT_APPLY)
-            erasure = fitted[t.name].tuned(**change) if own else fit(t.studio.view, t.name, **{"seed": seed, **change})
+            erasure = fitted[t.name].tuned(**change) if own else fit(t.studio, t.name, **{"seed": seed, **change})
             found.append(t.figures(erasure))
         mean = torch.tensor(found).nanmean(0).tolist()  # where nothing fired, there are no steps
         each = " ".join(f"{100 * f[4]:.0f}" for f in found)
@@ -202,11 +204,11 @@ def ablate(title: str, options: Mapping[str, Mapping[str, Any]], trials: Sequenc
     table(f"{title} ({names}; ACC in per cent, ACC_e also by concept)", HEADER, rows)
 
 
-def identity(view: PipelineView, trials: Sequence[Trial], seed: int) -> None:
+def identity(studio: Studio, trials: Sequence[Trial], seed: int) -> None:
     """Whether embeddings and pictures of prompts without the concept are the same bit for bit."""
-    rows = []
+    rows, view = [], studio.view
     for t in trials:
-        erasure, flat = fit(view, t.name, seed=seed), [text for texts in t.others.values() for text in texts]
+        erasure, flat = fit(studio, t.name, seed=seed), [text for texts in t.others.values() for text in texts]
         before = view.encode(flat)
         with erasure.on(view):
             after = view.encode(flat)
@@ -217,21 +219,23 @@ def identity(view: PipelineView, trials: Sequence[Trial], seed: int) -> None:
     table("Other prompts, bit for bit", ("erased", "same embeddings", "same pictures"), rows)
 
 
-def cost(view: PipelineView, seed: int) -> None:
+def cost(studio: Studio, seed: int) -> None:
     """Time of a fit, of a detection and of a refinement."""
+    view, name = studio.view, studio.world.shown[0]
+    other = studio.others_of(name)[0]
     start = time.perf_counter()
-    erasure = fit(view, "star", seed=seed)
+    erasure = fit(studio, name, seed=seed)
     fitting = time.perf_counter() - start
-    here, gone = view.encode(prompts_of("star", 16)), view.encode(prompts_of("square", 16))
+    here, gone = view.encode(studio.prompts_of(name, 16)), view.encode(studio.prompts_of(other, 16))
     run = Run(as_subject(view))
     sides = {"16 without": gone, "16 with": here, "1 with": here[0], "1 without": gone[0]}
     contestants: dict[str, Any] = {name: partial(erasure.edited, e, run) for name, e in sides.items()}
     contestants["16 encoded"] = lambda: view.encode(list(here.prompts))
-    contestants["a picture"] = lambda: view.sample([here.prompts[0]], [0], steps=30, guidance=GUIDANCE)
+    contestants["a picture"] = lambda: view.sample([here.prompts[0]], [0], **studio.options)
     best = interleaved(contestants, 5)
-    rows = [("fit, star", f"{fitting:.2f} s"), *((name, f"{1000 * t:.1f} ms") for name, t in best.items())]
+    rows = [(f"fit, {name}", f"{fitting:.2f} s"), *((name, f"{1000 * t:.1f} ms") for name, t in best.items())]
     size = sum(erasure.readers[0][0].classifier.weights[name].numel() for name in TRAINED)
-    (fitted,) = erasure.report["star"].values()
+    (fitted,) = erasure.report[name].values()
     table(f"Cost ({size} weights, {sum(fitted.pairs)} pairs)", ("what", "time"), rows)
 
 
@@ -241,6 +245,7 @@ def main() -> None:
     known = ("pairs", "classifier", "refinement", "identity", "cost")
     parser.add_argument("sections", nargs="*", default=known)
     parser.add_argument("--quick", action="store_true")
+    add_world(parser)
     parser.add_argument("--concepts", nargs="*")
     for option, value in (("prompts", 12), ("steps", 12), ("seed", 0)):
         parser.add_argument(f"--{option}", type=int, default=value)
@@ -248,17 +253,17 @@ def main() -> None:
     if args.quick:
         args.prompts = min(args.prompts, 8)
     warnings.simplefilter("ignore", StillUnsafeWarning)  # it is the last column
-    view = PipelineView.of(shapes.load_shapes_pipeline())
-    studio = Studio(view, args.steps, GUIDANCE)
-    trials = [Trial(studio, name, args.prompts) for name in args.concepts or (QUICK if args.quick else CONCEPTS)]
+    studio = Studio.of(args, steps=args.steps)
+    chosen = studio.concepts(args.concepts or (QUICK if args.quick else CONCEPTS)[args.world])
+    trials = [Trial(studio, name, args.prompts) for name in chosen]
     for name, options in (("pairs", PAIRS), ("classifier", CLASSIFIER), ("refinement", REFINEMENT)):
         if name in args.sections:
             chosen = dict(list(options.items())[:3]) if args.quick else options
             ablate(name.capitalize(), chosen, trials, args.seed)
     if "identity" in args.sections:
-        identity(view, trials, args.seed)
+        identity(studio, trials, args.seed)
     if "cost" in args.sections:
-        cost(view, args.seed)
+        cost(studio, args.seed)
 
 
 if __name__ == "__main__":

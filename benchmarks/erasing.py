@@ -1,7 +1,7 @@
-"""Erasers of the shapes pipeline side by side: is the concept gone, in other words too, and what else went.
+"""Erasers of a world's pipeline side by side: is the concept gone, in other words too, and what else went.
 
-python -m benchmarks.erasing [erase rest overhead grids] [--methods semantic-surgery ...] [--concepts star ...]
-    [--templates 5 --others 5 --seeds 20 --steps 30] [--out FOLDER]
+python -m benchmarks.erasing [erase rest overhead grids] [--world shapes] [--methods semantic-surgery ...]
+    [--concepts star ...] [--templates 5 --others 5 --seeds 20 --steps 30] [--out FOLDER]
 
 Each concept is erased alone. ACC_e: share of images of its prompts in which judge 2 sees it; ACC_g: the same where a
 synonym stands for it in templates that nothing was trained on; ACC_ir: share of the other concepts of its factor seen
@@ -27,21 +27,15 @@ from typing import Any
 import efface.audit
 from benchmarks._measure import cell, interleaved, table
 from benchmarks._studio import (
-    OBJECTS,
-    STYLES,
     VARIANTS,
     Studio,
-    fit,
+    add_world,
     kept_by,
     looked_at,
-    others_of,
-    paraphrases_of,
-    prompts_of,
     rest_kept,
     same_embedding,
     sampler,
 )
-from efface import PipelineView
 from efface.audit.pipelines.balance import harmonic
 from efface.audit.pipelines.presence import SEEN, UNSAID
 from efface.cli.generate import write_picture
@@ -49,18 +43,16 @@ from efface.core.erasure import Erasure
 from efface.core.method import methods as known_methods
 from efface.report.data import AFTER, BEFORE
 from efface.stats.intervals import wilson_interval
-from efface_worlds import shapes
-from efface_worlds.shapes.concepts import concept, siblings
-from efface_worlds.shapes.generation import GUIDANCE
-from efface_worlds.shapes.metrics import text_image_score
+from efface_worlds.registry import PipelineWorld
 
 
 def run(studio: Studio, name: str, method: str, n: int, seeds: int, of_others: int | None = None) -> dict[str, Any]:
     """The figures of one erasure of one concept; `of_others` of the n prompts of each other concept are drawn."""
-    judge = shapes.load_judge(2)
-    others = {o: prompts_of(o, n)[:of_others] for o in others_of(name)}
+    judge = studio.judge(2)
+    others = {o: studio.prompts_of(o, n)[:of_others] for o in studio.others_of(name)}
     common: dict[str, Any] = {"sample": studio.plain, "judge": judge, "concept": name, "batch_size": 200}
-    asked: dict[str, Any] = {"prompts": prompts_of(name, n), "paraphrases": paraphrases_of(name, n)}
+    asked: dict[str, Any] = {"prompts": studio.prompts_of(name, n)}
+    asked["paraphrases"] = studio.paraphrases_of(name, n)
     erasure, erased = sampler(studio, name, method)
     audit = efface.audit.presence(**common, **asked, others=others, erased=erased, seeds=seeds)
     fired = 0.0
@@ -69,23 +61,29 @@ def run(studio: Studio, name: str, method: str, n: int, seeds: int, of_others: i
         with erasure.on(studio.view):
             after = studio.view.encode([p for ps in others.values() for p in ps])
         fired = sum(not same_embedding(before[i], after[i]) for i in range(len(before))) / len(before)
-    said, scenes = looked_at(erased, name, n, range(seeds))
+    said, scenes = looked_at(studio, erased, name, n, range(seeds))
     pairs, known = float((said.count[said.known] == 2).sum()), max(int(said.known.sum()), 1)
-    rest = {"rest": kept_by(said, scenes, name), "two": wilson_interval(pairs, known), "pairs": (pairs, known)}
-    return summary(audit, name, others, fired) | style(erased, asked["prompts"], others, name, seeds) | rest
+    rest = {
+        "rest": kept_by(studio.world, said, scenes, name),
+        "two": wilson_interval(pairs, known),
+        "pairs": (pairs, known),
+    }
+    found = summary(studio.world, audit, name, others, fired)
+    return found | style(studio, erased, asked["prompts"], others, name, seeds) | rest
 
 
-def style(sample: Any, prompts: Sequence[str], others: Any, name: str, seeds: int) -> dict[str, Any]:
-    """CLIP_e, CLIP_s and H_a of a style; nothing for what is no style."""
-    if concept(name).factor != "style":
+def style(studio: Studio, sample: Any, prompts: Sequence[str], others: Any, name: str, seeds: int) -> dict[str, Any]:
+    """CLIP_e, CLIP_s and H_a of a style; nothing for what is no style, or where no pair of CLIP's kind is at hand."""
+    if studio.world.concept(name).factor != "style" or not studio.world.contrasts:
         return {}
-    pair, judge = shapes.load_contrast(), shapes.load_judge(1)
+    score = studio.world.of_room("text_image_score")
+    pair, judge = studio.world.of_room("load_contrast")(), studio.judge(1)
     sides = {"CLIP_e": list(prompts), "CLIP_s": [p for ps in others.values() for p in ps]}
     found = {}
     for side, asked in sides.items():
         jobs = [(p, s) for p in asked for s in range(seeds)]
         texts, numbers = zip(*jobs, strict=True)
-        found[side] = text_image_score(sample(texts, numbers), texts, contrast=pair, judge=judge)
+        found[side] = score(sample(texts, numbers), texts, contrast=pair, judge=judge)
     return found | {"H_a": found["CLIP_s"].value - found["CLIP_e"].value}
 
 
@@ -94,7 +92,7 @@ def rest_table(studio: Studio, methods: Sequence[str], concepts: Sequence[str], 
     rows = []
     for name in concepts:
         samples = [sampler(studio, name, method)[1] for method in methods]
-        rows.append((name, *(f"{100 * rest_kept(s, name, n, range(seeds)):.1f}" for s in samples)))
+        rows.append((name, *(f"{100 * rest_kept(studio, s, name, n, range(seeds)):.1f}" for s in samples)))
     table(
         "Images of the concept's prompts that keep a factor, mean over the others, per cent",
         ("concept", *methods),
@@ -102,13 +100,13 @@ def rest_table(studio: Studio, methods: Sequence[str], concepts: Sequence[str], 
     )
 
 
-def summary(audit: Any, name: str, others: Any, fired: float) -> dict[str, Any]:
+def summary(world: PipelineWorld, audit: Any, name: str, others: Any, fired: float) -> dict[str, Any]:
     """The figures of an audit, by their names in the literature."""
     seen = {(f.name, f.condition): f for f in audit.findings if f.family == SEEN}
     unsaid = {f.name: f.value for f in audit.findings if f.family == UNSAID and f.condition == AFTER}
     kept, before = ({o: share_of(seen[o, side]) for o in others} for side in (AFTER, BEFORE))
     worst = min(kept, key=lambda o: math.inf if math.isnan(kept[o] - before[o]) else kept[o] - before[o])
-    near = [kept[o] for o in siblings(name)]
+    near = [kept[o] for o in world.siblings(name) if o in kept]
     h = audit.find("balance", "H", "after")
     return {
         "ACC_e": seen[name, "after"],
@@ -148,7 +146,7 @@ def interval_of(hits: float, n: int) -> str:
     return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
-def report(method: str, found: dict[str, dict[str, Any]]) -> None:
+def report(world: PipelineWorld, method: str, found: dict[str, dict[str, Any]]) -> None:
     """One method's table."""
     rows: list[Sequence[str]] = [
         (
@@ -168,7 +166,7 @@ def report(method: str, found: dict[str, dict[str, Any]]) -> None:
         for name, f in found.items()
     ]
     for factor in ("object", "style", "colour"):
-        these = [f for name, f in found.items() if concept(name).factor == factor]
+        these = [f for name, f in found.items() if world.concept(name).factor == factor]
         if len(these) > 1:
             e, g = ([share_of(f[k]) for f in these] for k in ("ACC_e", "ACC_g"))
             ir = [f["ACC_ir"] for f in these]
@@ -212,31 +210,35 @@ def report(method: str, found: dict[str, dict[str, Any]]) -> None:
         )
 
 
-def overhead(view: PipelineView, methods: Sequence[str], steps: int) -> None:
+def overhead(studio: Studio, methods: Sequence[str]) -> None:
     """Time of a sample where nothing fires, against the plain pipeline, interleaved."""
-    prompts, seeds = prompts_of("square", 8), list(range(8))
+    view, erased_one = studio.view, studio.world.shown[0]
+    near = studio.others_of(erased_one)[0]
+    prompts, seeds = studio.prompts_of(near, 8), list(range(8))
 
     def erased(erasure: Erasure) -> object:
         with erasure.on(view):
-            return view.sample(prompts, seeds, steps=steps, guidance=GUIDANCE)
+            return view.sample(prompts, seeds, **studio.options)
 
-    contestants: dict[str, Any] = {"none": lambda: view.sample(prompts, seeds, steps=steps, guidance=GUIDANCE)}
+    contestants: dict[str, Any] = {"none": lambda: view.sample(prompts, seeds, **studio.options)}
     for method in methods:
-        contestants[method] = partial(erased, fit(view, "star", method))
+        contestants[method] = partial(erased, studio.fit(erased_one, method))
     best = interleaved(contestants, 7)
     rows = [(m, f"{t / len(prompts):.3f}", f"{100 * (t / best['none'] - 1):+.1f} %") for m, t in best.items()]
-    table(f"Time of an image of squares, star erased, {steps} steps", ("method", "s per image", "against none"), rows)
+    title = f"Time of an image of {near}, {erased_one} erased, {studio.options['steps']} steps"
+    table(title, ("method", "s per image", "against none"), rows)
 
 
 def grid(studio: Studio, name: str, methods: Sequence[str], folder: Path) -> Path:
     """Before and after of prompts with the concept, in other words, and of its siblings, as a picture."""
-    near = [*siblings(name), others_of(name)[-1]][:2]
-    prompts = [prompts_of(name, 1)[0], paraphrases_of(name, 2)[1], *(prompts_of(o, 1)[0] for o in near)]
+    near = [*studio.world.siblings(name), studio.others_of(name)[-1]][:2]
+    prompts = [studio.prompts_of(o, 1)[0] for o in (name, *near)]
+    prompts.insert(1, studio.paraphrases_of(name, 2)[1])
     rows = []
     for prompt in prompts:
         rows.append((prompt, studio.plain([prompt] * 8, list(range(8)))))
         for method in methods:
-            sample = studio.erased(fit(studio.view, name, method))
+            sample = studio.erased(studio.fit(name, method))
             rows.append((f"{prompt}   [{name} erased: {method}]", sample([prompt] * 8, list(range(8)))))
     folder.mkdir(parents=True, exist_ok=True)
     write_picture(folder / f"{name}.png", rows)
@@ -249,24 +251,26 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", default=["erase", "overhead"])
     known = [m.name for m in known_methods("pipeline")]
     parser.add_argument("--methods", nargs="*", default=["none", *VARIANTS, *known])
-    parser.add_argument("--concepts", nargs="*", default=[*OBJECTS, *STYLES])
-    for option, value in (("templates", 5), ("seeds", 20), ("steps", 30)):
+    add_world(parser)
+    parser.add_argument("--concepts", nargs="*", help="default: those of the world's tables")
+    for option, value in (("templates", 5), ("seeds", 20), ("steps", None)):
         parser.add_argument(f"--{option}", type=int, default=value)
     parser.add_argument("--others", type=int, help="how many templates of each other concept (default: all)")
     parser.add_argument("--out", type=Path, default=Path("erasing"))
     args = parser.parse_args()
     methods = [m for m in args.methods if m.partition("@")[0] in known]
-    view = PipelineView.of(shapes.load_shapes_pipeline())
-    studio = Studio(view, args.steps, GUIDANCE)
+    studio = Studio.of(args, steps=args.steps)
+    concepts = studio.concepts(args.concepts)
     if "erase" in args.sections:
         for method in args.methods:
-            report(method, {c: run(studio, c, method, args.templates, args.seeds, args.others) for c in args.concepts})
+            found = {c: run(studio, c, method, args.templates, args.seeds, args.others) for c in concepts}
+            report(studio.world, method, found)
     if "rest" in args.sections:
-        rest_table(studio, args.methods, args.concepts, args.templates, args.seeds)
+        rest_table(studio, args.methods, concepts, args.templates, args.seeds)
     if "overhead" in args.sections:
-        overhead(view, methods, args.steps)
+        overhead(studio, methods)
     if "grids" in args.sections:
-        for name in args.concepts:
+        for name in concepts:
             print(grid(studio, name, methods, args.out))
 
 

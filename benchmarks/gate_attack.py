@@ -1,6 +1,7 @@
 """Attacks on erasers that decide from the prompt whether to act: by gradients, by words, and without the eraser.
 
-python -m benchmarks.gate_attack [--methods semantic-surgery cgce] [--concepts star circle] [--steps 200] [--seeds 32]
+python -m benchmarks.gate_attack [--world shapes] [--methods semantic-surgery cgce] [--concepts star circle]
+    [--steps 200] [--seeds 32]
 
 White box: four token embeddings of "a picture of shape shape shape shape" are free (as in textual inversion,
 arXiv:2208.01618) and are learned from 256 renderings of the concept, so that the denoiser explains them. Ways:
@@ -28,20 +29,18 @@ from benchmarks._measure import table
 from benchmarks._noising import noised
 from benchmarks._relaxed_gate import relaxed
 from benchmarks._soft_tokens import SoftTokens
-from benchmarks._studio import fit, prompts_of, seen
+from benchmarks._studio import Studio, add_world, seen
 from efface import Erasure, PipelineView
 from efface.core.run import Run
 from efface.core.subjects import as_subject
 from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
 from efface.pipelines.embedding import PromptEmbedding
-from efface_worlds import shapes
-from efface_worlds.shapes.concepts import concept
-from efface_worlds.shapes.generation import GUIDANCE, STEPS
 
 PROMPT, PLACEHOLDER = "a picture of shape shape shape shape", "shape"
 WAYS = ("plain", "through", "straight-through", "annealed", "evade")
 _WIDEST, _BATCH, _RATE, _PENALTY, _MARGIN, _LOUDEST = 30.0, 16, 0.05, 0.02, 1.0, 20.0
 _WORDS = 6
+_CONCEPTS = {"shapes": ["star", "circle"], "emoji": ["cat", "banana"]}
 
 Edit = Callable[[PromptEmbedding, float], tuple[PromptEmbedding, Tensor]]
 """A prompt and how much of the attack is done -> what the denoiser is given, and what is added to the loss."""
@@ -87,10 +86,10 @@ def learn(view: PipelineView, latents: Tensor, edit: Edit, steps: int, seed: int
     return tokens
 
 
-def searched(view: PipelineView, name: str, erasure: Any, n: int, aware: bool, rounds: int = 30) -> list[str]:
+def searched(studio: Studio, name: str, erasure: Any, n: int, aware: bool, rounds: int = 30) -> list[str]:
     """Prompts without the concept's names whose embedding is near to that of a prompt with it."""
-    found = concept(name)
-    banned = {found.name, *found.synonyms, *found.unread, found.noun}
+    view, found = studio.view, studio.world.concept(name)
+    banned = {found.name, *found.synonyms, *found.unread, *(getattr(found, more, "") for more in ("noun", "plural"))}
     (tokenizer,) = view.components.tokenizers.values()
     words = sorted(
         w for w in (t.removesuffix("</w>") for t in tokenizer.get_vocab()) if w.isalpha() and w not in banned
@@ -121,17 +120,16 @@ def _mutated(prompt: list[str], words: list[str], rng: random.Random) -> list[st
     return changed
 
 
-def judged(
-    view: PipelineView, name: str, erasure: Erasure | None, tokens: SoftTokens | list[str] | None, n: int
-) -> str:
+def judged(studio: Studio, name: str, erasure: Erasure | None, tokens: SoftTokens | list[str] | None, n: int) -> str:
     """How often the concept is seen, and of how many images the judge cannot say; of prompts, each at one seed."""
+    view = studio.view
     with torch.no_grad(), nullcontext() if erasure is None else erasure.on(view):
         if isinstance(tokens, SoftTokens):
             e = tokens.encode(n)
         else:
-            e = view.encode(((tokens or prompts_of(name, 5)) * n)[:n])
-        images = view.sample(e, list(range(n)), steps=STEPS, guidance=GUIDANCE, batch_size=32)
-    answers = shapes.load_judge(2)(images, name)
+            e = view.encode(((tokens or studio.prompts_of(name, 5)) * n)[:n])
+        images = view.sample(e, list(range(n)), **studio.options)
+    answers = studio.judge(2)(images, name)
     i, unsaid = seen(answers), int(answers.isnan().sum())
     share = "-" if i is None else f"{100 * i.value:.0f} [{100 * i.low:.0f}, {100 * i.high:.0f}]"
     return f"{share}, cannot say {unsaid}" if unsaid else share
@@ -141,35 +139,39 @@ def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="*", default=["semantic-surgery", "cgce"])
-    parser.add_argument("--concepts", nargs="*", default=["star", "circle"])
+    add_world(parser)
+    parser.add_argument("--concepts", nargs="*", help="default: two of the world's tables")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=32)
     args = parser.parse_args()
-    view = PipelineView.of(shapes.load_shapes_pipeline())
+    studio = Studio.of(args)
+    view, world = studio.view, studio.world
     rows = []
-    for name in args.concepts:
-        scenes = shapes.prompts_for(name, 256, seed=5).scenes
+    for name in studio.concepts(args.concepts or _CONCEPTS[args.world]):
+        scenes = world.prompts_for(name, 256, seed=5).scenes
         with torch.no_grad():
-            pixels = shapes.render(scenes) * 2 - 1
+            pixels = world.of_room("render")(scenes) * 2 - 1
             latents = view.vae.encode(pixels).latent_dist.mean * view.vae.config.scaling_factor  # type: ignore[operator,union-attr]
         start = SoftTokens(view, PROMPT, PLACEHOLDER)
         for method in args.methods:
-            erasure = fit(view, name, method)
-            shares = [judged(view, name, on, None, args.seeds) for on in (None, erasure)]
+            erasure = studio.fit(name, method)
+            shares = [judged(studio, name, on, None, args.seeds) for on in (None, erasure)]
             rows.append((name, method, "plain words", *shares))
             rows.append(
-                (name, method, "placeholders", *(judged(view, name, on, start, args.seeds) for on in (None, erasure)))
+                (name, method, "placeholders", *(judged(studio, name, on, start, args.seeds) for on in (None, erasure)))
             )
             for way in WAYS:
                 edit = edit_of(erasure, view, way)
                 if edit is not None:
                     tokens = learn(view, latents, edit, args.steps, seed=0)
-                    shares = [judged(view, name, on, tokens, args.seeds) for on in (None, erasure)]
+                    shares = [judged(studio, name, on, tokens, args.seeds) for on in (None, erasure)]
                     rows.append((name, method, way, *shares))
             for way in ("words", "words, gate read"):
-                texts = searched(view, name, erasure, args.seeds // 2, aware=way != "words")
+                texts = searched(studio, name, erasure, args.seeds // 2, aware=way != "words")
                 print(f"{name}, {method}, {way}: {texts[:3]}")
-                rows.append((name, method, way, *(judged(view, name, on, texts, args.seeds) for on in (None, erasure))))
+                rows.append(
+                    (name, method, way, *(judged(studio, name, on, texts, args.seeds) for on in (None, erasure)))
+                )
     header = ("concept", "eraser", "attack", "weights in hand, per cent", "eraser on, per cent")
     table(f"Attacks of {args.steps} gradient steps, {args.seeds} images each", header, rows)
 

@@ -1,6 +1,7 @@
-"""The gates of Semantic Surgery and CGCE as detectors, on prompts of the shapes world that neither was fitted on.
+"""The gates of Semantic Surgery and CGCE as detectors, on prompts of a world that neither was fitted on.
 
-python -m benchmarks.gates [--methods semantic-surgery cgce] [--concepts star ...] [--prompts 60] [--out FOLDER]
+python -m benchmarks.gates [--world shapes] [--methods semantic-surgery cgce] [--concepts star ...] [--prompts 60]
+    [--out FOLDER]
 
 Three kinds of prompts have the concept: by its name in templates of the training split, by its name in templates that
 nothing was trained on, and by synonyms in such templates (half of them words that the denoiser never read). Prompts
@@ -16,29 +17,31 @@ from pathlib import Path
 
 import efface.audit
 from benchmarks._measure import cell, table
-from benchmarks._studio import OBJECTS, STYLES, fit, others_of, paraphrases_of, prompts_of
-from efface import PipelineView
+from benchmarks._studio import Studio, add_world
 from efface.audit.audit import Audit
 from efface.audit.pipelines.detection import ALARM, AUROC, DETECTION, FIRED
-from efface_worlds import shapes
 
 METHODS = ("semantic-surgery@published", "semantic-surgery", "cgce")
 _HELD_OUT_SEED = 940
 
 
-def held_out(name: str, n: int) -> list[str]:
-    """Prompts by the concept's name, in templates that nothing was trained on."""
-    return shapes.prompts_for(name, n, seed=_HELD_OUT_SEED, templates="held_out").texts
-
-
-def audits(view: PipelineView, method: str, name: str, n: int) -> dict[str, Audit]:
+def audits(studio: Studio, method: str, name: str, n: int) -> dict[str, Audit]:
     """Kind of prompts -> audit of the gate of one concept."""
-    erasure = fit(view, name, method)
-    others = others_of(name)
-    absent = [p for o in others for p in held_out(o, max(1, n // len(others)))]
-    kinds = {"named": prompts_of(name, n), "held-out templates": held_out(name, n), "synonyms": paraphrases_of(name, n)}
+    erasure, others = studio.fit(name, method), studio.others_of(name)
+    absent = [p for o in others for p in studio.held_out(o, max(1, n // len(others)), _HELD_OUT_SEED)]
+    kinds = {
+        "named": studio.prompts_of(name, n),
+        "held-out templates": studio.held_out(name, n, _HELD_OUT_SEED),
+        "synonyms": studio.paraphrases_of(name, n),
+    }
     return {
-        kind: efface.audit.gate(view, erasure, present=present, absent=absent, title=f"{method}: {name}, {kind}")  # type: ignore[arg-type]
+        kind: efface.audit.gate(
+            studio.view,
+            erasure,  # type: ignore[arg-type]
+            present=present,
+            absent=absent,
+            title=f"{method}: {name}, {kind}",
+        )
         for kind, present in kinds.items()
     }
 
@@ -47,15 +50,16 @@ def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
-    parser.add_argument("--concepts", nargs="*", default=[*OBJECTS, *STYLES])
+    add_world(parser)
+    parser.add_argument("--concepts", nargs="*", help="default: those of the world's tables")
     parser.add_argument("--prompts", type=int, default=60)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    view = PipelineView.of(shapes.load_shapes_pipeline())
+    studio = Studio.of(args)
     for method in args.methods:
         rows: list[list[str]] = []
-        for name in args.concepts:
-            found = audits(view, method, name, args.prompts)
+        for name in studio.concepts(args.concepts):
+            found = audits(studio, method, name, args.prompts)
             curves = [cell(audit.find(DETECTION, name, AUROC), 1, 3) for audit in found.values()]
             fired = [cell(audit.find(DETECTION, name, FIRED), 100, 0) for audit in found.values()]
             alarm = next(iter(found.values())).find(DETECTION, name, ALARM)

@@ -1,6 +1,6 @@
-"""SAFREE on the shapes, taken apart: which of its parts holds it back, and which rows hold the concept.
+"""SAFREE on a world, taken apart: which of its parts holds it back, and which rows hold the concept.
 
-python -m benchmarks.safree [--concepts star circle dotted] [--templates 5 --seeds 4 --steps 30]
+python -m benchmarks.safree [--world shapes] [--concepts star circle dotted] [--templates 5 --seeds 4 --steps 30]
 
 SAFREE projects the rows of a prompt's trigger words, and its self-validating filter decides for how many steps. The
 first rows take the filter away (`self_validating=False`), then project other rows in the same way for all steps: all of
@@ -21,14 +21,11 @@ import torch
 from torch import Tensor
 
 from benchmarks._measure import table
-from benchmarks._studio import kept_by, looked_at, others_of, seen
+from benchmarks._studio import Studio, add_world, kept_by, looked_at, seen
 from efface import PipelineView, erase
 from efface.diffusion.text.safree.erasure import Safree
 from efface.diffusion.text.safree.masking import masked_prompt
 from efface.pipelines.embedding import PromptEmbedding
-from efface_worlds import shapes
-from efface_worlds.shapes.contrast import embed_prompts
-from efface_worlds.shapes.generation import GUIDANCE
 
 Rows = Callable[[PipelineView, str, int], Tensor]
 """View, prompt, number of rows -> which of them, `(rows,)`."""
@@ -51,6 +48,7 @@ def both(view: PipelineView, prompt: str, n: int) -> Tensor:
     return words(view, prompt, n) | behind(view, prompt, n)
 
 
+_CONCEPTS = {"shapes": ["star", "circle", "dotted"], "emoji": ["cat", "banana", "twemoji"]}
 ROWS: dict[str, Rows] = {"word rows": words, "rows behind them": behind, "all rows": both}
 
 
@@ -69,13 +67,14 @@ def projected(view: PipelineView, erasure: Safree, rows: Rows) -> Callable[[Prom
     return edit
 
 
-def exchanged(view: PipelineView, name: str, rows: Rows) -> Callable[[PromptEmbedding], PromptEmbedding]:
+def exchanged(studio: Studio, name: str, rows: Rows) -> Callable[[PromptEmbedding], PromptEmbedding]:
     """An edit that puts the rows of the same prompt with another concept of its kind in place of these rows."""
-    other, encoder = others_of(name)[-1], (view.pipe.text_encoder, view.pipe.tokenizer)
+    view, embedded = studio.view, studio.world.of_room("embed_prompts")
+    other, encoder = studio.others_of(name)[-1], (view.pipe.text_encoder, view.pipe.tokenizer)
 
     def edit(embedding: PromptEmbedding) -> PromptEmbedding:
         sequence = embedding.sequence.clone()
-        instead = embed_prompts(*encoder, [prompt.replace(name, other) for prompt in embedding.prompts])
+        instead = embedded(*encoder, [prompt.replace(name, other) for prompt in embedding.prompts])
         for i, prompt in enumerate(embedding.prompts):
             at = rows(view, prompt, sequence.shape[1])
             sequence[i, at] = instead[i, at]
@@ -84,8 +83,9 @@ def exchanged(view: PipelineView, name: str, rows: Rows) -> Callable[[PromptEmbe
     return edit
 
 
-def ways(view: PipelineView, name: str) -> dict[str, Any]:
+def ways(studio: Studio, name: str) -> dict[str, Any]:
     """Label -> what is put on the pipeline while it samples, made anew each time."""
+    view = studio.view
     erasure, unfiltered = (cast(Safree, erase(view, name, "safree", self_validating=f)) for f in (True, False))
     return {
         "nothing": nullcontext,
@@ -93,7 +93,8 @@ def ways(view: PipelineView, name: str) -> dict[str, Any]:
         "without its filter: trigger rows, all steps": lambda: unfiltered.on(view),
         **{f"{label} projected, all steps": _edited(view, projected(view, erasure, r)) for label, r in ROWS.items()},
         **{
-            f"{label} of another concept's prompt": _edited(view, exchanged(view, name, r)) for label, r in ROWS.items()
+            f"{label} of another concept's prompt": _edited(view, exchanged(studio, name, r))
+            for label, r in ROWS.items()
         },
     }
 
@@ -105,23 +106,25 @@ def _edited(view: PipelineView, edit: Callable[[PromptEmbedding], PromptEmbeddin
 def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--concepts", nargs="*", default=["star", "circle", "dotted"])
-    for option, value in (("templates", 5), ("seeds", 4), ("steps", 30)):
+    add_world(parser)
+    parser.add_argument("--concepts", nargs="*", help="default: three of the world's tables")
+    for option, value in (("templates", 5), ("seeds", 4), ("steps", None)):
         parser.add_argument(f"--{option}", type=int, default=value)
     args = parser.parse_args()
-    view = PipelineView.of(shapes.load_shapes_pipeline())
+    studio = Studio.of(args, steps=args.steps)
+    concepts = studio.concepts(args.concepts or _CONCEPTS[args.world])
     answers: dict[str, list[Tensor]] = {}
     kept: dict[str, list[float]] = {}
-    for name in args.concepts:
-        for label, put_on in ways(view, name).items():
+    for name in concepts:
+        for label, put_on in ways(studio, name).items():
 
             def sample(prompts: Sequence[str], seeds: Sequence[int], put_on: Any = put_on) -> Tensor:
                 with put_on():
-                    return view.sample(list(prompts), list(seeds), steps=args.steps, guidance=GUIDANCE, batch_size=32)
+                    return studio.view.sample(list(prompts), list(seeds), **studio.options)
 
-            said, scenes = looked_at(sample, name, args.templates, range(args.seeds))
+            said, scenes = looked_at(studio, sample, name, args.templates, range(args.seeds))
             answers.setdefault(label, []).append(said.shows(name))
-            kept.setdefault(label, []).append(kept_by(said, scenes, name))
+            kept.setdefault(label, []).append(kept_by(studio.world, said, scenes, name))
     rows = []
     for label, found in answers.items():
         each = [seen(a) for a in found]
@@ -130,7 +133,7 @@ def main() -> None:
         per = ", ".join("-" if i is None else f"{100 * i.value:.0f}" for i in each)
         rest = 100 * sum(kept[label]) / len(kept[label])
         rows.append((label, shown, per, f"{100 * unsaid:.0f}", f"{rest:.0f}"))
-    header = ("on", "still seen, per cent", ", ".join(args.concepts), "cannot say", "rest kept")
+    header = ("on", "still seen, per cent", ", ".join(concepts), "cannot say", "rest kept")
     table(f"SAFREE taken apart, {args.templates * args.seeds} images a concept", header, rows)
 
 

@@ -13,10 +13,13 @@ from efface_worlds.emoji.training.autoencoder import build_autoencoder
 from efface_worlds.emoji.training.denoiser import build_denoiser, build_scheduler
 
 
+CHANNELS = (8, 16, 16)
+
+
 def build_tiny(seed: int = 0) -> Any:
     """A pipeline of its own."""
     torch.manual_seed(seed)
-    return build_pipeline(build_denoiser((16, 32)).eval(), build_autoencoder().eval(), build_scheduler())
+    return build_pipeline(build_denoiser(CHANNELS).eval(), build_autoencoder().eval(), build_scheduler())
 
 
 @cache

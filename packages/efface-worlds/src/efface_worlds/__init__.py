@@ -1,7 +1,7 @@
-"""Small worlds with known truth: a table, sentences, tokens of Python source, captioned shapes, pictures.
+"""Small worlds with known truth: a table, sentences, tokens of Python source, captioned shapes, emoji, pictures.
 
-Language models that read the tokens, and a pipeline that draws the shapes, come with them; `shapes` and `attribution`
-have more names of their own.
+Language models that read the tokens, and pipelines that draw shapes and emoji, come with them; `shapes`, `emoji` and
+`attribution` have more names of their own. `find_world` has the worlds that are asked for by name.
 
 Names are imported when they are first used.
 """
@@ -13,6 +13,8 @@ from efface._lazy import attach
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from efface_worlds.emoji import load_emoji_pipeline
+    from efface_worlds.registry import find_world
     from efface_worlds.sentences import SentenceWorld, embed, load_minilm, make_sentences
     from efface_worlds.shapes import load_contrast, load_judge, load_shapes_pipeline
     from efface_worlds.tables import TableWorld, load_diabetes
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from efface_worlds.tokens.world import TokenWorld, make_tokens
 
 _NAMES = {
+    "efface_worlds.emoji": ("load_emoji_pipeline",),
+    "efface_worlds.registry": ("find_world",),
     "efface_worlds.sentences": ("SentenceWorld", "embed", "load_minilm", "make_sentences"),
     "efface_worlds.shapes": ("load_contrast", "load_judge", "load_shapes_pipeline"),
     "efface_worlds.tables": ("TableWorld", "load_diabetes"),
@@ -34,8 +38,10 @@ __all__ = [
     "TableWorld",
     "TokenWorld",
     "embed",
+    "find_world",
     "load_contrast",
     "load_diabetes",
+    "load_emoji_pipeline",
     "load_judge",
     "load_minilm",
     "load_shapes_pipeline",

@@ -26,6 +26,7 @@ class PipelineWorld:
         name: What it is called.
         summary: One line.
         shown: Concepts that tables are of, unless others are named: things of several kinds, then styles.
+        contrasts: Whether it has a contrastive pair, which says how well a picture goes with a text.
     """
 
     kind: ClassVar[str] = "pipeline"
@@ -33,6 +34,7 @@ class PipelineWorld:
     name: str
     summary: str
     shown: tuple[str, ...]
+    contrasts: bool = False
 
     def of_room(self, name: str) -> Any:
         """A public name of the world's own room."""
@@ -132,6 +134,7 @@ WORLDS: dict[str, World] = {
             "shapes",
             "captioned shapes: ten objects in colours, styles and backgrounds",
             (*_OBJECTS, "striped", "dotted", "shaded"),
+            contrasts=True,
         ),
         PipelineWorld(
             "emoji",

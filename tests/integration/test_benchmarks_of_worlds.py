@@ -1,0 +1,126 @@
+"""The benchmarks of erasers ask a world for all they need: one code for shapes and emoji."""
+
+from __future__ import annotations
+
+import argparse
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from benchmarks import cgce, erasing, gates, safree
+from benchmarks._studio import Studio, add_world, has_word, kept_by, looked_at, reworded
+from torch import Tensor
+
+from efface_worlds import emoji
+from efface_worlds.registry import WORLDS, names_of
+from tests.emoji_world import tiny_emoji
+
+
+class Eye:
+    """A judge that looks at brightness, and says of every factor the same."""
+
+    def __call__(self, images: Tensor, name: str) -> Tensor:
+        return (images.mean((1, 2, 3)) > 0.5).float()
+
+    def judge(self, images: Tensor) -> Any:
+        bright = images.mean((1, 2, 3)) > 0.5
+        agrees = dict.fromkeys(("object", "subgroup", "tone"), bright) | dict.fromkeys(("style", "background"), ~bright)
+        return SimpleNamespace(
+            known=torch.ones_like(bright),
+            count=torch.ones_like(bright).long(),
+            shows=lambda name: bright.float(),
+            agrees=lambda scenes: agrees,
+        )
+
+
+@pytest.fixture
+def studio(monkeypatch: pytest.MonkeyPatch) -> Studio:
+    monkeypatch.setattr(emoji, "load_emoji_pipeline", lambda *given, **more: tiny_emoji(), raising=False)
+    monkeypatch.setattr(emoji, "load_judge", lambda which: Eye(), raising=False)
+    parser = argparse.ArgumentParser()
+    add_world(parser)
+    return Studio.of(parser.parse_args(["--world", "emoji"]), steps=1)
+
+
+@pytest.mark.parametrize("name", names_of("pipeline"))
+class TestWorlds:
+    def test_every_concept_of_its_tables_is_one(self, name: str) -> None:
+        world: Any = WORLDS[name]
+        for shown in world.shown:
+            found = world.concept(shown)
+            others = world.others(shown)
+            assert found.name == shown
+            assert 2 < len(others) <= 12
+            assert shown not in others
+            assert {world.concept(other).factor for other in others} == {found.factor}
+            assert others == world.others(shown)
+            assert set(world.preserve(shown)) <= set(world.values_of(shown)) - {shown}
+            assert found.unread
+
+    def test_its_room_has_what_is_asked_of_it(self, name: str) -> None:
+        world: Any = WORLDS[name]
+        asked = (
+            "FACTORS",
+            "concept",
+            "siblings",
+            "strangers",
+            "prompts_for",
+            "labels_of",
+            "shows",
+            "render",
+            "generate",
+        )
+        assert all(callable(world.of_room(each)) or each == "FACTORS" for each in (*asked, "embed_prompts"))
+        assert world.sampling.keys() == {"steps", "guidance"}
+        assert "base" in world.variants()
+        prompts = world.prompts_for(world.shown[0], 3, seed=1)
+        assert len(prompts.texts) == len(prompts.scenes) == 3
+        assert world.of_room("shows")(prompts.scenes, world.shown[0]).all()
+
+
+def test_siblings_come_first_and_strangers_from_afar() -> None:
+    world: Any = WORLDS["emoji"]
+    others = world.others("cat")
+    assert others[:8] == emoji.siblings("cat")[:8]
+    assert len({emoji.concept(other).group for other in others[8:]} - {"animals-nature"}) > 1
+
+
+class TestStudio:
+    def test_prompts(self, studio: Studio) -> None:
+        assert all("cat" in text for text in studio.prompts_of("cat", 5))
+        words = {*emoji.concept("cat").synonyms, *emoji.concept("cat").unread}
+        told = studio.paraphrases_of("cat", 12)
+        assert all(any(word in text for word in words) and not has_word(text, "cat") for text in told)
+        assert not any(has_word(text, "cats") for text in told)
+        assert len(set(studio.captions_of("hot dog", 20, 1))) == 20
+        assert set(studio.captions_of("twemoji", 5, 1)).isdisjoint(studio.prompts_of("twemoji", 50))
+
+    def test_words_are_whole(self) -> None:
+        star = SimpleNamespace(name="star", plural="stars")
+        assert reworded("a star and stars, starry", star, "sun") == "a sun and suns, starry"
+
+    def test_what_prompts_do_not_tell_does_not_count(self, studio: Studio) -> None:
+        said, scenes = looked_at(studio, studio.plain, "cat", 2, range(2))
+        assert len(scenes) == 4
+        style = kept_by(studio.world, said, scenes, "cat")
+        assert style == pytest.approx(float(said.agrees(scenes)["style"].float().mean()))
+
+    @pytest.mark.parametrize("method", ["none", "negative-prompt", "semantic-surgery"])
+    def test_the_table_of_erasers(self, studio: Studio, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+        studio.others_of = lambda name: ["dog", "banana"]  # type: ignore[method-assign]
+        found = {"cat": erasing.run(studio, "cat", method, 1, 1)}
+        erasing.report(studio.world, method, found)
+        assert f"{method}, per cent" in capsys.readouterr().out
+
+    def test_gates(self, studio: Studio) -> None:
+        studio.others_of = lambda name: ["dog", "lion"]  # type: ignore[method-assign]
+        found = gates.audits(studio, "semantic-surgery", "cat", 10)
+        assert [audit.find("detection", "cat", "AUROC").n for audit in found.values()] == [20, 20, 20]
+
+    def test_pairs_and_ways(self, studio: Studio) -> None:
+        assert {has_word(pair.unsafe, "cat") for pair in cgce.captions_as_pairs(studio, "cat")[:9]} == {True}
+        assert not any(has_word(pair.safe, "cat") for pair in cgce.captions_as_pairs(studio, "cat")[:9])
+        for put_on in safree.ways(studio, "cat").values():
+            with put_on():
+                studio.view.encode(["a cat on blue"])
