@@ -84,9 +84,13 @@ class Studio:
         return self.world.prompts_for(name, n, seed=seed, templates="held_out").texts
 
     def paraphrases_of(self, name: str, n: int) -> list[str]:
-        """Held-out templates in which the concept's synonyms, also those that the denoiser never read, stand for it."""
+        """Held-out templates in which the concept's synonyms, also those that the denoiser never read, stand for it.
+
+        First those without its name in them ("brolly", not "big umbrella"); of a concept that has none, its name.
+        """
         found = self.world.concept(name)
-        words = (*found.synonyms, *found.unread)
+        words = (*found.synonyms, *found.unread) or (found.name,)
+        words = [word for word in words if not has_word(word, found.name)] or words
         return [reworded(text, found, words[i % len(words)]) for i, text in enumerate(self.held_out(name, n))]
 
     def captions_of(self, name: str, n: int, seed: int) -> list[str]:

@@ -12,7 +12,6 @@ from efface_worlds.emoji.shipped import build_pipeline
 from efface_worlds.emoji.training.autoencoder import build_autoencoder
 from efface_worlds.emoji.training.denoiser import build_denoiser, build_scheduler
 
-
 CHANNELS = (8, 16, 16)
 
 

@@ -124,8 +124,8 @@ World = PipelineWorld | ClassifierWorld
 
 _OBJECTS = ("circle", "square", "diamond", "triangle", "star", "heart")
 _EMOJI = (
-    *("cat", "owl", "tulip", "banana", "hot dog", "bicycle", "airplane", "castle"),
-    *("guitar", "umbrella", "hammer", "soccer ball", "key", "pilot"),
+    *("cat", "duck", "sunflower", "banana", "hot dog", "bicycle", "airplane", "castle"),
+    *("guitar", "umbrella", "axe", "soccer ball", "padlock", "pilot"),
 )
 WORLDS: dict[str, World] = {
     world.name: world
