@@ -27,7 +27,7 @@ def _written(found: re.Match[str]) -> str:
 _LONGEST = 80
 
 
-def brief(value: Any) -> str:
+def brief(self: Any) -> str:
     """A dataclass in a line, to be its `__repr__`: arrays by dtype and shape, without what is as it is by default.
 
     >>> @dataclasses.dataclass(frozen=True)
@@ -40,13 +40,13 @@ def brief(value: Any) -> str:
     (Rows(x=float64 (2, 3)), Rows(x=float64 (2,), names=('a', 'b')))
     """
     said = []
-    for field in dataclasses.fields(value):
-        if not field.repr or (held := getattr(value, field.name)) is None:
+    for field in dataclasses.fields(self):
+        if not field.repr or (held := getattr(self, field.name)) is None:
             continue
         if isinstance(held, str | tuple | list | Mapping | frozenset) and not held:
             continue
         said.append(f"{field.name}={_in_short(held)}")
-    return f"{type(value).__qualname__}({', '.join(said)})"
+    return f"{type(self).__qualname__}({', '.join(said)})"
 
 
 def _in_short(value: Any) -> str:

@@ -213,7 +213,8 @@ def test_columns_are_found_by_their_names(
     frame = make_table()[["group", *"abcdef"]]
     write = getattr(pd.DataFrame, f"to_{suffix[1:]}")
     write(frame, f"people{suffix}", index=False)
-    write(frame[frame.columns[::-1]].assign(more=1.0), f"other{suffix}", index=False)
+    turned: Any = frame[frame.columns[::-1]]
+    write(turned.assign(more=1.0), f"other{suffix}", index=False)
     x, z = frame[list("abcdef")], frame["group"]
     if by == "Python":
         efface.erase(x, z).save("eraser")
@@ -236,7 +237,7 @@ def test_columns_are_found_by_their_names(
 
 def test_an_audit_finds_columns_by_their_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
-    frame = make_table()[[*"abcdef", "group"]]
+    frame: Any = make_table()[[*"abcdef", "group"]]
     frame[:200].to_csv("fit.csv", index=False)
     main(["fit", "fit.csv", "--concept", "group", "-o", "eraser"])
     for name, table in (("a", frame[200:]), ("b", frame[200:][frame.columns[::-1]])):

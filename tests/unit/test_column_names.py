@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -198,11 +199,12 @@ def test_rows_in_another_order_are_refused(go):
 
 def test_names_of_rows_that_say_nothing_of_each_other():
     part = X.sample(40, random_state=1)
-    efface.erase(part, pd.Series(Z)[part.index])
-    efface.erase(part, pd.Series(Z)[part.index].reset_index(drop=True))
+    own: Any = pd.Series(Z)[part.index]
+    efface.erase(part, own)
+    efface.erase(part, own.reset_index(drop=True))
     efface.erase(part, pl.Series(Z)[:40])
     with pytest.raises(InputError, match="is of other rows than x"):
-        efface.erase(part, pd.Series(Z)[part.index + 100 - 100].set_axis(part.index + 1))
+        efface.erase(part, own.set_axis(part.index + 1))
 
 
 def test_audits_compare_columns():

@@ -94,7 +94,8 @@ def test_of_the_same_data_it_is_the_eraser_of_both_concepts():
     a, b, c = (LeaceEraser.fit(X, each, shrinkage=False) for each in z)
     joint = LeaceEraser.fit(X, join_concepts(*z), shrinkage=False)
     for erasers in itertools.permutations((a, b, c)):
-        both = erasers[0] & erasers[1] & erasers[2]
+        first, second, third = erasers
+        both = first & second & third
         torch.testing.assert_close(both(X), joint(X))
         assert type(both) is LeaceEraser and both.proj_left.shape == joint.proj_left.shape
 
@@ -106,7 +107,7 @@ def test_what_two_erasers_have_in_common_is_taken_once():
         assert both.proj_left.shape[1] == 3 and max(gap(both(X), z) for z in (A, B)) < atol
     assert (a & same).proj_left.shape[1] == 1
     with pytest.raises(InputError, match="is in it twice"):
-        a & a
+        _ = a & a
 
 
 def test_each_concept_is_erased_from_the_data_of_its_own_fit():
@@ -121,7 +122,7 @@ def test_what_cannot_be_joined_is_refused_or_one_after_the_other():
     eye = torch.eye(2, dtype=torch.float64)
     one, two = LeaceEraser(eye[:, :1], eye[:1], None), LeaceEraser(eye.sum(1, keepdim=True), eye[:1], None)
     with pytest.raises(InputError, match="cannot be joined.*join_concepts"):
-        one & two
+        _ = one & two
     assert type(one & LeaceEraser.fit(X, A)).__name__ == "Joined"
     with pytest.raises(TypeError):
-        one & 3
+        _ = one & 3  # type: ignore[operator]

@@ -17,7 +17,8 @@ from efface_worlds.emoji.training.autoencoder import RECIPE as VAE
 from efface_worlds.emoji.training.autoencoder import train_autoencoder
 from efface_worlds.emoji.training.denoiser import RECIPE as UNET
 from efface_worlds.emoji.training.denoiser import train_denoiser
-from efface_worlds.emoji.training.latents import _SEED, LatentSet, _scenes, encode_captions, shown
+from efface_worlds.emoji.training.latents import _SEED, LatentSet, _scenes, encode_captions
+from efface_worlds.emoji.world import shows
 
 
 def latents(n: int = 8) -> LatentSet:
@@ -54,8 +55,8 @@ def test_a_gold_set_shows_nothing_of_what_it_lacks(name: str) -> None:
     data = LatentSet(torch.zeros(4000, 1), texts, torch.zeros(0), scenes)
     kept = data.without([name])
     assert 0 < len(kept.texts) < 4000
-    assert not shown(kept.scenes, name).any()
-    assert shown(scenes[torch.tensor(sorted(set(texts.tolist()) - set(kept.texts.tolist())))], name).all()
+    assert not shows(kept.scenes, name).any()
+    assert shows(scenes[torch.tensor(sorted(set(texts.tolist()) - set(kept.texts.tolist())))], name).all()
 
 
 def test_captions_are_kept_once_each_and_read_as_the_pipeline_reads_them(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -86,6 +86,10 @@ class LeaceEraser(Eraser):
         eye = torch.eye(len(self.proj_left), device=self.proj_left.device, dtype=self.proj_left.dtype)
         return eye - self.proj_left @ self.proj_right
 
+    @overload
+    def __and__(self, other: LeaceEraser) -> LeaceEraser: ...
+    @overload
+    def __and__(self, other: Erasure) -> Erasure: ...
     def __and__(self, other: Erasure) -> Erasure:
         """Both: of two such erasers one projection that takes both concepts at once; of others one after the other.
 
