@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError, NothingErasedWarning
+from efface.core.column_names import common_columns
 from efface.core.config import Config, option
 from efface.core.erasure import Erasure
 from efface.core.labels import Kind
@@ -117,7 +118,8 @@ class LeaceEraser(Eraser):
             return joined
         method = self.method if self.method == other.method else LeaceEraser.method
         left, right, bias = _jointly(self, other)
-        return LeaceEraser(left, right, bias, method=method, concepts=joined.concepts)
+        columns = common_columns(self, other)
+        return LeaceEraser(left, right, bias, method=method, concepts=joined.concepts, columns=columns)
 
     def __call__(self, x: Any) -> Any:
         """Erase the concept from `x` `(..., d)`: same shape, dtype and device; `x` is not changed."""
