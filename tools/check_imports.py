@@ -97,7 +97,7 @@ WORLDS_TABLE: dict[str, Room] = {
         lazy=_HF | _DIFFUSERS | {"PIL", "cairosvg"},
     ),
     "attribution": Room((*GROUND, "training"), ("shapes",), lazy=frozenset({"sklearn"})),
-    "demo": Room((*_VECTORS, "erasers", "scrubbing", "audit", "report"), ("sentences", "tables", "tokens")),
+    "demo": Room((*_VECTORS, "erasers", "scrubbing", "audit", "report"), ("registry", "sentences", "tables", "tokens")),
 }
 
 KNOWN: frozenset[tuple[str, str]] = frozenset()

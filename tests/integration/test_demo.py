@@ -11,8 +11,11 @@ from efface.audit import Audit, Finding
 from efface.cli import main
 from efface.cli.options import Demo
 from efface.report.numbers import format_value
+from efface_worlds import emoji as worlds_emoji
 from efface_worlds import sentences
+from efface_worlds.demo import emoji_pictures
 from efface_worlds.demo.demonstration import demo_audit
+from tests.emoji_world import tiny_emoji
 from tests.sharing import Shared
 from tests.unit.test_report import Page
 
@@ -82,3 +85,18 @@ def test_the_page_says_what_is_not_erased(whole: Audit) -> None:
     assert part.conclusions[0].startswith("NOT erased: gender is out of reach of the linear probe")
     assert any(said.startswith(part.conclusions[0]) for said in whole.warnings)
     assert part.find("task: occupation, new templates", "change of accuracy", "change").verdict == "no clear change"
+
+
+def test_an_emoji_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds_emoji, "load_emoji_pipeline", lambda *given, **more: tiny_emoji(), raising=False)
+    bright = lambda images, name: images.mean((1, 2, 3)) > 0.5  # noqa: E731
+    monkeypatch.setattr(worlds_emoji, "load_judge", lambda which: bright, raising=False)
+    monkeypatch.setattr(worlds_emoji, "siblings", lambda name: ("dog", "lion", "tiger"), raising=False)
+    told: list[str] = []
+    audit = emoji_pictures.emoji(3, told.append, seeds=1, steps=1)
+    assert [line.partition(":")[0] for line in told] == ["emoji", "emoji"]
+    assert audit.find("seen by the judge", "cat", "before").n == len(emoji_pictures.PROMPTS)
+    assert audit.find("seen by the judge", "dog", "after").n == len(emoji_pictures.PROMPTS)
+    shown = [picture.title for part in audit.walk() for figure in part.figures for picture in figure.pictures]
+    assert {"before", "after"} <= set(shown)
+    assert "data:image/png" in audit.html()
