@@ -12,8 +12,9 @@ from benchmarks import cgce, erasing, gates, safree
 from benchmarks._studio import Studio, add_world, has_word, kept_by, looked_at, reworded
 from torch import Tensor
 
+from efface import InputError
 from efface_worlds import emoji
-from efface_worlds.registry import WORLDS, names_of
+from efface_worlds.registry import WORLDS, find_world, names_of
 from tests.emoji_world import tiny_emoji
 
 
@@ -79,6 +80,29 @@ class TestWorlds:
         prompts = world.prompts_for(world.shown[0], 3, seed=1)
         assert len(prompts.texts) == len(prompts.scenes) == 3
         assert world.of_room("shows")(prompts.scenes, world.shown[0]).all()
+
+
+@pytest.mark.parametrize(("world", "word", "meant"), [("shapes", "cricle", "circle"), ("emoji", "girafe", "giraffe")])
+def test_a_word_that_is_no_concept_says_what_may_be_meant(world: str, word: str, meant: str) -> None:
+    with pytest.raises(InputError, match=f"{word}' is no concept of the {world} world .did you mean '{meant}'"):
+        find_world(world, "pipeline").concept(word)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "says"),
+    [
+        (
+            "emojy",
+            "pipeline",
+            r"no world of this kind \(did you mean 'emoji'\?\): worlds with a pipeline are",
+        ),
+        ("digits", "pipeline", r"another kind \(digits with .*\): worlds with a pipeline are shapes, emoji"),
+        ("shapes", "classifier", r"another kind \(captioned shapes.*\): worlds with a classifier are digits"),
+    ],
+)
+def test_a_name_that_is_no_world(name: str, kind: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        find_world(name, kind)
 
 
 def test_siblings_come_first_and_strangers_from_afar() -> None:

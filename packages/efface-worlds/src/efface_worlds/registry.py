@@ -171,5 +171,6 @@ def find_world(name: str, kind: str) -> Any:
     from efface._validate import did_you_mean  # it brings torch
 
     known = names_of(kind)
-    said = f"a world of another kind ({found.summary})" if found is not None else "no world of this kind"
-    raise InputError(f"{name!r} is {said}{did_you_mean(name, known)}: worlds with a {kind} are {', '.join(known)}")
+    other, none = "a world of another kind", f"no world of this kind{did_you_mean(name, known)}"
+    said = none if found is None else f"{other} ({found.summary})"
+    raise InputError(f"{name!r} is {said}: worlds with a {kind} are {', '.join(known)}")

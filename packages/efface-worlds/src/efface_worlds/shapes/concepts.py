@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from efface._errors import InputError
+from efface._validate import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,9 @@ def concept(name: str) -> Concept:
     for candidate in _BY_NAME.values():
         if name in (candidate.name, *candidate.synonyms, *candidate.unread):
             return candidate
-    raise InputError(f"{name!r} is no concept of the shapes world: write one of {', '.join(_BY_NAME)}")
+    words = [word for value in _BY_NAME.values() for word in (value.name, *value.synonyms, *value.unread)]
+    hint = did_you_mean(name, words)
+    raise InputError(f"{name!r} is no concept of the shapes world{hint}: write one of {', '.join(_BY_NAME)}")
 
 
 def index_of(name: str) -> int:
