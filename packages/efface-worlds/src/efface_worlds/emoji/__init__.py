@@ -22,10 +22,13 @@ if TYPE_CHECKING:
         strangers,
         subgroups,
     )
+    from efface_worlds.emoji.corruption import corrupted
     from efface_worlds.emoji.drawing import load_sprites, render
     from efface_worlds.emoji.generation import generate
+    from efface_worlds.emoji.judge import Judge, Verdict
+    from efface_worlds.emoji.nearest import NearestJudge
     from efface_worlds.emoji.scenes import Scenes, sample_scenes
-    from efface_worlds.emoji.shipped import emoji_variants, load_emoji_pipeline
+    from efface_worlds.emoji.shipped import emoji_variants, load_emoji_pipeline, load_judge
     from efface_worlds.emoji.text import embed_prompts, load_text_encoder
     from efface_worlds.emoji.world import Prompts, labels_of, prompts_for, shows
 
@@ -43,10 +46,13 @@ _NAMES = {
         "strangers",
         "subgroups",
     ),
+    "efface_worlds.emoji.corruption": ("corrupted",),
     "efface_worlds.emoji.drawing": ("load_sprites", "render"),
     "efface_worlds.emoji.generation": ("generate",),
+    "efface_worlds.emoji.judge": ("Judge", "Verdict"),
+    "efface_worlds.emoji.nearest": ("NearestJudge",),
     "efface_worlds.emoji.scenes": ("Scenes", "sample_scenes"),
-    "efface_worlds.emoji.shipped": ("emoji_variants", "load_emoji_pipeline"),
+    "efface_worlds.emoji.shipped": ("emoji_variants", "load_emoji_pipeline", "load_judge"),
     "efface_worlds.emoji.text": ("embed_prompts", "load_text_encoder"),
     "efface_worlds.emoji.world": ("Prompts", "labels_of", "prompts_for", "shows"),
 }
@@ -55,16 +61,21 @@ __all__ = [
     "CONCEPTS",
     "FACTORS",
     "Concept",
+    "Judge",
+    "NearestJudge",
     "Prompts",
     "Scenes",
+    "Verdict",
     "caption",
     "concept",
+    "corrupted",
     "embed_prompts",
     "emoji_variants",
     "generate",
     "groups",
     "labels_of",
     "load_emoji_pipeline",
+    "load_judge",
     "load_sprites",
     "load_text_encoder",
     "named_by",

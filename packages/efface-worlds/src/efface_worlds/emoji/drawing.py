@@ -56,6 +56,11 @@ def render(scenes: Scenes) -> Tensor:
     return pictures
 
 
+def ground_colours() -> Tensor:
+    """Colours of the grounds, `(8, 3)`."""
+    return _GROUNDS.clone()
+
+
 def sprite(scenes: Scenes, which: int = 0) -> Tensor:
     """The tile of the first or second object of each scene, colours multiplied by opacity, `(n, 4, 64, 64)`."""
     sheets = load_sprites()

@@ -1,4 +1,4 @@
-"""What ships: the pipeline, and gold models that never saw one concept, subgroup or style."""
+"""What ships: the pipeline, gold models that never saw one concept, subgroup or style, and two judges."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from efface._errors import InputError
+from efface._io import load_folder
+from efface_worlds.emoji.judge import Judge
+from efface_worlds.emoji.networks import NETWORKS
 from efface_worlds.emoji.text import load_text_encoder
-from efface_worlds.loading import check_files
+from efface_worlds.loading import check_files, fill
 from efface_worlds.shelf import PARTS_FILES, Shelf, quiet_diffusers
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -67,3 +71,27 @@ def build_pipeline(unet: Any, vae: Any, scheduler: Any) -> Any:
 def emoji_variants(folder: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
     """Names that `load_emoji_pipeline` takes here: the base, and the variants whose folders are at hand."""
     return _SHELF.variants(folder)
+
+
+def load_judge(which: int = 1, *, folder: str | os.PathLike[str] | None = None) -> Judge:
+    """One of two judges of different build, trained apart; select with one, score with the other.
+
+    The first pools the whole picture and its halves, the second looks for what is at each place.
+
+    Args:
+        which: 1 or 2.
+        folder: Folder of a judge; `None` takes the one that comes with efface-worlds.
+
+    Raises:
+        InputError: If there is no such judge.
+        FormatError: If a file is missing, truncated or of another judge.
+    """
+    if which not in NETWORKS:
+        raise InputError(f"which={which!r}: write 1 or 2")
+    source = WEIGHTS / f"judge{which}" if folder is None else Path(folder)
+    advice = _SHELF.advice("judge" if which == 1 else "judge2")
+    check_files(source, ("config.json", "model.safetensors"), advice)
+    config, tensors = load_folder(source, expect="EmojiJudge")
+    network = NETWORKS[which]()
+    fill(network, tensors, source, advice, right=config.get("which") == which)
+    return Judge(network.eval().requires_grad_(False))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from efface_worlds.shapes.drawing import SIZE, paint, render
+from efface_worlds.shapes.drawing import paint, render
 from efface_worlds.shapes.scenes import NONE, Scenes, sample_scenes
 
 Corruption = Callable[[Tensor, torch.Generator], Tensor]
@@ -22,22 +22,22 @@ def blended(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def noise(images: Tensor, generator: torch.Generator) -> Tensor:
     """Noise, of any coarseness from one pixel to eight, with none of the image."""
-    cells = torch.rand(len(images), 3, SIZE, SIZE, generator=generator)
+    cells = torch.rand(images.shape, generator=generator)
     size = int(2 ** torch.randint(0, 4, (1,), generator=generator))
-    return F.interpolate(cells[:, :, ::size, ::size], size=(SIZE, SIZE), mode="nearest")
+    return F.interpolate(cells[:, :, ::size, ::size], size=images.shape[2:], mode="nearest")
 
 
 def shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
     """Tiles of 8 x 8 pixels in another order."""
     tiles = F.unfold(images, 8, stride=8)
     order = torch.rand(len(images), tiles.shape[2], generator=generator).argsort(1)
-    return F.fold(tiles.gather(2, order[:, None].expand_as(tiles)), SIZE, 8, stride=8)
+    return F.fold(tiles.gather(2, order[:, None].expand_as(tiles)), images.shape[2:], 8, stride=8)
 
 
 def blobs(images: Tensor, generator: torch.Generator) -> Tensor:
     """A random smooth outline in one colour on the image's top left background tone."""
     coarse = torch.randn(len(images), 1, 5, 5, generator=generator)
-    field = F.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic", align_corners=True)
+    field = F.interpolate(coarse, size=images.shape[2:], mode="bicubic", align_corners=True)
     cover = (field * 4 - 1.2).clamp(0, 1)
     tone = torch.rand(len(images), 3, 1, 1, generator=generator)
     return images[:, :, :1, :1] * (1 - cover) + tone * cover
@@ -50,12 +50,14 @@ def empty(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def blurred(images: Tensor, generator: torch.Generator) -> Tensor:
     """Four by four tones for the whole image, interpolated."""
-    return F.interpolate(F.avg_pool2d(images, SIZE // 4), size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+    tones = F.avg_pool2d(images, images.shape[-1] // 4)
+    return F.interpolate(tones, size=images.shape[2:], mode="bilinear", align_corners=False)
 
 
 def halves(images: Tensor, generator: torch.Generator) -> Tensor:
     """Left half of one image, right half of the next."""
-    return torch.cat([images[..., : SIZE // 2], images.roll(1, 0)[..., SIZE // 2 :]], -1)
+    half = images.shape[-1] // 2
+    return torch.cat([images[..., :half], images.roll(1, 0)[..., half:]], -1)
 
 
 def crowd(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -65,8 +67,8 @@ def crowd(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def bands(images: Tensor, generator: torch.Generator) -> Tensor:
     """Rows in another order, in bands of four."""
-    order = torch.randperm(SIZE // 4, generator=generator)
-    return images.unflatten(2, (SIZE // 4, 4))[:, :, order].flatten(2, 3)
+    order = torch.randperm(images.shape[2] // 4, generator=generator)
+    return images.unflatten(2, (len(order), 4))[:, :, order].flatten(2, 3)
 
 
 def column(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -76,7 +78,7 @@ def column(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def quarters(images: Tensor, generator: torch.Generator) -> Tensor:
     """A quarter each of four images."""
-    half, others = SIZE // 2, [images.roll(i, 0) for i in range(4)]
+    half, others = images.shape[-1] // 2, [images.roll(i, 0) for i in range(4)]
     top = torch.cat([others[0][..., :half, :half], others[1][..., :half, half:]], -1)
     return torch.cat([top, torch.cat([others[2][..., half:, :half], others[3][..., half:, half:]], -1)], -2)
 

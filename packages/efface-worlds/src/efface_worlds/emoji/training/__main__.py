@@ -1,0 +1,41 @@
+"""Train the emoji world: `python -m efface_worlds.emoji.training STAGE [STAGE ...] --work FOLDER`.
+
+Stages: judge, judge2, all. `ship` copies what is finished to where the package reads it, and `measure` adds what it is
+worth to `training.json`. Interrupted or killed, a stage goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from efface_worlds.emoji.training.measuring import measure
+from efface_worlds.emoji.training.stages import STAGES, autoencoder, run_stage, ship
+
+_WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="+", metavar="STAGE", help=f"{', '.join(STAGES)}, all, ship or measure")
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and results")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    everything = (*STAGES, "ship", "measure")
+    for name in [name for stage in args.stages for name in (everything if stage == "all" else (stage,))]:
+        if name == "ship":
+            ship(args.work, _WEIGHTS)
+        elif name == "measure":
+            measure(_WEIGHTS, autoencoder(args.work))
+        else:
+            run_stage(name, args.work, device=args.device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
