@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from tests.fuzz import files
 
 
-def load_judge(folder: Path) -> Any:
-    """A judge of the shapes world."""
-    from efface_worlds.shapes import load_judge
+def _judge_of(world: str, work: Path) -> files.Saved:
+    """A copy of the first judge of a world with a pipeline."""
+    from efface_worlds.registry import find_world
 
-    return load_judge(1, folder=folder)
+    room = find_world(world, "pipeline")
+    folder = work / world / "judge1"
+    shutil.copytree(Path(room.of_room("__file__")).parent / "weights" / "judge1", folder)
+    return files.Saved(f"{world} judge", folder, lambda path: room.of_room("load_judge")(1, folder=path))
 
 
 def worlds(work: Path) -> list[files.Saved]:
     """What ships that is of our own format."""
-    from efface_worlds.shapes.shipped import WEIGHTS
-
-    shutil.copytree(WEIGHTS / "judge1", work / "judge1")
-    return [files.Saved("shapes judge", work / "judge1", load_judge)]
+    return [_judge_of(world, work) for world in ("shapes", "emoji")]

@@ -22,7 +22,7 @@ SCALES = (2, 4, 8)
 """Pixels over which colours and edges are averaged."""
 
 NEAR = 0.6
-"""Distance beyond which nothing is said: what one in two hundred of held-out renderings of large objects surpass."""
+"""Distance beyond which nothing is said: one in a hundred held-out renderings of small objects is so far."""
 
 _DIFFERS = 0.12  # how far a pixel's colour is from the ground's, in one channel, where there is an object
 _EDGES = 2.0  # weight of edges against colours
