@@ -154,4 +154,4 @@ class _Grouped(nn.Module):
         return x + y
 
 
-NETWORKS: dict[int, type[JudgeNetwork]] = {1: HalvesJudge, 2: LooksJudge}
+NETWORKS: dict[int, type[HalvesJudge] | type[LooksJudge]] = {1: HalvesJudge, 2: LooksJudge}

@@ -88,7 +88,8 @@ def train_judge(
     """
     recipe = RECIPES[which] if recipe is None else recipe
     torch.manual_seed(recipe.seed)
-    net = NETWORKS[which]().to(device, memory_format=torch.channels_last)
+    net: Any = NETWORKS[which]().to(device)
+    net = net.to(memory_format=torch.channels_last)
 
     def loss(step: int) -> Tensor:
         pictures, truth = labelled_batch(recipe.batch, recipe.generator(step), vae)

@@ -17,13 +17,13 @@ from efface_worlds.emoji.corruption import TRAINED, UNSEEN, corrupted
 from efface_worlds.emoji.drawing import render, sprite
 from efface_worlds.emoji.judge import Judge, Verdict, subgroup_of
 from efface_worlds.emoji.nearest import NearestJudge
-from efface_worlds.emoji.networks import NOTHING
+from efface_worlds.emoji.networks import NETWORKS, NOTHING
 from efface_worlds.emoji.scenes import NONE, Scenes, sample_scenes
 from efface_worlds.emoji.shipped import load_judge
 from efface_worlds.emoji.training.augmenting import through
 from efface_worlds.emoji.training.judges import truth_of
 
-KINDS: dict[str, dict[str, float]] = {
+KINDS: dict[str, dict[str, Any]] = {
     "large": {"two_objects": 0.0, "small": 0.0},
     "small": {"two_objects": 0.0, "small": 1.0},
     "two": {"two_objects": 1.0, "small": 0.0},
@@ -53,13 +53,14 @@ def measure(weights: Path, vae: Any) -> dict[str, Any]:
     """Measure the shipped judges and the untrained one; figures go to `training.json`, pairs to `confusions.json`.
 
     Args:
-        weights: Folder of the judges.
+        weights: Folder of the judges; one that is not there yet is left out.
         vae: The autoencoder that renderings go through.
 
     Returns:
         Shares of right answers by kind of picture, rendered and through the autoencoder.
     """
-    judges = {f"judge{which}": load_judge(which, folder=weights / f"judge{which}") for which in (1, 2)}
+    names = {f"judge{which}": which for which in NETWORKS if (weights / f"judge{which}").is_dir()}
+    judges = {name: load_judge(which, folder=weights / name) for name, which in names.items()}
     figures: dict[str, Any] = {name: {"outside": _outside(judge)} for name, judge in judges.items()}
     figures["nearest"] = {}
     confused: dict[str, Any] = {name: {} for name in judges}
