@@ -60,3 +60,13 @@ def _in_short(value: Any) -> str:
     else:
         return repr(value)
     return text if len(text) <= _LONGEST else f"<{len(value)} of them>"
+
+
+def shown(value: Any) -> str:
+    """A value in a message: what is short as it is, all else by its type.
+
+    >>> shown("x"), shown([3]), shown(len)
+    ("'x'", 'a list', 'a builtin_function_or_method')
+    """
+    plain = type(value) in (str, bytes, int, float, complex, bool, type(None))
+    return f"{value!r:.60}" if plain else f"a {type(value).__name__}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import shown
 from efface.core.arrays import dense, read_array, refuse_rows
 
 _T = TypeVar("_T")
+FRACTIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128)
+"""Dtypes with which torch calculates and which hold more than whole numbers."""
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
@@ -89,8 +92,15 @@ def check_int(value: Any, name: str, *, least: int | None = None) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or (least is not None and value < least):
         raise InputError(
-            f"{name} must be an integer{'' if least is None else f' of at least {least}'}, got {value!r:.80}"
+            f"{name} must be an integer{'' if least is None else f' of at least {least}'}, got {shown(value)}"
         )
+    return int(value)
+
+
+def check_int64(value: Any, name: str) -> int:
+    """`value` if it is an integer that a tensor can hold."""
+    if not -(2**63) <= check_int(value, name) < 2**63:
+        raise InputError(f"{name} is {value}, which no tensor of integers holds: write a smaller number")
     return int(value)
 
 
@@ -116,16 +126,30 @@ def check_device(device: Any, name: str = "device") -> torch.device:
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         said = str(error).partition("\n")[0]
         raise InputError(
-            f"{name}={device!r:.80} cannot be used here ({said:.200}): write 'cpu', or leave it out"
+            f"{name}={shown(device)} cannot be used here ({said:.200}): write 'cpu', or leave it out"
         ) from error
     if found.type == "meta":
         raise InputError(f"{name}='meta' holds no numbers: write 'cpu', or leave it out")
     return found
 
 
+def check_to(args: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+    """Refuse arguments that `Tensor.to` does not take, a device that is not there, and dtypes without fractions.
+
+    >>> check_to(("cpu",), {"dtype": torch.float16})
+    """
+    try:
+        found = torch.empty(0).to(*args, **options)
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        said = str(error).partition("\n")[0]
+        raise InputError(f"to(...) does not take this ({said:.200}): write a device, a dtype or both") from error
+    if found.dtype not in FRACTIONS:
+        raise InputError(f"to({found.dtype}) would lose all fractions: write one of {', '.join(map(str, FRACTIONS))}")
+
+
 def check_dtype(dtype: Any, allowed: Iterable[torch.dtype], name: str = "dtype") -> torch.dtype:
     """The dtype, if it is one of those."""
     allowed = tuple(allowed)
     if not isinstance(dtype, torch.dtype) or dtype not in allowed:
-        raise InputError(f"{name}={dtype!r:.80}: write one of {', '.join(map(str, allowed))}")
+        raise InputError(f"{name}={shown(dtype)}: write one of {', '.join(map(str, allowed))}")
     return dtype

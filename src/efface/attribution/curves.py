@@ -47,6 +47,7 @@ class Curve:
         Raises:
             InputError: If the curve does not hold that fraction.
         """
+        check_call(Curve.at, locals())
         if fraction not in self.fractions:
             raise InputError(f"the curve has no fraction {fraction}: it has {', '.join(map(str, self.fractions))}")
         return self.hits[:, self.fractions.index(fraction)]

@@ -16,6 +16,7 @@ from efface.attribution.predictions import check_in_memory, explaining
 from efface.attribution.rounds import Fit
 from efface.core.checkpoint import Checkpoint
 from efface.core.concept import Concept
+from efface.core.doors import check_call
 from efface.core.inference import outside_inference
 from efface.core.method import Method, register
 from efface.core.weights import WeightDelta
@@ -67,6 +68,7 @@ class DiET(DietConfig):
             InputError: As `qfa`; or if the model is no module or has nothing to tune, the loss is no number, or the
                 checkpoint is that of another fit.
         """
+        check_call(DiET.fit, locals())
         if not isinstance(model, nn.Module):
             raise InputError(f"the model is a {type(model).__name__}: DiET tunes a copy of an nn.Module")
         check_in_memory(model)

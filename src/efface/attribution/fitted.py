@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from efface._errors import InputError
 from efface.attribution.mask_search import MaskSearch, QfaResult
 from efface.core.codec import TENSOR, TYPE
+from efface.core.doors import check_call
 from efface.core.edits import Edit, OnWeights
 from efface.core.erasure import Erasure
 from efface.core.inference import outside_inference
@@ -66,6 +67,7 @@ class DietErasure(Erasure):
         Raises:
             InputError: If the weights do not fit the model.
         """
+        check_call(DietErasure.student, locals())
         found = copy.deepcopy(model).eval()
         write(found, self.delta, name="the tuned copy", check=check)
         return found
@@ -82,6 +84,7 @@ class DietErasure(Erasure):
         Raises:
             InputError: If this is not the tuned model.
         """
+        check_call(DietErasure.explain, locals())
         if not holds(student, self.delta):
             raise InputError("this model is not tuned: write fitted.explain(fitted.student(model), x)")
         seed = self.seed if seed is None else seed

@@ -48,10 +48,13 @@ class Masker(Protocol):
 
     def free(self, x: Tensor) -> Tensor:
         """Which cells may be removed, `(n, *shape)` of bool."""
-        return torch.ones(len(x), *self.shape(x), dtype=torch.bool, device=x.device)
+        check_call(Masker.free, locals())
+        cells = self.shape(x)
+        return torch.ones(len(x), *cells, dtype=torch.bool, device=x.device)
 
     def outputs(self, model: Model, x: Tensor, mask: Tensor, q: Tensor) -> Tensor:
         """What the model says of the masked samples: `f(m * x + (1 - m) * q)`."""
+        check_call(Masker.outputs, locals())
         return model(masked(x, self.expand(mask, x), q))
 
 
@@ -125,6 +128,7 @@ class Grid(Masker):
 
     def shape(self, x: Tensor) -> tuple[int, ...]:
         """Rows and columns of cells; refuses a grid that is larger than the image."""
+        check_call(Grid.shape, locals())
         h, w = _sides(x)
         if self.cells is not None:
             if self.cells[0] > h or self.cells[1] > w:
@@ -142,6 +146,7 @@ class Grid(Masker):
 
     def expand(self, mask: Tensor, x: Tensor) -> Tensor:
         """The mask at pixels, `(n, 1, h, w)`."""
+        check_call(Grid.expand, locals())
         rows, columns = self.shape(x)
         if mask.shape[1:] != (rows, columns):
             raise InputError(f"the mask is {tuple(mask.shape[1:])}, and the grid over these images {rows, columns}")
@@ -156,6 +161,7 @@ class Grid(Masker):
 
     def map(self, mask: Tensor, x: Tensor) -> Tensor:
         """The mask at pixels, `(n, h, w)`."""
+        check_call(Grid.map, locals())
         return self.expand(mask.float(), x)[:, 0]
 
 
@@ -189,6 +195,7 @@ class Segments(Masker):
 
     def shape(self, x: Tensor) -> tuple[int, ...]:
         """Number of segments."""
+        check_call(Segments.shape, locals())
         if tuple(self.labels.shape) != _sides(x):
             raise InputError(f"labels are {tuple(self.labels.shape)} and images {_sides(x)}: give labels of (h, w)")
         return (self._count,)
@@ -199,11 +206,13 @@ class Segments(Masker):
 
     def expand(self, mask: Tensor, x: Tensor) -> Tensor:
         """The mask at pixels, `(n, 1, h, w)`."""
-        self.shape(x)
+        check_call(Segments.expand, locals())
+        check_mask(mask, x, self.shape(x))
         return mask[:, self.labels.to(mask.device)][:, None]
 
     def map(self, mask: Tensor, x: Tensor) -> Tensor:
         """The mask at pixels, `(n, h, w)`."""
+        check_call(Segments.map, locals())
         return self.expand(mask.float(), x)[:, 0]
 
 
@@ -240,6 +249,7 @@ class FeatureGroups(Masker):
 
     def shape(self, x: Tensor) -> tuple[int, ...]:
         """Number of groups."""
+        check_call(FeatureGroups.shape, locals())
         if x.ndim != 2:
             raise InputError(f"x has shape {tuple(x.shape)}: FeatureGroups expects rows (n, features)")
         if self.groups is None:
@@ -252,14 +262,26 @@ class FeatureGroups(Masker):
 
     def expand(self, mask: Tensor, x: Tensor) -> Tensor:
         """The mask at columns, `(n, d)`."""
-        self.shape(x)
+        check_call(FeatureGroups.expand, locals())
+        check_mask(mask, x, self.shape(x))
         if self.groups is None:
             return mask
         return mask[:, torch.tensor([self._place[c] for c in range(x.shape[1])], device=mask.device)]
 
     def map(self, mask: Tensor, x: Tensor) -> Tensor:
         """The mask at columns, `(n, d)`."""
+        check_call(FeatureGroups.map, locals())
         return self.expand(mask.float(), x)
+
+
+def check_mask(mask: Tensor, x: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse a mask of another shape than that of the cells over samples.
+
+    Raises:
+        InputError: If it is.
+    """
+    if tuple(mask.shape[1:]) != shape or len(mask) not in (1, len(x)):
+        raise InputError(f"the mask has shape {tuple(mask.shape)}: expected ({len(x)}, {', '.join(map(str, shape))})")
 
 
 def _sides(x: Tensor) -> tuple[int, int]:

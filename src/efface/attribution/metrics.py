@@ -42,6 +42,7 @@ def iou(maps: Tensor, truth: Tensor, *, seed: int = 0) -> Tensor:
     >>> iou(torch.tensor([[[0.9, 0.1, 0.8, 0.0]]]), truth)
     tensor([0.3333])
     """
+    check_call(iou, locals())
     truth = _checked_truth(maps, truth)
     wanted = truth.flatten(1).sum(1)
     chosen = top_k(maps, wanted, seed=seed)
@@ -58,6 +59,7 @@ def mass(maps: Tensor, truth: Tensor) -> Tensor:
 
     Does not guarantee: invariance to a constant added to the map; ranks (`iou`, `rank_auc`) do not change by that.
     """
+    check_call(mass, locals())
     truth = _checked_truth(maps, truth)
     weights = maps.detach().flatten(1).double().clamp_min(0)
     weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, 1.0)
@@ -131,6 +133,7 @@ def q_robustness(
 
     Source: Q-robustness of arXiv:2307.15007 ("verifiability" in its first version).
     """
+    check_call(q_robustness, locals())
     check_inputs(x)
     check_masks(truth, len(x))
     check_maps(truth, x, "truth")
@@ -154,6 +157,7 @@ def agreement(
     Raises:
         InputError: If a model is in training mode, or the inputs are not finite.
     """
+    check_call(agreement, locals())
     check_inputs(x)
     said = [predict(m, x, outputs=outputs, batch_size=batch_size).argmax(1).cpu() for m in (model, original)]
     return said[0] == said[1]

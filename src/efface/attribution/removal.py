@@ -18,6 +18,7 @@ from efface._errors import InputError
 from efface._text import brief
 from efface._validate import check_finite, to_tensor
 from efface.attribution.removal_images import check_image_range
+from efface.core.doors import check_call
 from efface.core.saved_types import saved, saved_base
 
 Unit = Literal["feature", "sample"]
@@ -85,19 +86,25 @@ class Marginal:
 
     def check(self, x: Tensor) -> None:
         """Refuse samples of another shape or kind, and values outside a declared range."""
-        if x.shape[1:] != self.reference.shape[1:]:
-            raise InputError(
-                f"samples are {tuple(x.shape[1:])} and those of Marginal are {tuple(self.reference.shape[1:])}: "
-                "give a reference of the same shape"
-            )
+        check_call(Marginal.check, locals())
+        self._check_shape(x)
         if x.is_floating_point() != self.reference.is_floating_point():
             raise InputError(f"samples are {x.dtype} and those of Marginal are {self.reference.dtype}: convert one")
         low = -math.inf if self.low is None else self.low
         high = math.inf if self.high is None else self.high
         check_image_range(x, low, high, type(self).__name__)
 
+    def _check_shape(self, x: Tensor) -> None:
+        if x.ndim == 0 or x.shape[1:] != self.reference.shape[1:]:
+            raise InputError(
+                f"samples are {tuple(x.shape[1:])} and those of Marginal are {tuple(self.reference.shape[1:])}: "
+                "give a reference of the same shape"
+            )
+
     def sample(self, x: Tensor, generator: Generator) -> Tensor:
         """Values of the reference."""
+        check_call(Marginal.sample, locals())
+        self._check_shape(x)
         source = self.reference
         places = source.shape[1:] if source.ndim != 4 else source.shape[2:]
         size = (len(x), *places) if self.unit == "feature" else (len(x),)
@@ -180,11 +187,14 @@ class TabularGaussian:
 
     def check(self, x: Tensor) -> None:
         """Refuse what is no table of these columns."""
+        check_call(TabularGaussian.check, locals())
         if x.ndim != 2 or x.shape[1] != len(self.mean):
             raise InputError(f"x has shape {tuple(x.shape)}, TabularGaussian expects rows (n, {len(self.mean)})")
 
     def sample(self, x: Tensor, generator: Generator) -> Tensor:
         """One row a sample."""
+        check_call(TabularGaussian.sample, locals())
+        self.check(x)
         shape = (len(x), len(self.mean))
         noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64)
         drawn = self.mean.to(noise.device) + noise @ self._factor.T.to(noise.device)
@@ -212,9 +222,11 @@ class TokenMask:
 
     def check(self, x: Tensor) -> None:
         """Refuse what is no batch of token ids."""
+        check_call(TokenMask.check, locals())
         if x.is_floating_point() or x.ndim != 2:
             raise InputError(f"x is {x.dtype} of shape {tuple(x.shape)}: TokenMask expects token ids (n, tokens)")
 
     def sample(self, x: Tensor, generator: Generator) -> Tensor:
         """The token everywhere; the generator is not used."""
+        check_call(TokenMask.sample, locals())
         return torch.full_like(x, self.id)

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from efface._errors import InputError
 from efface._validate import to_tensor
-from efface.core.doors import check_fields
+from efface.core.doors import check_call, check_fields
 from efface.core.saved_types import saved
 
 _ROUNDING = 1e-6
@@ -59,6 +59,7 @@ class ConstantColour:
     @classmethod
     def of(cls, images: Any, *, low: float = 0.0, high: float = 1.0) -> ConstantColour:
         """Mean and std of each channel over all pixels of images `(n, c, h, w)`."""
+        check_call(ConstantColour.of, locals())
         x = as_images(to_tensor(images, "images"))
         check_image_range(x, low, high, cls.__name__)
         # By parts, so that no copy of all images in float64 is made.
@@ -69,15 +70,21 @@ class ConstantColour:
 
     def check(self, x: Tensor) -> None:
         """Refuse what is no image of these channels and this range."""
+        check_call(ConstantColour.check, locals())
+        self._check_channels(x)
+        check_image_range(x, self.low, self.high, type(self).__name__)
+
+    def _check_channels(self, x: Tensor) -> None:
         if as_images(x).shape[1] != len(self.mean):
             raise InputError(
                 f"images have {x.shape[1]} channels and ConstantColour has {len(self.mean)} means: write one mean and "
                 "one std a channel, or ConstantColour.of(images)"
             )
-        check_image_range(x, self.low, self.high, type(self).__name__)
 
     def sample(self, x: Tensor, generator: Generator) -> Tensor:
         """A constant image for each sample."""
+        check_call(ConstantColour.sample, locals())
+        self._check_channels(x)
         noise = torch.randn(len(x), len(self.mean), 1, 1, generator=generator, device=generator.device)
         mean, std = (torch.tensor(v, device=generator.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (mean + std * noise).clamp(self.low, self.high).to(x.device, x.dtype).expand_as(x).contiguous()
@@ -110,10 +117,13 @@ class Blur:
 
     def check(self, x: Tensor) -> None:
         """Refuse what is no image of this range."""
+        check_call(Blur.check, locals())
         check_image_range(as_images(x), self.low, self.high, type(self).__name__)
 
     def sample(self, x: Tensor, generator: Generator) -> Tensor:
         """The blurred images; the generator is not used."""
+        check_call(Blur.sample, locals())
+        as_images(x)
         reach = math.ceil(3 * self.sigma)
         place = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
         kernel = torch.exp(-((place / self.sigma) ** 2) / 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from efface._errors import InputError
+from efface._validate import check_int
 
 
 def sparsity_at(k: int, horizon: int = 5) -> float:
@@ -24,6 +25,6 @@ def threshold_at(k: int, horizon: int = 5) -> float:
 
 
 def _checked(k: int, horizon: int) -> int:
-    if not 0 <= k < horizon:
+    if not 0 <= check_int(k, "round") < horizon:
         raise InputError(f"round {k} of a schedule of {horizon}: write rounds between 1 and horizon={horizon}")
     return k

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface._validate import check_finite
+from efface._text import shown
+from efface._validate import check_finite, to_tensor
 from efface.attribution.maskers import masked
 from efface.core.arrays import dense
-from efface.core.doors import check_call, shown
+from efface.core.doors import check_call
 
 
 def ranks(maps: Tensor, *, seed: int = 0) -> Tensor:
@@ -61,13 +62,10 @@ def top_k(maps: Tensor, k: int | Tensor | Sequence[int], *, seed: int = 0) -> Te
     """
     order = ranks(maps, seed=seed)
     cells = order[0].numel()
-    try:
-        wanted = torch.as_tensor(k, device=maps.device)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"k is {shown(k)}, expected a number of cells, or one a map") from error
+    wanted = to_tensor(k, "k").to(maps.device)
     if wanted.is_floating_point() or wanted.dtype == torch.bool:
         raise InputError(
-            f"k is {k!r}: expected whole numbers of cells; for a share write k=cells_of(share, {cells}), e.g. "
+            f"k is {shown(k)}: expected whole numbers of cells; for a share write k=cells_of(share, {cells}), e.g. "
             f"cells_of(0.05, {cells}) = {cells_of(0.05, cells)}"
         )
     if wanted.ndim > 1 or (wanted.ndim == 1 and len(wanted) != len(maps)):

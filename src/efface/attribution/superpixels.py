@@ -10,7 +10,8 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._validate import check_positive_int
-from efface.attribution.maskers import Masker
+from efface.attribution.maskers import Masker, check_mask
+from efface.core.doors import check_call, check_fields
 from efface.core.saved_types import saved
 
 
@@ -38,6 +39,7 @@ class Superpixels(Masker):
     iterations: int = 5
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("rows", "columns", "iterations"):
             check_positive_int(getattr(self, name), name)
         if not self.compactness > 0:
@@ -45,6 +47,7 @@ class Superpixels(Masker):
 
     def shape(self, x: Tensor) -> tuple[int, ...]:
         """Number of superpixels."""
+        check_call(Superpixels.shape, locals())
         if x.ndim != 4:
             raise InputError(f"x has shape {tuple(x.shape)}: expected images (n, channels, height, width)")
         if self.rows > x.shape[2] or self.columns > x.shape[3]:
@@ -88,10 +91,13 @@ class Superpixels(Masker):
 
     def expand(self, mask: Tensor, x: Tensor) -> Tensor:
         """The mask at pixels, `(n, 1, h, w)`."""
+        check_call(Superpixels.expand, locals())
+        check_mask(mask, x, self.shape(x))
         return self.on(x).expand(mask, x)
 
     def map(self, mask: Tensor, x: Tensor) -> Tensor:
         """The mask at pixels, `(n, h, w)`."""
+        check_call(Superpixels.map, locals())
         return self.expand(mask.float(), x)[:, 0]
 
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface.attribution.maskers import Masker, Model
+from efface._validate import check_type
+from efface.attribution.maskers import Masker, Model, check_mask
+from efface.core.arrays import dense
 from efface.core.doors import check_call, check_fields
 from efface.core.hooks import edit_call
 from efface.core.saved_types import saved
@@ -44,23 +46,28 @@ class Tokens(Masker):
 
     def shape(self, x: Tensor) -> tuple[int, ...]:
         """Number of tokens."""
+        check_call(Tokens.shape, locals())
         if x.ndim != 2 or x.is_floating_point():
             raise InputError(f"x is {x.dtype} of shape {tuple(x.shape)}: Tokens expects token ids (n, tokens)")
         return (x.shape[1],)
 
     def free(self, x: Tensor) -> Tensor:
         """Places of tokens that may be removed."""
+        self.shape(x)
         return ~torch.isin(x, torch.tensor(self.keep, dtype=x.dtype, device=x.device))
 
     def expand(self, mask: Tensor, x: Tensor) -> Tensor:
         """The mask with ones at tokens that stay, `(n, tokens)`."""
-        self.shape(x)
+        check_call(Tokens.expand, locals())
+        check_mask(mask, x, self.shape(x))
         return (
             mask if mask.dtype == torch.bool and not self.keep else torch.where(self.free(x), mask, mask.new_ones(()))
         )
 
     def map(self, mask: Tensor, x: Tensor) -> Tensor:
         """The mask with zeros at tokens that stay anyway, `(n, tokens)`."""
+        check_call(Tokens.map, locals())
+        check_mask(mask, x, self.shape(x))
         return torch.where(self.free(x), mask.float(), 0.0)
 
     def outputs(self, model: Model, x: Tensor, mask: Tensor, q: Tensor) -> Tensor:
@@ -69,6 +76,7 @@ class Tokens(Masker):
         Raises:
             InputError: If the model is no module, its embedding is not found, or it does not read these ids once.
         """
+        check_call(Tokens.outputs, locals())
         module = input_embedding(model, self.embedding)
         kept = self.expand(mask, x)[..., None]
         seen: list[torch.Size] = []
@@ -136,6 +144,9 @@ class TokenClassifier(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Class outputs of token ids."""
+        ids = dense(check_type(ids, Tensor, "ids"), "ids")
+        if ids.ndim != 2 or ids.is_floating_point() or ids.is_complex():
+            raise InputError(f"ids are {ids.dtype} of shape {tuple(ids.shape)}: expected token ids (n, tokens)")
         attention = ids.ne(self.pad).long()
         out = self.model(input_ids=ids, attention_mask=attention)
         if self.head is None:

@@ -111,6 +111,7 @@ def random_mask_distillation(
 
     Does not guarantee: that the tuned model agrees with the original; measure it.
     """
+    check_call(random_mask_distillation, locals())
     check_model(model)
     _check_share(keep, "keep")
     x, device = prepare(model, x, removal), device_of(model, x)

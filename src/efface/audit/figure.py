@@ -10,7 +10,7 @@ from efface._errors import InputError
 from efface.audit.finding import Finding
 from efface.audit.picture import Picture
 from efface.audit.plain import Plain
-from efface.core.doors import check_fields
+from efface.core.doors import check_call, check_fields
 from efface.report.data import CHANCE, FigureData
 
 
@@ -33,6 +33,7 @@ class Series(Plain):
     @classmethod
     def of(cls, label: str, findings: Sequence[Finding], names: Sequence[str] | None = None) -> Series:
         """Findings as points, each at its name or the one given; one without an interval has none of any width."""
+        check_call(Series.of, locals())
         return cls(
             label,
             tuple(f.name for f in findings) if names is None else tuple(names),

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
+from torch import Tensor
+
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 Access = Literal["rows", "prompts", "embeddings", "latents", "gradients", "weights"]
 ACCESS: tuple[Access, ...] = get_args(Access)
@@ -128,5 +130,19 @@ def access_of(subject: Any) -> tuple[Access, ...]:
     >>> access_of(np.zeros((3, 2))), access_of("a sentence about rows")
     (('rows',), ())
     """
-    granted = {level for protocol, levels in _GRANTS.items() if isinstance(subject, protocol) for level in levels}
+    if isinstance(subject, Tensor) and subject.is_nested:  # rows of different lengths, which have no shape
+        return ()
+    granted = {level for protocol, levels in _GRANTS.items() if _is(subject, protocol) for level in levels}
     return tuple(level for level in ACCESS if level in granted)
+
+
+def _is(subject: Any, protocol: type) -> bool:
+    """Whether it has what a protocol names; what fails when it is asked for, as in pipelines of diffusers, it has not.
+
+    >>> _is([1.0], Rows)
+    False
+    """
+    try:
+        return isinstance(subject, protocol)
+    except Exception:  # the subject's own __getattr__, which may raise anything
+        return False

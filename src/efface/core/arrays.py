@@ -24,6 +24,14 @@ _SHOWN = 5
 _LARGEST_DENSE = 2**31
 """Bytes up to which a sparse matrix is made dense unasked."""
 
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+_NUMBERS = frozenset(
+    {
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, *_UNSIGNED),
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128),
+    }
+)
+
 _GAPS = ("NAType", "NaTType")
 _FLOAT_MARKS = ("isna", "is_null")
 _ARRAY_MARKS = ("__array__", "__array_interface__", "__array_struct__", "__dlpack__", "__dataframe__", "__buffer__")
@@ -108,6 +116,7 @@ def read_array(value: Any, name: str) -> Array:
 
 def _read(value: Any, name: str) -> Array:
     if isinstance(value, Tensor):
+        _check_real(value, name)
         return Array(_strided(value.detach(), name))
     if type(value) is np.ndarray and value.dtype.kind in "biufc":
         return Array(_native(value))
@@ -135,7 +144,11 @@ def countable(value: Any) -> Any:
         count = len(value)
     except TypeError:  # a sparse matrix, say
         return value
-    return [value[i] for i in range(count)]
+    try:
+        return [value[i] for i in range(count)]
+    except (KeyError, IndexError, TypeError) as error:  # a table in groups, say
+        kind = type(value).__name__
+        raise InputError(f"a {kind} has {count} items, and not by number: give them as a list or an array") from error
 
 
 def refuse_rows(bad: NDArray[np.bool_] | Tensor, what: str, advice: str, index: Any = None) -> None:
@@ -179,11 +192,22 @@ def is_plain(value: Tensor) -> bool:
     return value.layout is torch.strided and not (value.is_nested or value.is_quantized or value.is_meta)
 
 
+def is_reckoned(value: Tensor) -> bool:
+    """Whether it is that, and torch calculates with its numbers: not with those of eight bits, and the like."""
+    return value.dtype in _NUMBERS and is_plain(value)
+
+
 def is_finite(value: Tensor) -> bool:
     """Whether a tensor has neither NaN nor infinity."""
     if value.is_floating_point() and value.itemsize == 1:
         value = value.float()  # torch does not ask it of eight bits
     return not (value.is_floating_point() or value.is_complex()) or bool(value.isfinite().all())
+
+
+def _check_real(value: Tensor, name: str) -> None:
+    """Refuse the stand-ins of a trace, which have a shape and a device and no numbers."""
+    if type(value).__name__ == "FakeTensor":
+        raise InputError(f"{name} is a FakeTensor, which holds no numbers: give the tensor itself")
 
 
 def dense(value: Tensor, name: str) -> Tensor:
@@ -202,8 +226,9 @@ def _strided(value: Tensor, name: str) -> Tensor:
         raise InputError(f"{name} has rows of different lengths (a nested tensor), not numbers in a grid")
     if value.is_quantized:
         raise InputError(f"{name} holds {value.dtype}, not numbers: convert it first, {name}.dequantize()")
-    if value.is_floating_point() and value.itemsize == 1:
-        raise InputError(f"{name} holds {value.dtype}, with which torch does not calculate: write {name}.float()")
+    if value.dtype not in _NUMBERS:
+        how = f"write {name}.float()" if value.is_floating_point() else f"convert it first, {name}.to(...)"
+        raise InputError(f"{name} holds {value.dtype}, with which torch does not calculate: {how}")
     if value.layout is torch.strided:
         return _signed(value, name)
     _check_dense(value.numel() * value.element_size(), name, "to_dense()")
@@ -212,7 +237,7 @@ def _strided(value: Tensor, name: str) -> Tensor:
 
 def _signed(value: Tensor, name: str) -> Tensor:
     """Wide unsigned integers, with which torch hardly calculates, as int64."""
-    if value.dtype not in (torch.uint16, torch.uint32, torch.uint64):
+    if value.dtype not in _UNSIGNED:
         return value
     return shared(_for_torch(value.cpu().numpy(), name)).to(value.device)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from torch import Tensor
+
 from efface._errors import InputError
-from efface.core.doors import check_call
+from efface.core.doors import check_call, fits
 
 _LISTS = ("synonyms", "preserve", "templates")
 TEMPLATES = ("{}", "a photo of {}", "a picture of {}")
@@ -174,10 +176,9 @@ class Concept:
 def _texts(name: str, values: Any) -> tuple[str, ...]:
     if isinstance(values, str):
         raise InputError(f"{name} is one string: write a list, {name}=[{values!r}]")
-    try:
-        found = tuple(values)
-    except TypeError:
-        raise InputError(f"{name} must be a list of strings, not {type(values).__name__}") from None
+    if isinstance(values, Tensor) or not fits(values, Iterable[str]):
+        raise InputError(f"{name} must be a list of strings, not {type(values).__name__}")
+    found = tuple(values)
     for value in found:
         _text(name, value)
     return found

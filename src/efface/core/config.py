@@ -12,7 +12,8 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Self, get_args, get_origin
 
 from efface._errors import InputError
-from efface._validate import did_you_mean
+from efface._text import shown
+from efface._validate import check_type, did_you_mean
 from efface.core.saved_types import is_base, saved
 
 _RANGES: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
@@ -110,7 +111,8 @@ class Config:
         Raises:
             InputError: If one is unknown; the text names those there are.
         """
-        given = dict(given or {})
+        check_type(method, str, "method")
+        given = dict(check_type({} if given is None else given, Mapping, "given", "option by name"))
         names = cls.names()
         if unknown := [name for name in given if name not in names]:
             raise InputError(_no_option(unknown[0], [*names, *more], method))
@@ -140,8 +142,8 @@ class Config:
         """
         hints, names = _hints(cls), cls.names()
         found = {}
-        for text in texts:
-            name, equals, value = text.partition("=")
+        for text in check_type(texts, Sequence, "texts", "name=value each"):
+            name, equals, value = check_type(text, str, "an option", "name=value").partition("=")
             if not equals:
                 raise InputError(f"{text!r} is no option: write name=value, such as {names[0] if names else 'x'}=...")
             if name not in names:
@@ -246,11 +248,22 @@ def checked(value: Any, hint: Any, name: str) -> Any:
     choices = choices_of(hint)
     if choices and len(choices) == len(_members(hint)):
         raise InputError(
-            f"{name}={value!r}{did_you_mean(str(value), choices)}: choose one of {', '.join(map(repr, choices))}"
+            f"{name}={_as_given(value)}{_near(value, choices)}: choose one of {', '.join(map(repr, choices))}"
         )
-    raise InputError(f"{name}={value!r}: write {in_words(hint)}")
+    raise InputError(f"{name}={_as_given(value)}: write {in_words(hint)}")
 
 
+def _as_given(value: Any) -> str:
+    """A value as it was written where it is plain, with what is in it; all else by its type."""
+    plain = isinstance(value, list | tuple | dict | set) and len(f"{value!r}") < _SHORT
+    return f"{value!r}" if plain else shown(value)
+
+
+def _near(value: Any, choices: tuple[str, ...]) -> str:
+    return did_you_mean(value, choices) if isinstance(value, str) else ""
+
+
+_SHORT = 200
 _LARGEST = 2**1023
 """Whole numbers below it are finite as floats."""
 
@@ -346,13 +359,22 @@ def _as_tuple(value: Any, parts: tuple[Any, ...], name: str) -> Any:
 def _as_scalar(value: Any, kind: type) -> Any:
     if is_base(kind):
         return value  # one of ours or of the caller's own, which whoever uses it checks
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0 and not getattr(value, "is_meta", False):
-        value = value.item()
+    value = _item(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value) if abs(value) < _LARGEST else _NO
     if kind in (int, float) and isinstance(value, bool):
         return _NO
     return value if isinstance(value, kind) else _NO
+
+
+def _item(value: Any) -> Any:
+    """The number in an array or tensor without dimensions; what has none as it is."""
+    if not hasattr(value, "item") or getattr(value, "ndim", None) != 0:
+        return value
+    try:
+        return value.item()
+    except (RuntimeError, NotImplementedError):  # on the meta device, or of a dtype that is not read
+        return value
 
 
 def choices_of(hint: Any) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface.core.arrays import dense, is_plain
+from efface._text import shown
+from efface.core.arrays import dense, is_plain, is_reckoned
 from efface.core.config import in_words
 
 _LOOKED_AT = 100
@@ -52,16 +53,20 @@ def check_call(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
     efface._errors.InputError: by is 'much': write a number
     """
     for name, hint in _hints(function).items():
-        value = given.get(name)
-        if name in given and not fits(value, hint):
+        if name not in given:
+            continue
+        value = given[name]
+        if type(value) not in _exact(hint) and not fits(value, hint):
             raise InputError(f"{name} is {shown(value)}: write {_advice(value, hint, name)}")
-        if hint is Tensor and name in given and not is_plain(_with_data(given[name], name)):
-            raise InputError(f"{name} is sparse: write {name}.to_dense()")
+        if hint is Tensor and not is_reckoned(value):
+            _refuse_tensor(value, name)
 
 
-def _with_data(value: Tensor, name: str) -> Tensor:
-    """A tensor that is refused if it has no numbers; a sparse one as it is."""
-    return value if value.layout is not torch.strided else dense(value, name)
+def _refuse_tensor(value: Tensor, name: str) -> None:
+    """Say what a tensor is that is no numbers in a grid, and how it becomes that."""
+    if value.layout is torch.strided:
+        dense(value, name)
+    raise InputError(f"{name} is sparse ({value.layout}): write {name}.to_dense()")
 
 
 def check_fields(value: Any) -> None:
@@ -74,12 +79,37 @@ def check_fields(value: Any) -> None:
 
 
 @cache
+def _exact(hint: Any) -> frozenset[Any]:
+    """Types whose values fit a hint whatever is in them: for these nothing else is asked.
+
+    >>> sorted(kind.__name__ for kind in _exact(float | None))
+    ['NoneType', 'float', 'int']
+    """
+    if get_origin(hint) in (typing.Union, types.UnionType):
+        return frozenset(kind for member in get_args(hint) for kind in _exact(member))
+    known = {None: type(None), dict: dict, frozenset: frozenset, collections.abc.Mapping: dict}
+    kind = known.get(get_origin(hint) or hint, hint)
+    if kind is float:
+        return frozenset([float, int])
+    return frozenset([kind] if isinstance(kind, type) else [])
+
+
+@cache
 def _hints(function: Any) -> dict[str, Any]:
     """The hints that there are where the program runs; others count for type checkers alone."""
     bare = inspect.unwrap(function)
     classes = [cls for cls in reversed(bare.__mro__)] if isinstance(bare, type) else [bare]
     found = {name: _hint(text, each) for each in classes for name, text in inspect.get_annotations(each).items()}
-    return {name: hint for name, hint in found.items() if name != "return"}
+    return {name: _of_all(hint, name, bare) for name, hint in found.items() if name != "return"}
+
+
+def _of_all(hint: Any, name: str, function: Any) -> Any:
+    """The hint of what `*args` and `**kwargs` are in the function."""
+    kinds = {} if isinstance(function, type) else inspect.signature(function).parameters
+    kind = kinds[name].kind if name in kinds else None
+    if kind is inspect.Parameter.VAR_POSITIONAL:
+        return tuple[hint, ...]
+    return Any if kind is inspect.Parameter.VAR_KEYWORD else hint
 
 
 def _hint(text: Any, owner: Any) -> Any:
@@ -138,8 +168,10 @@ def _words(hint: Any) -> str:
     if origin is collections.abc.Callable:
         return "a function or torch.nn.Module"
     known = origin if isinstance(origin, type) and origin not in (int, float, str, bool, type(None)) else None
-    named = {"torch.nn.modules.module": "torch.nn.Module", "torch": "torch.Tensor"}
-    return in_words(hint) if known is None else f"a {named.get(known.__module__, known.__name__)}"
+    if known is None:
+        return in_words(hint)
+    inner = {"torch.nn.modules.module": "torch.nn."}.get(known.__module__, "torch.")
+    return f"a {inner if known.__module__.startswith('torch') else ''}{known.__name__}"
 
 
 def _fits_type(value: Any, kind: Any) -> bool:
@@ -176,8 +208,8 @@ def _fits_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
     fixed = len(parts) > 1 and parts[-1] is not Ellipsis
     if fixed:
         return len(parts) == len(value) and all(map(fits, value, parts))
-    hint = next(iter(parts))
-    return all(fits(item, hint) for item in itertools.islice(value, _LOOKED_AT))
+    hint, first = next(iter(parts)), [*itertools.islice(value, _LOOKED_AT)]
+    return {*map(type, first)} <= _exact(hint) or all(fits(item, hint) for item in first)
 
 
 def _fits_array(value: Any, parts: tuple[Any, ...]) -> bool:
@@ -185,13 +217,3 @@ def _fits_array(value: Any, parts: tuple[Any, ...]) -> bool:
     if isinstance(value, Tensor) and not is_plain(value):
         return False
     return _fits_sequence(value[:_LOOKED_AT].tolist(), parts[:1])
-
-
-def shown(value: Any) -> str:
-    """A value in a message: what is short as it is, all else by its type.
-
-    >>> shown("x"), shown(np.zeros(3)), shown(len)
-    ("'x'", 'a ndarray', 'a builtin_function_or_method')
-    """
-    plain = type(value) in (str, bytes, int, float, complex, bool, type(None))
-    return f"{value!r:.60}" if plain else f"a {type(value).__name__}"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from efface._errors import EffaceWarning, FormatError, InputError
 from efface._io import CARD, load_folder, reading, save_folder
-from efface._validate import to_tensor
+from efface._validate import check_to, to_tensor
 from efface.core.arrays import is_finite
 from efface.core.card import model_card
 from efface.core.codec import TENSOR, TYPE, decoded, digest, encoded
@@ -139,7 +139,12 @@ class Erasure:
 
     @torch.inference_mode(False)
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """The same on another device or in another floating dtype; arguments as `Tensor.to`."""
+        """The same on another device or in another floating dtype; arguments as `Tensor.to`.
+
+        Raises:
+            InputError: If they are none of its, the device is not there, or the dtype has no fractions.
+        """
+        check_to(args, kwargs)
         changed = {f.name: _moved(getattr(self, f.name), args, kwargs) for f in dataclasses.fields(self)}
         return dataclasses.replace(self, **changed)
 

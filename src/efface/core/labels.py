@@ -206,8 +206,7 @@ def on_host(values: NDArray[Any] | Tensor) -> NDArray[Any]:
     """Values as an array of numpy."""
     if not isinstance(values, Tensor):
         return values
-    values = values.cpu().resolve_conj().resolve_neg()
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy(force=True)
 
 
 # -------------------------------------------------------------------------------------------- what may be a mistake

@@ -97,6 +97,7 @@ class Method:
         Raises:
             InputError: If a name is unknown or a value is out of range.
         """
+        check_call(Method.configured, locals())
         data = {name: value for name, value in given.items() if name in self.data}
         options = {name: value for name, value in given.items() if name not in data}
         return self.config.of(options, method=self.name, more=self.data), data
@@ -109,6 +110,7 @@ class Method:
             config: The options.
             data: What else the fit is given.
         """
+        check_call(Method.unread, locals())
         read = self.reads if self.reads_with is None else self.reads_with(config, data)
         return tuple(name for name in concept.said if name not in read)
 
@@ -209,6 +211,7 @@ def erase(subject: Any, concept: Any, method: str | None = None, **options: Any)
         InputError: If there is no such method or option (the text lists those there are), or the concept does not suit.
         MissingExtraError: If the method needs a package that is not installed.
     """
+    check_call(erase, locals())
     found = as_subject(subject)
     if method is None:
         if found.kind == "pipeline":

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from efface.core.arrays import dense
 from efface.core.hashing import feed
 
 _LIBRARIES = {
@@ -176,4 +177,4 @@ def _feed(total: Any, value: Any) -> None:
         for each in value:
             _feed(total, each)
     else:
-        feed(total, value)
+        feed(total, dense(value, "a value") if isinstance(value, Tensor) else value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._text import shown
 from efface._validate import to_tensor
-from efface.core.arrays import dense, is_plain
+from efface.core.arrays import dense, is_reckoned
 from efface.core.column_names import check_columns, check_same_rows
 from efface.core.doors import check_call
 from efface.core.edits import Edit, OnRows
@@ -107,10 +109,12 @@ class Eraser(Erasure):
         Raises:
             InputError: If x or z have other columns than in the fit, or are not of the same rows.
         """
+        if not callable(apply):
+            raise InputError(f"apply is {shown(apply)}: write a function of a tensor")
         if len(getattr(z, "shape", ())) > 1:
             check_columns(self.label_columns, z, "z", whose="eraser.label_columns")
         if isinstance(x, Tensor):
-            return apply(x if is_plain(x) or x.is_meta else dense(x, "x"))
+            return apply(x if is_reckoned(x) or x.is_meta else dense(x, "x"))
         check_columns(self.columns, x)
         check_same_rows(x=x, z=z)
         return np.asarray(apply(to_tensor(x, "x")))
@@ -168,6 +172,8 @@ class EraserModule(nn.Module):
         check_call(EraserModule.__init__, locals())
         super().__init__()
         self._type = type(eraser)
+        kinds = [each.kind for each in inspect.signature(eraser).parameters.values()]
+        self._taken = None if inspect.Parameter.VAR_POSITIONAL in kinds else len(kinds)
         self._names = tuple(eraser.tensors())
         rest = (f.name for f in dataclasses.fields(eraser) if f.name not in self._names)
         self._rest: dict[str, Any] = {name: getattr(eraser, name) for name in rest}
@@ -181,6 +187,8 @@ class EraserModule(nn.Module):
 
     def forward(self, x: Tensor, *z: Tensor) -> Tensor:
         """Erase the concept from `x` `(..., d)`; oracle-type erasers take `z` too."""
+        if self._taken not in (None, 1 + len(z)):
+            raise InputError(f"{self._type.__name__} takes {self._taken} values, x first: {1 + len(z)} were given")
         return self.eraser(x, *z)
 
     def extra_repr(self) -> str:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._validate import check_int64
 from efface.core.arrays import Array, read_array
 from efface.core.column_names import check_same_rows, common_columns
+from efface.core.doors import check_call
 from efface.core.labels import Kind
 from efface.core.row_labels import read_labels
 from efface.erasers.leace import LeaceEraser
@@ -36,6 +38,7 @@ def join_concepts(
     >>> join_concepts([0, 1, 1], [0.5, 0.0, 2.0]).tolist()
     [[1.0, 0.0, 0.5], [0.0, 1.0, 0.0], [0.0, 1.0, 2.0]]
     """
+    check_call(join_concepts, locals())
     if not concepts:
         raise InputError("no concepts were given: pass at least one array of labels")
     check_same_rows(**{f"concept {i}": z for i, z in enumerate(concepts)})
@@ -44,7 +47,7 @@ def join_concepts(
     chosen: Sequence[Kind] = kinds or ("auto",) * len(arrays)
     if len(chosen) != len(arrays):
         raise InputError(f"kinds has {len(chosen)} entries for {len(arrays)} concepts: give one for each")
-    counted = None if ignore_index is None else _counted(arrays, lead, ignore_index)
+    counted = None if ignore_index is None else _counted(arrays, lead, check_int64(ignore_index, "ignore_index"))
     labels = [
         read_labels(array, lead, name=f"concept {i}", kind=kind, mask=counted).check(kind, counted)
         for i, (array, kind) in enumerate(zip(arrays, chosen, strict=True))
@@ -91,6 +94,7 @@ def compose(*erasers: LeaceEraser) -> LeaceEraser:
         InputError: If widths or names of columns differ, or if the offsets cannot be written as one `mu` (dependent
             rows of R with different centres).
     """
+    check_call(compose, locals())
     if not erasers:
         raise InputError("no erasers were given: pass at least one")
     widths = {len(e.proj_left) for e in erasers}

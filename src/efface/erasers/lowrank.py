@@ -53,8 +53,8 @@ def check_width(x: Tensor, d: int) -> None:
 
 
 def no_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """A context in which products keep their dtype."""
-    return torch.autocast(x.device.type, enabled=False)
+    """A context in which products keep their dtype; tensors without data have none."""
+    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def _plain(x: Tensor) -> bool:

@@ -38,7 +38,8 @@ class MeanDifferenceFitter(OrthogonalFitter):
     config_type = MeanDifferenceConfig
 
     def __init__(self, x_dim: int, z_dim: int, **options: Any) -> None:
-        if options.pop("kind", "categorical") not in ("auto", "categorical"):
+        kind = options.pop("kind", "categorical")
+        if not isinstance(kind, str) or kind not in ("auto", "categorical"):
             raise InputError("a mean difference needs classes: use method 'orth' for a continuous concept")
         super().__init__(x_dim, z_dim, kind="categorical", **options)
         self.method = "mean-difference"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import NothingErasedWarning
-from efface.core.config import Config, option
+from efface.core.config import Config, checked, option
 from efface.core.labels import Kind
 from efface.core.method import Method, register
 from efface.core.row_labels import read_labels
@@ -108,7 +108,8 @@ class OracleFitter(Fitter):
         svd_tol: float | None = None,
         kind: Kind = "auto",
     ) -> None:
-        self.shrinkage, self.svd_tol = shrinkage, svd_tol
+        self.shrinkage = checked(shrinkage, bool, "shrinkage")
+        self.svd_tol = checked(svd_tol, float | None, "svd_tol")
         super().__init__(x_dim, z_dim, kind=kind, device=device, dtype=dtype)
 
     def options(self) -> dict[str, Any]:

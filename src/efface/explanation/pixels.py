@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._validate import check_type
+from efface.attribution.removal_images import as_images
+from efface.core.arrays import dense
 from efface.core.doors import check_call
 
 
@@ -49,5 +52,6 @@ class PixelModel(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """Logits of pixels in [0, 1]."""
+        x = as_images(dense(check_type(x, Tensor, "x"), "x"))
         said = self.model((x - self.mean.to(x)) / self.std.to(x))
         return said if isinstance(said, Tensor) else getattr(said, "logits", said)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._text import brief
-from efface._validate import check_int, to_tensor
+from efface._validate import check_int, check_type, to_tensor
 from efface.core.arrays import dense
 from efface.core.doors import check_call
 
@@ -58,7 +58,8 @@ class GroupedTensor:
     def map(self, fn: Callable[[int, Tensor], Tensor]) -> GroupedTensor:
         """Groups `fn(label, group)`, in order of label."""
         check_call(GroupedTensor.map, locals())
-        return GroupedTensor(self.dim, [fn(label, group) for label, group in self], self.indices, self.labels)
+        groups = [fn(label, group) for label, group in self]
+        return GroupedTensor(self.dim, groups, self.indices, self.labels)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         return zip(self.labels, self.groups, strict=True)
@@ -67,7 +68,7 @@ class GroupedTensor:
         return len(self.labels)
 
 
-def groupby(x: Tensor, key: Tensor, dim: int = 0, *, stable: bool = False) -> GroupedTensor:
+def groupby(x: Any, key: Any, dim: int = 0, *, stable: bool = False) -> GroupedTensor:
     """Split `x` along `dim` into one group for each value of `key`; the groups are views of one sorted copy.
 
     Args:
@@ -85,6 +86,7 @@ def groupby(x: Tensor, key: Tensor, dim: int = 0, *, stable: bool = False) -> Gr
     >>> grouped.map(lambda label, group: group + label).coalesce()
     tensor([11, 20, 31])
     """
+    check_type(stable, bool, "stable")
     x, dim = _tensor(x, "x"), check_int(dim, "dim")
     if not -x.ndim <= dim < x.ndim:
         raise InputError(f"dim is {dim}, but x has shape {tuple(x.shape)}: there is no such dimension to split")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._memory import check_room
 from efface._validate import check_finite, check_int, to_tensor
 from efface.moments.grouping import groupby
 
@@ -118,6 +119,8 @@ class QuantileNormalizer:
             raise InputError(f"x is {x.dtype} of shape {tuple(x.shape)}, expected real numbers, at least one")
         grouped = groupby(x, z, dim=dim)
         check_finite(x.movedim(dim, 0), "x")
+        cells = x.numel() // x.shape[dim] * len(grouped)
+        check_room(8 * cells * num_bins, f"{num_bins} quantiles of {cells} classes and coordinates")
         self.dim = dim
         self.labels = tuple(grouped.labels)
         self.lut = torch.stack([_quantiles(group.movedim(dim, -1), num_bins) for group in grouped.groups])

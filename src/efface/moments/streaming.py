@@ -74,7 +74,7 @@ class Moments:
     ) -> None:
         self.x_dim, self.z_dim = check_int(x_dim, "x_dim", least=0), check_int(z_dim, "z_dim", least=0)
         self.least = check_dtype(least, LEAST, "least")
-        if second not in ("full", "diag"):
+        if not isinstance(second, str) or second not in ("full", "diag"):
             raise InputError(f"second={second!r:.80}: write 'full' or 'diag'")
         self.second: Literal["full", "diag"] = second
         place, held = check_device(device), check_dtype(dtype, SUMS)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.core.doors import check_call
 from efface.core.hooks import look_before
 from efface.pipelines.components import forward_parameters
 from efface.pipelines.embedding import PromptEmbedding
@@ -59,6 +60,7 @@ class KeyValueLayer:
             x: (n, all rows, width).
             rows: How many rows the text has.
         """
+        check_call(KeyValueLayer.text_rows, locals())
         if self.reads == "text":
             return x
         return x[:, :rows] if self.text_first else x[:, -rows:]

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._text import shown
+from efface._validate import to_tensor
 from efface.pipelines.components import Components, forward_parameters
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.restoring import StandIn, copied, twin_of
@@ -46,11 +48,13 @@ class DenoiserCall:
         start, passed = float(self.timesteps[0]), torch.as_tensor(passed)
         ratio = start / float(passed.flatten()[0]) if float(passed.flatten()[0]) else 1.0
         unit = round(ratio) if abs(ratio - round(ratio)) < 1e-3 * ratio else ratio
-        value = torch.as_tensor(t, device=passed.device)
+        value = (torch.as_tensor(t) if type(t) in (int, float) else to_tensor(t, "t")).to(passed.device)
         value = value if unit == 1 else value / unit
         if value.ndim == 1 and passed.ndim == 0:
             passed = passed.expand(len(value))
         value = value.reshape(-1, *[1] * (passed.ndim - 1)) if value.ndim else value
+        if value.is_complex() or value.ndim > passed.ndim or len(value.flatten()) not in (1, passed.numel()):
+            raise InputError(f"t is {shown(t)}: write one timestep, or {passed.numel()}, one a sample")
         return value.to(passed.dtype).expand(passed.shape)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._text import brief
-from efface.core.doors import check_fields
+from efface._validate import check_to, check_type
+from efface.core.doors import check_call, check_fields
 
 TENSORS = ("sequence", "pooled", "mask")
 """The roles of tensors in a prompt's embedding."""
@@ -107,6 +108,7 @@ class PromptEmbedding:
 
     def texts_of(self, encoder: str) -> tuple[str, ...]:
         """What a text encoder was given; empty if that is not known."""
+        check_call(PromptEmbedding.texts_of, locals())
         return self.texts.get(encoder, self.prompts)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -158,14 +160,16 @@ class PromptEmbedding:
             place.copy_(part)
         return sequence
 
-    def map(self, change: Any) -> PromptEmbedding:
+    def map(self, change: Callable[[Tensor], Tensor]) -> PromptEmbedding:
         """`change(tensor)` for every tensor, those of `negative` too."""
+        check_call(PromptEmbedding.map, locals())
         changed: dict[str, Any] = {name: change(value) for name, value in self.tensors().items()}
         negative = None if self.negative is None else self.negative.map(change)
         return dataclasses.replace(self, **changed, negative=negative)
 
     def to(self, *args: Any, **kwargs: Any) -> PromptEmbedding:
         """The same on another device or in another floating dtype; masks keep their dtype."""
+        check_to(args, kwargs)
 
         def moved(value: Tensor) -> Tensor:
             if value.is_floating_point():
@@ -182,7 +186,8 @@ class PromptEmbedding:
         Raises:
             InputError: If there are none, or some have tensors or a negative branch that others lack.
         """
-        items = list(embeddings)
+        check_call(PromptEmbedding.cat, locals())
+        items = [check_type(each, PromptEmbedding, "one of the embeddings") for each in embeddings]
         if not items:
             raise InputError("there is nothing to put together: give at least one embedding")
         first = items[0]

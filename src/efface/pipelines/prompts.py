@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from efface._errors import InputError
+from efface._text import shown
+from efface.core.doors import fits
 from efface.core.edits import check_base
 from efface.core.subjects import unwrapped
 from efface.pipelines.components import Components
@@ -45,7 +47,7 @@ class PromptEncoder:
 
     def check(self, prompts: Sequence[str], *, truncate: bool, allow_unknown: bool, **options: Any) -> None:
         """Refuse prompts that the pipeline would silently cut off or not understand."""
-        for prompt in prompts:
+        for prompt in listed(prompts, "prompts"):
             if not isinstance(prompt, str):
                 raise InputError(f"a prompt is a string, not {type(prompt).__name__}: {prompt!r}")
         if truncate and allow_unknown:
@@ -125,15 +127,26 @@ def paired(prompts: str | Sequence[str], negative: str | Sequence[str] | None) -
     >>> paired(["a", "b"], "c")
     (['a', 'b'], ['c', 'c'])
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    prompts = [prompts] if isinstance(prompts, str) else listed(prompts, "prompts")
     if not prompts:
         raise InputError("there are no prompts: give at least one, which may be ''")
     if negative is None:
         return prompts, None
-    negatives = [negative] * len(prompts) if isinstance(negative, str) else [*negative]
+    negatives = [negative] * len(prompts) if isinstance(negative, str) else listed(negative, "negative")
     if len(negatives) != len(prompts):
         raise InputError(f"{len(negatives)} negative prompts for {len(prompts)} prompts: give one, or one for each")
     return prompts, negatives
+
+
+def listed(texts: Any, name: str) -> list[Any]:
+    """Several texts as a list.
+
+    Raises:
+        InputError: If they are no list, or another sort of thing that is gone through.
+    """
+    if not fits(texts, Iterable[Any]):
+        raise InputError(f"{name} is {shown(texts)}: write a string, or a list of strings")
+    return [*texts]
 
 
 def _short(prompt: str) -> str:

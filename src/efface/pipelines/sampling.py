@@ -12,7 +12,7 @@ from torch import Tensor
 from efface._errors import InputError
 from efface.pipelines.denoiser_call import generators
 from efface.pipelines.embedding import PromptEmbedding
-from efface.pipelines.prompts import PromptEncoder
+from efface.pipelines.prompts import PromptEncoder, listed
 from efface.pipelines.restoring import preserved
 from efface.pipelines.text_edits import active_edits, skipping
 
@@ -90,7 +90,8 @@ def sample_batch(
 
 def _spread(prompts: str | Sequence[str] | PromptEmbedding, n: int) -> list[str] | PromptEmbedding:
     """As many prompts as seeds; or an embedding of as many, or of one."""
-    items = [prompts] if isinstance(prompts, str) else prompts if isinstance(prompts, PromptEmbedding) else [*prompts]
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    items = prompts if isinstance(prompts, PromptEmbedding) else listed(prompts, "prompts")
     if n == 0:
         raise InputError("there are no seeds: give one for each sample")
     if len(items) == n:
@@ -103,6 +104,7 @@ def _spread(prompts: str | Sequence[str] | PromptEmbedding, n: int) -> list[str]
 def _spread_negative(negative: str | Sequence[str] | None, n: int) -> list[str] | None:
     if negative is None or isinstance(negative, str):
         return None if negative is None else [negative] * n
-    if len(negative) != n:
-        raise InputError(f"{len(negative)} negative prompts for {n} samples: give one, or one for each")
-    return list(negative)
+    negatives = listed(negative, "negative")
+    if len(negatives) != n:
+        raise InputError(f"{len(negatives)} negative prompts for {n} samples: give one, or one for each")
+    return negatives

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from efface._errors import InputError
 from efface._progress import progress
 from efface.core.concept import Concept
+from efface.core.doors import check_call
 from efface.pipelines.attention import ContextEmbedder, KeyValueLayer
 from efface.pipelines.components import Components
 from efface.pipelines.concept_check import check_concept
@@ -45,6 +46,7 @@ class PipelineView:
     """
 
     def __init__(self, pipe: Any, components: Components, probe: Mapping[str, Any]) -> None:
+        check_call(PipelineView.__init__, locals())
         self.pipe, self.components = pipe, components
         self.text = PromptEncoder(pipe, components)
         self.denoising = Denoising(self.text, probe)
@@ -134,6 +136,7 @@ class PipelineView:
             prompt: The prompt.
             **options: Further arguments of the pipeline's `encode_prompt`.
         """
+        check_call(PipelineView.tokens, locals())
         return {tokens.encoder: tokens for tokens in self.text.tokenization([prompt], **options)[0]}
 
     def token_rows(self, prompt: str, word: str, **options: Any) -> dict[str, WordRows]:
@@ -147,6 +150,7 @@ class PipelineView:
         Raises:
             InputError: If the word is not in the prompt, or beyond the window of every text encoder.
         """
+        check_call(PipelineView.token_rows, locals())
         found = {}
         for name, tokens in self.tokens(prompt, **options).items():
             if rows := tokens.rows(word):
@@ -169,6 +173,7 @@ class PipelineView:
         Raises:
             InputError: For the first such prompt.
         """
+        check_call(PipelineView.check_prompts, {"truncate": truncate, "allow_unknown": allow_unknown})
         self.text.check(prompts, truncate=truncate, allow_unknown=allow_unknown, **options)
 
     def check_concept(self, concept: Concept) -> None:
@@ -180,6 +185,7 @@ class PipelineView:
         Raises:
             InputError: If a word is unknown to one of its tokenizers, or a prompt is longer than its window.
         """
+        check_call(PipelineView.check_concept, locals())
         check_concept(self.text.tokenization, concept)
 
     def encode(
@@ -210,6 +216,7 @@ class PipelineView:
         Raises:
             InputError: For a prompt too long or of unknown words, or negative prompts of another number.
         """
+        check_call(PipelineView.encode, {"truncate": truncate, "allow_unknown": allow_unknown, "grad": grad})
         texts, negatives = paired(prompts, negative)
         more = self._more_texts(options, len(texts))
         checked = [*texts, *(negatives or []), *(text for each in more.values() for text in each)]
@@ -238,6 +245,7 @@ class PipelineView:
         Raises:
             InputError: If a tensor is missing or of another width.
         """
+        check_call(PipelineView.check_embedding, locals())
         self.text.check_embedding(embedding)
 
     def check_fit(self, marks: Mapping[str, str]) -> None:
@@ -249,6 +257,7 @@ class PipelineView:
         Raises:
             InputError: If one has other weights now, or the call takes another layer of it (`clip_skip`).
         """
+        check_call(PipelineView.check_fit, locals())
         self.text.check_fit(marks)
 
     @contextmanager
@@ -271,6 +280,7 @@ class PipelineView:
             edit: Takes a `PromptEmbedding`, gives what replaces it.
             once: Not again for embeddings that `encode` made while the edit was on.
         """
+        check_call(PipelineView.install_edit, locals())
         return self.text.install_edit(edit, once=once)
 
     # ------------------------------------------------------------------------------------------- denoiser
@@ -286,6 +296,7 @@ class PipelineView:
             steps: Steps of the scheduler.
             **call: Further arguments of the pipeline's call: `height`, `width`, `num_frames`, `latents`.
         """
+        check_call(PipelineView.prepare, locals())
         return self.denoising.prepare(embedding, seeds=seeds, steps=steps, **call)
 
     def denoise(
@@ -304,6 +315,7 @@ class PipelineView:
         Returns:
             Of the shape of `latents`; a learned variance (PixArt) is left out.
         """
+        check_call(PipelineView.denoise, locals())
         return self.denoising.predict(latents, t, embedding, denoiser=denoiser, **call)
 
     def key_value_layers(self) -> list[KeyValueLayer]:
@@ -338,6 +350,7 @@ class PipelineView:
         Raises:
             InputError: If latents come without a timestep.
         """
+        check_call(PipelineView.key_value_inputs, locals())
         return self.denoising.key_value_inputs(embedding, latents, t, denoiser, call)
 
     @contextmanager
@@ -347,6 +360,7 @@ class PipelineView:
         Args:
             rule: Takes a `Step`, gives what replaces its `cond`, or None.
         """
+        check_call(PipelineView.guided, locals())
         remove = self.install_rule(rule)
         try:
             yield
@@ -355,6 +369,7 @@ class PipelineView:
 
     def install_rule(self, rule: Rule) -> Callable[[], None]:
         """The same until the function that is returned is called."""
+        check_call(PipelineView.install_rule, locals())
         return install_rule(self.text, rule)
 
     def install_swap(self, swap: Swap) -> Callable[[], None]:
@@ -363,6 +378,7 @@ class PipelineView:
         Args:
             swap: Takes the index of a step, the prompts and their rows; gives what replaces the rows, or None.
         """
+        check_call(PipelineView.install_swap, locals())
         return install_swap(self.text, swap)
 
     # ------------------------------------------------------------------------------------------- samples
@@ -407,6 +423,7 @@ class PipelineView:
         Raises:
             InputError: If seeds are not as many as prompts, an argument is unknown, or a prompt cannot be encoded.
         """
+        check_call(PipelineView.sample, {k: v for k, v in locals().items() if k not in ("prompts", "negative")})
         given = self._call(steps, guidance, call)
         checks = {"truncate": truncate, "allow_unknown": allow_unknown}
         options = {name: value for name, value in given.items() if name in self.encoding.options}

@@ -13,6 +13,7 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._validate import check_positive_int, to_tensor
 from efface.core.arrays import read_array
+from efface.core.doors import check_call
 from efface.core.labels import Kind, Tally, check_complete, decide
 from efface.core.row_labels import Labels
 from efface.scrubbing.token_labels import IGNORE, ONE_A_TOKEN, as_rows, complete, is_ragged, numbered, rectangular
@@ -92,6 +93,7 @@ class Batches:
     """
 
     def __init__(self, data: Any, concept: Any, *, batch_size: int = 8, ignore_index: int = IGNORE) -> None:
+        check_call(Batches.__init__, locals())
         self.ignore_index = ignore_index
         self._size = check_positive_int(batch_size, "batch_size")
         self._data = _checked(data)

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.core.doors import check_call
 from efface.core.hooks import Remove, edit_call, edit_inputs, edit_states
 
 HookFn: TypeAlias = Callable[[str, Tensor], Tensor | None]
@@ -71,6 +72,7 @@ class ConceptScrubber:
     """
 
     def __init__(self, pre_hook: bool = False) -> None:
+        check_call(ConceptScrubber.__init__, locals())
         self.erasers: dict[str, Callable[[Tensor], Tensor]] = {}
         self.pre_hook = pre_hook
 
@@ -87,6 +89,7 @@ class ConceptScrubber:
         Raises:
             InputError: If an eraser is none, or finds no normalisation layer of its name.
         """
+        check_call(ConceptScrubber.scrub, locals())
         for name, eraser in self.erasers.items():
             _check_eraser(name, eraser)
 
@@ -107,6 +110,7 @@ class ConceptScrubber:
         Raises:
             InputError: If an eraser finds no normalisation layer of its name.
         """
+        check_call(ConceptScrubber.apply_hook, locals())
         layers = _find_layers(_unwrap(model), self.erasers)
         with ExitStack() as stack:
             for key, layer in layers.items():

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from efface._validate import check_int, check_int64
 from efface.core.edits import Edit, OnRows
 from efface.core.erasure import Erasure
-from efface.erasers.lowrank import erase_low_rank
+from efface.erasers.lowrank import check_width, erase_low_rank
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,6 +39,10 @@ class RandomSubspace(Erasure):
     center: Tensor | None = None
     seed: int = 0
     method: str = field(default="random", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_int(self.rank, "rank", least=0)
+        check_int64(self.seed, "seed")
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -75,6 +80,7 @@ class Draws:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x` `(..., d)` without its part in a subspace drawn for this call."""
+        check_width(x, x.shape[-1] if isinstance(x, Tensor) and x.ndim else 1)
         d = x.shape[-1]
         generator = torch.Generator().manual_seed(self.calls.seed_of(x))
         basis = torch.linalg.qr(torch.randn(d, min(self.rank, d), generator=generator))[0].to(x.device)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._validate import check_type
 from efface.core.doors import check_call
 from efface.core.edits import Edit, OnWeights
 from efface.core.erasure import Erasure
@@ -247,8 +248,8 @@ def foldable(
     """
     check_call(foldable, locals())
     sites = sites if isinstance(sites, Mapping) else list(sites)
-    if other := next((site for site in sites if not isinstance(site, Site)), None):
-        raise InputError(f"sites hold a {type(other).__name__}: give those that find_sites(model, ...) finds")
+    for site in sites:
+        check_type(site, Site, "one of the sites", "give those that find_sites(model, ...) finds")
     found = _targets(model, sites, inputs)
     return {site: into if isinstance(into, str) else tuple(t.path for t in into) for site, into in found.items()}
 

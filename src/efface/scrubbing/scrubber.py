@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from efface._errors import EffaceWarning, FormatError, InputError
 from efface._io import atomic_dir
+from efface._validate import check_type
 from efface.core.codec import TENSOR, TYPE
 from efface.core.config import Config
+from efface.core.doors import check_call
 from efface.core.edits import Edit, OnStates, check_base, check_sites, located_site
 from efface.core.erasure import Erasure
 from efface.core.installer import Handle
@@ -69,6 +71,7 @@ class Scrubber(Erasure):
     left: Mapping[Site, float] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        check_type(self.erasers, Mapping, "erasers", "an eraser by site")
         for site, eraser in self.erasers.items():
             if not isinstance(site, Site):
                 raise InputError(f"{site!r} is no Site: write Scrubber.at({{{site!r}: ...}})")
@@ -79,6 +82,7 @@ class Scrubber(Erasure):
     @classmethod
     def at(cls, erasers: Mapping[str, Any]) -> Self:
         """A scrubber from erasers by the addresses of their sites; it suits any model that has them."""
+        check_call(Scrubber.at, locals())
         return cls({Site.parse(address): eraser for address, eraser in erasers.items()})
 
     @property
@@ -109,6 +113,7 @@ class Scrubber(Erasure):
             max_rows: Tokens to keep, drawn at random if there are more; the same ones on and off.
             seed: Of the draw.
         """
+        check_call(Scrubber.states, locals())
         named = {"batch_size", "ignore_index", "table"} & set(() if self.config is None else vars(self.config))
         options = {name: getattr(self.config, name) for name in named}
         scrubber = self if on else None
@@ -190,6 +195,7 @@ class Scrubber(Erasure):
 
     def remembering(self, labels: Remembered | None) -> Self:
         """The scrubber itself, with the labels of its fit."""
+        check_call(Scrubber.remembering, locals())
         object.__setattr__(self, "labels", labels)
         return self
 
@@ -213,6 +219,7 @@ class Scrubber(Erasure):
             InputError: If a site cannot be folded (the text says who else reads it), the scrubber is on, or the folded
                 model gives something else than the hooked one.
         """
+        check_call(Scrubber.folded, locals())
         model = unwrapped(model)
         check_apart(model, self.marks)
         erasers = {located_site(model, site): eraser for site, eraser in self.erasers.items()}
@@ -239,6 +246,7 @@ class Scrubber(Erasure):
                 (then fit with `scrub(..., affine=False)`, whose erasers need none). What is saved is loaded again to
                 see that it gives the same.
         """
+        check_call(Scrubber.export, locals())
         folded = self.folded(model, inputs=inputs)
         if folded.unsaved:
             raise InputError(f"{self!r} cannot be exported: {folded.unsaved}")
@@ -249,6 +257,7 @@ class Scrubber(Erasure):
 
     def random_control(self, seed: int = 0) -> Scrubber:
         """The control: at each site a random subspace of the same rank about the same mean, new for every batch."""
+        check_call(Scrubber.random_control, locals())
         controls = {
             site: RandomSubspace(_rank(eraser), getattr(eraser, "bias", None), seed=seed * 100_003 + i)
             for i, (site, eraser) in enumerate(self.erasers.items())

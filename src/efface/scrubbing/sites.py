@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from efface._errors import EffaceWarning, InputError
+from efface._validate import check_type
 from efface.core.doors import check_call
 from efface.core.site import Site
 from efface.core.subjects import base_path, unwrapped
@@ -97,6 +98,7 @@ class SiteFinder:
         table: Mapping[str, Any] | None = None,
         inputs: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
+        check_type(model, nn.Module, "the model")
         self._model, self._table, self._inputs = model, table or {}, inputs
         self._paths = [name for name, _ in model.named_modules()]
         self._seen: Roles | None = None

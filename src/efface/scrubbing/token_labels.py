@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efface._errors import InputError
-from efface._validate import to_tensor
-from efface.core.arrays import Array, read_array, refuse_rows, shared
+from efface._memory import check_room
+from efface._validate import check_int, check_int64, to_tensor
+from efface.core.arrays import Array, is_plain, read_array, refuse_rows, shared
 from efface.core.doors import check_call, shown
 from efface.core.labels import read_column
 
@@ -44,7 +45,8 @@ def labels_from_spans(spans: Sequence[Iterable[tuple[int, int, int]]], length: i
     [[0, 1, 1, 0]]
     """
     check_call(labels_from_spans, locals())
-    labels = torch.full((len(spans), length), outside, dtype=torch.int64)
+    check_room(8 * len(spans) * check_int(length, "length", least=0), f"labels of {len(spans)} x {length} tokens")
+    labels = torch.full((len(spans), length), check_int64(outside, "outside"), dtype=torch.int64)
     for row, found in enumerate(spans):
         taken = torch.zeros(length, dtype=torch.bool)
         for start, end, label in map(_span, found):
@@ -65,8 +67,8 @@ def _span(given: Any) -> tuple[int, int, int]:
         raise InputError(f"a span is {shown(given)}, expected three integers, (start, end, label)")
     if not all(isinstance(value, (int, np.integer)) or _is_whole(value) for value in given):
         raise InputError(f"a span is {shown(given)}, expected three integers: number the classes, from 0")
-    start, end, label = given
-    return int(start), int(end), int(label)
+    start, end, label = map(int, given)
+    return start, end, check_int64(label, "the label of a span")
 
 
 def _is_whole(value: Any) -> bool:
@@ -99,7 +101,7 @@ def labels_from_characters(
     starts, ends = where.unbind(-1)
     real = ends > starts
     _check_onward(where, real)
-    labels = torch.full(real.shape, outside, dtype=torch.int64).masked_fill_(~real, IGNORE)
+    labels = torch.full(real.shape, check_int64(outside, "outside"), dtype=torch.int64).masked_fill_(~real, IGNORE)
     for row, found in enumerate(spans):
         taken = torch.zeros(real.shape[1], dtype=torch.bool)
         for start, end, label in map(_span, found):
@@ -144,6 +146,7 @@ def labels_from_words(words: Any, word_ids: Any, *, first_only: bool = False) ->
     >>> labels_from_words([[3, 5]], [[None, 0, 1, 1, None]]).tolist()
     [[-100, 3, 5, 5, -100]]
     """
+    check_call(labels_from_words, locals())
     rows_of_labels = _rows(words, "words")
     if callable(getattr(word_ids, "word_ids", None)):
         word_ids = [word_ids.word_ids(i) for i in range(len(rows_of_labels))]
@@ -173,7 +176,8 @@ def _of_word(labels: Sequence[Any], number: int | None, goes_on: bool) -> Any:
 def _rows(value: Any, name: str) -> list[list[Any]]:
     """Rows, of different lengths or not, as lists."""
     value = as_rows(value)
-    value = value.tolist() if hasattr(value, "tolist") else value
+    value = to_tensor(value, name) if isinstance(value, Tensor) else value
+    value = value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value
     if not isinstance(value, (list, tuple)) or not all(isinstance(row, (list, tuple)) for row in value):
         raise InputError(f"{name} is no list of rows: give a row for each text, for one text write [{name}]")
     return [list(row) for row in value]
@@ -251,7 +255,7 @@ def _has_rows(labels: Any) -> bool:
 def as_rows(value: Any) -> Any:
     """A column of lists (an array or series of objects), or tensors of several lengths, as a list of lists."""
     if isinstance(value, (list, tuple)):
-        if value and all(isinstance(row, Tensor) and row.ndim == 1 for row in value):
+        if value and all(isinstance(row, Tensor) and is_plain(row) and row.ndim == 1 for row in value):
             return [row.tolist() for row in value]
         return value
     kind = getattr(value, "dtype", None)

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from efface._errors import InputError
 from efface._validate import check_int, check_positive_int, to_tensor
-from efface.core.doors import check_call
+from efface.core.doors import check_call, fits, shown
 
 Floats = NDArray[np.float64]
 
@@ -102,6 +102,7 @@ def bootstrap_interval(
     >>> bootstrap_interval([1.0, 2.0, 3.0, 4.0]).value
     2.5
     """
+    check_call(bootstrap_interval, locals())
     sums = _unit_sums(numerator, denominator, groups)
     units = "rows" if groups is None else "groups"
     tail = _expanded_tail(level, len(sums))
@@ -138,6 +139,7 @@ def paired_interval(
     >>> paired_interval([1.0, 1.0, 0.0], [1.0, 0.0, 0.0]).value.__round__(3)
     0.333
     """
+    check_call(paired_interval, locals())
     then, now = _floats(before, "before"), _floats(after, "after")
     if then.shape != now.shape:
         raise InputError(f"after has shape {now.shape}, before {then.shape}: give one row of each")
@@ -279,8 +281,8 @@ def _quantile(level: float) -> float:
 
 
 def _level(level: float) -> float:
-    if not 0 < level < 1:
-        raise InputError(f"level is {level}, expected a number between 0 and 1, e.g. 0.95")
+    if not fits(level, float) or not 0 < level < 1:
+        raise InputError(f"level is {shown(level)}, expected a number between 0 and 1, e.g. 0.95")
     return level
 
 

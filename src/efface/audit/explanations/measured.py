@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from efface._errors import InputError
+from efface._validate import check_type
 
 Floats = NDArray[np.float64]
 
@@ -86,7 +87,9 @@ def check_together(subjects: Sequence[Subject], fractions: Sequence[float], at: 
     Raises:
         InputError: If there is nothing to audit, controls are missing, or lengths differ.
     """
-    if not subjects or not any(subject.methods for subject in subjects):
+    for subject in subjects:
+        check_type(subject, Subject, "one of the subjects")
+    if not any(subject.methods for subject in subjects):
         raise InputError("there are no maps to audit: give at least one method")
     if at not in fractions:
         raise InputError(f"at={at} is none of the fractions {tuple(fractions)}: write one of them")

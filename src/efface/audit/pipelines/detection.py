@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from efface._errors import InputError
+from efface._validate import check_type
 from efface.audit.audit import Audit
 from efface.audit.figure import Figure, Series
 from efface.audit.finding import Finding
@@ -64,6 +65,7 @@ def detection(
         raise InputError("there are no readings: give those of at least one concept")
     findings: list[Finding] = []
     for name, found in readings.items():
+        check_type(found, Readings, f"what the gate read of {name!r:.80}")
         p, a = (_checked(f"{which} of {name!r}", x) for which, x in vars(found).items())
         curve = auroc_interval(p, a, level=level, unit="prompts")
         findings.append(Finding.of(name, curve, DETECTION, AUROC, n=len(p) + len(a), chance=0.5))

@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from efface._errors import InputError
 from efface.audit.vectors.labels import Labels
+from efface.core.arrays import read_array
+from efface.core.doors import check_call
+from efface.core.labels import on_host
 
 _FEW = 2
 
@@ -35,7 +38,8 @@ def control_labels(items: ArrayLike, labels: Labels, *, seed: int = 0) -> Labels
     >>> control_labels(["a", "b", "c", "a", "b", "c"], z, seed=1).values
     array([1, 1, 0, 1, 1, 0])
     """
-    kinds, codes = np.unique(np.asarray(items), return_inverse=True)
+    check_call(control_labels, locals())
+    kinds, codes = np.unique(on_host(read_array(items, "control").values), return_inverse=True)
     if codes.shape != (len(labels),):
         raise InputError(f"control has shape {codes.shape}: give one item for each of the {len(labels)} rows of z")
     shares = np.bincount(labels.values) / len(labels)

@@ -8,13 +8,17 @@ rows the eraser was fitted on, where an exact eraser makes them zero, and on hel
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from efface._errors import InputError
+from efface._text import shown
 from efface.audit.finding import Finding
 from efface.audit.vectors.folds import CONDITIONS, View
 from efface.audit.vectors.labels import Labels
+from efface.core.doors import check_call
 from efface.report.data import AFTER, BEFORE
 from efface.stats.intervals import bootstrap_interval
 
@@ -37,11 +41,31 @@ def class_mean_gap(x: Floats, classes: NDArray[np.int64], *, scale: float) -> fl
     >>> class_mean_gap(np.array([[0.0], [2.0]]), np.array([0, 1]), scale=2.0)
     1.0
     """
-    members = np.eye(int(classes.max()) + 1)[:, classes]
-    members = members[members.any(axis=1)]
+    check_call(class_mean_gap, locals())
+    _check_rows(x=x)
+    if classes.shape != (len(x),) or classes.dtype.kind not in "iu" or classes.min() < 0:
+        raise InputError(f"classes are {_said(classes)}: expected ({len(x)},) whole numbers of at least 0")
+    if not 0 < scale < np.inf:
+        raise InputError(f"scale is {shown(scale)}: write a positive number")
+    present, places = np.unique(classes, return_inverse=True)
+    members = np.eye(len(present))[:, places]
     means = (members @ x) / members.sum(axis=1, keepdims=True)
     gaps = [float(np.linalg.norm(a - b)) for a, b in combinations(means, 2)]
     return max(gaps, default=0.0) / scale
+
+
+def _check_rows(**arrays: Floats) -> None:
+    """Refuse what is no rows `(n, d)` of finite numbers, and several of different lengths."""
+    for name, x in arrays.items():
+        if x.ndim != 2 or x.size == 0 or x.dtype.kind not in "biuf" or not np.isfinite(x).all():
+            raise InputError(f"{name} is {_said(x)}: expected rows (n, d) of finite numbers, at least one")
+    if len({len(x) for x in arrays.values()}) > 1:
+        given = ", ".join(f"{len(x)} of {name}" for name, x in arrays.items())
+        raise InputError(f"there are {given}: give the same rows")
+
+
+def _said(x: NDArray[Any]) -> str:
+    return f"{x.dtype} of shape {x.shape}"
 
 
 def total_spread(x: Floats) -> float:
@@ -60,6 +84,8 @@ def canonical_correlations(x: Floats, z: Floats) -> Floats:
     >>> canonical_correlations(np.array([[0.0], [1.0], [2.0]]), np.array([[0.0], [2.0], [4.0]])).round(6)
     array([1.])
     """
+    check_call(canonical_correlations, locals())
+    _check_rows(x=x, z=z)
     cosines = np.linalg.svd(_basis(x).T @ _basis(z), compute_uv=False)
     return np.clip(cosines, 0.0, 1.0).astype(np.float64)
 
@@ -106,6 +132,11 @@ def edit_size(before: Floats, after: Floats, *, centre: Floats | None = None) ->
 
     The ratio of their sums estimates E||x' - x||^2 / tr Sigma.
     """
+    check_call(edit_size, locals())
+    _check_rows(before=before, after=after)
+    if before.shape != after.shape or (centre is not None and centre.shape != before.shape[1:]):
+        given = ", ".join(_said(x) for x in (before, after, centre) if x is not None)
+        raise InputError(f"before, after and centre are {given}: expected (n, d) twice, and (d,)")
     middle = before.mean(axis=0) if centre is None else centre
     return ((after - before) ** 2).sum(axis=1), ((before - middle) ** 2).sum(axis=1)
 

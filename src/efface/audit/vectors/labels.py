@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efface._errors import InputError
+from efface.core.doors import check_call
 from efface.core.labels import Column, read_column
 
 Kind = Literal["categorical", "continuous"]
@@ -49,6 +50,7 @@ class Labels:
         >>> Labels.of(["nurse", "poet", "nurse"], "job")
         Labels(name='job', kind='categorical', values=array([0, 1, 0]), classes=('nurse', 'poet'))
         """
+        check_call(Labels.of, locals())
         column = read_column(z, name, kind=kind or "auto")
         return cls._categorical(column, classes) if column.kind == "categorical" else cls._continuous(column)
 
@@ -72,7 +74,7 @@ class Labels:
             raise InputError(f"{name} has shape {values.shape}: numbers must be (n,) or (n, k)")
         if values.ndim == 1:
             column.check()
-        values = values.reshape(len(values), -1)
+        values = values[:, None] if values.ndim == 1 else values
         if len(values) == 0 or bool((values == values[:1]).all(axis=0).any()):
             raise InputError(f"{name} has a constant column or no rows: there is nothing to read")
         return cls(name, "continuous", values)
@@ -91,5 +93,8 @@ class Labels:
 
     def tensor(self, rows: NDArray[np.int64]) -> Tensor:
         """What a fitter is given: classes `(m,)` int64, numbers `(m,)` or `(m, k)` float64."""
+        check_call(Labels.tensor, locals())
+        if rows.ndim != 1 or rows.dtype.kind not in "iu" or not ((rows >= 0) & (rows < len(self))).all():
+            raise InputError(f"rows are {rows.dtype} of shape {rows.shape}: expected numbers of rows below {len(self)}")
         chosen = torch.from_numpy(self.values[rows])
         return chosen[:, 0] if chosen.ndim > 1 and chosen.shape[1] == 1 else chosen

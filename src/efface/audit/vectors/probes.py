@@ -23,6 +23,7 @@ from efface.audit.finding import Finding
 from efface.audit.vectors.folds import CONDITIONS, Rows, View, check_classes
 from efface.audit.vectors.judging import judged
 from efface.audit.vectors.labels import Labels
+from efface.core.doors import check_call
 from efface.report.data import AFTER, BEFORE, CHANGE, NO_CHANGE
 from efface.stats.intervals import (
     Interval,
@@ -153,6 +154,7 @@ class ProbeScores:
         may_lack: bool = False,
         is_task: bool = False,
     ) -> None:
+        check_call(ProbeScores.__init__, locals())
         self.probe, self.labels, self.seed, self.is_task = probe, labels, seed, is_task
         self.family, self.conditions, self.may_lack = family or probe.family, tuple(conditions), may_lack
         names = ("hit", "gain", "dull", "decision") if labels.is_categorical else ("explained", "spread")
@@ -198,6 +200,7 @@ class ProbeScores:
 
     def findings(self, *, groups: ArrayLike | None = None, level: float = 0.95) -> list[Finding]:
         """Findings before and after: accuracy and bits for classes, R2 for numbers."""
+        check_call(ProbeScores.findings, locals())
         found = [f for c in self.conditions for f in self._findings(c, groups, level)]
         if self.is_task or AFTER not in self.conditions:
             return found
@@ -206,6 +209,7 @@ class ProbeScores:
 
     def change(self, *, groups: ArrayLike | None = None, level: float = 0.95) -> Finding:
         """The paired change of accuracy or R2, after minus before."""
+        check_call(ProbeScores.change, locals())
         options = {"groups": groups, "level": level, "seed": self.seed}
         if self.labels.is_categorical:
             interval = share_change_interval(self.hits(AFTER), self.hits(BEFORE), **options)

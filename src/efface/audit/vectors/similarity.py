@@ -13,6 +13,7 @@ from efface.audit.audit import Audit
 from efface.audit.figure import Figure, Series
 from efface.audit.finding import Finding
 from efface.core.column_names import check_same_rows, compare_tables
+from efface.core.doors import check_call
 from efface.core.provenance import called, provenance
 from efface.report.data import AFTER, BEFORE, CHANGE, NO_CHANGE
 from efface.report.numbers import format_value as number
@@ -67,6 +68,7 @@ def similarity(
     >>> similarity(x, 2 * x).find("cosine similarity", "with itself", "after").value
     1.0
     """
+    check_call(similarity, locals())
     call = called("efface.audit.similarity", locals())
     check_same_rows(before=before, after=after, groups=groups)
     compare_tables(before, after, ("before", "after"))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from efface._errors import InputError, StillUnsafeWarning
 from efface.core.concept import Concept
+from efface.core.doors import check_call
 from efface.core.edits import OnText
 from efface.core.erasure import Erasure
 from efface.core.method import Field, Method, register
@@ -115,11 +116,13 @@ class Cgce(Erasure):
         Raises:
             InputError: If the prompts were made by another pipeline than the one it was fitted on.
         """
+        check_call(Cgce.presence, locals())
         z = self._logits(embedding).amax(dim=2)
         return z, torch.sigmoid(z)
 
     def reading(self, embedding: PromptEmbedding) -> Tensor:
         """Logits above that of the threshold, `(n, k)`."""
+        check_call(Cgce.reading, locals())
         return self.presence(embedding)[0] - self.config.limit
 
     def _logits(self, embedding: PromptEmbedding) -> Tensor:

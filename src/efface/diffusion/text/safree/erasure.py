@@ -15,6 +15,7 @@ from torch import Tensor
 from efface._errors import InputError, NothingErasedWarning
 from efface.core.concept import Concept
 from efface.core.config import Config, option
+from efface.core.doors import check_call
 from efface.core.edits import Edit, OnPrediction, OnText
 from efface.core.erasure import Erasure
 from efface.core.method import Method, register
@@ -219,6 +220,7 @@ class Safree(Erasure):
         >>> Safree({}).steps(0.5333), Safree({}).steps(0.1), Safree({}).steps(0.9)
         (5, 0, 10)
         """
+        check_call(Safree.steps, locals())
         k, t0, up_t = self.config.k, self.config.t0, self.config.up_t
         return round(up_t / (1 + math.exp(min(700.0, -2 * k * (10 * beta - t0)))))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface.core.concept import Concept
+from efface.core.doors import check_call
 from efface.core.edits import OnText
 from efface.core.erasure import Erasure
 from efface.core.method import Field, Method, register
@@ -105,11 +106,13 @@ class SemanticSurgery(Erasure):
 
     def presence(self, embedding: PromptEmbedding) -> tuple[Tensor, Tensor]:
         """Scores and presence `rho` of each word in each prompt, `(n, k)` both, of the part in which it is highest."""
+        check_call(SemanticSurgery.presence, locals())
         scores, above = self._read(embedding)
         return scores, torch.sigmoid(above)
 
     def above(self, embedding: PromptEmbedding) -> Tensor:
         """`(score - beta) / gamma` of each word in each prompt, `(n, k)`: the highest of its gates."""
+        check_call(SemanticSurgery.above, locals())
         return self._read(embedding)[1]
 
     def _read(self, embedding: PromptEmbedding) -> tuple[Tensor, Tensor]:
@@ -125,6 +128,7 @@ class SemanticSurgery(Erasure):
 
     def reading(self, embedding: PromptEmbedding) -> Tensor:
         """`(score - beta) / gamma - logit(tau)` of each concept, the highest of its words, `(n, concepts)`."""
+        check_call(SemanticSurgery.reading, locals())
         tau = self.config.active_from
         above = self.above(embedding) - math.log(tau / (1 - tau))
         counts = [len(concept.words) for concept in self.concepts]
@@ -151,6 +155,7 @@ class SemanticSurgery(Erasure):
         Raises:
             InputError: If prompts with and without do not separate; the text has the histogram.
         """
+        check_call(SemanticSurgery.calibrate, locals())
         view, of = PipelineView.of(pipe), self._concept(concept)
         here, gone = (view.encode(list(texts)) for texts in ([*present, *synonyms], absent))
         neutral = self.concepts[0].neutral
@@ -201,6 +206,7 @@ class SemanticSurgery(Erasure):
             rho: Presence, `(n, k)`.
             above: What it is the sigmoid of, which tells words apart that are surely there.
         """
+        check_call(SemanticSurgery.active, locals())
         order = above if self.config.form.order == "present" else torch.arange(len(self.words), 0, -1).expand_as(above)
         found = []
         for there, rank in zip((rho >= self.config.active_from).tolist(), order.tolist(), strict=True):
@@ -288,8 +294,9 @@ class SemanticSurgery(Erasure):
         Raises:
             InputError: If the detector returns something else than one value in [0, 1] a picture.
         """
+        check_call(SemanticSurgery.sample, locals())
         run = Run(as_subject(pipe), repr(self), log)
-        view: PipelineView = run.view
+        view = PipelineView.of(run.view)
         images = view.sample(self.edited(view.encode(list(prompts)), run), list(seeds), **sampling)
         if detector is None:
             return images
