@@ -9,28 +9,27 @@ import argparse
 import contextlib
 import importlib
 import inspect
+import pkgutil
 import random
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from types import ModuleType
 from typing import Any, cast
 
 import torch
 
 import efface
-from efface import audit, estimators
 from tests.fuzz import odd
+from tests.fuzz.instances import GIVEN, instance, instances, tidy
 from tests.fuzz.outcome import Tally, quiet
 
-ROOMS = (
-    *("attribution", "audit", "compat", "diffusion", "estimators", "explanation", "moments", "pipelines", "report"),
-    *("scrubbing", "stats", "streams"),
-)
+NOT_CALLED = ("efface.cli",)
+"""What is called from a shell."""
 
 Arguments = tuple[list[Any], dict[str, Any], str]
 
@@ -53,6 +52,14 @@ class Door:
 # --------------------------------------------------------------------------------------------------- what is public
 
 
+def rooms() -> Iterator[ModuleType]:
+    """Every package of efface."""
+    yield efface
+    for found in pkgutil.walk_packages(efface.__path__, "efface."):
+        if found.ispkg and not found.name.startswith(NOT_CALLED):
+            yield importlib.import_module(found.name)
+
+
 def public(room: ModuleType) -> Iterator[tuple[str, Any]]:
     """Names that a room gives away itself; what lies in its modules alone is its own affair."""
     for name in getattr(room, "__all__", dir(room)):
@@ -68,65 +75,34 @@ def doors() -> tuple[Door, ...]:
     What edits are called with, and what readers of older files are, comes from efface itself.
     """
     found: dict[Any, Door] = {}
-    for room in (efface, *(importlib.import_module(f"efface.{name}") for name in ROOMS)):
+    for room in (*rooms(), importlib.import_module("efface.compat")):
         for name, value in public(room):
             if inspect.isfunction(value):
                 found.setdefault(value, Door(f"{value.__module__}.{name}", value))
-            elif inspect.isclass(value) and not _is_skipped(value):
+            elif inspect.isclass(value) and not is_skipped(value):
                 found.setdefault(value, Door(f"{value.__module__}.{name}", value))
                 for method in _methods(value) if value.__name__ in instances() else ():
                     found.setdefault((value, method), Door(f"{value.__module__}.{name}.{method}", value, method))
     return tuple(found.values())
 
 
-def _is_skipped(value: type) -> bool:
-    """Errors, protocols, what a fit alone makes, and the base of methods' own classes."""
-    made = issubclass(value, efface.Erasure) and value.__name__ not in instances()
-    return issubclass(value, BaseException) or bool(getattr(value, "_is_protocol", False)) or made
+def is_skipped(value: type) -> bool:
+    """Errors and protocols."""
+    return issubclass(value, BaseException) or bool(getattr(value, "_is_protocol", False))
+
+
+_INNER = ("upgraded", "update_tensors", "check_state")
+"""Readers of older files, and what is called after all checks."""
+_OF_EDITS = ("edited", "guided", "heard", "operated", "project", "raw_rows")
+"""What of an erasure a pipeline calls with the run that efface has begun."""
 
 
 def _methods(value: type) -> list[str]:
     names = {name for cls in value.__mro__ if cls.__module__.startswith("efface") for name in vars(cls)}
     called = [name for name in names if not name.startswith(("_", "set_")) and callable(getattr(value, name, None))]
-    called = [name for name in called if name not in ("upgraded", "check", "update_tensors", "check_state")]
+    inner = _INNER + (_OF_EDITS if issubclass(value, efface.Erasure) else ())
+    called = [name for name in called if name not in inner]
     return sorted([*called, *(name for name in ("__call__", "__add__", "__and__", "__eq__") if name in names)])
-
-
-# ------------------------------------------------------------------------------------------------------- instances
-
-
-@cache
-def instances() -> dict[str, Callable[[], Any]]:
-    """How to make a good instance of a class, for its methods."""
-    x, z = odd.RIGHT["x (6, 4)"](random.Random()), odd.RIGHT["z (6,)"](random.Random())
-    fitters = ("LeaceFitter", "OrthogonalFitter", "MeanDifferenceFitter", "OracleFitter", "QuadraticFitter")
-    made: dict[str, Callable[[], Any]] = {name: partial(getattr(efface, name).fit, x, z) for name in fitters}
-    erasers = {
-        "LeaceEraser": lambda: efface.LeaceEraser.fit(x, z),
-        "OracleEraser": lambda: efface.OracleEraser.fit(x, z),
-        "QuadraticEraser": lambda: efface.QuadraticEraser.fit(x, z),
-        "QuadraticEditor": lambda: efface.QuadraticFitter.fit(x, z).editor(),
-        "EraserModule": lambda: efface.LeaceEraser.fit(x, z).to_module(),
-        "Moments": lambda: efface.Moments(4, 3).update(x, torch.nn.functional.one_hot(z, 3)),
-        "ClassMoments": lambda: efface.ClassMoments(4, 3).update(x, z),
-        "QuantileNormalizer": lambda: efface.QuantileNormalizer(x, z, num_bins=4),
-        "GroupedTensor": lambda: efface.groupby(x, z),
-        "Concept": lambda: efface.Concept("circle"),
-        "Site": lambda: efface.Site("net.0"),
-        "Audit": lambda: audit.Audit("title", findings=(audit.Finding("accuracy", 0.5),)),
-        "Finding": lambda: audit.Finding("accuracy", 0.5, low=0.4, high=0.6),
-        **{
-            name: partial(getattr(estimators, name)(concept="y").fit, x, z)
-            for name in ("LeaceTransformer", "OrthogonalTransformer", "OracleTransformer", "QuadraticTransformer")
-        },
-    }
-    return made | erasers
-
-
-def instance(cls: type) -> Any:
-    """A good instance."""
-    with quiet():
-        return instances()[cls.__name__]()
 
 
 # ----------------------------------------------------------------------------------------------------------- calls
@@ -138,33 +114,39 @@ def _arguments(call: Callable[..., Any], rng: random.Random) -> Arguments:
         parameters = list(inspect.signature(call).parameters.values())
     except (TypeError, ValueError):
         parameters = []
-    args, kwargs, said = [], {}, []
+    args, kwargs, said, names = [], {}, [], rng.sample(_OPTIONS, 1) if rng.random() < 0.01 else []
     for parameter in parameters:
-        needed = parameter.default is inspect.Parameter.empty
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        if parameter.name == "self" or (not needed and rng.random() < 0.7):
-            if parameter.kind is not parameter.KEYWORD_ONLY and not needed:
-                break
-            continue
-        name, value = _chosen(parameter, rng)
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            kwargs[parameter.name] = value
-            said.append(f"{parameter.name}=<{name}>")
-        else:
-            args.append(value)
-            said.append(f"<{name}>")
+        needed, name = parameter.default is parameter.empty, parameter.name
+        if parameter.kind is parameter.VAR_POSITIONAL or (needed and parameter.kind in _BY_PLACE):
+            count = rng.randrange(3) if parameter.kind is parameter.VAR_POSITIONAL else 1
+            chosen = [_chosen(name, rng) for _ in range(count)]
+            args += [value for _, value in chosen]
+            said += [f"<{what}>" for what, _ in chosen]
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            names += rng.sample(_OPTIONS, rng.randrange(3))
+        elif needed or rng.random() < 0.3:
+            names.append(name)
+    for name in dict.fromkeys(names):
+        what, kwargs[name] = _chosen(name, rng)
+        said.append(f"{name}=<{what}>")
     return args, kwargs, ", ".join(said)
 
 
+_BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _OFTEN = {"x": "x (6, 4)", "z": "z (6,)", "x_dim": "4", "z_dim": "4", "num_classes": "4", "key": "z (6,)"}
+_OPTIONS = (
+    *("method", "shrinkage", "device", "dtype", "mask", "weight", "batch_size", "seed", "sites", "threshold", "kind"),
+    *("labels", "templates", "preserve", "shrinkge", "Method", "self", "n", ""),
+)
+"""Names of options, of some functions and of none."""
 
 
-def _chosen(parameter: inspect.Parameter, rng: random.Random) -> tuple[str, Any]:
+def _chosen(name: str, rng: random.Random) -> tuple[str, Any]:
     """What often fits, half of the time, so that calls come further than their first check."""
-    if parameter.name in _OFTEN and rng.random() < 0.5:
-        name = _OFTEN[parameter.name]
-        return name, odd.RIGHT[name](rng)
+    if name in _OFTEN and rng.random() < 0.5:
+        return _OFTEN[name], odd.RIGHT[_OFTEN[name]](rng)
+    if name in GIVEN and rng.random() < 0.5:
+        return f"a good {name}", GIVEN[name](rng)
     return odd.value(rng)
 
 
@@ -178,12 +160,19 @@ def call_once(door: Door, rng: random.Random, tally: Tally) -> None:
     with quiet():  # torch warns of what it is about to give up
         args, kwargs, said = _arguments(target, rng)
     what = f"{door.name}({said})"
-    tally.take(what, lambda: target(*args, **kwargs), ours=_is_right)
+    of_caller = [*args, *kwargs.values(), getattr(target, "__self__", None)]
+    found = tally.take(
+        what, lambda: target(*args, **kwargs), ours=lambda error: _is_right(error, door, kwargs, of_caller)
+    )
+    if door.method.startswith("install") and callable(found):
+        tally.check(f"after {what}", found)
+    tally.check(f"after {what}", tidy)
 
 
-def _is_right(error: Exception) -> bool:
+def _is_right(error: Exception, door: Door, given: dict[str, Any], of_caller: list[Any]) -> bool:
     """Whether an error that is not ours is right all the same."""
-    return _is_callers(error) or _is_signature(error) or _is_convention(error)
+    convention = door.call.__module__.startswith("efface.estimators") and _is_convention(error)
+    return _is_callers(error, of_caller) or _is_signature(error, given) or convention
 
 
 def _is_convention(error: Exception) -> bool:
@@ -193,18 +182,47 @@ def _is_convention(error: Exception) -> bool:
     return any("/sklearn/" in name for name in names[last:])
 
 
-def _is_callers(error: Exception) -> bool:
-    """The caller's own function failed, and nobody else has to say so."""
-    return any(sign in str(error) for sign in ("the caller's own", "forward() takes", "len() takes exactly"))
+def _is_callers(error: Exception, of_caller: list[Any]) -> bool:
+    """The caller's own function or model failed at what it was given, and nobody else has to say so."""
+    if any(sign in str(error) for sign in _CALLERS):
+        return True
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [frame.f_code.co_filename for frame in frames]
+    last = max((i for i, name in enumerate(names) if "/efface/" in name), default=len(names))
+    called = [f.f_locals.get("self") for f in frames[last:] if f.f_code.co_filename.endswith(_MODULE)]
+    return bool(called) and type(called[0]) in {type(module) for module in _modules(of_caller)}
 
 
-def _is_signature(error: Exception) -> bool:
-    """A wrong number of arguments, or an unknown name of one: Python's own words for it are right."""
-    text = str(error)
-    signs = ("missing", "takes", "unexpected keyword", "multiple values", "required positional")
-    ours = error.__traceback__ is not None and error.__traceback__.tb_next is not None
-    inner = ours and error.__traceback__.tb_next.tb_next is None  # type: ignore[union-attr]
-    return isinstance(error, TypeError) and inner and any(sign in text for sign in signs)
+_CALLERS = ("the caller's own", "<lambda>() takes", "len() takes exactly")
+"""What functions of `odd` say, or Python of how they were called."""
+_MODULE = "torch/nn/modules/module.py"
+
+
+def _modules(values: Iterable[Any]) -> Iterator[torch.nn.Module]:
+    """Models among arguments, and those that they hold; a copy of one is of the same type."""
+    for value in values:
+        if isinstance(value, torch.nn.Module):
+            yield from (value, *value.children())
+        elif type(value) in (list, tuple, dict):
+            yield from _modules(value.values() if isinstance(value, dict) else value)
+        elif isinstance(value, efface.PipelineView):
+            yield from _modules([value.pipe])
+        elif isinstance(getattr(type(value), "components", None), property):
+            yield from _modules([value.components])
+
+
+def _is_signature(error: Exception, given: dict[str, Any]) -> bool:
+    """A wrong number of arguments, or an unknown name of one: Python's own words for it are right.
+
+    They are those of the door itself, or name an option that it was given and handed on, `**options`, unread.
+    """
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)][2:]
+    inside = [code for code in codes if not code.co_filename.endswith("torch/utils/_contextlib.py")]
+    text, signs = str(error), ("missing", "takes", "unexpected keyword", "multiple values", "required positional")
+    takes_options = all("/efface/" in code.co_filename and code.co_flags & inspect.CO_VARKEYWORDS for code in inside)
+    handed_on = takes_options and any(f"argument {name!r}" in text for name in given)
+    right = signs if not inside else signs[2:4] if handed_on else ()
+    return isinstance(error, TypeError) and any(sign in text for sign in right)
 
 
 def run(

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tests.fuzz.odder import ODDER
+
 Make = Callable[[random.Random], Any]
 
 
@@ -246,7 +248,15 @@ OBJECTS: dict[str, Make] = {
     "torch generator": lambda r: torch.Generator(),
 }
 
-ODD = {**NUMBERS, **TENSORS, **ARRAYS, **OBJECTS}
+ODD = {**NUMBERS, **TENSORS, **ARRAYS, **OBJECTS, **ODDER}
+
+WRAPPED: dict[str, Callable[[Any], Any]] = {
+    "[{}]": lambda value: [value],
+    "[{0}, {0}]": lambda value: [value, value],
+    "({},)": lambda value: (value,),
+    "{{'a': {}}}": lambda value: {"a": value},
+    "iter([{}])": lambda value: iter([value]),
+}
 
 
 def _raises(*_args: Any, **_kwargs: Any) -> Any:
@@ -254,7 +264,11 @@ def _raises(*_args: Any, **_kwargs: Any) -> Any:
 
 
 def value(rng: random.Random) -> tuple[str, Any]:
-    """An argument: odd more often than right."""
+    """An argument: odd more often than right, and now and then in a container."""
     pool = RIGHT if rng.random() < 0.35 else ODD
     name = rng.choice(sorted(pool))
-    return name, pool[name](rng)
+    made = pool[name](rng)
+    if rng.random() < 0.1:
+        container = rng.choice(sorted(WRAPPED))
+        return container.format(name), WRAPPED[container](made)
+    return name, made

@@ -17,7 +17,7 @@ from typing import Any
 from efface import EffaceError
 
 SECONDS = 20.0
-"""What takes longer hangs."""
+"""Of the processor; what takes longer hangs."""
 
 OURS = (EffaceError, OSError)
 """Errors that say what is wrong with the input; those of the system name the file."""
@@ -87,6 +87,19 @@ class Tally:
             return value
         return None
 
+    def check(self, what: str, call: Callable[[], Any]) -> None:
+        """Call it, and count it only if it fails.
+
+        Args:
+            what: What is done, for the report.
+            call: Does it.
+        """
+        try:
+            with limited(), quiet():
+                call()
+        except (Exception, Hang) as error:
+            self.faults.append(_fault(error, what))
+
     def report(self, title: str) -> str:
         """Counts, and each place once, with an example."""
         places = Counter((fault.place, fault.error) for fault in self.faults)
@@ -111,13 +124,17 @@ def limited(seconds: float = SECONDS) -> Iterator[None]:
     def ring(_signal: int, _frame: Any) -> None:
         raise Hang(f"longer than {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = {sign: signal.signal(sign, ring) for sign in (signal.SIGPROF, signal.SIGALRM)}
+    # Seconds of the processor, as others may have it; and as many of the clock as no call sleeps.
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 15 * seconds)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import efface
 from efface import InputError
@@ -15,13 +16,41 @@ from efface._io import as_path
 from efface._memory import check_room
 from efface._text import visible
 from efface._validate import to_tensor
+from efface.attribution import FeatureGroups, Marginal, Superpixels, TokenClassifier, Tokens, top_k
 from efface.audit import Audit, Finding
+from efface.audit.vectors import Labels, canonical_correlations, class_mean_gap, edit_size
 from efface.core.arrays import read_array
+from efface.core.doors import check_call
+from efface.explanation import PixelModel
 from efface.moments.grouping import groupby
+from efface.pipelines import PromptEmbedding
+from efface.scrubbing import ScrubConfig
 
-pytestmark = pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{text}:UserWarning")
+    for text in ("Sparse .* tensor support", "The PyTorch API of nested tensors", "ComplexHalf support")
+]
 
 X, Z = torch.arange(24.0).reshape(6, 4) ** 2, torch.arange(6) % 3
+
+
+class Named:
+    """Has items by name."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, name: Any) -> Any:
+        raise KeyError(name)
+
+
+class Parts:
+    """Is asked for attributes that it lacks, and fails with KeyErrors, as pipelines of diffusers do."""
+
+    components = ()
+
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
 
 
 class Dataset:
@@ -55,6 +84,53 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "ragged": (lambda: efface.LeaceFitter.fit([[1.0], [1.0, 2.0]], [0, 1]), "rows of different lengths"),
     "sparse": (lambda: efface.optimal_linear_shrinkage(torch.eye(3).to_sparse_csr(), 5), "write S_n.to_dense()"),
     "label": (lambda: efface.QuantileNormalizer(X, Z).cdf(X, X), "one integer label"),  # type: ignore[arg-type]
+    "eight bits": (lambda: to_tensor(torch.zeros(2, dtype=torch.float8_e4m3fn), "x"), r"write x.float\(\)"),
+    "half complex": (lambda: to_tensor(torch.zeros(2).to(torch.complex32), "x"), "does not calculate"),
+    "bits": (lambda: efface.ClassMoments(4, 2, least=torch.zeros(4, dtype=torch.uint8).view(torch.bits8)), "a Tensor"),  # type: ignore[arg-type]
+    "labels without a module": (
+        lambda: efface.LeaceEraser.fit(X, Z).to_module()(X, Z),
+        "takes 1 values, x first: 2 were given",
+    ),
+    "labels too few": (lambda: efface.OracleEraser.fit(X, Z).to_module()(X), "takes 2 values, x first: 1 were given"),
+    "to a device": (lambda: efface.LeaceEraser.fit(X, Z).to("tpu:x"), "does not take this"),
+    "to integers": (lambda: efface.LeaceEraser.fit(X, Z).to(torch.int32), "would lose all fractions"),
+    "erasers": (lambda: efface.compose(efface.LeaceEraser.fit(X, Z), X), "erasers is a tuple"),  # type: ignore[arg-type]
+    "left out": (lambda: efface.join_concepts(Z, ignore_index=2**70), "no tensor of integers holds"),
+    "stable": (lambda: groupby(X, Z, stable="yes"), "stable is a str, expected a bool"),  # type: ignore[arg-type]
+    "quantiles": (lambda: efface.QuantileNormalizer(X, Z, 2**40), "quantiles .* would take"),
+    "second": (lambda: efface.Moments(4, second=np.array(["full"])), "write 'full' or 'diag'"),  # type: ignore[arg-type]
+    "tolerance": (lambda: efface.OracleFitter(4, 2, svd_tol="x"), "svd_tol='x': write a number"),  # type: ignore[arg-type]
+    "kind": (lambda: efface.MeanDifferenceFitter(4, 2, kind=np.array(["auto"])), "needs classes"),
+    "names": (lambda: efface.Concept("circle", synonyms=Dataset()), "synonyms must be a list of strings"),  # type: ignore[arg-type]
+    "options": (lambda: ScrubConfig.of("norms"), "given is a str, expected a Mapping"),  # type: ignore[arg-type]
+    "texts of options": (lambda: ScrubConfig.parse([3]), "an option is a int"),  # type: ignore[list-item]
+    "level": (lambda: efface.audit.bootstrap_interval([1.0, 2.0], level=X), "level is a Tensor"),  # type: ignore[arg-type]
+    "length": (lambda: efface.labels_from_spans([[]], 2**62), "would take"),
+    "class of a span": (lambda: efface.labels_from_spans([[(0, 1, 2**70)]], 4), "no tensor of integers holds"),
+    "words": (lambda: efface.labels_from_words([[0]], torch.nested.nested_tensor([Z, Z[:2]])), "different lengths"),
+    "tensors of words": (lambda: efface.labels_from_words([Z.to("meta")], [[0]]), "meta device|no list of rows"),
+    "k": (lambda: top_k(torch.rand(2, 4), Dataset()), "k is a Dataset: expected whole numbers"),  # type: ignore[arg-type]
+    "sites": (lambda: efface.foldable(torch.nn.Linear(4, 4), [X]), "one of the sites is a Tensor"),  # type: ignore[list-item]
+    "readings": (lambda: efface.audit.detection({"a": 1}), "what the gate read of 'a' is a int"),  # type: ignore[dict-item]
+    "erasers by site": (lambda: efface.Scrubber("x"), "erasers is a str, expected a Mapping"),  # type: ignore[arg-type]
+    "rank": (lambda: efface.RandomSubspace("x"), "rank must be an integer"),  # type: ignore[arg-type]
+    "rows of a control": (lambda: efface.RandomSubspace(1)(3), "x is a int"),  # type: ignore[arg-type]
+    "mask of groups": (lambda: FeatureGroups([[0, 1], [2, 3]]).expand(X, X), r"expected \(6, 2\)"),
+    "mask of tokens": (lambda: Tokens().map(torch.ones(2, 3), Z[None]), r"expected \(1, 6\)"),
+    "ids": (lambda: TokenClassifier(torch.nn.Linear(4, 4), 0)(X), r"expected token ids \(n, tokens\)"),
+    "pictures": (lambda: PixelModel(torch.nn.Linear(4, 4))(X), "height, width"),
+    "draws": (lambda: Marginal(X).sample(X[0, 0], torch.Generator()), "same shape"),
+    "generator": (lambda: Marginal(X).sample(X, np.random.default_rng(0)), "write a torch.Generator"),  # type: ignore[arg-type]
+    "compactness": (lambda: Superpixels(compactness="x"), "compactness is 'x': write a number"),  # type: ignore[arg-type]
+    "embeddings": (lambda: PromptEmbedding.cat([3]), "one of the embeddings is a int"),  # type: ignore[list-item]
+    "rows of correlations": (lambda: canonical_correlations(np.ones((3, 2)), np.ones((4, 1))), "3 of x, 4 of z"),
+    "numbers of correlations": (lambda: canonical_correlations(np.ones(3), np.ones((3, 1))), r"rows \(n, d\)"),
+    "classes of a gap": (lambda: class_mean_gap(np.ones((3, 2)), np.array([0, -1, 2]), scale=1.0), "at least 0"),
+    "scale of a gap": (lambda: class_mean_gap(np.ones((3, 2)), np.arange(3), scale=0.0), "write a positive number"),
+    "sizes of an edit": (lambda: edit_size(np.ones((3, 2)), np.ones((3, 1))), r"expected \(n, d\) twice"),
+    "rows of labels": (lambda: Labels.of([0, 1], "y").tensor(np.array([2])), "numbers of rows below 2"),
+    "function of an eraser": (lambda: efface.LeaceEraser.fit(X, Z).erased(X, X), "a function"),  # type: ignore[arg-type]
+    "items by name": (lambda: read_array(Named(), "x"), "not by number"),
     "series": (lambda: efface.audit.Figure("t", series=3), "series is 3: write a list"),  # type: ignore[arg-type]
 }
 
@@ -115,3 +191,27 @@ def test_names_from_data_have_no_effect_in_a_card(tmp_path: Any) -> None:
     efface.erase(X, concept, method="leace").save(tmp_path / "e")
     card = (tmp_path / "e" / "README.md").read_text()
     assert "\x1b" not in card and "<script>" not in card.replace("\\<script>", "") and "\n# heading" not in card
+
+
+def _gathered(*parts: int, by: float = 1.0, **names: str) -> int:
+    check_call(_gathered, locals())
+    return len(parts)
+
+
+def test_hints_of_several_arguments_are_those_of_each() -> None:
+    assert _gathered(1, 2, by=2, name="x") == 2
+    with pytest.raises(InputError, match="parts is a tuple"):
+        _gathered(1, "x")  # type: ignore[arg-type]
+
+
+def test_stand_ins_of_a_trace_are_refused() -> None:
+    with FakeTensorMode() as mode, pytest.raises(InputError, match="x is a FakeTensor"):
+        to_tensor(mode.from_tensor(torch.ones(2)), "x")
+
+
+def test_what_has_no_shape_offers_nothing() -> None:
+    assert efface.audit.access_of(torch.nested.nested_tensor([Z, Z[:2]])) == ()
+
+
+def test_a_subject_that_fails_when_asked_for_what_it_lacks_offers_the_rest() -> None:
+    assert efface.audit.access_of(Parts()) == ("gradients", "weights")

@@ -240,3 +240,9 @@ def test_heat_of_what_is_no_mask_has_its_own_scale() -> None:
     found = explained("gradient")
     heat = found.maps["gradient"].heat
     assert float(heat.max()) == 1.0 and float(heat.min()) >= 0 and heat.shape == (12, 8, 8)
+
+
+def test_a_model_of_pixels_compiles_whole() -> None:
+    model = PixelModel(torch.nn.Flatten(), mean=(0.5,), std=(0.25,))
+    x = torch.rand(2, 1, 3, 3)
+    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))

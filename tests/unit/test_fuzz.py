@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from pathlib import Path
 
@@ -24,6 +25,17 @@ def test_the_harness_finds_what_is_wrong() -> None:
     tally.take("theirs", lambda: [][1])
     assert (tally.good, tally.refused, len(tally.faults)) == (1, 1, 1) and tally.faults[0].error == "IndexError"
     assert len(calls.doors()) > 250 and {"efface.moments.streaming.Moments.merge"} < {d.name for d in calls.doors()}
+
+
+def test_every_public_callable_is_called() -> None:
+    called = {door.call for door in calls.doors()}
+    for room in calls.rooms():
+        for name in getattr(room, "__all__", ()):
+            value = getattr(room, name)
+            if inspect.isfunction(value) or (inspect.isclass(value) and not calls.is_skipped(value)):
+                assert value in called, f"{room.__name__}.{name}"
+    with_methods = {door.call.__name__ for door in calls.doors() if door.method}
+    assert {"PipelineView", "Scrubber", "DiET", "Cgce", "LeaceTransformer"} < with_methods
 
 
 def test_damaged_files(tmp_path: Path) -> None:
