@@ -51,7 +51,7 @@ class Labels:
     kind: Decided
     values: Tensor
     classes: tuple[Any, ...] = ()
-    column_names: tuple[str, ...] = ()
+    column_names: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def width(self) -> int:
