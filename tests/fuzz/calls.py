@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, cast
 
 import torch
@@ -217,12 +217,19 @@ def _is_signature(error: Exception, given: dict[str, Any]) -> bool:
     They are those of the door itself, or name an option that it was given and handed on, `**options`, unread.
     """
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)][2:]
-    inside = [code for code in codes if not code.co_filename.endswith("torch/utils/_contextlib.py")]
+    inside = [code for code in codes if not code.co_filename.endswith(_WRAPPERS)]
     text, signs = str(error), ("missing", "takes", "unexpected keyword", "multiple values", "required positional")
-    takes_options = all("/efface/" in code.co_filename and code.co_flags & inspect.CO_VARKEYWORDS for code in inside)
+    takes_options = all("/efface/" in code.co_filename and _hands_on(code) for code in inside)
     handed_on = takes_options and any(f"argument {name!r}" in text for name in given)
     right = signs if not inside else signs[2:4] if handed_on else ()
     return isinstance(error, TypeError) and any(sign in text for sign in right)
+
+
+_WRAPPERS = ("torch/utils/_contextlib.py", "sklearn/utils/_set_output.py")
+
+
+def _hands_on(code: CodeType) -> bool:
+    return bool(code.co_flags & inspect.CO_VARKEYWORDS) or "options" in code.co_varnames[: code.co_argcount]
 
 
 def run(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import efface
@@ -130,6 +131,13 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "sizes of an edit": (lambda: edit_size(np.ones((3, 2)), np.ones((3, 1))), r"expected \(n, d\) twice"),
     "rows of labels": (lambda: Labels.of([0, 1], "y").tensor(np.array([2])), "numbers of rows below 2"),
     "function of an eraser": (lambda: efface.LeaceEraser.fit(X, Z).erased(X, X), "a function"),  # type: ignore[arg-type]
+    "sparse rows of a control": (lambda: efface.RandomSubspace(1)(X.to_sparse()), r"write x.to_dense\(\)"),
+    "other fitter": (
+        lambda: efface.LeaceFitter.fit(X, Z).merge(torch.zeros(4, dtype=torch.uint8).view(torch.bits8)),  # type: ignore[arg-type]
+        "cannot merge a Tensor",
+    ),
+    "numbers of a trace": (lambda: _several(torch._efficientzerotensor((6,))), "values is a Tensor"),  # type: ignore[attr-defined]
+    "sparse or none": (lambda: _perhaps(X.to_sparse()), r"write x.to_dense\(\)"),
     "items by name": (lambda: read_array(Named(), "x"), "not by number"),
     "series": (lambda: efface.audit.Figure("t", series=3), "series is 3: write a list"),  # type: ignore[arg-type]
 }
@@ -191,6 +199,14 @@ def test_names_from_data_have_no_effect_in_a_card(tmp_path: Any) -> None:
     efface.erase(X, concept, method="leace").save(tmp_path / "e")
     card = (tmp_path / "e" / "README.md").read_text()
     assert "\x1b" not in card and "<script>" not in card.replace("\\<script>", "") and "\n# heading" not in card
+
+
+def _several(values: Sequence[float]) -> None:
+    check_call(_several, locals())
+
+
+def _perhaps(x: Tensor | None) -> None:
+    check_call(_perhaps, locals())
 
 
 def _gathered(*parts: int, by: float = 1.0, **names: str) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from efface._errors import InputError
 from efface._text import brief
 from efface.attribution.predictions import check_gradient, check_labels, check_model
+from efface.core.doors import check_call
 from efface.core.hooks import edit_call
 from efface.core.inference import outside_inference
 
@@ -64,6 +65,7 @@ def full_gradient(model: nn.Module, x: Tensor, target: Tensor) -> FullGradient:
 
     Source: "Full-Gradient Representation for Neural Network Visualization", arXiv:1905.00780, equation 4.
     """
+    check_call(full_gradient, locals())
     check_model(model)
     check_labels(target, len(x), "target")
     layers = [m for m in model.modules() if isinstance(m, (*_CONVOLUTION, *_BATCH_NORM, nn.Linear))]
@@ -88,6 +90,7 @@ def simple_fullgrad(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     Raises:
         InputError: If no layer of the model has a spatial bias.
     """
+    check_call(simple_fullgrad, locals())
     layers = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) or _biased(m)]
     _, slopes, inputs, _ = _slopes(model, layers, x, target)
     slopes = [slope for slope in slopes if slope.ndim == 4]

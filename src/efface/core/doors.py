@@ -31,6 +31,7 @@ from efface.core.arrays import dense, is_plain, is_reckoned
 from efface.core.config import in_words
 
 _LOOKED_AT = 100
+_TENSOR = (Tensor, Tensor | None)
 _NO_SEQUENCES = str | bytes | bytearray | Mapping | set | frozenset
 
 
@@ -58,7 +59,7 @@ def check_call(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
         value = given[name]
         if type(value) not in _exact(hint) and not fits(value, hint):
             raise InputError(f"{name} is {shown(value)}: write {_advice(value, hint, name)}")
-        if hint is Tensor and not is_reckoned(value):
+        if isinstance(value, Tensor) and hint in _TENSOR and not is_reckoned(value):
             _refuse_tensor(value, name)
 
 
@@ -216,4 +217,8 @@ def _fits_array(value: Any, parts: tuple[Any, ...]) -> bool:
     """Whether the items of an array are what a sequence holds: numbers or text, or rows of such."""
     if isinstance(value, Tensor) and not is_plain(value):
         return False
-    return _fits_sequence(value[:_LOOKED_AT].tolist(), parts[:1])
+    try:
+        items = value[:_LOOKED_AT].tolist()
+    except RuntimeError:  # without data: the stand-in of a trace, or a zero of torch's own
+        return False
+    return _fits_sequence(items, parts[:1])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from efface._errors import EffaceWarning, FormatError, InputError
 from efface._io import load_folder, reading, save_folder
+from efface._text import shown
 from efface._validate import check_device, check_positive_int, to_tensor
 from efface.core.arrays import is_finite, is_plain
 from efface.core.codec import decoded, dtype_of, fields_of, warn_unknown
@@ -167,7 +168,8 @@ class Fitter:
     def merge(self, other: Fitter) -> Self:
         """Take in all that `other`, a fitter of the same type and options, has seen."""
         if type(other) is not type(self) or other.options() != self.options():
-            raise InputError(f"cannot merge {other!r} into {self!r}: type and options must agree")
+            said = f"{other!r}" if isinstance(other, Fitter) else shown(other)
+            raise InputError(f"cannot merge {said} into {self!r}: type and options must agree")
         if None not in (self.decided, other.decided):
             if self.decided != other.decided:
                 raise InputError(f"z was {self.decided} here and {other.decided} there: pass kind= to both fitters")

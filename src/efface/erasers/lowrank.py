@@ -10,6 +10,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._memory import empty
+from efface.core.arrays import dense, is_reckoned
 
 _CACHED_ELEMENTS = 2**19
 _WORTH_CHUNKING = 2**20
@@ -46,6 +47,9 @@ def check_width(x: Tensor, d: int) -> None:
     """Refuse x that this eraser cannot take."""
     if not isinstance(x, Tensor):
         raise InputError(f"x is a {type(x).__name__}, expected a tensor (..., {d}): write torch.as_tensor(x)")
+    if not (is_reckoned(x) or x.is_meta):
+        dense(x, "x")
+        raise InputError(f"x is sparse ({x.layout}): write x.to_dense()")
     if x.ndim == 0 or x.shape[-1] != d:
         raise InputError(f"x has shape {tuple(x.shape)}, expected (..., {d}): this eraser was fitted on width {d}")
     if not (x.is_floating_point() or x.is_complex()):

@@ -11,6 +11,7 @@ from torch import nn
 
 from efface._errors import InputError
 from efface._text import shown
+from efface._validate import check_type
 from efface.core.doors import fits
 from efface.core.edits import check_base
 from efface.core.subjects import unwrapped
@@ -102,6 +103,7 @@ class PromptEncoder:
                     "negative-prompt)"
                 )
         for name, mark in marks.items():
+            check_type(name, str, "the name of a part")
             if isinstance(part := getattr(self.pipe, name, None), nn.Module):
                 check_base(unwrapped(part), mark)
 

@@ -65,9 +65,10 @@ class PipelineView:
         Raises:
             InputError: If a role is missing; the text says how to give it.
         """
+        check_call(PipelineView.of, locals())
         if isinstance(pipe, PipelineView):
             return pipe
-        return cls(pipe, Components.of(pipe, roles), probe or {})
+        return cls(pipe, Components.of(pipe, roles), {} if probe is None else probe)
 
     def __repr__(self) -> str:
         return (

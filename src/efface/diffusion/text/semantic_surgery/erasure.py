@@ -207,6 +207,11 @@ class SemanticSurgery(Erasure):
             above: What it is the sigmoid of, which tells words apart that are surely there.
         """
         check_call(SemanticSurgery.active, locals())
+        if rho.ndim != 2 or rho.shape[1] != len(self.words) or above.shape != rho.shape:
+            given = f"{tuple(rho.shape)} and {tuple(above.shape)}"
+            raise InputError(
+                f"rho and above are {given}: expected (n, {len(self.words)}), what presence and above give"
+            )
         order = above if self.config.form.order == "present" else torch.arange(len(self.words), 0, -1).expand_as(above)
         found = []
         for there, rank in zip((rho >= self.config.active_from).tolist(), order.tolist(), strict=True):
