@@ -19,6 +19,7 @@ _JUDGED = (
     "probes choose their penalty by their folds; what keeps a number from being taken at its word is said, and changes "
     "its verdict; histograms are of what the probe makes of the rows"
 )
+_HALVES = "with fit, erasers learn from one half of a training fold and probes from the other, which they have not seen"
 _WIDTH = "no interval is a point, nor shorter than Wilson's; that of H has every part at the ends of its own"
 _LEFT = "reports of oracle erasers say, as those of the others, which correlation the eraser leaves as it is stored"
 _SITES = "what is left at a site is measured with all erasers on, and is no longer what the fit of that site expects"
@@ -47,6 +48,9 @@ MEANT: dict[str, str] = {
     "worlds/judge *": _JUDGES,
     "audit_pipeline/semantic-surgery/*": _JUDGES,
     "audit_pipeline/negative-prompt/*": _WIDTH,
+    "command_line/audit/findings": _HALVES,
+    "audit_vectors/fitted inside/*": _HALVES,
+    "audit_vectors/a number/*": _HALVES,
     "audit_vectors/*": _JUDGED,
     "audit_sites/*": _JUDGED,
     "intervals/harmonic/interval": _WIDTH,
@@ -59,7 +63,6 @@ MEANT: dict[str, str] = {
     "composing/*/report": _EDIT,
     "streaming/LeaceFitter/*/report": _EDIT,
     "scrub_llama/site */report": _EDIT,
-    "command_line/audit/findings": _JUDGED,
     "explaining/world/audit/*": _WIDTH,
     "command_line/*/side": _SIDE,
 }

@@ -55,9 +55,12 @@ def test_defaults() -> None:
     assert (args.out, args.seed, args.only) == (Path("demo-out"), 0, None)
 
 
-def test_sex_is_read_before_and_not_by_a_line_after(tables: Audit) -> None:
+def test_sex_is_read_before_and_hardly_by_a_line_after(tables: Audit) -> None:
     assert tables.find("linear probe", "accuracy", "before").verdict == "above chance"
     assert tables.find("linear probe", "accuracy", "after").side != 1
+    # Nine columns in 442 rows: the means of other rows differ a little, which the loss sees.
+    before, after = (tables.find("linear probe", "information", side) for side in ("before", "after"))
+    assert after.side == 1 and after.value < 0.1 * before.value
     assert tables.find("guardedness", "class-mean gap, fit rows", "after").value < 1e-6
     assert tables.find("task: disease progression", "R2", "after").verdict == "above chance"
 
@@ -74,15 +77,19 @@ def test_sentences_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("efface_worlds.demo.demonstration.make_sentences", lambda: make(jobs=12, templates=10))
     audit = demo_audit(["sentences"])
     assert audit.find("linear probe", "accuracy", "before").value > 0.9
-    assert audit.find("linear probe", "information", "after").side != 1
+    # Means of a half of twelve occupations are not those of others: on these a line reads what is left.
+    after = audit.find("linear probe", "accuracy", "after")
+    assert after.side == 1 and after.value < 0.7
     assert "whole groups (12 in all)" in audit.parts[0].text[-1]
 
 
 def test_the_page_says_what_is_not_erased(whole: Audit) -> None:
     part = whole.parts[1]
-    assert part.find("linear probe", "accuracy", "after").verdict == "at chance"
-    assert part.find("MLP probe", "accuracy", "after").verdict == "above chance"
-    assert part.conclusions[0].startswith("NOT erased: gender is out of reach of the linear probe")
+    # LEACE of one part of the occupations, probed with the others alone, leaves a line 52 to 63 % right answers.
+    line, mlp = (part.find(f"{family} probe", "accuracy", "after") for family in ("linear", "MLP"))
+    assert line.verdict == mlp.verdict == "above chance"
+    assert 0.52 < line.value < 0.63 < mlp.value
+    assert part.conclusions[0] == "NOT erased: the linear probe and the MLP probe still find gender."
     assert any(said.startswith(part.conclusions[0]) for said in whole.warnings)
     assert part.find("task: occupation, new templates", "change of accuracy", "change").verdict == "no clear change"
 

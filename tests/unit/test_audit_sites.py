@@ -16,7 +16,7 @@ from efface.audit import Audit
 from efface.audit.states import control_labels
 from efface.audit.states.measures import CONTROL, GAP, PROBE, SELECTIVITY, class_mean_gap
 from efface.audit.vectors import Labels, ProbeScores
-from efface.audit.vectors.folds import View
+from efface.audit.vectors.folds import View, make_folds
 from efface.audit.vectors.probes import PROBES, QUICK_LINEAR
 
 Sites = dict[str, np.ndarray]
@@ -429,12 +429,24 @@ class TestFitInside:
         data = {"input_ids": ids, "row": torch.arange(24)}
         groups = np.arange(24) // 2
         audit = efface.audit.sites(Numbered(), data, ids % 2, fit=fit, groups=groups, folds=3, probes=["linear"])
-        held = [set(range(24)) - rows for rows in seen]
-        assert len(held) == 3 and set.union(*held) == set(range(24)) and sum(map(len, held)) == 24
-        assert all({r ^ 1 for r in rows} == rows for rows in held)  # both sequences of a group
+        assert len(seen) == 6 and not any(one & other for one, other in zip(seen[::2], seen[1::2], strict=True))
+        held = [set(range(24)) - one - other for one, other in zip(seen[::2], seen[1::2], strict=True)]
+        assert set.union(*held) == set(range(24)) and sum(map(len, held)) == 24
+        assert all({r ^ 1 for r in rows} == rows for rows in [*held, *seen])  # both sequences of a group
         found = audit.find(PROBE, "embed", "after")
         assert found.n == 24 * 6 and "12 groups" in found.method
         assert "scrubbed anew in each fold" in audit.text[0] and not any("has seen" in c for c in audit.caveats)
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_halves_have_each_class_of_whole_sequences(self, seed: int) -> None:
+        """One of a class in each third: half of the other two, drawn without regard to it, often has none of it."""
+        ids = torch.randint(0, 30, (24, 6), generator=torch.Generator().manual_seed(0))
+        thirds = make_folds(24, 3, groups=np.arange(24), seed=seed)
+        rare = {int(row) for _, test in thirds for row in test[:1]}
+        labels = ["rare" if row in rare else "common" for row in range(24)]
+        options = {"folds": 3, "probes": ["linear"], "seed": seed}
+        audit = efface.audit.sites(Words(), ids, labels, fit=scrubbed, **options)
+        assert audit.find(PROBE, "embed", "after").n == 24 * 6
 
     def test_own_rows_look_erased_where_sequences_held_out_do_not(self) -> None:
         """Words that only a few sequences have: equal means there, and 60 % and more on others."""

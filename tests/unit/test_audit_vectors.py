@@ -18,7 +18,7 @@ import efface.audit
 from efface import InputError
 from efface.audit import Audit, Finding
 from efface.audit.vectors import Labels, Task, canonical_correlations, class_mean_gap, edit_size
-from efface.audit.vectors.folds import make_folds
+from efface.audit.vectors.folds import halves, make_folds, views
 from efface.audit.vectors.guardedness import looks_fitted
 from efface.audit.vectors.judging import Reading, judged
 from efface.audit.vectors.probes import standardise
@@ -47,6 +47,11 @@ def mean_eraser(x: Tensor, z: Tensor) -> Any:
     line = line / line.norm()
     mean = x.mean(0)
     return lambda rows: rows - ((rows - mean) @ line)[:, None] * line
+
+
+def without_the_first(x: Tensor) -> Tensor:
+    """Erases what `signal` has without an error of a fit, which other rows would show."""
+    return x * torch.arange(x.shape[1]).clamp(max=1)
 
 
 @cache
@@ -123,12 +128,15 @@ class TestErasure:
     def test_erased_signal_is_at_chance_and_the_task_stays(self) -> None:
         x, z = signal()
         y = x[:, 3] + 0.1 * np.random.default_rng(1).normal(size=len(x))
-        audit = efface.audit.rows(x, z, fit=mean_eraser, task=Task(y, "y"))
+        audit = efface.audit.rows(x, z, fit=lambda *_: without_the_first, task=Task(y, "y"), probes=["linear"])
         assert audit.find("linear probe", "accuracy", "before").side == 1
         after = audit.find("linear probe", "accuracy", "after")
         assert after.verdict == "at chance" and after.baseline == audit.find("linear probe", "accuracy", "before").value
         assert audit.find("task: y", "R2", "after").value > 0.9
         assert 0 < audit.find("edit", "share of the variance moved", "after").value < 0.5
+
+    def test_class_means_of_the_fit_are_those_of_an_eraser_of_all_training_rows(self) -> None:
+        audit = efface.audit.rows(*signal(), fit=mean_eraser, probes=["linear"])
         assert audit.find("guardedness", "class-mean gap, fit rows", "after").value < 1e-6
         assert audit.find("guardedness", "largest correlation, fit rows", "after").value < 1e-6
 
@@ -172,10 +180,42 @@ class TestLeakage:
             return keep
 
         efface.audit.rows(x, z, fit=fit, groups=groups, probes=["linear"])
-        assert len(seen) == 5
-        assert sorted(i for rows in seen for i in set(range(100)) - rows) == list(range(100))
-        held = [set(groups[sorted(set(range(100)) - rows)]) for rows in seen]
-        assert all(not held[i] & set(groups[sorted(seen[i])]) for i in range(5))
+        assert len(seen) == 15
+        folds = seen[::3]
+        assert sorted(i for rows in folds for i in set(range(100)) - rows) == list(range(100))
+        for rows, one, other in zip(folds, seen[1::3], seen[2::3], strict=True):
+            assert one | other == rows and not one & other and abs(len(one) - len(other)) <= 10
+            parts = [set(groups[sorted(part)]) for part in (set(range(100)) - rows, one, other)]
+            assert sum(map(len, parts)) == 10 and set.union(*parts) == set(range(10))
+
+    def test_probes_learn_from_rows_that_the_eraser_has_not_seen(self) -> None:
+        """Of rows that it has seen, this eraser leaves the label, and of others nothing."""
+        x, z = noise(200, 3)
+
+        def fit(rows: Tensor, labels: Tensor) -> Any:
+            known = {float(r): int(c) for r, c in zip(rows[:, 0], labels, strict=True)}
+
+            def erase(given: Tensor) -> Tensor:
+                marks = [3.0 * known[float(r)] if float(r) in known else 0.0 for r in given[:, 0]]
+                return torch.stack([torch.tensor(marks, dtype=given.dtype), given[:, 1], given[:, 2]], 1)
+
+            return erase
+
+        scored: list[float] = []
+        for view in views(torch.as_tensor(x), Labels.of(z, "z"), make_folds(200, 4), fit=fit, erase=None):
+            assert len(view.crossed) == 2 and all(part.test is view.test for part in view.crossed)
+            scored += [float(np.abs(part.after[np.r_[part.train, part.test], 0]).max()) for part in view.crossed]
+        assert scored == [0.0] * 8
+
+    def test_halves_have_all_classes_or_the_audit_says_which_is_rare(self) -> None:
+        z = np.r_[np.zeros(40, int), np.ones(4, int)]
+        for one, other in halves(np.arange(44), groups=np.arange(44) // 2, strata=z, seed=1):
+            assert {*z[one]} == {*z[other]} == {0, 1}
+        x, few = noise(60)[0], np.r_[np.zeros(58, int), 1, 1]
+        with pytest.raises(InputError, match="half of a training fold has no row of z = 1"):
+            efface.audit.rows(x, few, fit=mean_eraser, name="z", probes=["linear"])
+        with pytest.raises(InputError, match="a training fold has one group .or row. only"):
+            halves(np.arange(5), groups=np.zeros(9))
 
     def test_an_eraser_that_writes_to_its_input_spoils_nothing(self) -> None:
         x, z = signal()
@@ -306,7 +346,7 @@ class TestInput:
 
 class TestWords:
     def test_what_is_left_is_said(self) -> None:
-        x, z = xor()
+        x, z = xor(d=3)  # with more columns the error of the fit is large enough for the linear probe
         x[:, 2] += 1.5 * z
         said = efface.audit.rows(x, z, fit=mean_eraser, name="sex").conclusions
         assert said[0].startswith(
@@ -364,12 +404,48 @@ class TestNoFalseComfort:
             x, z = noise(100, d, seed)
             assert not looks_fitted(x, np.eye(2)[z], free=True, seed=seed)
 
-    @pytest.mark.parametrize(("d", "warns"), [(4, False), (200, True)])
-    def test_fits_of_few_rows_and_many_columns_are_told(self, d: int, warns: bool) -> None:
-        """Probes of a fold learn from the rows of its fit: with d = 200 fresh rows are read where these are not."""
-        x, z = signal(200, d, shift=2.5)
-        audit = efface.audit.rows(x, z, fit=LeaceEraser.fit, probes=["linear"])
-        assert any("rows a fit are few" in said for said in audit.warnings) is warns
+    @staticmethod
+    def inside_and_fresh(d: int, fresh: int, seed: int) -> tuple[Finding, Finding]:
+        """What `fit` finds of LEACE in 400 rows, and what fresh rows show of one fitted on a training fold of them."""
+        x, z = signal(400, d, shift=2.5, seed=seed)
+        inside = efface.audit.rows(x, z, fit=LeaceEraser.fit, probes=["linear"])
+        eraser = LeaceEraser.fit(x[:320], z[:320])
+        others = efface.audit.rows(*signal(fresh, d, shift=2.5, seed=seed + 100), eraser, probes=["linear"])
+        found, truth = (audit.find("linear probe", "accuracy", "after") for audit in (inside, others))
+        assert None not in (found.low, found.high, truth.low, truth.high)
+        return found, truth
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_what_is_left_on_fresh_rows_is_found_without_them(self, seed: int) -> None:
+        """Rows of the fit say "at chance", as class means are equal there; fresh ones are read, and `fit` says so."""
+        found, truth = self.inside_and_fresh(120, 1500, seed)
+        assert found.verdict == truth.verdict == "above chance"
+        assert found.low <= truth.value <= found.high  # type: ignore[operator]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("seed", range(3))
+    def test_with_more_columns_than_rows_the_verdict_is_that_of_fresh_rows(self, seed: int) -> None:
+        """Fresh rows are as few here. A probe has 160 rows inside and 320 of them, so intervals overlap at best."""
+        found, truth = self.inside_and_fresh(600, 400, seed)
+        assert found.verdict == truth.verdict == "above chance"
+        assert found.low <= truth.high and truth.low <= found.high  # type: ignore[operator]
+
+    @pytest.mark.parametrize("perfect", [lambda x: 0 * x, without_the_first])
+    def test_a_perfect_eraser_is_at_chance_with_few_rows(self, perfect: Any) -> None:
+        sides = [
+            efface.audit.rows(
+                *signal(120, 80, shift=3.0, seed=seed), fit=lambda *_: perfect, probes=["linear"], seed=seed
+            ).find("linear probe", "accuracy", "after")
+            for seed in range(4)
+        ]
+        assert all(found.side == 0 for found in sides)
+
+    def test_fewer_rows_than_columns_are_told(self) -> None:
+        x, z = signal(120, 80, shift=3.0)
+        audit = efface.audit.rows(x, z, fit=lambda *_: lambda x: 0 * x, probes=["linear"])
+        assert "48 rows for an eraser, and as many for a probe, are few for 80 columns" in audit.warnings[0]
+        audit = efface.audit.rows(x[:, :40], z, fit=lambda *_: lambda x: 0 * x, probes=["linear"])
+        assert not audit.warnings
 
     def test_below_chance_is_a_warning(self) -> None:
         x, z = signal(200, 60, shift=2.0)

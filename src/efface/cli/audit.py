@@ -135,7 +135,8 @@ def _say_what_is_audited(args: options.Audit) -> None:
         print("these should be rows that the eraser was not fitted on: on its own rows the audit flatters it")
     else:
         each = ", for each concept by itself" if len(args.concept) > 1 else ""
-        print(f"{args.method or _METHOD} is fitted anew in each fold, on the rows that are not scored{each}")
+        method = args.method or _METHOD
+        print(f"{method} is fitted anew in each fold, on halves of the rows that are not scored{each}")
 
 
 def _fixed(after: Tensor) -> Erase:

@@ -17,7 +17,7 @@ from efface.audit.finding import Finding
 from efface.audit.states.control import control_labels
 from efface.audit.states.measures import Setting, SiteScores
 from efface.audit.states.reading import read_column
-from efface.audit.vectors.folds import CONDITIONS, View, check_classes, make_folds
+from efface.audit.vectors.folds import CONDITIONS, Rows, View, check_classes, halves, make_folds
 from efface.audit.vectors.labels import Labels
 from efface.core.labels import settled
 
@@ -67,7 +67,7 @@ class Asked:
         model: The model.
         data: A mapping of arrays `(n, ...)`, or token ids `(n, length)`.
         concept: Labels `(n,)` or `(n, length)`, or what else a fit takes.
-        fit: Called in each fold with the training sequences.
+        fit: Called in each fold with either half of the training sequences.
         groups: What must not be split, `(n,)`; each sequence by itself if None.
         control: What each token is, `(n, length)`.
         name: Of the concept.
@@ -105,25 +105,27 @@ def measure_folded(asked: Asked) -> tuple[list[Finding], list[str], Setting, int
     # Without groups each sequence is one, as its tokens depend on each other.
     units = np.arange(n) if units is None else np.unique(units, return_inverse=True)[1]
     splits = make_folds(n, asked.folds, groups=units, seed=asked.seed)
+    grouped, strata = None if asked.groups is None else units, _of_sequences(asked.concept, n)
     plain: States | None = None
     scores: dict[str, SiteScores] = {}
     setting = None
     with progress("scrubbing and probing", len(splits), unit="folds") as bar:
         for train, test in splits:
-            erasure = _fitted(asked, train)
-            options = {"max_rows": asked.max_rows, "seed": asked.seed}
-            if plain is None or setting is None:
-                plain = erasure.states(asked.model, asked.data, asked.concept, on=False, **options)
-                setting = _setting(asked, plain, units)
-                scores = {site: SiteScores(site, setting, CONDITIONS) for site in plain.x}
-            after = erasure.states(asked.model, asked.data, asked.concept, on=True, **options)
-            _check_same(plain, after)
-            place = plain.sequence.numpy()
-            learnt, scored = (np.flatnonzero(np.isin(place, part)) for part in (train, test))
-            check_classes(setting.labels, learnt)
+            crossed: list[tuple[Rows, States]] = []
+            for learnt, probed in halves(train, groups=grouped, strata=strata, seed=asked.seed):
+                erasure = _fitted(asked, learnt)
+                if plain is None or setting is None:
+                    plain = _states(asked, erasure, on=False)
+                    setting = _setting(asked, plain, units)
+                    scores = {site: SiteScores(site, setting, CONDITIONS) for site in plain.x}
+                check_classes(setting.labels, _of(plain, learnt), "half of a training fold")
+                crossed.append((_of(plain, probed), _states(asked, erasure, on=True)))
+                _check_same(plain, crossed[-1][1])
+            assert plain is not None
+            scored = _of(plain, test)
             for site, score in scores.items():
                 before = plain.x[site].double().numpy()
-                score.add(View(learnt, scored, before, after.x[site].double().numpy()))
+                score.add(*(View(rows, scored, before, after.x[site].double().numpy()) for rows, after in crossed))
             bar.update(1)
     assert setting is not None and plain is not None
     width = max(x.shape[1] for x in plain.x.values())
@@ -139,6 +141,26 @@ def _fitted(asked: Asked, train: NDArray[np.int64]) -> ShowsStates:
             "fit=lambda model, data, labels: efface.scrub(model, data, labels, sites='norms')"
         )
     return erasure
+
+
+def _states(asked: Asked, erasure: ShowsStates, *, on: bool) -> States:
+    more = {"max_rows": asked.max_rows, "seed": asked.seed}
+    return erasure.states(asked.model, asked.data, asked.concept, on=on, **more)
+
+
+def _of(states: States, sequences: Rows) -> Rows:
+    """Rows of some sequences."""
+    return np.flatnonzero(np.isin(states.sequence.numpy(), sequences))
+
+
+def _of_sequences(concept: Any, n: int) -> NDArray[Any] | None:
+    """Labels of whole sequences `(n,)`, as far as they are classes; None of any other."""
+    if not _is_column(concept) or np.shape(concept) != (n,):
+        return None
+    found = concept.detach().cpu().numpy() if isinstance(concept, Tensor) else np.asarray(concept)
+    # Objects of several types have no order.
+    found = found.astype(str) if found.dtype.kind == "O" else found
+    return found if found.dtype.kind in "biuU" else None
 
 
 def _setting(asked: Asked, plain: States, units: NDArray[np.int64]) -> Setting:

@@ -64,7 +64,7 @@ class Setting:
 
 
 class SiteScores:
-    """What probes make of one site, gathered fold by fold: `add(view)`, then `findings()`.
+    """What probes make of one site, gathered fold by fold: `add(*views)`, then `findings()`.
 
     Args:
         site: Its name, which is that of its findings.
@@ -81,10 +81,10 @@ class SiteScores:
             more = {"family": CONTROL, "may_lack": True, "is_task": True}
             self.control = ProbeScores(QUICK_LINEAR, setting.control, **more, **options)
 
-    def add(self, view: View) -> None:
-        """Fit fresh probes on the training rows of a fold, and score its test rows."""
+    def add(self, *views: View) -> None:
+        """Fit fresh probes on the training rows of a fold, and score its test rows, as `ProbeScores.add`."""
         for score in (*self.real, *([self.control] if self.control else [])):
-            score.add(view)
+            score.add(*views)
 
     def findings(self) -> Iterator[Finding]:
         """Accuracy and information of each probe; of the control task the accuracy and the selectivity."""

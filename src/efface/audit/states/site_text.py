@@ -157,7 +157,12 @@ def probed(
         "selectivity is how much better it reads the real labels."
     )
     fresh = "a fresh linear probe learns" if probes == 1 else "fresh probes learn"
-    eraser = " The model is scrubbed anew in each fold, by the training sequences alone." if inside else ""
+    eraser = (
+        " The model is scrubbed anew in each fold, by one half of the training sequences, while probes learn from the "
+        "other, and the other way round."
+        if inside
+        else ""
+    )
     return (
         f"{len(labels):,} rows at {'one site' if sites == 1 else f'each of {sites} sites'}; the concept is "
         f"{labels.name} ({len(labels.classes)} classes). {folds} folds of whole {held}: each in turn is held out, and "

@@ -56,8 +56,9 @@ def sites(
     say what is to be audited:
 
     - `sites(model, data, labels, fit=...)` scrubs a model and reads it: in every fold `fit(model, data, labels)` is
-      called with the training sequences alone and gives a scrubber, so that neither it nor the probes have seen what
-      is scored. Whole sequences are held out, or whole `groups` of them.
+      called with training sequences alone and gives a scrubber, so that neither it nor the probes have seen what is
+      scored: with one half of them, while the probes learn from the other, then the other way round (see `rows`). Whole
+      sequences are held out, or whole `groups` of them.
     - `sites(before, after, z)` takes vectors as they come: they should be of rows that the erasers were *not* fitted
       on. The audit warns of rows that give themselves away; those among many other rows of the fit do not.
 
@@ -74,7 +75,8 @@ def sites(
         after: The same sites and shapes after erasure; None audits the model as it is. With `fit`, the data: a mapping
             of arrays `(n, ...)` or token ids `(n, length)`.
         z: The concept `(n,)`: integers, booleans or text. With `fit`, labels as `efface.scrub` takes them.
-        fit: Model, data and labels -> a scrubber, e.g. `lambda m, x, z: efface.scrub(m, x, z, sites="norms")`.
+        fit: Model, data and labels -> a scrubber, e.g. `lambda m, x, z: efface.scrub(m, x, z, sites="norms")`; called
+            twice a fold, with half of its training sequences. Hidden states of `max_rows` rows are kept three times.
         groups: What must not be split, `(n,)`, e.g. the sequence or file of each token, or with `fit` of each
             sequence: whole groups are held out, and intervals resample whole groups.
         control: What each row is a token of, `(n,)`, e.g. token ids (with `fit` `(n, length)`): each kind gets a random
@@ -115,7 +117,7 @@ def sites(
         origin = provenance(subject=before, data={"data": after, "labels": z}, seed=seed, call=call)
         audit = _audit(title, findings, names, setting, folds, name, inside=True)
         told = (r for sites in site_text.readings(findings).values() for r in sites.values())
-        few = thin(len(setting.labels) * (folds - 1) // folds, width, told)
+        few = thin(len(setting.labels) * (folds - 1) // folds // 2, width, told)
         return replace(audit, conclusions=(*few, *audit.conclusions), provenance=origin)
     if isinstance(before, HasSites):
         raise InputError(

@@ -110,19 +110,18 @@ def copied(copies: int, n: int) -> Iterator[str]:
 
 
 def thin(rows: int, columns: int, readings: Iterable[Reading]) -> Iterator[str]:
-    """A warning where the eraser of a fold has few rows for its columns, and a probe that learns from them is content.
+    """A warning where erasers and probes have fewer rows than columns, and a probe is content (see `halves`).
 
     Args:
-        rows: Of the fit of a fold.
+        rows: Of half a training fold.
         columns: Of each row.
         readings: Of the probes.
     """
     found = list(readings)
-    if rows < _ROWS_A_COLUMN * columns and any(r.passes for r in found) and not any(r.reads for r in found):
+    if rows < columns and any(r.passes for r in found) and not any(r.reads for r in found):
         yield (
-            f"{WARNING}{rows:,} rows a fit are few for {columns:,} columns. On them class means are equal by "
-            "construction, and probes that learn from them are blind to what is left on fresh ones, which others may "
-            "learn from: fit on one part of the rows, and audit the rest with the fitted eraser."
+            f"{WARNING}{rows:,} rows for an eraser, and as many for a probe, are few for {columns:,} columns: whoever "
+            "has more rows to learn from may read what is not read here."
         )
 
 
@@ -134,7 +133,7 @@ FIT_ROWS = (
 """What is said where the rows give themselves away."""
 
 _TASK = "task: "
-_FEW_COPIES, _ROWS_A_COLUMN = 0.01, 10
+_FEW_COPIES = 0.01
 
 
 def _reads(reading: Reading) -> bool:
@@ -175,7 +174,8 @@ def method(concept: Labels, *, n: int, d: int, folds: int, groups: Any, inside: 
     """How it was done, in two sentences."""
     held = "rows" if groups is None else f"groups ({len(set(map(str, groups)))} in all)"
     eraser = (
-        "The eraser was fitted anew in each fold, on the training rows only."
+        "Erasers were fitted anew in each fold, on training rows only, and probed by what learns from other ones: one "
+        "half of them is the eraser's and one the probes', then the other way round."
         if inside
         else "The eraser came fitted; the audit trusts that it was fitted on other rows than these."
     )
@@ -198,9 +198,10 @@ def caveats(concept: Labels, *, fitted_inside: bool, grouped: bool, fits: bool =
         "score above chance while the loss is no better than a constant guess.",
     )
     own = (
-        "Probes of a fold learn from the rows that its eraser was fitted on, where class means are equal by "
-        "construction: what a line that learns from fresh rows finds is underrated. Fit on one part of the rows, and "
-        "audit the rest.",
+        "Erasers and probes had half of a training fold each, and scores are of what an eraser of so many rows leaves "
+        "for a probe of as many. For erasers of class means that is about what any number of fresh rows would show of "
+        "an eraser of the whole fold, and less where columns are more than the rows of a half. With few rows much is "
+        "left by chance: the gap of class means on other rows shrinks as the root of columns over rows.",
     )
     trust = (
         "Whether the fitted eraser has seen some of these rows cannot be checked here; if so, the audit flatters it.",

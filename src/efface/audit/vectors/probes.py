@@ -131,7 +131,7 @@ def standardise(x: Floats, train: Rows) -> Floats:
 
 
 class ProbeScores:
-    """Scores of one probe for one set of labels, gathered fold by fold: `add(view)`, then `findings()`.
+    """Scores of one probe for one set of labels, gathered fold by fold: `add(*views)`, then `findings()`.
 
     Args:
         probe: Which probe.
@@ -162,25 +162,32 @@ class ProbeScores:
         self._scores = {c: {name: np.zeros(shape) for name in names} for c in self.conditions}
         self._fold, self._folds = np.zeros(len(labels), dtype=np.int64), 0
 
-    def add(self, view: View) -> None:
-        """Fit fresh probes on the fold's training rows, before and after erasure, and score its test rows."""
+    def add(self, *views: View) -> None:
+        """Fit fresh probes on the training rows of one fold, before and after erasure, and score its test rows.
+
+        Args:
+            views: The fold; or several of the same test rows, whose scores are averaged.
+        """
+        self._fold[views[0].test] = self._folds
+        self._folds += 1
+        for view in views:
+            self._add(view, 1 / len(views))
+
+    def _add(self, view: View, share: float) -> None:
         check_classes(self.labels, view.train, may_lack=self.may_lack)
         score = self._score_classes if self.labels.is_categorical else self._score_numbers
-        self._fold[view.test] = self._folds
-        self._folds += 1
         for condition in self.conditions:
             x = standardise(view.rows(condition), view.train).astype(self.probe.dtype)
             for i, scores in enumerate(score(x, view)):
                 for name, values in scores.items():
-                    self._scores[condition][name][i, view.test] = values
+                    self._scores[condition][name][i, view.test] += share * values
 
     def score(self, condition: str, name: str, by: str | None = None) -> Floats:
         """A score of each row, `(n,)`, by the probe at the penalty that is best by that score in all other folds.
 
         A fixed penalty makes a probe of many columns learn its rows by heart, guess worse than a constant on others,
-        and so report that nothing is there. Folds within the training rows cannot choose one after erasure: the eraser
-        was fitted on all of these, so that to each part of them the rest looks worse than chance. And each score has
-        its own: where the loss is best at a constant guess, right answers may be best elsewhere.
+        and so report that nothing is there. Each score has its own: where the loss is best at a constant guess, right
+        answers may be best elsewhere.
         """
         gains = self._scores[condition][by or name]
         by_fold = np.stack([np.bincount(self._fold, row, self._folds) for row in gains])
@@ -190,7 +197,7 @@ class ProbeScores:
         return self._scores[condition][name][best[self._fold], np.arange(len(self.labels))]
 
     def hits(self, condition: str) -> Floats:
-        """1 for each row whose class was read rightly, `(n,)`."""
+        """1 for each row whose class was read rightly, or the share of the views in which it was, `(n,)`."""
         return self.score(condition, "hit")
 
     def decisions(self, condition: str) -> Floats:

@@ -52,8 +52,13 @@ def rows(
 
     Each row is scored once, by probes that were trained on other rows. Two ways to give the eraser:
 
-    - `fit`, a function `(x_train, z_train) -> erase`: it is called in every fold with the training rows only, so that
-      neither the eraser nor the probes have seen the rows that are scored.
+    - `fit`, a function `(x_train, z_train) -> erase`: it is called in every fold with training rows only, so that
+      neither the eraser nor the probes have seen the rows that are scored. Erasers whose work is probed learn from one
+      half of them and the probes from the other, then the other way round, and scores are averaged: on rows of the fit
+      there is nothing to learn, whatever is left on others. What is estimated is how well a probe of half the training
+      rows reads what an eraser of as many leaves. For erasers of class means that is about what any number of fresh
+      rows would show of an eraser of all training rows, and less where columns are more than half of these; of other
+      erasers more rows may show more. Task, edit and class means are those of an eraser of all training rows.
     - `erase`, an eraser that is fitted already: then `x` must be an audit set, rows that it was *not* fitted on. The
       audit warns of rows that give themselves away; those among many other rows of the fit do not.
 
@@ -65,7 +70,8 @@ def rows(
         z: The concept `(n,)`, or numbers `(n, k)`. Integers, booleans and text are classes, floats are numbers.
         erase: A fitted eraser, `erase(x) -> x'` of the same shape; one of efface's is refused if `x` has other columns
             than those of its fit, or in another order.
-        fit: A function that fits one; it is given classes as int64 `(m,)`, numbers as float64.
+        fit: A function that fits one, called three times a fold, and once more for each task; it is given classes as
+            int64 `(m,)`, numbers as float64.
         task: Labels `(n,)`, a `Task`, or a sequence of `Task`.
         groups: Group of each row `(n,)`; whole groups are held out, and intervals resample whole groups.
         name: What to call the concept on the page.
@@ -81,7 +87,8 @@ def rows(
         An `Audit` with findings, figures, conclusions and caveats.
 
     Raises:
-        InputError: If both or neither of `erase` and `fit` are given, or the data cannot be used.
+        InputError: If both or neither of `erase` and `fit` are given, or the data cannot be used, or a fold, or with
+            `fit` a half of one, lacks a class.
         MissingExtraError: If scikit-learn is not installed.
 
     Does not guarantee: that a stronger probe finds nothing. Intervals cover the draw of the rows (or groups), not the
@@ -112,7 +119,7 @@ def rows(
     concept_findings, figures, copies = run.concept(_chosen(probes))
     task_findings, task_figures = run.tasks(as_tasks(task))
     findings = (*concept_findings, *task_findings)
-    of_a_fit = len(data) * (folds - 1) // folds
+    of_a_fit = len(data) * (folds - 1) // folds // 2
     return Audit(
         title or f"Erasing {name}",
         text=probe_text.method(
@@ -151,9 +158,12 @@ class _Run:
         guarded = Guardedness(labels, fitted_inside=self.fit is not None, seed=self.seed)
         edit = EditSize(n, seed=self.seed)
         seen = False
-        for view in views(self.x, labels, splits, fit=self.fit, erase=self.erase):
-            for measure in (*scores, guarded, edit):
-                measure.add(view)
+        given: dict[str, Any] = {"fit": self.fit, "erase": self.erase, "groups": self.groups, "seed": self.seed}
+        for view in views(self.x, labels, splits, **given):
+            for score in scores:
+                score.add(*view.crossed)
+            guarded.add(view)
+            edit.add(view)
             # A fitted eraser gives the same rows in every fold.
             if view.test is splits[0][1] and self.fit is None:
                 seen = looks_fitted(view.after, labels.columns(), free=self.groups is None, seed=self.seed)

@@ -68,6 +68,7 @@ def audit_task(
         len(labels), folds, groups=units, strata=labels.values if labels.is_categorical else None, seed=seed
     )
     scores = ProbeScores(PROBES["linear"], labels, seed=seed, family=f"task: {task.name}", is_task=True)
-    for view in views(x, concept, splits, fit=fit, erase=erase):
+    # Who does a task learns it from the rows that the eraser was fitted on.
+    for view in views(x, concept, splits, fit=fit, erase=erase, crossed=False):
         scores.add(view)
     return [*scores.findings(groups=units, level=level), scores.change(groups=units, level=level)]
