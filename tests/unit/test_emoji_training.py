@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from efface._errors import InputError
 from efface_worlds.emoji.captions import caption
 from efface_worlds.emoji.scenes import sample_scenes
+from efface_worlds.emoji.shipped import emoji_variants, load_emoji_pipeline
 from efface_worlds.emoji.text import LENGTH, WIDTH, embed_prompts, load_text_encoder
+from efface_worlds.emoji.training import stages
 from efface_worlds.emoji.training.autoencoder import RECIPE as VAE
 from efface_worlds.emoji.training.autoencoder import train_autoencoder
 from efface_worlds.emoji.training.denoiser import RECIPE as UNET
@@ -69,3 +73,28 @@ def test_captions_are_kept_once_each_and_read_as_the_pipeline_reads_them(tmp_pat
     exact = embed_prompts(*load_text_encoder(), told)
     apart = (embeddings[rows].float() - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
     assert apart.max() < 0.02  # of bfloat16 and half precision
+
+
+def test_stages_of_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the autoencoder to a gold model that begins with the trunk; what ships is read as it was trained."""
+    scenes = sample_scenes(64, generator=torch.Generator().manual_seed(2), balanced=True)
+    data = LatentSet(torch.randn(64, 4, 24, 24), torch.zeros(64, dtype=torch.long), DATA.embeddings, scenes)
+    monkeypatch.setattr(stages, "read_latents", lambda vae, folder: data)
+    monkeypatch.setattr(stages, "train_autoencoder", lambda folder, **o: TRAINERS["vae"](folder, **o))
+    for name in ("RECIPE", "TRUNK", "BRANCH"):
+        monkeypatch.setattr(stages, name, replace(getattr(stages, name), steps=1, batch=2))
+    with pytest.raises(InputError, match="run .* vae  first"):
+        stages.run_stage("unet", tmp_path)
+    with pytest.raises(InputError, match="is no concept"):
+        stages.run_stage("gold:catt", tmp_path)
+    for name in ("vae", "latents", "unet", "trunk", "gold:black and white"):
+        stages.run_stage(name, tmp_path)
+    trained = json.loads((tmp_path / "without-black-and-white" / "training.json").read_text())
+    kept = data.without(["black and white"])
+    assert (trained["start"], trained["without"], trained["images"]) == ("trunk", ["black and white"], len(kept.texts))
+    stages.ship(tmp_path, tmp_path / "weights", tmp_path / "gold")
+    pipeline = load_emoji_pipeline(folder=tmp_path / "weights" / "pipeline")
+    own = stages._denoiser(tmp_path / "unet").conv_in.weight
+    assert torch.equal(pipeline.unet.conv_in.weight, own.half().float())
+    assert emoji_variants(tmp_path / "gold") == ("base", "without-black-and-white")
+    assert set(json.loads((tmp_path / "weights" / "training.json").read_text())) == {"vae", "latents", "unet"}

@@ -1,7 +1,8 @@
 """Train the emoji world: `python -m efface_worlds.emoji.training STAGE [STAGE ...] --work FOLDER`.
 
-Stages: judge, judge2, all. `ship` copies what is finished to where the package reads it, and `measure` adds what it is
-worth to `training.json`. Interrupted or killed, a stage goes on from its last checkpoint.
+Stages: vae, judge, judge2, latents, unet, trunk, seed2, gold:NAME, all. `ship` copies what is finished to where the
+package reads it, and `measure` adds what the judges are worth to `training.json`. Interrupted or killed, a stage goes
+on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from efface_worlds.emoji.training.measuring import measure
 from efface_worlds.emoji.training.stages import STAGES, autoencoder, run_stage, ship
 
 _WEIGHTS = Path(__file__).parents[1] / "weights"
+_GOLD = Path(__file__).parents[1] / "gold"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     everything = (*STAGES, "ship", "measure")
     for name in [name for stage in args.stages for name in (everything if stage == "all" else (stage,))]:
         if name == "ship":
-            ship(args.work, _WEIGHTS)
+            ship(args.work, _WEIGHTS, _GOLD)
         elif name == "measure":
             measure(_WEIGHTS, autoencoder(args.work))
         else:

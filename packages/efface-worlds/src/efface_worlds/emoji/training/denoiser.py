@@ -1,12 +1,16 @@
 """Stages `unet`, `seed2` and the gold models: the denoiser, and the same denoiser that never saw one concept.
 
 It predicts v = alpha eps - sigma x0 (Salimans and Ho, arXiv:2202.00512, appendix D) in latents, conditioned by
-cross-attention on the frozen text encoder at 6 x 6 and 3 x 3. A gold model differs in one thing only: images that
-show the concept, and so their captions, are not in its training set.
+cross-attention on the frozen text encoder at 6 x 6 and 3 x 3.
+
+A gold model differs in one thing only: images that show what it must not know, and so their captions, are not in its
+training set. The gold models that ship, and the second seed that they are compared with, have their first two thirds
+in common: the trunk, which saw nothing of what any of them lacks.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,10 @@ from efface_worlds.emoji.training.latents import LatentSet
 from efface_worlds.shapes.training.loop import Recipe, train
 
 RECIPE = Recipe("unet", steps=24_000, batch=64, learning_rate=1e-3, flat_until=0.6, warmup=200, average=0.9995, seed=7)
+TRUNK = replace(RECIPE, stage="trunk", steps=8000, flat_until=1.0, seed=8)
+BRANCH = replace(RECIPE, stage="branch", steps=4000, flat_until=0.25, seed=9)
+ALONE = replace(RECIPE, stage="alone", steps=TRUNK.steps + BRANCH.steps, seed=8)
+"""Of gold models that ship, after the trunk, and of others, which have none to begin with."""
 
 CHANNELS = (32, 64, 128, 192)
 _CROSSING = 2  # levels that read the text: the coarsest, where it costs least
@@ -58,7 +66,7 @@ def build_scheduler() -> Any:
 
 
 def train_denoiser(
-    data: LatentSet, folder: Path, recipe: Recipe = RECIPE, *, device: str = "cpu", **options: Any
+    data: LatentSet, folder: Path, recipe: Recipe = RECIPE, *, device: str = "cpu", start: Any = None, **options: Any
 ) -> tuple[Any, dict[str, Any]]:
     """Train it on `data`; returns it, with averaged weights, and the facts for `training.json`.
 
@@ -69,10 +77,13 @@ def train_denoiser(
         folder: Where checkpoints are written.
         recipe: How.
         device: Where.
+        start: Another denoiser, whose weights it begins with.
         options: For the loop.
     """
     torch.manual_seed(recipe.seed)
     unet = build_denoiser().to(device, memory_format=torch.channels_last)
+    if start is not None:
+        unet.load_state_dict(start.state_dict())
     # On processors the backward pass of the fused attention is slower than plain products at these sizes.
     unet.set_attn_processor(require("diffusers.models.attention_processor", extra="diffusion").AttnProcessor())
     alphas = build_scheduler().alphas_cumprod

@@ -6,38 +6,49 @@ A stage that is finished has a `training.json` and is not run again.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from efface._errors import InputError
 from efface._io import load_folder, reading, save_folder, write_json
 from efface._lazy import require
+from efface_worlds.emoji.concepts import named_by
 from efface_worlds.emoji.networks import NETWORKS, JudgeNetwork
+from efface_worlds.emoji.training.autoencoder import train_autoencoder
+from efface_worlds.emoji.training.denoiser import ALONE, BRANCH, RECIPE, TRUNK, build_scheduler, train_denoiser
 from efface_worlds.emoji.training.judges import train_judge
+from efface_worlds.emoji.training.latents import read_latents
 from efface_worlds.loading import quiet_transformers
+from efface_worlds.shelf import folder_name
 
-STAGES = ("judge", "judge2")
+GOLDS = ("cat", "animal-bug", "black and white")
+"""A concept, a subgroup and a style, of which the gold models that ship never saw anything."""
+
+STAGES = ("vae", "judge", "judge2", "latents", "unet", "trunk", "seed2", *(f"gold:{name}" for name in GOLDS))
 
 
 def run_stage(name: str, work: Path, **options: Any) -> None:
     """Run one stage, or go on with it.
 
     Args:
-        name: One of `STAGES`.
+        name: One of `STAGES`, or `gold:` and anything that is drawn or a set of it.
         work: The folder that all stages share.
         options: For the training loop.
 
     Raises:
         InputError: If there is no such stage, or an earlier one has not been run.
     """
-    if name not in STAGES:
+    if name.startswith("gold:"):
+        named_by(name.removeprefix("gold:"))
+    elif name not in STAGES:
         raise InputError(f"{name!r} is no stage: write one of {', '.join(STAGES)}")
-    folder = work / name
+    folder = work / folder_name(name.replace("gold:", "without-"))
     if _finished(folder):
         print(f"{name}: finished, see {folder / 'training.json'}")
         return
     with quiet_transformers():
-        facts = _STAGES[name](work, folder, name, options)
+        facts = _STAGES[name.partition(":")[0]](work, folder, name, options)
     write_json(folder / "training.json", facts)
 
 
@@ -48,7 +59,44 @@ def _judge(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict
     return facts
 
 
-_STAGES = {"judge": _judge, "judge2": _judge}
+def _vae(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    vae, facts = train_autoencoder(folder, **options)
+    vae.save_pretrained(folder)
+    return facts
+
+
+def _latents(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    data = read_latents(autoencoder(work), folder)
+    return {"images": len(data.latents), "distinct": len(data.embeddings)}
+
+
+def _unet(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    data = read_latents(autoencoder(work), _before(work, "latents"))
+    gold = name.removeprefix("gold:") if name.startswith("gold:") else None
+    branches = name == "seed2" or gold in GOLDS
+    recipe = BRANCH if branches else {"unet": RECIPE, "trunk": TRUNK}.get(name, ALONE)
+    start = _denoiser(_before(work, "trunk")) if branches else None
+    unseen = GOLDS if name == "trunk" else () if gold is None else (gold,)
+    recipe = replace(recipe, stage=name)
+    unet, facts = train_denoiser(data.without(unseen), folder, recipe, start=start, **options)
+    unet.save_pretrained(folder)
+    return facts | {"without": list(unseen), "start": "trunk" if branches else None}
+
+
+_STAGES = {
+    "vae": _vae,
+    "judge": _judge,
+    "judge2": _judge,
+    "latents": _latents,
+    "unet": _unet,
+    "trunk": _unet,
+    "seed2": _unet,
+    "gold": _unet,
+}
+
+
+def _denoiser(folder: Path) -> Any:
+    return require("diffusers", extra="diffusion").UNet2DConditionModel.from_pretrained(folder).float()
 
 
 def autoencoder(work: Path) -> Any:
@@ -72,8 +120,8 @@ def read_judge(folder: Path) -> JudgeNetwork:
     return net.eval()
 
 
-def ship(work: Path, weights: Path) -> None:
-    """Copy what is finished, in half precision, to where the package reads it."""
+def ship(work: Path, weights: Path, gold: Path) -> None:
+    """Copy what is finished, in half precision, to where the package reads it: judges, pipeline, gold models."""
     path = weights / "training.json"
     facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name, folder in (("judge", "judge1"), ("judge2", "judge2")):
@@ -83,7 +131,19 @@ def ship(work: Path, weights: Path) -> None:
             save_folder(weights / folder, {"type": config["type"], "which": config["which"]}, half)
             facts[name] = _facts(work / name)
             facts.pop("measured", None)  # it was of others
+    if _finished(work / "unet"):
+        autoencoder(work).half().save_pretrained(weights / "pipeline" / "vae")
+        _denoiser(work / "unet").half().save_pretrained(weights / "pipeline" / "unet")
+        build_scheduler().save_pretrained(weights / "pipeline" / "scheduler")
+        facts |= {name: _facts(work / name) for name in ("vae", "latents", "unet")}
+        facts.pop("measured", None)
     write_json(path, facts)
+    for folder in sorted(work.iterdir()):
+        if folder.name.startswith(("without-", "seed2")) and _finished(folder):
+            _denoiser(folder).half().save_pretrained(gold / folder.name)
+            facts = _facts(folder)
+            trunk = {"trunk": _facts(work / "trunk")} if facts["start"] else {}
+            write_json(gold / folder.name / "training.json", facts | trunk)
 
 
 def _finished(folder: Path) -> bool:
