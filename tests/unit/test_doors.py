@@ -223,6 +223,8 @@ def test_hints_of_several_arguments_are_those_of_each() -> None:
 def test_stand_ins_of_a_trace_are_refused() -> None:
     with FakeTensorMode() as mode, pytest.raises(InputError, match="x is a FakeTensor"):
         to_tensor(mode.from_tensor(torch.ones(2)), "x")
+    with FakeTensorMode() as mode, pytest.raises(InputError, match="maps is a FakeTensor"):
+        top_k(mode.from_tensor(torch.ones(2, 4)), 1)
 
 
 def test_what_has_no_shape_offers_nothing() -> None:

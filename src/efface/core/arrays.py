@@ -116,7 +116,7 @@ def read_array(value: Any, name: str) -> Array:
 
 def _read(value: Any, name: str) -> Array:
     if isinstance(value, Tensor):
-        _check_real(value, name)
+        check_real(value, name)
         return Array(_strided(value.detach(), name))
     if type(value) is np.ndarray and value.dtype.kind in "biufc":
         return Array(_native(value))
@@ -204,7 +204,7 @@ def is_finite(value: Tensor) -> bool:
     return not (value.is_floating_point() or value.is_complex()) or bool(value.isfinite().all())
 
 
-def _check_real(value: Tensor, name: str) -> None:
+def check_real(value: Tensor, name: str) -> None:
     """Refuse the stand-ins of a trace, which have a shape and a device and no numbers."""
     if type(value).__name__ == "FakeTensor":
         raise InputError(f"{name} is a FakeTensor, which holds no numbers: give the tensor itself")

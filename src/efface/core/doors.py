@@ -27,7 +27,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._text import shown
-from efface.core.arrays import dense, is_plain, is_reckoned
+from efface.core.arrays import check_real, dense, is_plain, is_reckoned
 from efface.core.config import in_words
 
 _LOOKED_AT = 100
@@ -59,8 +59,10 @@ def check_call(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
         value = given[name]
         if type(value) not in _exact(hint) and not fits(value, hint):
             raise InputError(f"{name} is {shown(value)}: write {_advice(value, hint, name)}")
-        if isinstance(value, Tensor) and hint in _TENSOR and not is_reckoned(value):
-            _refuse_tensor(value, name)
+        if isinstance(value, Tensor) and hint in _TENSOR:
+            check_real(value, name)
+            if not is_reckoned(value):
+                _refuse_tensor(value, name)
 
 
 def _refuse_tensor(value: Tensor, name: str) -> None:
