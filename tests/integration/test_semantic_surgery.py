@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,8 @@ from torch import Tensor
 import efface
 from efface import Concept, EffaceWarning, InputError, PipelineView, erase
 from efface.core.run import Log
-from efface.diffusion.text.semantic_surgery.biopsy import Gate, presence_score
+from efface.diffusion.text.semantic_surgery.biopsy import Direction, presence_score
+from efface.diffusion.text.semantic_surgery.choosing import Sides, chosen
 from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
 from efface.diffusion.text.semantic_surgery.feedback import seen_by
 from efface.pipelines.embedding_parts import parts_of
@@ -177,14 +180,14 @@ def test_a_part_in_which_prompts_look_alike_has_no_gate() -> None:
     view = PipelineView.of(load_shapes_pipeline())
     there, gone = (view.encode([t.replace("{}", w) for t in TEMPLATES]) for w in ("star", "circle"))
     (part,) = parts_of(there)
-    direction = there.sequence[0] - gone.sequence[0]
-    gate, found = Gate.calibrated(part, direction, ("last",), there, gone, name="'star'")
+    direction, given = Direction(there.sequence[0] - gone.sequence[0], gone.sequence[0]), Sides(there, gone)
+    gate, found, _ = chosen(part, direction, "star", given, None, ("last",))
     assert gate.threshold == found.threshold and bool((gate.above(gate.scores(there)) > 0).all())
-    blind = direction.clone()
-    blind[-1] = 0  # as where padding is rows of zeros: the last row says nothing
-    assert Gate.calibrated(part, blind, ("last", "per-token"), there, gone, name="'star'")[0].score == "per-token"
+    blind = replace(direction, towards=direction.towards.clone())
+    blind.towards[-1] = 0  # as where padding is rows of zeros: the last row says nothing
+    assert chosen(part, blind, "star", given, None, ("last", "per-token"))[0].score == "per-token"
     with pytest.raises(InputError, match="prompts with 'star' do not score above"):
-        Gate.calibrated(part, blind, ("last",), there, gone, name="'star'")
+        chosen(part, blind, "star", given, None, ("last",))
 
 
 # ------------------------------------------------------------------------------------------------------------ shapes
@@ -201,6 +204,39 @@ def shapes() -> Any:
 def fitted(name: str, **fields: Any) -> SemanticSurgery:
     spec = Concept(name, **{"preserve": [*siblings(name), "square", "heart"], "templates": TEMPLATES, **fields})
     return erase(shapes(), spec, method="semantic-surgery")
+
+
+@pytest.mark.parametrize("score", ["word", "centred last", None])
+def test_what_a_gate_reads_and_what_it_was_chosen_from_are_in_the_file(score: Any, tmp_path: Path) -> None:
+    spec = Concept("star", preserve=siblings("star")[:3])
+    erasure = erase(shapes(), spec, method="semantic-surgery", score=score)
+    (gate,), tried = erasure.gates[0], erasure.candidates["star"]["sequence.text_encoder"]
+    assert [how.score for how in tried if how.chosen] == [gate.score] and (gate.score == score or score is None)
+    assert (gate.neutral is not None) == (score == "centred last") and (len(tried) == 1) == (score is not None)
+    erasure.save(tmp_path / "star")
+    loaded = efface.load(tmp_path / "star")
+    assert isinstance(loaded, SemanticSurgery) and loaded.candidates == erasure.candidates
+    asked = PipelineView.of(shapes()).encode(["a red star", "a red circle"])
+    assert torch.equal(loaded.reading(asked), erasure.reading(asked))
+    assert erasure.reading(asked)[0] > erasure.reading(asked)[1]
+
+
+def test_that_trials_do_not_fit_into_a_window_is_not_logged_as_if_a_prompt_were_cut() -> None:
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    libraries = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    view = PipelineView.of(shapes())
+    for library in libraries:
+        library.addHandler(handler)
+    try:
+        erasure = erase(view, Concept("star", preserve=siblings("star")[:3]), method="semantic-surgery")
+        assert erasure.candidates["star"] and not said
+        view.encode(["a star " * 20], truncate=True)  # what is drawn is still told
+        assert any("truncated" in text for text in said)
+    finally:
+        for library in libraries:
+            library.removeHandler(handler)
 
 
 def test_a_calibrated_gate_erases_the_star_and_leaves_the_rest_bit_for_bit() -> None:

@@ -27,8 +27,28 @@ def test_scores_are_cosines() -> None:
         assert float(presence_score(x, d, "flat")[i]) == pytest.approx(flat, abs=1e-6)
         last = float(x[i, -1] @ d[-1] / x[i, -1].norm() / d[-1].norm())
         assert float(presence_score(x, d, "last")[i]) == pytest.approx(last, abs=1e-6)
-    with pytest.raises(InputError, match="'per-token', 'flat', 'last'"):
+    with pytest.raises(InputError, match="'per-token', 'flat', 'mean', .*'last', 'word'"):
         presence_score(x, d, "max")  # type: ignore[arg-type]
+
+
+def test_scores_of_other_rows_are_cosines_of_these() -> None:
+    g = torch.Generator().manual_seed(1)
+    x, d, e = torch.randn(3, 4, 5, generator=g), torch.randn(4, 5, generator=g), torch.randn(4, 5, generator=g)
+    cosine = torch.nn.functional.cosine_similarity
+    expected = {
+        "first": cosine(x[:, 0], d[:1]),
+        "mean": cosine(x.mean(1), d.mean(0)[None]),
+        "centred first": cosine(x[:, 0] - e[0], d[:1]),
+        "centred last": cosine(x[:, -1] - e[-1], d[-1:]),
+        "centred mean": cosine((x - e).mean(1), d.mean(0)[None]),
+    }
+    for score, value in expected.items():
+        torch.testing.assert_close(presence_score(x, d, score, e), value)  # type: ignore[arg-type]
+    nearest = torch.stack([torch.stack([cosine(x[:, r], d[k : k + 1]) for r in range(4)]).amax(0) for k in (1, 2)])
+    torch.testing.assert_close(presence_score(x, d[1:3], "word"), nearest.mean(0))
+    assert torch.equal(presence_score(x.flip(1), d[1:3], "word"), presence_score(x, d[1:3], "word"))
+    with pytest.raises(InputError, match="'centred first' is centred on the empty prompt"):
+        presence_score(x, d, "centred first")
 
 
 def test_scores_that_separate() -> None:

@@ -7,7 +7,10 @@ left alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +22,24 @@ from efface.pipelines.embedding import PromptEmbedding, Slot
 from efface.pipelines.encoding import Encoding, original
 from efface.pipelines.restoring import StandIn, lock_of, standing_in
 from efface.pipelines.tokens import Tokens
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """This thread's warnings of texts that are cut are not shown: nothing is drawn of them, and tokens say it."""
+    thread = threading.get_ident()
+
+    def shown(record: logging.LogRecord) -> bool:
+        return record.thread != thread or record.levelno > logging.WARNING
+
+    handlers = [each for name in ("diffusers", "transformers") for each in logging.getLogger(name).handlers]
+    for each in handlers:
+        each.addFilter(shown)
+    try:
+        yield
+    finally:
+        for each in handlers:
+            each.removeFilter(shown)
 
 
 def _recorded(tokenizer: Any, name: str, log: list[dict[str, Any]]) -> StandIn:
@@ -78,7 +99,7 @@ class Tokenization:
         """
         self.encoding.check_options(options)
         log: list[dict[str, Any]] = []
-        with lock_of(self.pipe):  # tokenizers cannot be used by two threads at once
+        with lock_of(self.pipe), _unlogged():  # tokenizers cannot be used by two threads at once
             self._encode(list(prompts), self._dry(log, _zeros), options)
             calls = _pairs(log)
             names = [name for name in self.components.text_encoders if name in calls]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -12,47 +11,69 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efface._errors import InputError
-from efface._text import brief
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.embedding_parts import Part
 from efface.stats.histogram import histogram
 from efface.stats.roc import auroc
 
-Score = Literal["per-token", "flat", "last"]
+Score = Literal["per-token", "flat", "mean", "first", "last", "word", "centred mean", "centred first", "centred last"]
 """Which cosine of a prompt with a concept's direction.
 
-`"per-token"`: row by row, averaged over rows (released code); `"flat"`: of all rows as one vector (paper). Both fall
-the later the concept stands in the prompt, since in a causal text encoder the rows before it know nothing of it.
-`"last"` (ours): of the last row alone, which has read the whole prompt, wherever the concept stands in it. It needs
-prompts that are padded to one length by an encoder that does not mask the padding (CLIP, T5 of SD3 and FLUX); where
-the last row says nothing, calibration refuses.
+`"per-token"`: row by row, averaged over rows (released code); `"flat"`: of all rows as one vector (paper); `"mean"`: of
+the mean of all rows. These fall the later the concept stands in the prompt where a text encoder is causal, since the
+rows before it know nothing of it, and the longer the prompt is where it reads in both directions. The others are ours.
+`"last"`: of the last row alone, which has read the whole prompt, wherever the concept stands in it. It needs prompts
+that are padded to one length by an encoder whose padding reads them (CLIP, T5 of SD3 and FLUX). `"first"`: of the first
+row alone, which sums a prompt up in BERT and its kin, and is the same in every prompt of a causal encoder. `"word"`:
+each row of the bare word with the row that is nearest to it, averaged over the word's rows, wherever these stand.
+`"centred ..."`: what the prompt's row has that the empty prompt's has not, in place of the row itself.
+Where a score says nothing, calibration refuses it.
 """
+
+_CENTRED = "centred "
+_OF_ANY_LENGTH = ("first", "last", "word", "centred first", "centred last")
 
 _FEWEST = 5
 _LEAST_AUROC = 0.75
 
 
-def presence_score(sequence: Tensor, direction: Tensor, score: Score = "per-token") -> Tensor:
+def presence_score(
+    sequence: Tensor, direction: Tensor, score: Score = "per-token", neutral: Tensor | None = None
+) -> Tensor:
     """How much of a concept is in prompts, `(n,)`, between -1 and 1.
 
     Args:
         sequence: Embeddings `(n, rows, width)`.
-        direction: E(concept) - E(""), `(rows, width)`; rows of zeros (the first of CLIP) count 0.
+        direction: E(concept) - E(""), `(rows, width)`; rows of zeros (the first of CLIP) count 0. For `"word"` the
+            word's own rows of it alone, `(k, width)`.
         score: Which cosine.
+        neutral: E(""), `(rows, width)`, for scores that are centred on it.
 
-    Source: Semantic Surgery (OpenReview 3FTVceZQrh), section 3 (flat); its released code (per token); ours (last).
+    Source: Semantic Surgery (OpenReview 3FTVceZQrh), section 3 (flat); its released code (per token); ours (others).
 
     >>> x = torch.eye(2)[None]
     >>> presence_score(x, torch.eye(2)).item(), presence_score(x, torch.eye(2).flip(0)).item()
     (1.0, 0.0)
+    >>> presence_score(x, torch.eye(2)[1:], "word").item()
+    1.0
     """
     if score not in get_args(Score):
         raise InputError(f"score={score!r}: choose one of {', '.join(map(repr, get_args(Score)))}")
     x, d = sequence.float(), direction.float()
-    if score == "flat":
+    if score.startswith(_CENTRED):
+        if neutral is None:
+            raise InputError(f"score={score!r} is centred on the empty prompt: give its embedding, neutral=...")
+        x = x - neutral.float()
+    of = score.removeprefix(_CENTRED)
+    if of == "flat":
         return F.cosine_similarity(x.flatten(1), d.flatten()[None], dim=1)
-    if score == "last":
-        return F.cosine_similarity(x[:, -1], d[None, -1], dim=1)
+    if of == "mean":
+        return F.cosine_similarity(x.mean(1), d.mean(0)[None], dim=1)
+    if of in ("first", "last"):
+        row = 0 if of == "first" else -1
+        return F.cosine_similarity(x[:, row], d[None, row], dim=1)
+    if of == "word":
+        return (F.normalize(x, dim=-1) @ F.normalize(d, dim=-1).mT).amax(dim=1).mean(dim=1)
     return F.cosine_similarity(x, d[None], dim=-1).mean(dim=1)
 
 
@@ -120,15 +141,42 @@ def calibrate_gate(present: Tensor, absent: Tensor, *, error: float = 0.01, name
 
 
 @dataclass(frozen=True, eq=False)
+class Direction:
+    """What a word is in one part of an embedding.
+
+    Attributes:
+        towards: E(word) - E("") there, `(rows, width)`.
+        neutral: E("") there, likewise.
+        own: Rows of the bare word's own tokens; none where these are not asked for.
+    """
+
+    towards: Tensor
+    neutral: Tensor
+    own: tuple[int, ...] = ()
+
+    def gate(self, part: Part, score: Score, threshold: float = 0.0, sharpness: float = 1.0) -> Gate:
+        """The gate of a score, with the rows that this reads.
+
+        Raises:
+            InputError: If it reads the word's own rows, and none is known.
+        """
+        if score == "word" and not self.own:
+            raise InputError(f"score='word' reads a word's own rows, and it has none in {part.name}: choose another")
+        towards = self.towards[list(self.own)] if score == "word" else self.towards
+        return Gate(part, towards, score, threshold, sharpness, self.neutral if score.startswith(_CENTRED) else None)
+
+
+@dataclass(frozen=True, eq=False)
 class Gate:
     """Whether a word is in prompts, as one part of their embedding says.
 
     Attributes:
         part: Which part.
-        direction: E(word) - E("") there, `(rows, width)`.
+        direction: E(word) - E("") there, `(rows, width)`; of a score of the word's own rows these alone.
         score: Which cosine with it.
         threshold: beta.
         sharpness: gamma.
+        neutral: E("") there, of a score that is centred on it.
     """
 
     part: Part
@@ -136,8 +184,7 @@ class Gate:
     score: Score
     threshold: float
     sharpness: float
-
-    __repr__ = brief
+    neutral: Tensor | None = None
 
     def scores(self, embedding: PromptEmbedding) -> Tensor:
         """The scores of n prompts, `(n,)`.
@@ -146,44 +193,22 @@ class Gate:
             InputError: If they are of another length than those that it was fitted on, and the score reads every row.
         """
         x = self.part.of(embedding)
-        if self.score != "last" and x.shape[1:] != self.direction.shape:
+        if self.score not in _OF_ANY_LENGTH and x.shape[1:] != self.direction.shape:
             here, fitted = tuple(x.shape[1:]), tuple(self.direction.shape)
             raise InputError(
                 f"prompts are {here} here, and the erasure was fitted on {fitted}: fit it on this pipeline"
             )
-        return presence_score(x, self.direction.to(x.device), self.score)
+        if self.neutral is None:
+            return presence_score(x, self.direction.to(x.device), self.score)
+        row = slice(0, 1) if self.score.endswith("first") else slice(-1, None)
+        at = slice(None) if self.score not in _OF_ANY_LENGTH else row
+        start, towards = (rows[at].to(x.device) for rows in (self.neutral, self.direction))
+        return presence_score(x[:, at], towards, self.score, start)
 
     def above(self, scores: Tensor) -> Tensor:
         """`(score - beta) / gamma`, whose sigmoid is the presence."""
         beta, gamma = (torch.tensor(v, device=scores.device) for v in (self.threshold, self.sharpness))
         return (scores - beta) / gamma
-
-    @classmethod
-    def calibrated(
-        cls,
-        part: Part,
-        direction: Tensor,
-        scores: Sequence[Score],
-        present: PromptEmbedding,
-        absent: PromptEmbedding,
-        *,
-        name: str,
-    ) -> tuple[Gate, Calibration]:
-        """The gate with the first of these scores by which prompts with and without a word separate.
-
-        Raises:
-            InputError: If they do by none; the text is that of the first.
-        """
-        refused: InputError | None = None
-        for score in scores:
-            gate = cls(part, direction, score, 0.0, 1.0)
-            try:
-                found = calibrate_gate(*(gate.scores(side).cpu() for side in (present, absent)), name=name)
-            except InputError as error:
-                refused = refused or error
-                continue
-            return replace(gate, threshold=found.threshold, sharpness=found.sharpness), found
-        raise refused or InputError(f"there is no score for {name}: choose one of {', '.join(get_args(Score))}")
 
 
 def fewest_errors(present: Tensor, absent: Tensor) -> tuple[float, float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from efface.core.config import Config, option
 from efface.diffusion.text.semantic_surgery.biopsy import Score
@@ -22,15 +22,17 @@ class Form(NamedTuple):
     """What a preset stands for."""
 
     scores: tuple[Score, ...]
+    candidates: tuple[Score, ...]
     towards: Towards
     order: Order
 
 
 PRESETS: Mapping[Preset, Form] = {
-    "recommended": Form(("last", "per-token"), "anchor", "present"),
-    "published": Form(("per-token",), "neutral", "listed"),
+    "recommended": Form(("last", "per-token"), get_args(Score), "anchor", "present"),
+    "published": Form(("per-token",), (), "neutral", "listed"),
 }
-"""Of several scores a gate has the first by which its calibration tells prompts apart."""
+"""Of several scores a gate has the first by which its calibration tells prompts apart, unless it errs clearly more
+often than another candidate (see `choosing`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,9 @@ class SemanticSurgeryConfig(Config):
         "auto", "beta; 'auto' calibrates it on templates with the concept against those with anchor and preserve"
     )
     sharpness: float = option(0.02, "gamma, where the threshold is given", above=0)
-    score: Score | None = option(None, "which cosine of a prompt with the word's direction")
+    score: Score | None = option(
+        None, "which cosine of a prompt with the word's direction; None lets calibration choose"
+    )
     towards: Towards | None = option(None, "what the concept's direction starts from")
     order: Order | None = option(None, "which active word comes first")
     active_from: float = option(0.5, "tau: the presence from which on a word is active", above=0, below=1)
@@ -52,4 +56,5 @@ class SemanticSurgeryConfig(Config):
         """The preset's form, with what was given in its place."""
         form = PRESETS[self.preset]
         scores = form.scores if self.score is None else (self.score,)
-        return Form(scores, self.towards or form.towards, self.order or form.order)
+        candidates = form.candidates if self.score is None else ()
+        return Form(scores, candidates, self.towards or form.towards, self.order or form.order)

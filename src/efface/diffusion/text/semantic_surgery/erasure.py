@@ -25,13 +25,13 @@ from efface.diffusion.text.contexts import (
     Encoded,
     check_others,
     filled,
-    others_of,
     templates_of,
     warn_of_no_anchor,
 )
 from efface.diffusion.text.contrast import Contexts, Contrast, moved
 from efface.diffusion.text.semantic_surgery import gating
 from efface.diffusion.text.semantic_surgery.biopsy import Calibration, Gate
+from efface.diffusion.text.semantic_surgery.choosing import Candidate, Sides
 from efface.diffusion.text.semantic_surgery.config import SemanticSurgeryConfig
 from efface.diffusion.text.semantic_surgery.feedback import Detector, look_again
 from efface.pipelines.embedding import PromptEmbedding
@@ -56,10 +56,11 @@ class SemanticSurgery(Erasure):
     words the order decides what else.
 
     `preset="recommended"`, ours and the default: the score is the cosine of the last row, which has read the whole
-    prompt, where calibration accepts it; subtracted is what the word has that its anchor has not, by kind of row, as
-    much as is in the row (see `Contrast`), times rho. Active words are taken out one after the other, the most present
-    first, each as far as those before it have left it: concepts in another order give the same. The anchor is the
-    concept's, else the nearest of `preserve`: the one whose mean rows over the templates lie nearest.
+    prompt, where calibration accepts it, and no other errs clearly less often in longer prompts (see `chosen`);
+    subtracted is what the word has that its anchor has not, by kind of row, as much as is in the row (see `Contrast`),
+    times rho. Active words are taken out one after the other, the most present first, each as far as those before it
+    have left it: concepts in another order give the same. The anchor is the concept's, else the nearest of `preserve`:
+    the one whose mean rows over the templates lie nearest.
 
     Does not guarantee: erasure of what the gate does not see (other words, attacks on the gate); that siblings, whose
     directions are alike, are left alone; anything against who leaves this wrapper out.
@@ -70,6 +71,7 @@ class SemanticSurgery(Erasure):
         contrasts: A tuple a word: what is taken out, by part; empty where it is the direction from the neutral prompt.
         anchors: What each concept is moved to; empty likewise.
         report: Word -> part -> how its gate was calibrated, if it was.
+        candidates: Word -> part -> the scores that calibration chose from, and how each came out.
     """
 
     parts: tuple[Part, ...]
@@ -78,6 +80,9 @@ class SemanticSurgery(Erasure):
     anchors: tuple[str, ...] = ()
     config: SemanticSurgeryConfig = field(default=SemanticSurgeryConfig(), kw_only=True, repr=False)
     report: Mapping[str, Mapping[str, Calibration]] = field(default_factory=dict, kw_only=True, repr=False)
+    candidates: Mapping[str, Mapping[str, tuple[Candidate, ...]]] = field(
+        default_factory=dict, kw_only=True, repr=False
+    )
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -159,12 +164,14 @@ class SemanticSurgery(Erasure):
         view, of = PipelineView.of(pipe), self._concept(concept)
         here, gone = (view.encode(list(texts)) for texts in ([*present, *synonyms], absent))
         neutral = self.concepts[0].neutral
-        directions = gating.directions(Encoded(view, [neutral, *of.words]), neutral, of.words)
-        gates, found = list(self.gates), dict(self.report)
+        directions = gating.directions(Encoded(view, [neutral, *of.words]), neutral, of.words, self.config)
+        given, trial = Sides(here, gone), gating.trial(view, of, self.config)
+        gates, found, candidates = list(self.gates), dict(self.report), dict(self.candidates)
         for i, word in enumerate(self.words):
             if word in of.words:
-                gates[i], found[word] = gating.calibrated(word, directions[word], here, gone, self.config)
-        return dataclasses.replace(self, gates=tuple(gates), report=found)
+                made = gating.calibrated(word, directions[word], given, trial, self.config)
+                gates[i], found[word], candidates[word] = made
+        return dataclasses.replace(self, gates=tuple(gates), report=found, candidates=candidates)
 
     def _concept(self, name: str | None) -> Concept:
         if name is None and len(self.concepts) > 1:
@@ -354,20 +361,23 @@ def fit(view: PipelineView, concepts: Sequence[Concept], config: SemanticSurgery
     neutral = concepts[0].neutral
     texts = [neutral, *(word for each in concepts for word in each.words)]
     for each in concepts:
-        texts += filled(templates_of(each), (*each.words, *_others(each, config)))
+        texts += filled(templates_of(each), (*each.words, *gating.others(each, config)))
     encoded = Encoded(view, texts)
     gates: list[tuple[Gate, ...]] = []
     report: dict[str, dict[str, Calibration]] = {}
+    candidates: dict[str, dict[str, tuple[Candidate, ...]]] = {}
     for each in concepts:
-        directions = gating.directions(encoded, neutral, each.words)
+        directions = gating.directions(encoded, neutral, each.words, config)
         if not isinstance(config.threshold, str):
             gates += [gating.from_threshold(directions[word], config.threshold, config) for word in each.words]
             continue
-        here, gone = (encoded.of(filled(templates_of(each), words)) for words in (each.words, _others(each, config)))
+        both = (filled(templates_of(each), words) for words in (each.words, gating.others(each, config)))
+        given, trial = Sides(*map(encoded.of, both)), gating.trial(view, each, config)
         for word in each.words:
-            found, report[word] = gating.calibrated(word, directions[word], here, gone, config)
+            found, report[word], candidates[word] = gating.calibrated(word, directions[word], given, trial, config)
             gates.append(found)
-    made: dict[str, Any] = {"method": NAME, "concepts": tuple(concepts), "config": config, "report": report}
+    made: dict[str, Any] = {"method": NAME, "concepts": tuple(concepts), "config": config}
+    made |= {"report": report, "candidates": candidates}
     if config.form.towards == "neutral":
         return SemanticSurgery(parts_of(encoded.all), tuple(gates), **made)
     contexts = [Contexts(encoded, each) for each in concepts]
@@ -380,14 +390,9 @@ def fit(view: PipelineView, concepts: Sequence[Concept], config: SemanticSurgery
     return SemanticSurgery(parts_of(encoded.all), tuple(gates), contrasts, anchors, **made)
 
 
-def _others(concept: Concept, config: SemanticSurgeryConfig) -> tuple[str, ...]:
-    """The words that a concept is told from; the published form knows no anchor."""
-    return others_of(concept) if config.form.towards == "anchor" else tuple(concept.preserve)
-
-
 def _told_apart(concepts: Sequence[Concept], config: SemanticSurgeryConfig) -> SemanticSurgeryConfig:
     """The options, with another start of directions, and a warning, where a concept names nothing to move it to."""
-    others = partial(_others, config=config)
+    others = partial(gating.others, config=config)
     if config.threshold == "auto":
         or_else = "call calibrate(), or give a threshold, e.g. threshold=0.12, with preset='published'"
         check_others(concepts, "calibrate {} on", or_else, others)
