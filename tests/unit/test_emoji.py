@@ -49,6 +49,9 @@ class TestConcepts:
         assert emoji.named_by("profession:pilot") == ("pilot", "woman pilot", "man pilot")
         assert emoji.named_by("pilot") == ("pilot",)
         assert emoji.named_by("animal-bug") == emoji.subgroups()["animal-bug"]
+        assert all(emoji.named_by(each.name) == (each.name,) for each in emoji.CONCEPTS)
+        assert emoji.named_by("subgroup:hotel") == emoji.subgroups()["hotel"] != emoji.named_by("hotel")
+        assert "hotel" in emoji.prompts_for("hotel", 1).texts[0]
 
     def test_what_is_held_out_is_not_read(self) -> None:
         told = " | ".join(emoji.caption(_scenes(4000), seed=1))

@@ -160,17 +160,20 @@ def professions() -> dict[str, tuple[str, ...]]:
 def named_by(name: str) -> tuple[str, ...]:
     """Names of the concepts that a concept's, subgroup's, group's or profession's name means.
 
-    `"profession:cook"` means all cooks, `"cook"` the one whose gender is not said.
+    `"profession:cook"` means all cooks, `"cook"` the one whose gender is not said; `"subgroup:hotel"` the things of
+    that subgroup, `"hotel"` the building, since a concept's own name means the concept.
 
     Raises:
         InputError: If nothing is called that.
     """
-    key = name.removeprefix("profession:")
-    if name != key and key in professions():
-        return professions()[key]
-    for named in (subgroups(), groups()):
-        if name in named:
-            return named[name]
+    kind, _, key = name.partition(":")
+    asked = {"profession": professions(), "subgroup": subgroups()}.get(kind, {})
+    if key in asked:
+        return asked[key]
+    if not any(name == each.name for each in CONCEPTS):
+        for named in (subgroups(), groups()):
+            if name in named:
+                return named[name]
     return (concept(name).name,)
 
 
