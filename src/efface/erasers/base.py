@@ -111,7 +111,7 @@ class Eraser(Erasure):
         """
         if not callable(apply):
             raise InputError(f"apply is {shown(apply)}: write a function of a tensor")
-        if len(getattr(z, "shape", ())) > 1:
+        if getattr(z, "ndim", 0) > 1:
             check_columns(self.label_columns, z, "z", whose="eraser.label_columns")
         if isinstance(x, Tensor):
             return apply(x if is_reckoned(x) or x.is_meta else dense(x, "x"))

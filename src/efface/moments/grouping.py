@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface._text import brief
+from efface._text import brief, shown
 from efface._validate import check_int, check_type, to_tensor
 from efface.core.arrays import dense
 from efface.core.doors import check_call
@@ -47,6 +47,8 @@ class GroupedTensor:
         groups = self.groups if groups is None else groups
         if len(groups) != len(self.labels) or not groups:
             raise InputError(f"coalesce got {len(groups)} groups for {len(self.labels)} labels: give one for each")
+        if wrong := [g for g in groups if not isinstance(g, Tensor)]:
+            raise InputError(f"coalesce got {shown(wrong[0])} for a group: give tensors")
         fused = torch.cat(list(groups), dim=self.dim)
         if fused.shape[self.dim] != len(self.indices):
             raise InputError(

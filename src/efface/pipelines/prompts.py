@@ -50,7 +50,7 @@ class PromptEncoder:
         """Refuse prompts that the pipeline would silently cut off or not understand."""
         for prompt in listed(prompts, "prompts"):
             if not isinstance(prompt, str):
-                raise InputError(f"a prompt is a string, not {type(prompt).__name__}: {prompt!r}")
+                raise InputError(f"a prompt is a string, not {type(prompt).__name__}: {shown(prompt)}")
         if truncate and allow_unknown:
             return
         for prompt, encoders in zip(prompts, self.tokenization(prompts, **options), strict=True):
