@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._measure import table
-from efface import Concept, PipelineView, erase
+from efface import Concept, InputError, PipelineView, erase
 from efface.core.run import Run
 from efface.core.subjects import as_subject
 from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
@@ -90,6 +90,7 @@ def gates_table(names: Sequence[str], scores: Sequence[str | None]) -> None:
     view = PipelineView.of(build_pipeline(*parts))  # untrained: gates read text alone
     fired: dict[str | None, dict[str, list[Tensor]]] = {score: {} for score in scores}
     picked: dict[str, int] = {}
+    refused = dict.fromkeys(scores, 0)
     for name in names:
         of, near, far = emoji.concept(name), emoji.siblings(name), emoji.strangers(name)[::40]
         kinds = {
@@ -102,7 +103,11 @@ def gates_table(names: Sequence[str], scores: Sequence[str | None]) -> None:
         }
         encoded = {kind: view.encode(texts, allow_unknown=True) for kind, texts in kinds.items() if texts}
         for score in scores:
-            erasure = erase(view, told(name), method="semantic-surgery", score=score)
+            try:
+                erasure = erase(view, told(name), method="semantic-surgery", score=score)
+            except InputError:  # its calibration does not separate
+                refused[score] += 1
+                continue
             for kind, embedding in encoded.items():
                 fired[score].setdefault(kind, []).append(erasure.reading(embedding)[:, 0] > 0)
             if score is None:
@@ -112,8 +117,15 @@ def gates_table(names: Sequence[str], scores: Sequence[str | None]) -> None:
     for score, found in fired.items():
         hits = {kind: torch.cat(each) for kind, each in found.items()}
         misses = [percent(~hits[kind]) for kind in ("name", "read", "unread")]
-        rows.append((score or "chosen", *misses, *(percent(hits[kind]) for kind in ("told", "siblings", "strangers"))))
-    header = ("score", "name", "read", "unread", "siblings told", "other siblings", "strangers")
+        rows.append(
+            (
+                score or "chosen",
+                *misses,
+                *(percent(hits[kind]) for kind in ("told", "siblings", "strangers")),
+                refused[score],
+            )
+        )
+    header = ("score", "name", "read", "unread", "siblings told", "other siblings", "strangers", "concepts refused")
     table(f"Gates of {len(names)} concepts, per cent missed, and false alarms; chosen: {picked}", header, rows)
 
 
