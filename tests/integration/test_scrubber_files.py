@@ -8,6 +8,7 @@ import pickle
 import warnings
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -100,6 +101,7 @@ def test_a_control_can_be_saved(tmp_path):
     control.save(tmp_path / "control")
     again = load(tmp_path / "control")
     assert again == control and again != fitted("llama").random_control(seed=4)
+    assert fitted("llama").random_control(seed=np.uint8(3)) == control  # type: ignore[arg-type]  # whatever width it has
     with control.on(model("llama")):
         expected = first("llama")
     with again.on(model("llama")):

@@ -259,7 +259,7 @@ class Scrubber(Erasure):
         """The control: at each site a random subspace of the same rank about the same mean, new for every batch."""
         check_call(Scrubber.random_control, locals())
         controls = {
-            site: RandomSubspace(_rank(eraser), getattr(eraser, "bias", None), seed=seed * 100_003 + i)
+            site: RandomSubspace(_rank(eraser), getattr(eraser, "bias", None), seed=int(seed) * 100_003 + i)
             for i, (site, eraser) in enumerate(self.erasers.items())
         }
         return Scrubber(controls, self.fingerprint, method="random", concepts=self.concepts)
