@@ -193,3 +193,9 @@ BAD = {
 def test_bad_input_says_what_to_write(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint64, torch.complex64, torch.bool])
+def test_ids_of_tokens_are_integers(dtype: torch.dtype) -> None:
+    with pytest.raises(InputError, match="expects token ids"):
+        Tokens(keep=(0,)).free(torch.zeros(2, 3, dtype=dtype))

@@ -18,6 +18,8 @@ from efface.core.doors import check_call, check_fields
 from efface.core.hooks import edit_call
 from efface.core.saved_types import saved
 
+_IDS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 @saved
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Tokens(Masker):
     def shape(self, x: Tensor) -> tuple[int, ...]:
         """Number of tokens."""
         check_call(Tokens.shape, locals())
-        if x.ndim != 2 or x.is_floating_point():
+        if x.ndim != 2 or x.dtype not in _IDS:
             raise InputError(f"x is {x.dtype} of shape {tuple(x.shape)}: Tokens expects token ids (n, tokens)")
         return (x.shape[1],)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import shown
 from efface.audit.audit import Audit
 from efface.audit.pipelines.erasures import ErasureLike
 from efface.audit.pipelines.presence import Judge, Sampler, presence
@@ -96,6 +97,8 @@ def _others(
     """Names -> prompts of what should stay."""
     if isinstance(others, str):
         raise InputError(f"others is one string: write a list, others=[{others!r}]")
+    if others is not None and not isinstance(others, Iterable):
+        raise InputError(f"others is {shown(others)}: write a list of words, or a mapping from words to prompts")
     if isinstance(others, Mapping):
         return others
     return {name: concept.prompts(name) for name in (concept.preserve if others is None else others)}
