@@ -95,6 +95,8 @@ def test_stages_of_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     stages.ship(tmp_path, tmp_path / "weights", tmp_path / "gold")
     pipeline = load_emoji_pipeline(folder=tmp_path / "weights" / "pipeline")
     own = stages._denoiser(tmp_path / "unet").conv_in.weight
+    for config in (*(tmp_path / "weights").rglob("config.json"), *(tmp_path / "gold").rglob("config.json")):
+        assert str(tmp_path) not in config.read_text()
     assert torch.equal(pipeline.unet.conv_in.weight, own.half().float())
     assert emoji_variants(tmp_path / "gold") == ("base", "without-black-and-white")
     assert set(json.loads((tmp_path / "weights" / "training.json").read_text())) == {"vae", "latents", "unet"}

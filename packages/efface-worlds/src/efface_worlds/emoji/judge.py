@@ -12,6 +12,7 @@ from efface._errors import InputError
 from efface_worlds.emoji.concepts import CONCEPTS, FACTORS, concept, index_of, named_by, subgroups
 from efface_worlds.emoji.networks import NOTHING, TONELESS, JudgeNetwork
 from efface_worlds.emoji.scenes import NONE, SIZE, Scenes
+from efface_worlds.shapes.judge import check_images
 
 _BATCH = 128
 SURE, UNLIKELY = 0.6, 0.2
@@ -178,7 +179,7 @@ class Judge:
         Raises:
             InputError: If the pictures have another shape or are not in [0, 1].
         """
-        check_images(images)
+        check_images(images, size=SIZE)
         parts = [self.network(chunk.float()) for chunk in images.split(_BATCH)]
         logits = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return Verdict(**{k: v.sigmoid() if k == "domain" else v.softmax(-1) for k, v in logits.items()})
@@ -186,25 +187,8 @@ class Judge:
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """Features `(n, 160)` of pictures `(n, 3, 48, 48)` in [0, 1], of the whole, before the heads."""
-        check_images(images)
+        check_images(images, size=SIZE)
         return torch.cat([self.network.features(chunk.float()) for chunk in images.split(_BATCH)])
-
-
-def check_images(images: Tensor, name: str = "images") -> None:
-    """Refuse what is not a batch of RGB pictures of 48 x 48 in [0, 1].
-
-    Raises:
-        InputError: If so; it says what to write instead.
-    """
-    if images.dim() != 4 or images.shape[1:] != (3, SIZE, SIZE):
-        raise InputError(f"{name} of shape {tuple(images.shape)}: expected (n, 3, {SIZE}, {SIZE})")
-    if not images.is_floating_point():
-        raise InputError(f"{name} of dtype {images.dtype}: write {name}.float() / 255")
-    if not len(images):
-        raise InputError(f"no {name}: expected at least one")
-    low, high = float(images.amin()), float(images.amax())
-    if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise InputError(f"{name} between {low:.3g} and {high:.3g}: expected [0, 1], as output_type='pt' gives")
 
 
 def spoken(name: str) -> tuple[str, ...]:

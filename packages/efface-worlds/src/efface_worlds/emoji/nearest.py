@@ -15,8 +15,9 @@ from torch import Tensor
 
 from efface_worlds.emoji.concepts import CONCEPTS, STYLES, TONES, concept, index_of, named_by
 from efface_worlds.emoji.drawing import ground_colours, render
-from efface_worlds.emoji.judge import check_images, spoken
+from efface_worlds.emoji.judge import spoken
 from efface_worlds.emoji.scenes import NONE, SIZE, Scenes
+from efface_worlds.shapes.judge import check_images
 
 SCALES = (2, 4, 8)
 """Pixels over which colours and edges are averaged."""
@@ -94,7 +95,7 @@ class NearestJudge:
         Raises:
             InputError: If the pictures have another shape or are not in [0, 1].
         """
-        check_images(images)
+        check_images(images, size=SIZE)
         images = images.float()
         ground = _ground(images)
         background = (ground[:, None] - ground_colours()).square().sum(-1).argmin(1)

@@ -183,14 +183,14 @@ class Judge:
         return [torch.cat(level) for level in zip(*parts, strict=True)]
 
 
-def check_images(images: Tensor, name: str = "images") -> None:
-    """Refuse what is not a batch of RGB images of 32 x 32 in [0, 1].
+def check_images(images: Tensor, name: str = "images", size: int = SIZE) -> None:
+    """Refuse what is not a batch of RGB images of that size in [0, 1].
 
     Raises:
         InputError: If so; it says what to write instead.
     """
-    if images.dim() != 4 or images.shape[1:] != (3, SIZE, SIZE):
-        raise InputError(f"{name} of shape {tuple(images.shape)}: expected (n, 3, {SIZE}, {SIZE})")
+    if images.dim() != 4 or images.shape[1:] != (3, size, size):
+        raise InputError(f"{name} of shape {tuple(images.shape)}: expected (n, 3, {size}, {size})")
     if not images.is_floating_point():
         raise InputError(f"{name} of dtype {images.dtype}: write {name}.float() / 255")
     if not len(images):

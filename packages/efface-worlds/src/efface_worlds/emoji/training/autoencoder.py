@@ -12,6 +12,7 @@ from torch import Tensor
 from efface._lazy import require
 from efface_worlds.emoji.drawing import render
 from efface_worlds.emoji.scenes import SIZE, sample_scenes
+from efface_worlds.shapes.training.autoencoder import gradient_loss
 from efface_worlds.shapes.training.loop import Recipe, train
 
 RECIPE = Recipe(
@@ -59,16 +60,12 @@ def train_autoencoder(
             mean, std, kl = posterior.mean.float(), posterior.std.float(), posterior.kl().float()
             noise = torch.randn(mean.shape, generator=generator).to(device)
             y = vae.decode(mean + std * noise).sample.float()
-        return F.l1_loss(y, x) + _GRADIENT * _gradient_loss(y, x) + _KL * kl.mean() / mean[0].numel()
+        return F.l1_loss(y, x) + _GRADIENT * gradient_loss(y, x) + _KL * kl.mean() / mean[0].numel()
 
     facts = train(vae, loss, recipe, folder, **options)
     vae = vae.cpu().to(memory_format=torch.contiguous_format)
     vae.register_to_config(scaling_factor=_scaling(vae))
     return vae, facts
-
-
-def _gradient_loss(y: Tensor, x: Tensor) -> Tensor:
-    return F.l1_loss(y.diff(dim=-1), x.diff(dim=-1)) + F.l1_loss(y.diff(dim=-2), x.diff(dim=-2))
 
 
 @torch.no_grad()

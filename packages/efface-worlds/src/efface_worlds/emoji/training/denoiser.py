@@ -21,6 +21,7 @@ from torch import Tensor
 from efface._lazy import require
 from efface_worlds.emoji.text import WIDTH
 from efface_worlds.emoji.training.latents import LatentSet
+from efface_worlds.shapes.training.denoiser import build_scheduler, noised
 from efface_worlds.shapes.training.loop import Recipe, train
 
 RECIPE = Recipe("unet", steps=24_000, batch=64, learning_rate=1e-3, flat_until=0.6, warmup=200, average=0.9995, seed=7)
@@ -49,19 +50,6 @@ def build_denoiser(channels: tuple[int, ...] = CHANNELS) -> Any:
         cross_attention_dim=WIDTH,
         attention_head_dim=4,  # diffusers takes this for the number of heads
         norm_num_groups=8,
-    )
-
-
-def build_scheduler() -> Any:
-    """DDIM with Stable Diffusion's noise schedule, v-prediction."""
-    return require("diffusers", extra="diffusion").DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="v_prediction",
     )
 
 
@@ -95,12 +83,11 @@ def train_denoiser(
         told = torch.where(torch.rand(recipe.batch, generator=generator) < _EMPTY, 0, data.texts[chosen])
         times = torch.randint(0, len(alphas), (recipe.batch,), generator=generator)
         x0 = data.latents[chosen]
-        eps = torch.randn(x0.shape, generator=generator)
-        alpha, sigma = (a.sqrt()[:, None, None, None] for a in (alphas[times], 1 - alphas[times]))
-        noisy = (alpha * x0 + sigma * eps).to(device, memory_format=torch.channels_last)
+        noisy, target = noised(x0, alphas[times], generator)
+        noisy = noisy.to(device, memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16):
             v = unet(noisy, times.to(device), data.embeddings[told].float().to(device)).sample
-        return F.mse_loss(v.float(), (alpha * eps - sigma * x0).to(device))
+        return F.mse_loss(v.float(), target.to(device))
 
     facts = train(unet, loss, recipe, folder, **options)
     unet.set_default_attn_processor()

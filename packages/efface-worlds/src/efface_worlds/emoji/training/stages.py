@@ -20,6 +20,7 @@ from efface_worlds.emoji.training.denoiser import ALONE, BRANCH, RECIPE, TRUNK, 
 from efface_worlds.emoji.training.judges import train_judge
 from efface_worlds.emoji.training.latents import read_latents
 from efface_worlds.loading import quiet_transformers
+from efface_worlds.shapes.training.loop import finished, forget_origin, read_facts
 from efface_worlds.shelf import folder_name
 
 GOLDS = ("cat", "animal-bug", "black and white")
@@ -44,7 +45,7 @@ def run_stage(name: str, work: Path, **options: Any) -> None:
     elif name not in STAGES:
         raise InputError(f"{name!r} is no stage: write one of {', '.join(STAGES)}")
     folder = work / folder_name(name.replace("gold:", "without-"))
-    if _finished(folder):
+    if finished(folder):
         print(f"{name}: finished, see {folder / 'training.json'}")
         return
     with quiet_transformers():
@@ -106,7 +107,7 @@ def autoencoder(work: Path) -> Any:
 
 
 def _before(work: Path, name: str) -> Path:
-    if not _finished(work / name):
+    if not finished(work / name):
         raise InputError(f"{work / name} is not finished: run  python -m efface_worlds.emoji.training {name}  first")
     return work / name
 
@@ -125,30 +126,25 @@ def ship(work: Path, weights: Path, gold: Path) -> None:
     path = weights / "training.json"
     facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name, folder in (("judge", "judge1"), ("judge2", "judge2")):
-        if _finished(work / name):
+        if finished(work / name):
             config, tensors = load_folder(work / name, expect="EmojiJudge")
             half = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
             save_folder(weights / folder, {"type": config["type"], "which": config["which"]}, half)
-            facts[name] = _facts(work / name)
+            facts[name] = read_facts(work / name)
             facts.pop("measured", None)  # it was of others
-    if _finished(work / "unet"):
+    if finished(work / "unet"):
         autoencoder(work).half().save_pretrained(weights / "pipeline" / "vae")
         _denoiser(work / "unet").half().save_pretrained(weights / "pipeline" / "unet")
         build_scheduler().save_pretrained(weights / "pipeline" / "scheduler")
-        facts |= {name: _facts(work / name) for name in ("vae", "latents", "unet")}
+        for part in ("vae", "unet"):
+            forget_origin(weights / "pipeline" / part / "config.json")
+        facts |= {name: read_facts(work / name) for name in ("vae", "latents", "unet")}
         facts.pop("measured", None)
     write_json(path, facts)
     for folder in sorted(work.iterdir()):
-        if folder.name.startswith(("without-", "seed2")) and _finished(folder):
+        if folder.name.startswith(("without-", "seed2")) and finished(folder):
             _denoiser(folder).half().save_pretrained(gold / folder.name)
-            facts = _facts(folder)
-            trunk = {"trunk": _facts(work / "trunk")} if facts["start"] else {}
+            forget_origin(gold / folder.name / "config.json")
+            facts = read_facts(folder)
+            trunk = {"trunk": read_facts(work / "trunk")} if facts["start"] else {}
             write_json(gold / folder.name / "training.json", facts | trunk)
-
-
-def _finished(folder: Path) -> bool:
-    return (folder / "training.json").is_file()
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "training.json").read_text(encoding="utf-8"))

@@ -55,7 +55,7 @@ def train_autoencoder(
         noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
         y = vae.decode(posterior.mean + posterior.std * noise).sample
         return (
-            F.l1_loss(y, x) + _GRADIENT * _gradient_loss(y, x) + _KL * posterior.kl().mean() / posterior.mean[0].numel()
+            F.l1_loss(y, x) + _GRADIENT * gradient_loss(y, x) + _KL * posterior.kl().mean() / posterior.mean[0].numel()
         )
 
     facts = train(vae, loss, recipe, folder, **options)
@@ -63,7 +63,8 @@ def train_autoencoder(
     return vae, facts
 
 
-def _gradient_loss(y: Tensor, x: Tensor) -> Tensor:
+def gradient_loss(y: Tensor, x: Tensor) -> Tensor:
+    """L1 on differences of neighbouring pixels."""
     return F.l1_loss(y.diff(dim=-1), x.diff(dim=-1)) + F.l1_loss(y.diff(dim=-2), x.diff(dim=-2))
 
 

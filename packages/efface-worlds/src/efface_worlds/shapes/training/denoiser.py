@@ -95,14 +95,25 @@ def train_denoiser(
         told = torch.where(torch.rand(recipe.batch, generator=generator) < _EMPTY, 0, told)
         times = torch.randint(0, len(alphas), (recipe.batch,), generator=generator)
         x0 = data.latents[chosen]
-        eps = torch.randn(x0.shape, generator=generator)
-        alpha, sigma = (a.sqrt()[:, None, None, None] for a in (alphas[times], 1 - alphas[times]))
-        noisy, embedded = (alpha * x0 + sigma * eps).to(device), data.embeddings[told].float().to(device)
-        v = unet(noisy, times.to(device), embedded).sample
-        return F.mse_loss(v, (alpha * eps - sigma * x0).to(device))
+        noisy, target = noised(x0, alphas[times], generator)
+        v = unet(noisy.to(device), times.to(device), data.embeddings[told].float().to(device)).sample
+        return F.mse_loss(v, target.to(device))
 
     facts = train(unet, loss, recipe, folder, **options)
     return unet.cpu(), facts | {"images": n, "patterned": patterned}
+
+
+def noised(x0: Tensor, alphas: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Latents `(n, c, h, w)` with noise, and the v that is to be predicted of them.
+
+    Args:
+        x0: The latents.
+        alphas: Cumulative products of the schedule at the time of each, `(n,)`.
+        generator: Source of the noise.
+    """
+    eps = torch.randn(x0.shape, generator=generator)
+    alpha, sigma = (a.sqrt()[:, None, None, None] for a in (alphas, 1 - alphas))
+    return alpha * x0 + sigma * eps, alpha * eps - sigma * x0
 
 
 def _patterned(scenes: Scenes) -> Tensor:

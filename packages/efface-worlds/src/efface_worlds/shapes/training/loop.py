@@ -5,6 +5,7 @@ A run that was killed goes on from its last checkpoint and ends with the same bi
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 import time
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._io import write_json
 from efface.core.checkpoint import Checkpoint
 from efface.training.loop import Trainer
 
@@ -145,3 +147,20 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def finished(folder: Path) -> bool:
+    """Whether the stage whose folder it is has ended."""
+    return (folder / "training.json").is_file()
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What a stage that has ended left in its `training.json`."""
+    return json.loads((folder / "training.json").read_text(encoding="utf-8"))
+
+
+def forget_origin(path: Path) -> None:
+    """Take out of a config where on this machine a part was read from."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    write_json(path, config)

@@ -5,7 +5,6 @@ A stage that is finished has a `training.json` and is not run again.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from efface_worlds.shapes.training.denoiser import RECIPE as DENOISER
 from efface_worlds.shapes.training.denoiser import build_scheduler, train_denoiser
 from efface_worlds.shapes.training.judges import train_judge
 from efface_worlds.shapes.training.latents import LatentSet, make_latents
+from efface_worlds.shapes.training.loop import finished, forget_origin, read_facts
 from efface_worlds.shapes.training.text import build_text_encoder, train_text, train_tower
 from efface_worlds.shapes.vocabulary import build_tokenizer
 
@@ -50,7 +50,7 @@ def run_stage(name: str, work: Path, **options: Any) -> None:
     elif name not in (*STAGES, *ALONE):
         raise InputError(f"{name!r} is no stage: write one of {', '.join((*STAGES, *ALONE))}")
     folder = work / name.replace("gold:", "without-")
-    if _finished(folder):
+    if finished(folder):
         print(f"{name}: finished, see {folder / 'training.json'}")
         return
     with quiet_transformers():
@@ -67,7 +67,7 @@ def _judge(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict
 
 def _vae_of(work: Path) -> Any:
     """The autoencoder that was trained here, or else the one that ships."""
-    trained = work / "vae" if _finished(work / "vae") else WEIGHTS / "pipeline" / "vae"
+    trained = work / "vae" if finished(work / "vae") else WEIGHTS / "pipeline" / "vae"
     return require("diffusers", extra="diffusion").AutoencoderKL.from_pretrained(trained).float().eval()
 
 
@@ -119,7 +119,7 @@ _STAGES = {
 
 
 def _before(work: Path, name: str) -> Path:
-    if not _finished(work / name):
+    if not finished(work / name):
         raise InputError(f"{work / name} is not finished: run  python -m efface_worlds.shapes.training {name}  first")
     return work / name
 
@@ -150,29 +150,25 @@ def read_pair(folder: Path) -> ContrastivePair:
 
 def ship(work: Path, weights: Path, gold: Path) -> None:
     """Copy what is finished: the judges, the pipeline and the contrastive pair, and beside them the gold models."""
-    before = _facts(weights) if (weights / "training.json").is_file() else {}
+    before = read_facts(weights) if (weights / "training.json").is_file() else {}
     facts = {name: value for name, value in before.items() if name != "measured"}
     for name, folder in (("judge", "judge1"), ("judge2", "judge2")):
-        if _finished(work / name):
+        if finished(work / name):
             config, tensors = load_folder(work / name, expect="ShapesJudge")
             save_folder(weights / folder, {"type": config["type"], "which": config["which"]}, tensors)
-            facts[name] = _facts(work / name)
-    if _finished(work / "unet"):
+            facts[name] = read_facts(work / name)
+    if finished(work / "unet"):
         _ship_pair_and_pipeline(work, weights, facts)
-    if _finished(work / "tower"):
+    if finished(work / "tower"):
         _, tensors = load_folder(work / "tower", expect="ShapesContrast")
         save_folder(weights / "contrast", {"type": "ShapesContrast"}, tensors)
-        facts["tower"] = _facts(work / "tower")
+        facts["tower"] = read_facts(work / "tower")
     if {**facts, "measured": before.get("measured")} == before:
         facts = before  # the same models: what was measured still holds
     write_json(weights / "training.json", facts)
     for folder in sorted(work.iterdir()):
-        if folder.name.startswith(("without-", "seed2")) and _finished(folder):
+        if folder.name.startswith(("without-", "seed2")) and finished(folder):
             _ship_gold(folder, gold / folder.name)
-
-
-def _finished(folder: Path) -> bool:
-    return (folder / "training.json").is_file()
 
 
 def _of_images(pair: ContrastivePair) -> dict[str, Any]:
@@ -198,15 +194,8 @@ def _ship_pair_and_pipeline(work: Path, weights: Path, facts: dict[str, Any]) ->
         )
         pipeline.save_pretrained(weights / "pipeline")
     for part in ("vae", "unet"):
-        _forget_origin(weights / "pipeline" / part / "config.json")
-    facts |= {name: _facts(work / name) for name in ("vae", "text", "latents", "unet")}
-
-
-def _forget_origin(path: Path) -> None:
-    """Take out where on this machine a part was read from."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config.pop("_name_or_path", None)
-    write_json(path, config)
+        forget_origin(weights / "pipeline" / part / "config.json")
+    facts |= {name: read_facts(work / name) for name in ("vae", "text", "latents", "unet")}
 
 
 def _read_unet(folder: Path) -> Any:
@@ -217,7 +206,3 @@ def _ship_gold(folder: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "diffusion_pytorch_model.safetensors", "training.json"):
         (target / name).write_bytes((folder / name).read_bytes())
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "training.json").read_text(encoding="utf-8"))
