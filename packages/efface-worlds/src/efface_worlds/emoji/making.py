@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,9 @@ def _tile(svg: str) -> np.ndarray[Any, Any]:
 def _renderer() -> Any:
     """Cairosvg, which no extra brings: nobody who uses the world needs it."""
     try:
-        import cairosvg
+        return import_module("cairosvg")
     except ModuleNotFoundError as error:
         raise MissingExtraError("drawing the sprites anew needs cairosvg: pip install cairosvg") from error
-    return cairosvg
 
 
 def main() -> None:
