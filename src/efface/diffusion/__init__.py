@@ -11,6 +11,7 @@ __getattr__, __dir__ = attach(
         "SafeLatentDiffusion": "efface.diffusion.guidance.sld",
         "Safree": "efface.diffusion.text.safree.erasure",
         "SemanticSurgery": "efface.diffusion.text.semantic_surgery.erasure",
+        "WeightErasure": "efface.diffusion.weights.erasure",
     },
     globals(),
 )
