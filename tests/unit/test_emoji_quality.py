@@ -1,0 +1,57 @@
+"""What the emoji pipeline draws, measured: by concept, with intervals, and whom it leaves out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from efface_worlds.emoji.concepts import CONCEPTS, STYLES, index_of
+from efface_worlds.emoji.drawing import render
+from efface_worlds.emoji.scenes import Scenes
+from efface_worlds.emoji.shipped import load_judge
+from efface_worlds.emoji.training.quality import asked, figures_of, left_out
+
+THINGS = ("cat", "banana", "guitar", "castle", "sunflower", "airplane")
+
+
+def _few() -> Scenes:
+    scenes = asked()
+    scenes = replace(scenes, background=torch.zeros_like(scenes.background))
+    return scenes[torch.isin(scenes.objects[:, 0], torch.tensor([index_of(name) for name in THINGS]))]
+
+
+def test_every_concept_is_asked_for_as_often_in_every_style() -> None:
+    scenes = asked(each=2)
+    cells = scenes.objects[:, 0] * len(STYLES) + scenes.style
+    assert torch.bincount(cells).tolist() == [2] * (len(CONCEPTS) * len(STYLES))
+
+
+def test_renderings_are_right_and_those_of_another_concept_are_not() -> None:
+    scenes = _few()
+    figures = figures_of(render(scenes), scenes, {"judge1": load_judge(1)})
+    assert figures["pictures"] == 8 * len(THINGS)
+    for judge in ("judge1", "nearest"):
+        share, low, high = figures["judges"][judge]["top1"]
+        assert low <= share <= high
+        assert share > 0.85
+        assert low < high
+    assert figures["by_concept"]["cat"]["of"] == 8
+    assert figures["by_concept"]["dog"]["of"] == 0
+    assert figures["left_out"] == []
+    cat = index_of("cat")
+    drawn = torch.where(scenes.objects == cat, index_of("dog"), scenes.objects)
+    wrong = figures_of(render(replace(scenes, objects=drawn)), scenes, {"judge1": load_judge(1)})
+    assert wrong["by_concept"]["cat"]["nearest"] == 0
+    assert wrong["left_out"] == ["cat"]
+    assert wrong["kept"]["pictures"] == 8 * (len(THINGS) - 1)
+    assert wrong["kept"]["nearest"]["top1"][0] > wrong["judges"]["nearest"]["top1"][0]
+
+
+def test_a_concept_is_left_out_by_the_mean_of_the_judges() -> None:
+    found = {
+        "cat": {"judge1": 8, "judge2": 2, "nearest": 0, "of": 8},
+        "dog": {"judge1": 8, "judge2": 1, "nearest": 8, "of": 8},
+        "cow": {"judge1": 0, "judge2": 0, "nearest": 0, "of": 0},
+    }
+    assert left_out(found, ("judge1", "judge2")) == ["dog"]
