@@ -1,0 +1,172 @@
+"""UCE: key and value projections that read a concept as its anchor, and all that is preserved as before."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from efface._errors import InputError, NothingErasedWarning
+from efface.core.concept import Concept
+from efface.core.config import Config, option
+from efface.core.method import Field, Method, register
+from efface.diffusion.weights.closed_form import InputMap, NormalEquations, equations, pair_rows, phrase_rows
+from efface.diffusion.weights.erasure import WeightErasure
+from efface.diffusion.weights.projections import LAYERS_HELP, Layers, Stream, deltas_of, streams_of
+from efface.diffusion.weights.rows import SPAN_HELP, Pair, Phrase, check_words, pairs_of, preserved
+from efface.pipelines.view import PipelineView
+
+NAME = "uce"
+
+Span = Literal["last", "last_to_end", "all"]
+
+READS: tuple[Field, ...] = ("synonyms", "erase_from", "anchor", "preserve", "templates", "neutral")
+
+
+def reads_of(config: Any, data: Mapping[str, Any]) -> tuple[Field, ...]:
+    """What a method with such options reads of a concept."""
+    left_out = {"templates": not config.in_templates, "anchor": data.get("debias") is not None}
+    return tuple(name for name in READS if not left_out.get(name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class UceConfig(Config):
+    """Options of UCE."""
+
+    key_span: Span = option("last_to_end", SPAN_HELP)
+    layers: Layers = option("auto", LAYERS_HELP)
+    ridge: float = option(0.5, "how much the weights are held where they are", least=0)
+    erase_weight: float = option(1.0, "how much a row of the concept counts", above=0)
+    preserve_weight: float | Literal["auto"] = option(
+        "auto", "how much a row that is preserved counts; auto: one over how many concepts, at least .1", least=0
+    )
+    in_templates: bool = option(False, "read words in the concept's templates, too, not by themselves")
+
+
+def fit(
+    view: PipelineView, concepts: Sequence[Concept], config: UceConfig, *, debias: Mapping[str, float] | None = None
+) -> WeightErasure:
+    """Unified concept editing (arXiv:2308.14761, equation 7), for any number of concepts at once.
+
+    Each word of each concept is read as its anchor (as its neutral prompt where there is none), the words to preserve
+    and the neutral prompt as before. With `debias`, a concept is read as itself and so much of each attribute:
+    `v* = W (c + sum_a r_a c_a)`.
+
+    Differences from the released code: it has two key spans, this has both (`"last_to_end"`: the paper's time;
+    `"last"`: since 2025); it inverts a matrix for each layer in the layer's own dtype, this one for all in float64; its
+    debiasing measures pictures to choose strengths, here they are given.
+
+    Args:
+        view: The pipeline.
+        concepts: What is erased.
+        config: The options.
+        debias: Attribute -> strength; nothing is then erased.
+
+    Raises:
+        InputError: If the pipeline cannot read a word, its text enters where no such edit is defined, or the normal
+            equations are singular.
+    """
+    check_words(view, concepts, more=tuple(debias or ()))
+    streams = streams_of(view, config.layers)
+    solved, sums = solutions(view, streams, concepts, config, debias)
+    return finished(view, streams, solved, NAME, concepts, config, {"keys": sums[0].n})
+
+
+def solutions(
+    view: PipelineView,
+    streams: Sequence[Stream],
+    concepts: Sequence[Concept],
+    config: UceConfig,
+    debias: Mapping[str, float] | None = None,
+) -> tuple[list[InputMap], list[NormalEquations]]:
+    """What rows are read as in each stream, and the sums that it follows from."""
+    sums, kept = equations(streams, view), preserved(concepts, config.in_templates)
+    pairs = pairs_of(concepts, config.in_templates)
+    rows = pair_rows(view, streams, pairs, config.key_span)
+    if debias is not None:
+        rows = _with_attributes(view, streams, pairs, config.key_span, debias)
+    for each in rows:
+        for total, (keys, targets) in zip(sums, each, strict=True):
+            total.add(keys, targets, config.erase_weight)
+    weight = preserve_weight(config.preserve_weight, len(concepts))
+    for some in phrase_rows(view, streams, kept, "last" if config.key_span == "last" else "all"):
+        for total, keys in zip(sums, some, strict=True):
+            total.add(keys, None, weight)
+    return [total.solve(config.ridge) for total in sums], sums
+
+
+def preserve_weight(given: float | str, concepts: int) -> float:
+    """The released rule for `"auto"`.
+
+    >>> preserve_weight("auto", 2), preserve_weight("auto", 100), preserve_weight(1.0, 2)
+    (0.5, 0.1, 1.0)
+    """
+    return max(0.1, 1 / concepts) if isinstance(given, str) else given
+
+
+def _with_attributes(
+    view: PipelineView,
+    streams: Sequence[Stream],
+    pairs: Sequence[Pair],
+    span: Span,
+    debias: Mapping[str, float],
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Each word's rows, to be read as themselves and a share of each attribute's."""
+    if not debias:
+        raise InputError("debias names no attribute: write debias={'woman': 0.5, ...}, or leave it out")
+    towards = [[Pair(pair.key, Phrase(word, word)) for pair in pairs] for word in debias]
+    for each in zip(*(pair_rows(view, streams, pairs_to, span) for pairs_to in towards), strict=True):
+        found = []
+        for of_stream in zip(*each, strict=True):
+            keys = of_stream[0][0]
+            shift = sum(r * targets for r, (_, targets) in zip(debias.values(), of_stream, strict=True))
+            found.append((keys, keys + shift))
+        yield found
+
+
+def finished(
+    view: PipelineView,
+    streams: Sequence[Stream],
+    maps: Sequence[InputMap],
+    method: str,
+    concepts: Sequence[Concept],
+    config: Config,
+    report: Mapping[str, Any],
+) -> WeightErasure:
+    """The erasure of what rows are read as in each stream."""
+    if all(found.rank == 0 for found in maps):
+        warnings.warn(
+            f"{', '.join(map(repr, [c.name for c in concepts]))}: each reads the same as what is to stand in its "
+            "place, so nothing is changed: name another anchor",
+            NothingErasedWarning,
+            stacklevel=4,
+        )
+    changes = [(stream, stream.changes(found.of)) for stream, found in zip(streams, maps, strict=True)]
+    ranks = [found.rank for found in maps]
+    deltas = deltas_of(view, changes)
+    return WeightErasure.made(
+        deltas, method=method, concepts=concepts, config=config, report={**report, "ranks": ranks}
+    )
+
+
+register(
+    Method(
+        name=NAME,
+        subjects=("pipeline",),
+        summary="text projections that read a concept as its anchor, in closed form (UCE), many concepts at once",
+        paper="arXiv:2308.14761",
+        fit=fit,
+        erasure=WeightErasure,
+        config=UceConfig,
+        reads=READS,
+        reads_with=reads_of,
+        access=("prompts", "embeddings", "weights"),
+        access_on=("weights",),
+        guarantee="the least squares of reading the concepts' rows as their anchors' and preserved rows as before",
+        no_guarantee="that the concept is gone from prompts that do not name it, from words that were not preserved, "
+        "or against who has the weights of before",
+    )
+)
