@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
 
+from efface_worlds.emoji import concepts
 from efface_worlds.emoji.concepts import CONCEPTS, STYLES, index_of
 from efface_worlds.emoji.drawing import render
 from efface_worlds.emoji.scenes import Scenes
 from efface_worlds.emoji.shipped import load_judge
 from efface_worlds.emoji.training.quality import asked, figures_of, left_out
+from efface_worlds.emoji.world import prompts_for
+from efface_worlds.registry import find_world
 
 THINGS = ("cat", "banana", "guitar", "castle", "sunflower", "airplane")
 
@@ -55,3 +61,26 @@ def test_a_concept_is_left_out_by_the_mean_of_the_judges() -> None:
         "cow": {"judge1": 0, "judge2": 0, "nearest": 0, "of": 0},
     }
     assert left_out(found, ("judge1", "judge2")) == ["dog"]
+
+
+def test_what_is_left_out_is_in_no_table_and_warns_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hits = {"dog": {"judge1": 3, "judge2": 2, "nearest": 8, "of": 8}}
+    path = tmp_path / "quality.json"
+    judges: dict[str, object] = {"judge1": {}, "judge2": {}, "nearest": {}}
+    path.write_text(json.dumps({"judges": judges, "by_concept": hits, "left_out": ["dog"]}))
+    monkeypatch.setattr(concepts, "QUALITY", path)
+    concepts.left_out.cache_clear()
+    try:
+        assert concepts.left_out() == {"dog": "in 3 and 2 of 8 pictures"}
+        emoji = find_world("emoji", "pipeline")
+        assert "dog" not in emoji.siblings("cat")
+        assert "dog" not in emoji.values_of("cat")
+        animals = prompts_for("animal-mammal", 400).scenes
+        assert not (animals.objects == index_of("dog")).any()
+        assert not (prompts_for(n=3000).scenes.objects == index_of("dog")).any()
+        with pytest.warns(UserWarning, match="'dog' is hardly drawn .* in 3 and 2 of 8 pictures"):
+            assert "dog" in prompts_for("dog").texts[0]
+    finally:
+        concepts.left_out.cache_clear()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -71,12 +72,16 @@ class PipelineWorld:
         return self.of_room("prompts_for")(name, n, **options)
 
     def values_of(self, word: str) -> tuple[str, ...]:
-        """Names of all concepts of a concept's factor."""
-        return tuple(value.name for value in self.of_room("FACTORS")[self.concept(word).factor])
+        """Names of all concepts of a concept's factor that it draws."""
+        return self._drawn(value.name for value in self.of_room("FACTORS")[self.concept(word).factor])
+
+    def _drawn(self, names: Iterable[str]) -> tuple[str, ...]:
+        out = self.of_room("left_out")()
+        return tuple(name for name in names if name not in out)
 
     def siblings(self, word: str) -> tuple[str, ...]:
         """Names of the concepts that look like it, or mean nearly the same."""
-        return self.of_room("siblings")(self.concept(word).name)
+        return self._drawn(self.of_room("siblings")(self.concept(word).name))
 
     def others(self, word: str) -> tuple[str, ...]:
         """Names of other concepts of its factor: all of them, or where they are many, some near and some far.
@@ -88,7 +93,7 @@ class PipelineWorld:
         if len(every) <= _FEW:
             return every
         near = self.siblings(own)[:_NEAR]
-        far = self.of_room("strangers")(own)
+        far = self._drawn(self.of_room("strangers")(own))
         wanted = _FEW - len(near)
         return (*near, *(far[i * len(far) // wanted] for i in range(wanted)))
 

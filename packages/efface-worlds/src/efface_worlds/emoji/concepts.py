@@ -17,6 +17,8 @@ from efface._errors import InputError
 from efface._validate import did_you_mean
 
 VOCABULARY = Path(__file__).parent / "vocabulary.json"
+QUALITY = Path(__file__).parent / "weights" / "quality.json"
+"""What the pipeline that ships draws of each concept; stage `quality` of training writes it."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,24 @@ def strangers(name: str) -> tuple[str, ...]:
     if found.factor != "object":
         return tuple(c.name for c in values if c is not found)
     return tuple(c.name for c in values if c.group != found.group)
+
+
+@cache
+def left_out() -> dict[str, str]:
+    """Concepts that the pipeline that ships does not draw well enough, and how often the judges see each.
+
+    They are drawn by hand, and known by name; tables, prompts about anything, and siblings in tables leave them out.
+    """
+    if not QUALITY.is_file():
+        return {}
+    found = json.loads(QUALITY.read_text(encoding="utf-8"))
+    judges = [name for name in found["judges"] if name != "nearest"]
+    hits = {name: found["by_concept"][name] for name in found["left_out"]}
+    return {name: _seen(each, judges) for name, each in hits.items()}
+
+
+def _seen(hits: dict[str, int], judges: list[str]) -> str:
+    return f"in {' and '.join(str(hits[judge]) for judge in judges)} of {hits['of']} pictures"
 
 
 def _grouped(field: str) -> dict[str, tuple[str, ...]]:

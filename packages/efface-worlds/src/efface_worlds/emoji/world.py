@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._validate import check_positive_int, did_you_mean
 from efface_worlds.emoji.captions import Reader, caption
-from efface_worlds.emoji.concepts import BACKGROUNDS, CONCEPTS, FACTORS, STYLES, TONES, concept, named_by
+from efface_worlds.emoji.concepts import BACKGROUNDS, CONCEPTS, FACTORS, STYLES, TONES, concept, left_out, named_by
 from efface_worlds.emoji.scenes import NONE, Scenes, sample_scenes
 
 
@@ -41,6 +42,9 @@ def prompts_for(
 ) -> Prompts:
     """Prompts about a concept, with the other factors drawn evenly; skin tones are told where they are asked for alone.
 
+    Of several concepts, those that the pipeline does not draw (`left_out`) are never asked for; one that is named is,
+    with a warning.
+
     Args:
         name: A concept, or a subgroup, group or profession, of whose concepts each prompt has one; `None` draws every
             factor evenly.
@@ -64,7 +68,7 @@ def prompts_for(
             f"templates={templates!r}{did_you_mean(str(templates), readers)}: write {', '.join(map(repr, readers))}"
         )
     generator = torch.Generator().manual_seed(seed)
-    scenes = sample_scenes(n, generator=generator, two_objects=0.0, small=0.0, balanced=True)
+    scenes = sample_scenes(n, generator=generator, two_objects=0.0, small=0.0, balanced=True, without=tuple(left_out()))
     scenes = replace(scenes, tones=torch.full_like(scenes.tones, NONE))
     if name is not None:
         scenes = _about(scenes, name, generator)
@@ -106,6 +110,11 @@ def shows(scenes: Scenes, name: str) -> Tensor:
 def _about(scenes: Scenes, name: str, generator: torch.Generator) -> Scenes:
     """The same scenes, with one of the concepts that are called so in each."""
     names = named_by(name)
+    out = left_out()
+    if drawn_well := tuple(each for each in names if each not in out):
+        names = drawn_well
+    elif out:
+        warnings.warn(f"{name!r} is hardly drawn by the pipeline that ships: {out[names[0]]}", stacklevel=3)
     factor = concept(names[0]).factor
     labels = torch.tensor([i for i, value in enumerate(FACTORS[factor]) if value.name in names])
     drawn = _drawn(labels, len(scenes), generator)

@@ -11,7 +11,7 @@ from efface._lazy import attach
 if TYPE_CHECKING:
     from efface_worlds.shapes.acceptance import direction, nearness, presence_auroc
     from efface_worlds.shapes.captions import caption
-    from efface_worlds.shapes.concepts import FACTORS, Concept, concept, siblings, strangers
+    from efface_worlds.shapes.concepts import FACTORS, Concept, concept, left_out, siblings, strangers
     from efface_worlds.shapes.contrast import ContrastivePair, embed_prompts
     from efface_worlds.shapes.corruption import corrupted
     from efface_worlds.shapes.drawing import render
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "efface_worlds.shapes.acceptance": ("direction", "nearness", "presence_auroc"),
     "efface_worlds.shapes.captions": ("caption",),
-    "efface_worlds.shapes.concepts": ("FACTORS", "Concept", "concept", "siblings", "strangers"),
+    "efface_worlds.shapes.concepts": ("FACTORS", "Concept", "concept", "left_out", "siblings", "strangers"),
     "efface_worlds.shapes.contrast": ("ContrastivePair", "embed_prompts"),
     "efface_worlds.shapes.corruption": ("corrupted",),
     "efface_worlds.shapes.generation": ("generate",),
@@ -56,6 +56,7 @@ __all__ = [
     "generate",
     "image_metrics",
     "labels_of",
+    "left_out",
     "load_contrast",
     "load_judge",
     "load_shapes_pipeline",
