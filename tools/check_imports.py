@@ -77,6 +77,7 @@ TABLE: dict[str, Room] = {
     "explanation": Room((*GROUND, "attribution", "audit", "report", "stats")),
     "pipelines": Room(),
     "diffusion": Room((*_VECTORS, "erasers", "pipelines", "stats", "training")),
+    "diffusion.anchors": Room((*_AUDIT, "audit", "pipelines", "training"), lazy=frozenset({"nltk"})),
     "compat": Room((*_VECTORS, "erasers", "scrubbing")),
     "cli": Room(_BELOW_CLI, lazy=_TOOLS | {"typer"}, eager=frozenset({"typer"})),
 }

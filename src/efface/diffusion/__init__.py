@@ -5,12 +5,16 @@ from efface._lazy import attach
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "Anchors": "efface.diffusion.anchors.anchors",
         "Cgce": "efface.diffusion.text.cgce.erasure",
         "NegativePromptErasure": "efface.diffusion.guidance.negative_prompt",
         "PromptProjection": "efface.diffusion.text.projection",
         "SafeLatentDiffusion": "efface.diffusion.guidance.sld",
         "Safree": "efface.diffusion.text.safree.erasure",
         "SemanticSurgery": "efface.diffusion.text.semantic_surgery.erasure",
+        "fixed_anchor": "efface.diffusion.anchors.fixed",
+        "select_anchors": "efface.diffusion.anchors.selection",
+        "select_for_each": "efface.diffusion.anchors.selection",
         "WeightErasure": "efface.diffusion.weights.erasure",
     },
     globals(),
