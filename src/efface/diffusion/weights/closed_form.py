@@ -14,16 +14,20 @@ the same rows. Sums are kept, not keys, so that a thousand concepts need as much
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor
 
-from efface._errors import InputError
+from efface._errors import InputError, NothingErasedWarning
+from efface.core.concept import Concept
+from efface.core.config import Config
 from efface.core.weights import Add, LowRank
-from efface.diffusion.weights.projections import Stream, rows_read
+from efface.diffusion.weights.erasure import WeightErasure
+from efface.diffusion.weights.projections import Stream, deltas_of, rows_read
 from efface.diffusion.weights.rows import KeySpan, Pair, Phrase, Read, in_parts, picked
 from efface.pipelines.view import PipelineView
 
@@ -136,6 +140,13 @@ class NormalEquations:
         if sum(len(each) for each, _ in self._few) > self.width // 2:
             self._few = None
 
+    def scaled(self, by: float) -> NormalEquations:
+        """All sums times a number, as for means."""
+        found = NormalEquations(self.width, self.gram.device)
+        found.gram, found.cross, found.n = self.gram * by, self.cross * by, self.n
+        found._few = None if self._few is None else [(differences, by * keys) for differences, keys in self._few]
+        return found
+
     @property
     def changes_nothing(self) -> bool:
         """Whether every target is its key, up to rounding."""
@@ -214,3 +225,40 @@ def phrase_rows(
             torch.cat([picked(x, i, rows, stream.pooled) for i, rows in places])
             for stream, x in zip(streams, rows_read(view, streams, read.embedding), strict=True)
         ]
+
+
+def mapped(
+    view: PipelineView,
+    streams: Sequence[Stream],
+    maps: Sequence[InputMap],
+    *,
+    method: str,
+    concepts: Sequence[Concept],
+    config: Config,
+    report: Mapping[str, Any],
+) -> WeightErasure:
+    """The erasure by which the matrices of each stream read rows otherwise.
+
+    Args:
+        view: The pipeline.
+        streams: Matrices of it.
+        maps: Of each stream, what its rows are read as.
+        method: Name of the method.
+        concepts: What is erased.
+        config: The options.
+        report: What the fit found.
+    """
+    if all(found.rank == 0 for found in maps):
+        warn_of_nothing(concepts)
+    deltas = deltas_of(view, [(s, s.changes(found.of)) for s, found in zip(streams, maps, strict=True)])
+    return WeightErasure.made(deltas, method=method, concepts=concepts, config=config, report=report)
+
+
+def warn_of_nothing(concepts: Sequence[Concept]) -> None:
+    """Tell of concepts that read the same as what is to stand in their place."""
+    warnings.warn(
+        f"{', '.join(repr(c.name) for c in concepts[:5])}: each reads the same as what is to stand in its place, so "
+        "nothing is changed: name another anchor",
+        NothingErasedWarning,
+        stacklevel=5,
+    )

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface.core.weights import Change, LowRank, Multiply, WeightDelta
+from efface.core.weights import Add, Change, LowRank, Multiply, WeightDelta
 from efface.diffusion.weights.erasure import delta_of
 from efface.pipelines.attention import KeyValueLayer
 from efface.pipelines.embedding import PromptEmbedding
@@ -26,6 +26,8 @@ as in joint attention (SD3, FLUX, CogVideoX, HunyuanVideo), the context's.
 """
 
 LAYERS_HELP = "which matrices: keys and values, or where these see the picture too (SD3, FLUX) what first reads text"
+
+VALUES_HELP = "which matrices: values, or where these see the picture too (SD3, FLUX) what first reads text"
 
 _ROLES: dict[str, tuple[str, ...]] = {"keys-and-values": ("to_k", "to_v"), "keys": ("to_k",), "values": ("to_v",)}
 
@@ -66,6 +68,10 @@ class Stream:
             found[path] = weight.detach()[:, : self.width]
         return found
 
+    def only(self, path: str) -> Stream:
+        """One of its matrices."""
+        return replace(self, matrices={path: self.matrices[path]})
+
     def changes(self, change_of: Callable[[Tensor], Change]) -> dict[str, Change]:
         """Name of each parameter -> its change, of the weight's full width.
 
@@ -73,6 +79,18 @@ class Stream:
             change_of: Gives the change of a weight `(out, width)`.
         """
         return {f"{path}.weight": self._widened(path, change_of(weight)) for path, weight in self.weights.items()}
+
+    def additions(self, solved: Mapping[str, Tensor]) -> dict[str, Change]:
+        """Name of each parameter -> what is added to it; at least float32.
+
+        Args:
+            solved: Path -> `(out, width)`.
+        """
+        found: dict[str, Change] = {}
+        for path, weight in self.weights.items():
+            value = solved[path].to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+            found[f"{path}.weight"] = self._widened(path, Add(value))
+        return found
 
     def _widened(self, path: str, change: Change) -> Change:
         """A change with zeros for the columns behind those that read the rows."""

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from efface._errors import InputError
 from efface.core.concept import Concept
+from efface.core.method import Field
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.tokens import Tokens
 from efface.pipelines.view import PipelineView
 
 _T = TypeVar("_T")
 
-KeySpan = Literal["last", "last_to_end", "all", "others"]
+Span = Literal["last", "last_to_end", "all"]
+KeySpan = Span | Literal["others", "text"]
 """Which rows of a prompt are keys.
 
 `"last"`: the last token of the word; `"last_to_end"`: from there to the end of the window, as in a causal text encoder
-the rows behind a word carry it too; `"all"`: every row; `"others"`: every row that is not of the word.
+the rows behind a word carry it too; `"all"`: every row; `"others"`: every row that is not of the word;
+`"text"`: the rows of the text itself, its start and end among them, without padding.
 """
 
 SPAN_HELP = "which rows of a prompt are keys: the word's last, from there to the end of the window, or all of them"
+
+READS: tuple[Field, ...] = ("synonyms", "erase_from", "anchor", "preserve", "templates", "neutral")
+
+
+def reads_of(config: Any, data: Mapping[str, Any]) -> tuple[Field, ...]:
+    """What a method with such options reads of a concept."""
+    left_out = {"templates": not config.in_templates, "anchor": data.get("debias") is not None}
+    return tuple(name for name in READS if not left_out.get(name))
+
 
 AT_ONCE = 32
 """How many pairs of prompts are encoded at once."""
@@ -175,6 +187,8 @@ class Read:
             return [row for row in said if row == last]
         if span == "last_to_end":
             return [row for row in said if row >= last]
+        if span == "text":
+            return [row for row in said if any(_inside(tokens, row) for tokens in self._of(i, band))]
         own = {row for tokens in self._of(i, band) for row in tokens.sequence_rows(_rows(tokens, phrase))}
         return [row for row in said if row not in own]
 
@@ -221,6 +235,11 @@ def _bands(embedding: PromptEmbedding) -> list[_Band]:
 
 def _rows(tokens: Tokens, phrase: Phrase) -> tuple[int, ...]:
     return tokens.rows(phrase.text) if phrase.text.strip() else ()
+
+
+def _inside(tokens: Tokens, row: int) -> bool:
+    first, stop = tokens.content
+    return first <= row - tokens.slot.shift < stop
 
 
 def in_parts(things: Sequence[_T]) -> Iterator[Sequence[_T]]:

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from efface._errors import InputError, NothingErasedWarning
+from efface._errors import InputError
 from efface.core.concept import Concept
 from efface.core.config import Config, option
-from efface.core.method import Field, Method, register
-from efface.diffusion.weights.closed_form import InputMap, NormalEquations, equations, pair_rows, phrase_rows
+from efface.core.method import Method, register
+from efface.diffusion.weights.closed_form import InputMap, NormalEquations, equations, mapped, pair_rows, phrase_rows
 from efface.diffusion.weights.erasure import WeightErasure
-from efface.diffusion.weights.projections import LAYERS_HELP, Layers, Stream, deltas_of, streams_of
-from efface.diffusion.weights.rows import SPAN_HELP, Pair, Phrase, check_words, pairs_of, preserved
+from efface.diffusion.weights.projections import LAYERS_HELP, Layers, Stream, streams_of
+from efface.diffusion.weights.rows import (
+    READS,
+    SPAN_HELP,
+    Pair,
+    Phrase,
+    Span,
+    check_words,
+    pairs_of,
+    preserved,
+    reads_of,
+)
 from efface.pipelines.view import PipelineView
 
 NAME = "uce"
-
-Span = Literal["last", "last_to_end", "all"]
-
-READS: tuple[Field, ...] = ("synonyms", "erase_from", "anchor", "preserve", "templates", "neutral")
-
-
-def reads_of(config: Any, data: Mapping[str, Any]) -> tuple[Field, ...]:
-    """What a method with such options reads of a concept."""
-    left_out = {"templates": not config.in_templates, "anchor": data.get("debias") is not None}
-    return tuple(name for name in READS if not left_out.get(name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,8 @@ def fit(
     check_words(view, concepts, more=tuple(debias or ()))
     streams = streams_of(view, config.layers)
     solved, sums = solutions(view, streams, concepts, config, debias)
-    return finished(view, streams, solved, NAME, concepts, config, {"keys": sums[0].n})
+    report = {"keys": sums[0].n, "ranks": [found.rank for found in solved]}
+    return mapped(view, streams, solved, method=NAME, concepts=concepts, config=config, report=report)
 
 
 def solutions(
@@ -125,31 +125,6 @@ def _with_attributes(
             shift = sum(r * targets for r, (_, targets) in zip(debias.values(), of_stream, strict=True))
             found.append((keys, keys + shift))
         yield found
-
-
-def finished(
-    view: PipelineView,
-    streams: Sequence[Stream],
-    maps: Sequence[InputMap],
-    method: str,
-    concepts: Sequence[Concept],
-    config: Config,
-    report: Mapping[str, Any],
-) -> WeightErasure:
-    """The erasure of what rows are read as in each stream."""
-    if all(found.rank == 0 for found in maps):
-        warnings.warn(
-            f"{', '.join(map(repr, [c.name for c in concepts]))}: each reads the same as what is to stand in its "
-            "place, so nothing is changed: name another anchor",
-            NothingErasedWarning,
-            stacklevel=4,
-        )
-    changes = [(stream, stream.changes(found.of)) for stream, found in zip(streams, maps, strict=True)]
-    ranks = [found.rank for found in maps]
-    deltas = deltas_of(view, changes)
-    return WeightErasure.made(
-        deltas, method=method, concepts=concepts, config=config, report={**report, "ranks": ranks}
-    )
 
 
 register(
