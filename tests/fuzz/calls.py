@@ -225,7 +225,7 @@ def _is_signature(error: Exception, given: dict[str, Any]) -> bool:
     return isinstance(error, TypeError) and any(sign in text for sign in right)
 
 
-_WRAPPERS = ("torch/utils/_contextlib.py", "sklearn/utils/_set_output.py")
+_WRAPPERS = ("/contextlib.py", "torch/utils/_contextlib.py", "sklearn/utils/_set_output.py")
 
 
 def _hands_on(code: CodeType) -> bool:

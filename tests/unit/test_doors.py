@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
@@ -17,22 +20,43 @@ from efface._io import as_path
 from efface._memory import check_room
 from efface._text import visible
 from efface._validate import to_tensor
-from efface.attribution import FeatureGroups, Marginal, Superpixels, TokenClassifier, Tokens, top_k
+from efface.attribution import FeatureGroups, Marginal, Superpixels, TokenClassifier, TokenMask, Tokens, top_k
 from efface.audit import Audit, Finding
+from efface.audit import bootstrap_interval as bootstrap
 from efface.audit.vectors import Labels, canonical_correlations, class_mean_gap, edit_size
-from efface.core.arrays import read_array
-from efface.core.doors import check_call
+from efface.audit.vectors.folds import make_folds
+from efface.core.arrays import countable, read_array
+from efface.core.codec import encoded
+from efface.core.doors import check_call, fits
+from efface.core.labels import read_groups
+from efface.diffusion.text.cgce.pairs import as_pairs
+from efface.estimators import LeaceTransformer, OracleTransformer, QuadraticTransformer
 from efface.explanation import PixelModel
 from efface.moments.grouping import groupby
 from efface.pipelines import PromptEmbedding
+from efface.pipelines.prompts import listed
 from efface.scrubbing import ScrubConfig
+from efface.scrubbing.token_labels import numbered
+from efface.training.seeds import generator
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{text}:UserWarning")
-    for text in ("Sparse .* tensor support", "The PyTorch API of nested tensors", "ComplexHalf support")
+    for text in (
+        "Sparse .* tensor support",
+        "The PyTorch API of nested tensors",
+        "torch.quantize_per",
+        "ComplexHalf support",
+    )
 ]
 
 X, Z = torch.arange(24.0).reshape(6, 4) ** 2, torch.arange(6) % 3
+
+
+class Reader(torch.nn.Module):
+    """A model of tokens that gives a dictionary."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        return {"input_ids": input_ids}
 
 
 class Named:
@@ -140,7 +164,117 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "sparse or none": (lambda: _perhaps(X.to_sparse()), r"write x.to_dense\(\)"),
     "items by name": (lambda: read_array(Named(), "x"), "not by number"),
     "series": (lambda: efface.audit.Figure("t", series=3), "series is 3: write a list"),  # type: ignore[arg-type]
+    "classes as functions": (lambda: groupby(X, Z).map(torch.nn.Linear), "fn is a type: write a function"),  # type: ignore[arg-type]
+    "missing ids": (lambda: Tokens(keep=pd.array([1, None], dtype="Int64")), "keep is a IntegerArray"),  # type: ignore[arg-type]
+    "fractions of ids": (lambda: Tokens(keep=pd.Series([1.5, 2.0])), "keep is a Series"),  # type: ignore[arg-type]
+    "arrays of nothing": (lambda: FeatureGroups(Unreadable()), "groups is a Unreadable"),  # type: ignore[arg-type]
+    "dates of groups": (lambda: FeatureGroups(pd.date_range("2020", periods=2)), "groups is a DatetimeIndex"),  # type: ignore[arg-type]
+    "objects as groups": (lambda: bootstrap([0.0, 1.0], groups=[object()] * 2), "groups holds object objects"),
+    "missing groups": (lambda: bootstrap([0.0, 1.0, 2.0], groups=["a", None, "b"]), "groups is missing.* 1 of 3"),
+    "missing dates": (lambda: make_folds(2, 2, groups=np.array(["2020", "NaT"], "M8[D]")), "groups is missing"),
+    "quantised prompts": (lambda: listed(_by_channel(), "prompts"), "prompts is a Tensor: write a string"),
+    "quantised embeddings": (lambda: PromptEmbedding.cat(_by_channel()), "embeddings is a Tensor: write a list"),
+    "quantised sites": (lambda: efface.find_sites(torch.nn.Linear(4, 4), _by_channel()), "sites is a Tensor"),  # type: ignore[arg-type]
+    "labels on meta": (lambda: numbered([torch.ones(2, device="meta")] * 2), r"concept\[0\] is on the meta device"),
+    "rows elsewhere": (lambda: efface.LeaceEraser.fit(X, Z)(X.to("meta")), r"write eraser.to\('meta'\)"),
+    "rows and labels elsewhere": (lambda: efface.OracleEraser.fit(X, Z)(X.to("meta"), Z), "the eraser on cpu"),
+    "no logits": (lambda: TokenClassifier(Reader(), 0)(Z[None]), "gives a dict, which has no logits: give a class"),
+    "no states": (
+        lambda: TokenClassifier(Reader(), 0, torch.nn.Identity())(Z[None]),
+        "no last_hidden_state: give the model below",
+    ),
+    "figure": (lambda: Audit("title").plot({"a": 1}), "figure is a dict"),  # type: ignore[arg-type]
 }
+
+
+def _by_channel() -> Any:
+    return torch.quantize_per_channel(X, torch.ones(4), torch.zeros(4), 1, torch.qint8)
+
+
+class Unreadable:
+    """Says that it is an array, and has no items."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        raise RuntimeError("nothing to read")
+
+
+class Unshowable:
+    """Fails when it is shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("nothing to show")
+
+
+UNSHOWN: dict[str, Callable[[Any], Any]] = {
+    "saved": efface.saved,
+    "token": TokenMask,
+    "unit": lambda value: Marginal(X, value),
+    "dtype": lambda value: efface.LeaceFitter(4, 2, dtype=value),
+    "second": lambda value: efface.Moments(4, second=value),
+    "seed": generator,
+    "words": lambda value: efface.Concept("circle", synonyms=[value]),
+    "option": lambda value: ScrubConfig(order=[value]),  # type: ignore[arg-type]
+    "sites": lambda value: efface.find_sites(torch.nn.Linear(4, 4), [value]),
+    "scrubber": lambda value: efface.Scrubber({value: efface.LeaceEraser.fit(X, Z)}),
+    "pairs": lambda value: as_pairs([value]),
+    "bins": lambda value: QuadraticTransformer(concept="y", n_bins=value).fit(X.numpy(), X[:, 0].numpy()),
+    "alpha": lambda value: OracleTransformer(concept="y", alpha=value).fit(X.numpy(), Z.numpy()),
+    "columns": lambda value: LeaceTransformer(sensitive_columns=[value]).fit(X.numpy()),
+    "word ids": lambda value: efface.labels_from_words([[0]], [[value]]),
+}
+BITS = torch.zeros(2, dtype=torch.uint8).view(torch.bits8)
+
+
+@pytest.mark.parametrize("value", [Unshowable(), BITS], ids=["object", "bits"])
+@pytest.mark.parametrize("call", UNSHOWN.values(), ids=UNSHOWN)
+def test_what_cannot_be_shown_is_refused_by_its_type(call: Callable[[Any], Any], value: Any) -> None:
+    with pytest.raises(InputError, match="Unshowable|Tensor|a list"):
+        call(value)
+
+
+def test_what_no_file_holds_is_refused_by_its_name() -> None:
+    with pytest.raises(InputError, match="it is a Unshowable, which cannot"):
+        encoded(Unshowable())
+    with pytest.raises(InputError, match="a is a function fits, which cannot"):
+        encoded({"a": fits})
+
+
+def test_data_sets_in_lists_are_read_as_far_as_their_length() -> None:
+    rows = [[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]]
+    assert read_array([Dataset()] * 2, "x").values.tolist() == [rows, rows]
+    assert read_array([[Dataset()], [rows]], "x").values.tolist() == [[rows], [rows]]
+    inside: list[Any] = [1.0]
+    assert countable(inside) is inside
+    inside.append(inside)
+    assert countable(inside) is inside
+
+
+def test_columns_of_others_are_sequences_of_what_is_in_them() -> None:
+    for ids in (
+        pd.Series([2, 1]),
+        pd.array([2, 1], dtype="Int64"),
+        pl.Series([2, 1]),
+        pa.array([2, 1]),
+        np.array([2, 1]),
+    ):
+        assert Tokens(keep=ids).keep == (2, 1)  # type: ignore[arg-type]
+
+
+def test_classes_are_functions_where_they_make_what_is_wanted() -> None:
+    def of(fn: Callable[[int], float], made: Callable[..., Any] = len, told: Callable[[int], None] = print) -> None:
+        check_call(of, {"fn": fn, "made": made, "told": told})
+
+    of(int, Unshowable, Unshowable)
+    with pytest.raises(InputError, match="fn is a type"):
+        of(str)  # type: ignore[arg-type]
+
+
+def test_groups_may_be_text_numbers_or_dates() -> None:
+    days = np.array(["2020-01-01", "2020-01-02", "2020-01-01"], dtype="M8[D]")
+    aware = pd.Series(pd.to_datetime(days).tz_localize("Europe/Berlin"))
+    for groups in ([0, 1, 0], ["a", "b", "a"], days, pd.Series(days), aware, torch.tensor([True, False, True])):
+        assert len(np.unique(read_groups(groups))) == 2
+        assert bootstrap([0.0, 1.0, 1.0], groups=groups).method == "bootstrap over 2 groups"
 
 
 @pytest.mark.parametrize(("call", "message"), REFUSED.values(), ids=REFUSED)

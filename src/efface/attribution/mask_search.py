@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from efface._errors import InputError
 from efface._progress import progress
-from efface._text import brief
+from efface._text import brief, shown
 from efface._validate import check_positive_int
 from efface.attribution.maskers import Masker, Model
 from efface.attribution.masking import (
@@ -156,7 +156,7 @@ class MaskSearch:
         if self.bound is not None and not self.bound >= max(1.0, self.sparsity):
             raise InputError(f"bound={self.bound}: write at least {max(1.0, self.sparsity):g} times the step, or None")
         if isinstance(self.masker, type) or not callable(getattr(self.masker, "outputs", None)):
-            raise InputError(f"masker={self.masker!r}: write e.g. masker=Grid(2), or a subclass of Masker")
+            raise InputError(f"masker={shown(self.masker)}: write e.g. masker=Grid(2), or a subclass of Masker")
 
     @property
     def draws_needed(self) -> int:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from efface._errors import InputError
+from efface._text import shown
 from efface._validate import check_finite, to_tensor
 from efface.attribution.maskers import Masker, Model
 from efface.attribution.predictions import (
@@ -59,7 +60,7 @@ def prepare(model: Any, x: Any, removal: Removal) -> Tensor:
             f"x has shape {tuple(x.shape)}: expected samples (n, ...), at least one; for one write x[None]"
         )
     if isinstance(removal, type) or not isinstance(removal, Removal):
-        raise InputError(f"removal={removal!r}: write e.g. removal=ConstantColour.of(images)")
+        raise InputError(f"removal={shown(removal)}: write e.g. removal=ConstantColour.of(images)")
     check = getattr(removal, "check", None)
     if not x.is_floating_point():
         if check is not None:

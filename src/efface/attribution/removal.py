@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from efface._errors import InputError
-from efface._text import brief
+from efface._text import brief, shown
 from efface._validate import check_finite, to_tensor
 from efface.attribution.removal_images import check_image_range
 from efface.core.doors import check_call
@@ -82,7 +82,7 @@ class Marginal:
         if self.reference.is_floating_point():
             check_finite(self.reference.flatten(1), "reference")
         if not isinstance(self.unit, str) or self.unit not in get_args(Unit):
-            raise InputError(f'unit={self.unit!r:.80}: write "feature" or "sample"')
+            raise InputError(f'unit={shown(self.unit)}: write "feature" or "sample"')
 
     def check(self, x: Tensor) -> None:
         """Refuse samples of another shape or kind, and values outside a declared range."""
@@ -218,7 +218,7 @@ class TokenMask:
 
     def __post_init__(self) -> None:
         if isinstance(self.id, bool) or not isinstance(self.id, int) or self.id < 0:
-            raise InputError(f"id={self.id!r}: write a token id, e.g. tokenizer.mask_token_id")
+            raise InputError(f"id={shown(self.id)}: write a token id, e.g. tokenizer.mask_token_id")
 
     def check(self, x: Tensor) -> None:
         """Refuse what is no batch of token ids."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._text import shown
 from efface._validate import check_type
 from efface.attribution.maskers import Masker, Model, check_mask
 from efface.core.arrays import dense
@@ -152,10 +153,16 @@ class TokenClassifier(nn.Module):
         attention = ids.ne(self.pad).long()
         out = self.model(input_ids=ids, attention_mask=attention)
         if self.head is None:
-            return out.logits
-        hidden = out.last_hidden_state
+            return self._part(out, "logits", "give a classifier, or with head= what makes one of it")
+        hidden = self._part(out, "last_hidden_state", "give the model below its own head")
         weight = attention.unsqueeze(-1).to(hidden.dtype)
         return self.head((hidden * weight).sum(1) / weight.sum(1).clamp(min=1))
+
+    def _part(self, out: Any, name: str, advice: str) -> Tensor:
+        found = getattr(out, name, None)
+        if not isinstance(found, Tensor):
+            raise InputError(f"{type(self.model).__name__} gives {shown(out)}, which has no {name}: {advice}")
+        return found
 
 
 def _own_embedding(part: nn.Module) -> nn.Module | None:

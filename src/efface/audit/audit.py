@@ -140,6 +140,7 @@ class Audit(Plain):
             InputError: If there is no such figure; the text lists those there are.
             MissingExtraError: If matplotlib is not installed.
         """
+        check_call(Audit.plot, locals())
         figures = [f for a in self.walk() for f in a.figures]
         found = figures[figure:][:1] if isinstance(figure, int) else [f for f in figures if f.title == figure]
         if not found:

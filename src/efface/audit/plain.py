@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, Self
 
 from efface._errors import EffaceWarning, FormatError, InputError
+from efface._text import shown
 from efface.core.codec import decoded
 
 
@@ -53,7 +54,7 @@ class Plain:
         """A value of a file, of the type of its field; what is made of others of these, each by itself."""
         if (kind := cls._kinds().get(key)) is not None:
             if not isinstance(value, list | tuple):
-                raise FormatError(f"this is not a {cls.__name__}: {key} is {value!r:.80}, expected a list")
+                raise FormatError(f"this is not a {cls.__name__}: {key} is {shown(value)}, expected a list")
             return tuple(map(kind.from_dict, value))
         found = decoded(value if isinstance(value, Mapping) else _to_lists(value), {}, cls._hints()[key], key)
         return found if isinstance(found, Mapping) else to_tuple(found)

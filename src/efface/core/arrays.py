@@ -32,6 +32,10 @@ _NUMBERS = frozenset(
     }
 )
 
+_SCALARS = frozenset({int, float, bool, str, complex, type(None)})
+_DEEPEST = 64
+"""Dimensions that numpy has at most."""
+
 _GAPS = ("NAType", "NaTType")
 _FLOAT_MARKS = ("isna", "is_null")
 _ARRAY_MARKS = ("__array__", "__array_interface__", "__array_struct__", "__dlpack__", "__dataframe__", "__buffer__")
@@ -133,10 +137,12 @@ def _read(value: Any, name: str) -> Array:
 
 
 def countable(value: Any) -> Any:
-    """A list of the items of what has so many by number and is no array; anything else as it is.
+    """A list of the items of what has so many by number and is no array, inside lists too; anything else as it is.
 
     numpy asks for one item after the other until it is refused one, which data sets may never do.
     """
+    if isinstance(value, list | tuple):
+        return _countable_items(value)
     has = {name for name in ("__getitem__", "__len__", *_ARRAY_MARKS) if hasattr(type(value), name)}
     if has != {"__getitem__", "__len__"} or isinstance(value, Sequence | Mapping | memoryview):
         return value
@@ -149,6 +155,15 @@ def countable(value: Any) -> Any:
     except (KeyError, IndexError, TypeError) as error:  # a table in groups, say
         kind = type(value).__name__
         raise InputError(f"a {kind} has {count} items, and not by number: give them as a list or an array") from error
+
+
+def _countable_items(value: list[Any] | tuple[Any, ...], outer: tuple[int, ...] = ()) -> Any:
+    """A list as it is, or with what is countable in it as lists; `outer` are those that it lies in."""
+    if {*map(type, value)} <= _SCALARS or id(value) in outer or len(outer) == _DEEPEST:
+        return value
+    outer = (*outer, id(value))
+    made = [_countable_items(v, outer) if isinstance(v, list | tuple) else countable(v) for v in value]
+    return value if all(new is old for new, old in zip(made, value, strict=True)) else made
 
 
 def refuse_rows(bad: NDArray[np.bool_] | Tensor, what: str, advice: str, index: Any = None) -> None:

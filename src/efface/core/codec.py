@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import FormatError, InputError, UnknownOptionWarning
+from efface._text import shown
 from efface.core.arrays import is_finite, is_plain
 from efface.core.config import Config, checked, in_words
 from efface.core.hashing import feed
@@ -64,7 +65,12 @@ def _encoded(value: Any, path: str, tensors: dict[str, Tensor], skip: frozenset[
         return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise InputError(f"{path or 'it'} is {value!r}, which cannot be saved: only tensors and plain data can")
+    raise InputError(f"{path or 'it'} is {_named(value)}, which cannot be saved: only tensors and plain data can")
+
+
+def _named(value: Any) -> str:
+    named = isinstance(value, types.FunctionType | types.BuiltinFunctionType | type)
+    return f"{shown(value)} {value.__name__}" if named else shown(value)
 
 
 def _check_known(value: Any, path: str) -> None:

@@ -186,7 +186,7 @@ def _texts(name: str, values: Any) -> tuple[str, ...]:
 
 def _text(name: str, value: Any) -> None:
     if not isinstance(value, str):
-        raise InputError(f"{name} must be a string, not {type(value).__name__}: {value!r}")
+        raise InputError(f"{name} must be a string, not {type(value).__name__}")
     if any("\ud800" <= sign <= "\udfff" for sign in value):
         raise InputError(f"{name} has half of a sign (a lone surrogate) in it: {value!r}")
     if not value.strip():

@@ -221,12 +221,12 @@ def _check_bounds(field: dataclasses.Field[Any], value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     if not (isinstance(value, int) or math.isfinite(value)):
-        raise InputError(f"{field.name}={value!r}: write a finite number")
+        raise InputError(f"{field.name}={shown(value)}: write a finite number")
     bounds = field.metadata.get("bounds", {})
     if not all(_RANGES[kind][1](value, bound) for kind, bound in bounds.items()):
         asked = " and ".join(f"{_RANGES[kind][0]} {bound:g}" for kind, bound in bounds.items())
         noun = "a share, a number" if bounds.get("most") == 1 else "a number"
-        raise InputError(f"{field.name}={value!r}: write {noun} {asked}")
+        raise InputError(f"{field.name}={shown(value)}: write {noun} {asked}")
 
 
 # --------------------------------------------------------------------------------------------------- types
@@ -255,8 +255,11 @@ def checked(value: Any, hint: Any, name: str) -> Any:
 
 def _as_given(value: Any) -> str:
     """A value as it was written where it is plain, with what is in it; all else by its type."""
-    plain = isinstance(value, list | tuple | dict | set) and len(f"{value!r}") < _SHORT
-    return f"{value!r}" if plain else shown(value)
+    try:
+        text = repr(value) if isinstance(value, list | tuple | dict | set) else ""
+    except Exception:  # of whatever is in it
+        text = ""
+    return text if 0 < len(text) < _SHORT else shown(value)
 
 
 def _near(value: Any, choices: tuple[str, ...]) -> str:

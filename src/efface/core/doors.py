@@ -31,6 +31,8 @@ from efface.core.arrays import check_real, dense, is_plain, is_reckoned
 from efface.core.config import in_words
 
 _LOOKED_AT = 100
+_LISTED = ("tolist", "to_list", "to_pylist")
+"""What columns of pandas, polars and pyarrow give their items by, as Python's own."""
 _TENSOR = (Tensor, Tensor | None)
 _NO_SEQUENCES = str | bytes | bytearray | Mapping | set | frozenset
 
@@ -143,10 +145,12 @@ def fits(value: Any, hint: Any) -> bool:
         return any(type(value) is type(choice) for choice in get_args(hint))
     if origin is typing.ClassVar or hint is Any:
         return True
-    if origin in (collections.abc.Callable, collections.abc.Iterator, collections.abc.Iterable):
-        # An array without dimensions has no items, whatever it says.
+    if origin is collections.abc.Callable:
+        return _fits_callable(value, get_args(hint))
+    if origin in (collections.abc.Iterator, collections.abc.Iterable):
+        # An array without dimensions has no items, whatever it says, and neither has a tensor that is no grid.
         items = isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0 and not hasattr(value, "tocsr")
-        return callable(value) if origin is collections.abc.Callable else items
+        return items and not (isinstance(value, Tensor) and not is_plain(value))
     if origin in (tuple, list, collections.abc.Sequence):
         return _fits_sequence(value, get_args(hint))
     if origin in (dict, collections.abc.Mapping):
@@ -185,15 +189,37 @@ def _fits_type(value: Any, kind: Any) -> bool:
     if kind in (int, float):
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         return whole or (kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool))
-    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False) or typing.is_typeddict(kind):
+    if not isinstance(kind, type) or _is_open(kind):
         return True
     return isinstance(value, kind)
+
+
+def _fits_callable(value: Any, parts: tuple[Any, ...]) -> bool:
+    """Whether it can be called; a class also has to be of what the call is to give, as calling it makes one of it."""
+    if not isinstance(value, type) or not parts:
+        return callable(value)
+    given = parts[-1]
+    members = get_args(given) if get_origin(given) in (typing.Union, types.UnionType) else (given,)
+    return given is type(None) or any(_makes(value, member) for member in members)
+
+
+def _makes(kind: type, hint: Any) -> bool:
+    """Whether values of a type are what a hint says, or it cannot be seen."""
+    wanted = get_origin(hint) or hint
+    if hint is Any or not isinstance(wanted, type) or _is_open(wanted):
+        return True
+    return issubclass(kind, (int, float) if wanted is float else wanted)
+
+
+def _is_open(kind: type) -> bool:
+    """A protocol, or a dictionary with given keys: what is one of them cannot be seen by its type."""
+    return bool(getattr(kind, "_is_protocol", False)) or typing.is_typeddict(kind)
 
 
 def _fits_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
     """Whether it has a length and items, which are looked at where they are Python's own."""
     # A data set has a length and items too, and may have no last one: arrays and sequences say what they are.
-    listed = isinstance(value, Sequence | Tensor) or hasattr(type(value), "__array__")
+    listed = isinstance(value, Sequence | Tensor) or (hasattr(type(value), "__array__") and isinstance(value, Iterable))
     if isinstance(value, _NO_SEQUENCES | type) or not listed or getattr(value, "is_nested", False):
         return False
     dimensions = len(getattr(value, "shape", (0,)))
@@ -206,13 +232,24 @@ def _fits_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
         return False
     if isinstance(value, Tensor | np.ndarray) and parts:
         return _fits_array(value, parts)
-    if not isinstance(value, Sequence) or not parts:
+    if not parts:
         return True
+    if not isinstance(value, Sequence):
+        return _fits_container(value, parts)
     fixed = len(parts) > 1 and parts[-1] is not Ellipsis
     if fixed:
         return len(parts) == len(value) and all(map(fits, value, parts))
     hint, first = next(iter(parts)), [*itertools.islice(value, _LOOKED_AT)]
     return {*map(type, first)} <= _exact(hint) or all(fits(item, hint) for item in first)
+
+
+def _fits_container(value: Any, parts: tuple[Any, ...]) -> bool:
+    """Whether the items of another library's column are what a sequence holds, where it tells them."""
+    listed = next((method for name in _LISTED if callable(method := getattr(value, name, None))), None)
+    if listed is None:
+        return True
+    items = listed()
+    return not isinstance(items, list) or _fits_sequence(items, parts[:1])
 
 
 def _fits_array(value: Any, parts: tuple[Any, ...]) -> bool:

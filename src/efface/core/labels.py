@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efface._errors import EffaceWarning, InputError
+from efface._text import shown
 from efface.core.arrays import read_array, refuse_rows, shared, to_float
 from efface.core.switch import switched_on
 
@@ -41,7 +42,7 @@ _settled: ContextVar[bool] = ContextVar("settled", default=False)
 def check_kind(kind: Any) -> Kind:
     """`kind` if it is a word that there is."""
     if not isinstance(kind, str) or kind not in KINDS:
-        raise InputError(f"unknown kind {kind!r:.80}: choose one of {', '.join(KINDS)}")
+        raise InputError(f"unknown kind {shown(kind)}: choose one of {', '.join(KINDS)}")
     return kind
 
 
@@ -164,6 +165,29 @@ those rows first, or make 'missing' a category of its own
     if values.dtype.kind == "c":
         raise InputError(f"{label} holds complex numbers, expected classes (text, integers, booleans) or real numbers")
     return Column(name, label, values, decide(values, kind, declared=read.declared), kind)
+
+
+def read_groups(value: Any, name: str = "groups") -> NDArray[Any]:
+    """Which group each row is in: numbers, text or dates, on the host, none missing.
+
+    Args:
+        value: `(n,)`: any array-like, see `read_array`.
+        name: What to call it in messages.
+
+    Raises:
+        InputError: If one is missing, or is nothing of that.
+
+    >>> read_groups(["b", "a", "b"]).tolist()
+    ['b', 'a', 'b']
+    """
+    if str(getattr(getattr(value, "dtype", None), "kind", "")) in ("M", "m"):
+        values = np.asarray(value, dtype=None if value.dtype.kind == "m" else "datetime64[ns]")
+        check_complete(values, name, np.isnat(values))
+        return values
+    read = read_array(value, name)
+    values = on_host(read.values)
+    check_complete(values, name, read.missing)
+    return values
 
 
 def check_complete(values: Any, label: str, missing: Any = None, index: Any = 0) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from efface._errors import FormatError, InputError
+from efface._text import shown
 from efface._validate import did_you_mean
 
 _T = TypeVar("_T", bound=type)
@@ -18,7 +19,7 @@ _LONGEST = 60
 def saved(cls: _T) -> _T:
     """Let a dataclass be found by its name, where a field of a saved value may be of several types."""
     if not isinstance(cls, type):
-        raise InputError(f"{cls!r:.80} is no class: decorate a dataclass with @efface.saved")
+        raise InputError(f"{shown(cls)} is no class: decorate a dataclass with @efface.saved")
     known = _SAVED.setdefault(cls.__name__, cls)
     if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise TypeError(f"two saved types are called {cls.__name__}: {known.__module__} and {cls.__module__}")

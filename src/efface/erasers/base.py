@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from efface._errors import InputError
 from efface._text import shown
 from efface._validate import to_tensor
-from efface.core.arrays import dense, is_reckoned
+from efface.core.arrays import check_real, dense, is_reckoned
 from efface.core.column_names import check_columns, check_same_rows
 from efface.core.doors import check_call
 from efface.core.edits import Edit, OnRows
@@ -109,15 +109,26 @@ class Eraser(Erasure):
         Raises:
             InputError: If x or z have other columns than in the fit, or are not of the same rows.
         """
-        if not callable(apply):
-            raise InputError(f"apply is {shown(apply)}: write a function of a tensor")
+        check_call(Eraser.erased, locals())
         if getattr(z, "ndim", 0) > 1:
             check_columns(self.label_columns, z, "z", whose="eraser.label_columns")
         if isinstance(x, Tensor):
+            self._check_beside(x)
             return apply(x if is_reckoned(x) or x.is_meta else dense(x, "x"))
         check_columns(self.columns, x)
         check_same_rows(x=x, z=z)
         return np.asarray(apply(to_tensor(x, "x")))
+
+    def _check_beside(self, x: Tensor) -> None:
+        """Refuse rows that are elsewhere than the eraser, or stand-ins where it is none."""
+        for own in self.tensors().values():
+            if own.device != x.device:
+                raise InputError(
+                    f"x is on {x.device}, the eraser on {own.device}: write eraser.to({str(x.device)!r}), "
+                    f"or x.to({str(own.device)!r})"
+                )
+            if type(own) is Tensor and not getattr(getattr(x, "fake_mode", None), "allow_non_fake_inputs", True):
+                check_real(x, "x")
 
     def class_numbers(self, x: Tensor, z: Any) -> Any:
         """Labels z of rows x `(..., d)` as they are, or as numbers of the classes that the fit found in text."""
@@ -200,7 +211,7 @@ class EraserModule(nn.Module):
 def eraser_dtype(dtype: torch.dtype) -> torch.dtype:
     """Dtype of the tensors of an eraser for data of that dtype: at least float32."""
     if not isinstance(dtype, torch.dtype):
-        raise InputError(f"dtype={dtype!r:.80}: write a dtype of torch, such as torch.float32")
+        raise InputError(f"dtype={shown(dtype)}: write a dtype of torch, such as torch.float32")
     if dtype.is_floating_point or dtype.is_complex:
         return torch.promote_types(dtype, torch.float32)
     return torch.float32

@@ -14,6 +14,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from efface._errors import InputError
+from efface._text import shown
 from efface._validate import to_tensor
 from efface.core.arrays import countable, shared
 from efface.core.column_names import check_same_rows
@@ -152,7 +153,7 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _concept_columns(self, y: Any, sensitive: Any, inside: list[Column] | None, n: int) -> list[Column]:
         """The columns to erase, from the one place they are given in."""
         if self.concept not in (None, "y"):
-            raise InputError(f"concept must be None or 'y', got {self.concept!r}")
+            raise InputError(f"concept must be None or 'y', got {shown(self.concept)}")
         places = {"sensitive_columns": inside is not None, "concept='y'": self.concept == "y"}
         places["sensitive_features"] = sensitive is not None
         given = [place for place, here in places.items() if here]
@@ -227,7 +228,7 @@ class EraserTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _find_sensitive(self, width: int) -> NDArray[np.int64]:
         wanted = self.sensitive_columns
-        wanted = [wanted] if isinstance(wanted, (str, int)) else list(wanted or ())
+        wanted = [wanted] if isinstance(wanted, (str, int)) else list(countable(wanted) or ())
         names = [str(n) for n in getattr(self, "feature_names_in_", ())]
         found = np.unique(each_of(partial(position, w, names, width) for w in wanted)).astype(np.int64)
         if not wanted:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface._errors import InputError
+from efface._text import shown
 from efface.core.labels import Column, Decided, Kind, check_kind, distinct, listed, unknown_class
 
 
@@ -231,7 +232,7 @@ def _quantile_edges(values: NDArray[np.float64], n_bins: int, weight: Any = None
     (array([3.]), array([], dtype=float64))
     """
     if isinstance(n_bins, bool) or not isinstance(n_bins, (int, np.integer)) or n_bins < 2:
-        raise InputError(f"n_bins must be an integer of at least 2, got {n_bins!r}")
+        raise InputError(f"n_bins must be an integer of at least 2, got {shown(n_bins)}")
     order = np.argsort(values, kind="stable")
     # How much weight lies at or below each value; a row of weight 2 counts as two rows.
     below = np.cumsum(np.ones(len(values)) if weight is None else weight[order])

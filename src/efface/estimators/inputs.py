@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface._errors import InputError
+from efface._text import shown
 from efface._validate import check_finite, to_tensor
 from efface.core.arrays import shared
 from efface.core.labels import Column
@@ -52,7 +53,7 @@ def position(wanted: Any, names: list[str], width: int) -> int:
             + (f"there is {', '.join(map(repr, near))}" if names else "X has no column names, give positions")
         )
     if isinstance(wanted, bool) or not isinstance(wanted, (int, np.integer)) or not -width <= wanted < width:
-        raise InputError(f"sensitive_columns has {wanted!r}, expected names or positions below {width}")
+        raise InputError(f"sensitive_columns has {shown(wanted)}, expected names or positions below {width}")
     return int(wanted) % width
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from efface._errors import InputError
+from efface._text import shown
+from efface.core.doors import fits
 from efface.erasers.oracle import OracleFitter
 from efface.estimators.base import LabelledTransformer
 
@@ -39,8 +41,8 @@ class OracleTransformer(LabelledTransformer):
     alpha: float = 1.0
 
     def _make_fitter(self, x_dim: int, z_dim: int, dtype: Any) -> OracleFitter:
-        if not 0 <= self.alpha <= 1:
-            raise InputError(f"alpha must be between 0 and 1, got {self.alpha!r}")
+        if not fits(self.alpha, float) or not 0 <= self.alpha <= 1:
+            raise InputError(f"alpha must be between 0 and 1, got {shown(self.alpha)}")
         return OracleFitter(x_dim, z_dim, dtype=dtype)
 
     def _erase(self, features: Any, *z: Any) -> Any:

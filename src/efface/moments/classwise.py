@@ -13,6 +13,7 @@ from torch import Tensor
 from efface._errors import FormatError, InputError, NotFittedError
 from efface._io import load_folder, reading, save_folder
 from efface._memory import check_room
+from efface._text import shown
 from efface._validate import check_device, check_finite, check_positive_int, check_type, to_rows, to_tensor
 from efface.core.codec import dtype_of, fields_of
 from efface.core.row_labels import Labels
@@ -277,7 +278,7 @@ def check_label(z: Any, num_classes: int) -> int:
     """
     label = to_tensor(z, "z")
     if label.numel() != 1 or label.is_floating_point() or label.is_complex():
-        raise InputError(f"expected one integer label, got {z!r}: give one label to each row with update(x, z)")
+        raise InputError(f"expected one integer label, got {shown(z)}: give one label to each row with update(x, z)")
     if not 0 <= int(label) < num_classes:
         raise InputError(f"label {int(label)} is out of range: expected 0 to {num_classes - 1}")
     return int(label)

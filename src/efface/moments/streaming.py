@@ -18,6 +18,7 @@ from torch import Tensor
 from efface._errors import InputError, NotFittedError
 from efface._io import load_folder, reading, save_folder
 from efface._memory import check_room, empty
+from efface._text import shown
 from efface._validate import check_device, check_dtype, check_finite, check_int, check_type, to_tensor
 from efface.core.codec import dtype_of, fields_of
 from efface.moments.chunk import Chunk, Scratch, compute_dtype, suitable_origin, sum_chunk
@@ -75,7 +76,7 @@ class Moments:
         self.x_dim, self.z_dim = check_int(x_dim, "x_dim", least=0), check_int(z_dim, "z_dim", least=0)
         self.least = check_dtype(least, LEAST, "least")
         if not isinstance(second, str) or second not in ("full", "diag"):
-            raise InputError(f"second={second!r:.80}: write 'full' or 'diag'")
+            raise InputError(f"second={shown(second)}: write 'full' or 'diag'")
         self.second: Literal["full", "diag"] = second
         place, held = check_device(device), check_dtype(dtype, SUMS)
         check_room(self._size() * held.itemsize, f"sums of x_dim={x_dim}, z_dim={z_dim}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface._text import shown
-from efface._validate import to_tensor
+from efface._validate import check_int64, to_tensor
 from efface.pipelines.components import Components, forward_parameters
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.restoring import StandIn, copied, twin_of
@@ -48,6 +48,7 @@ class DenoiserCall:
         start, passed = float(self.timesteps[0]), torch.as_tensor(passed)
         ratio = start / float(passed.flatten()[0]) if float(passed.flatten()[0]) else 1.0
         unit = round(ratio) if abs(ratio - round(ratio)) < 1e-3 * ratio else ratio
+        t = check_int64(t, "t") if type(t) is int else t
         value = (torch.as_tensor(t) if type(t) in (int, float) else to_tensor(t, "t")).to(passed.device)
         value = value if unit == 1 else value / unit
         if value.ndim == 1 and passed.ndim == 0:

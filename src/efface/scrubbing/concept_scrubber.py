@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._text import shown
 from efface.core.doors import check_call
 from efface.core.hooks import Remove, edit_call, edit_inputs, edit_states
 
@@ -140,7 +141,7 @@ def _check_eraser(name: str, eraser: Any) -> None:
     if hasattr(eraser, "update") and hasattr(type(eraser), "eraser"):
         raise InputError(f"erasers[{name!r}] is a fitter, {type(eraser).__name__}: pass its `.eraser`")
     if not callable(eraser):
-        raise InputError(f"erasers[{name!r}] is {eraser!r}, expected a callable from hidden states to hidden states")
+        raise InputError(f"erasers[{name!r}] is {shown(eraser)}, expected a callable of hidden states")
 
 
 def _find_layers(model: nn.Module, keys: Any) -> dict[str, nn.Module]:

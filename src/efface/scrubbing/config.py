@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from efface._errors import InputError
+from efface._text import shown
 from efface.core.codec import TYPE
 from efface.core.config import Config, option
 from efface.core.method import Method, get_method, methods
-from efface.core.site import Site
+from efface.scrubbing.sites import several
 from efface.scrubbing.token_labels import IGNORE
 
 Order = Literal["sequential", "parallel"]
@@ -48,16 +49,13 @@ class ScrubConfig(Config):
 
 def addresses(sites: Any) -> tuple[str, ...]:
     """Sites as text: strings, `Site`s or compiled patterns, one or several."""
-    several = (sites,) if isinstance(sites, str | re.Pattern | Site) else sites
-    if not isinstance(several, Iterable) or hasattr(several, "ndim"):
-        raise InputError(f"sites={sites!r:.80}: write one or a list, such as 'norms', or addresses of modules")
-    return tuple(f"re:{site.pattern}" if isinstance(site, re.Pattern) else str(site) for site in several)
+    return tuple(f"re:{site.pattern}" if isinstance(site, re.Pattern) else str(site) for site in several(sites))
 
 
 def _name_of(dtype: Any) -> Any:
     name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
     if isinstance(name, str) and not isinstance(getattr(torch, name, None), torch.dtype):
-        raise InputError(f"dtype={name!r}: write one of torch's, such as 'float32' or 'float64'")
+        raise InputError(f"dtype={shown(name)}: write one of torch's, such as 'float32' or 'float64'")
     return name
 
 

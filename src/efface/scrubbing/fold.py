@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._text import shown
 from efface._validate import check_type
 from efface.core.doors import check_call
 from efface.core.edits import Edit, OnWeights
@@ -320,7 +321,7 @@ def _layers(
     """Layer -> the edits of what comes to it (`"upstream"`), is passed in (`"input"`) and given (`"output"`)."""
     for site, eraser in erasers.items():
         if not isinstance(eraser, LeaceEraser):
-            raise InputError(f"the eraser of {site} is {eraser!r}: only affine erasers (LEACE, orth) can be folded")
+            raise InputError(f"the eraser of {site} is {shown(eraser)}: only affine erasers (LEACE, orth) fold")
     plan: dict[_Layer, list[tuple[str, LeaceEraser]]] = {}
     found = _targets(model, erasers, inputs)
     if refused := {site: why for site, why in found.items() if isinstance(why, str)}:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from efface._errors import EffaceWarning, FormatError, InputError
 from efface._io import atomic_dir
+from efface._text import shown
 from efface._validate import check_type
 from efface.core.codec import TENSOR, TYPE
 from efface.core.config import Config
@@ -74,7 +75,7 @@ class Scrubber(Erasure):
         check_type(self.erasers, Mapping, "erasers", "an eraser by site")
         for site, eraser in self.erasers.items():
             if not isinstance(site, Site):
-                raise InputError(f"{site!r} is no Site: write Scrubber.at({{{site!r}: ...}})")
+                raise InputError(f"{shown(site)} is no Site: write Scrubber.at({{{shown(site)}: ...}})")
             if not callable(eraser):
                 raise InputError(f"the eraser of {site} is of type {type(eraser).__name__}, which cannot be called")
         object.__setattr__(self, "erasers", dict(self.erasers))

@@ -12,8 +12,9 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from efface._errors import EffaceWarning, InputError
+from efface._text import shown
 from efface._validate import check_type
-from efface.core.doors import check_call
+from efface.core.doors import check_call, fits
 from efface.core.site import Site
 from efface.core.subjects import base_path, unwrapped
 from efface.scrubbing.examples import candidates
@@ -83,6 +84,19 @@ def find_sites(
     return SiteFinder(unwrapped(model), table, inputs).find(sites)
 
 
+def several(sites: Any) -> list[Any]:
+    """Addresses as a list.
+
+    Raises:
+        InputError: If they are neither one nor any number of them.
+    """
+    if isinstance(sites, str | Site | re.Pattern):
+        return [sites]
+    if hasattr(sites, "ndim") or not fits(sites, Iterable[Any]):
+        raise InputError(f"sites={shown(sites)}: write one or a list, such as 'norms', or addresses of modules")
+    return [*sites]
+
+
 class SiteFinder:
     """What addresses stand for in one model. Its forward pass, for roles, is made once, and only if it is needed.
 
@@ -105,7 +119,7 @@ class SiteFinder:
 
     def find(self, sites: SitesLike) -> list[Site]:
         """As `find_sites`."""
-        wanted = [sites] if isinstance(sites, (str, Site, re.Pattern)) else list(sites)
+        wanted = several(sites)
         if not wanted:
             raise InputError(f"sites is empty: name at least one, such as {', '.join(map(repr, ROLES))}")
         found = {site for address in wanted for site in self._find(address)}
@@ -121,7 +135,7 @@ class SiteFinder:
             return [Site(path) for path in _matching(model, paths, address.pattern, address)]
         if not isinstance(address, str):
             kind = type(address).__name__
-            raise InputError(f"a site is a string, a Site or a compiled pattern, not {kind}: {address!r}")
+            raise InputError(f"a site is a string, a Site or a compiled pattern, not {kind}: {shown(address)}")
         if address.startswith("re:"):
             return [Site(path) for path in _matching(model, paths, address[3:], address)]
         sliced = _SLICED.match(address)

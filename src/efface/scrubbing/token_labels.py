@@ -160,7 +160,7 @@ def labels_from_words(words: Any, word_ids: Any, *, first_only: bool = False) ->
     rows = []
     for i, (labels, ids) in enumerate(zip(numbers, rows_of_ids, strict=True)):
         if bad := [n for n in ids if n is not None and not (isinstance(n, int) and n >= 0)]:
-            raise InputError(f"text {i} has {bad[0]!r} among its word_ids: give numbers from 0, None for no word")
+            raise InputError(f"text {i} has {shown(bad[0])} among its word_ids: give numbers from 0, None for no word")
         highest = max((number for number in ids if number is not None), default=-1)
         if highest >= len(labels):
             raise InputError(f"text {i} has labels for {len(labels)} words, but tokens of word {highest} (from 0)")
@@ -227,8 +227,8 @@ def _left_out(labels: Any) -> NDArray[np.bool_] | None:
     """Where `IGNORE` stands among text; None if it does not, or there is no text."""
     if not isinstance(labels, (list, tuple)):
         return None
-    flat = np.array([label for row in labels for label in row] if _has_rows(labels) else [*labels], dtype=object)
-    if flat.ndim != 1 or not any(isinstance(label, str) for label in flat):
+    flat = [label for row in labels for label in row] if _has_rows(labels) else labels
+    if not any(isinstance(label, str) for label in flat):
         return None
     left = np.array([isinstance(label, int) and label == IGNORE for label in flat], dtype=bool)
     return left if left.any() else None

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from efface._errors import InputError
 from efface._validate import check_int, check_positive_int, to_tensor
 from efface.core.doors import check_call, fits, shown
+from efface.core.labels import read_groups
 
 Floats = NDArray[np.float64]
 
@@ -167,7 +168,7 @@ def proportion_interval(
     if groups is None:
         return rows
     if rows.value in (0.0, 1.0):
-        count = len(np.unique(np.asarray(groups)))
+        count = len(np.unique(read_groups(groups)))
         wide = wilson_interval(rows.value * count, count, level=level)
         return Interval(rows.value, wide.low, wide.high, level, f"Wilson, each of {count} groups as one trial")
     found = bootstrap_interval(hits, groups=groups, level=level, seed=seed)
@@ -222,7 +223,7 @@ def share_change_interval(
     found = paired_interval(after, before, groups=groups, level=level, seed=seed)
     if found.has_width:
         return found
-    units = len(np.asarray(after)) if groups is None else len(np.unique(np.asarray(groups)))
+    units = len(np.asarray(after)) if groups is None else len(np.unique(read_groups(groups)))
     wide = wilson_interval(abs(found.value) * units, units, level=level)
     low, high = (-wide.high, wide.high) if found.value == 0 else (wide.low, wide.high)
     if found.value < 0:
@@ -245,7 +246,7 @@ def _unit_sums(numerator: ArrayLike, denominator: ArrayLike | None, groups: Arra
         raise InputError(f"numerator {top.shape} and denominator {bottom.shape}: expected two of shape (n,)")
     sums = np.stack([top, bottom], axis=1)
     if groups is not None:
-        codes = np.unique(np.asarray(groups), return_inverse=True)[1]
+        codes = np.unique(read_groups(groups), return_inverse=True)[1]
         if codes.shape != top.shape:
             raise InputError(f"groups have shape {codes.shape}, expected one for each of the {len(top)} rows")
         sums = np.stack([np.bincount(codes, column) for column in sums.T], axis=1).astype(np.float64)

@@ -147,7 +147,7 @@ def check_unique(names: Sequence[str], where: str) -> None:
         raise InputError(f"{where} has several columns called {shortened(twice)}: rename them")
 
 
-def shortened(items: Sequence[object], *, count: int = _SHOWN) -> str:
+def shortened(items: Sequence[str | float | bool], *, count: int = _SHOWN) -> str:
     """The first items, comma separated, and how many more there are.
 
     >>> shortened(range(7), count=3)

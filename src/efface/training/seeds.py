@@ -8,6 +8,7 @@ import numpy as np
 from torch import Generator
 
 from efface._errors import InputError
+from efface._text import shown
 
 
 def generator(seed: int, *stream: int) -> Generator:
@@ -17,7 +18,7 @@ def generator(seed: int, *stream: int) -> Generator:
         InputError: If the seed is no integer of at least 0.
     """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InputError(f"seed={seed!r}: write an integer of at least 0")
+        raise InputError(f"seed={shown(seed)}: write an integer of at least 0")
     state = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint32)
     return Generator().manual_seed(int(state[0]))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from efface._errors import InputError
+from efface._text import shown
 from efface.audit.audit import Audit
 from efface.audit.pipelines.detection import Readings, detection
 from efface.audit.pipelines.erasures import Gated
@@ -38,7 +39,7 @@ def gate(
     call = called("efface.audit.gate", locals())
     view = as_view(subject)
     if not isinstance(erasure, Gated):
-        raise InputError(f"{erasure!r} acts on every prompt, and has no gate to audit: use efface.audit.pipeline")
+        raise InputError(f"{shown(erasure)} acts on every prompt, and has no gate to audit: use efface.audit.pipeline")
     names, readings = erasure.names, {}
     for i, name in enumerate(names):
         sides = {

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._validate import check_finite, to_tensor
+from efface.core.labels import read_groups
 
 Floats = NDArray[np.float64]
 
@@ -71,7 +72,7 @@ def read_column(value: Any, name: str, n: int) -> NDArray[Any] | None:
     """
     if value is None:
         return None
-    column = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    column = read_groups(value, name)
     if column.shape != (n,):
         raise InputError(f"{name} has shape {column.shape}, expected ({n},): give one for each row")
     return column

@@ -14,7 +14,7 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._validate import check_positive_int
 from efface.audit.vectors.labels import Labels
-from efface.core.labels import settled
+from efface.core.labels import read_groups, settled
 from efface.report.data import AFTER, BEFORE
 
 Erase = Callable[[Tensor], Any]
@@ -76,7 +76,7 @@ def _deal_rows(n: int, folds: int, strata: ArrayLike | None, rng: np.random.Gene
         raise InputError(f"{n} rows cannot be split into {folds} folds: write a smaller folds")
     order = rng.permutation(n)
     if strata is not None:
-        codes = np.unique(np.asarray(strata), return_inverse=True)[1]
+        codes = np.unique(read_groups(strata, "strata"), return_inverse=True)[1]
         order = order[np.argsort(codes[order], kind="stable")]
     fold = np.empty(n, dtype=np.int64)
     fold[order] = np.arange(n) % folds
@@ -84,7 +84,7 @@ def _deal_rows(n: int, folds: int, strata: ArrayLike | None, rng: np.random.Gene
 
 
 def _deal_groups(n: int, folds: int, groups: ArrayLike, rng: np.random.Generator) -> Rows:
-    codes = np.unique(np.asarray(groups), return_inverse=True)[1]
+    codes = np.unique(read_groups(groups), return_inverse=True)[1]
     if codes.shape != (n,):
         raise InputError(f"groups have shape {codes.shape}, expected one for each of the {n} rows")
     sizes = np.bincount(codes)

@@ -11,6 +11,7 @@ from efface.audit.figure import Figure, Series
 from efface.audit.finding import Finding
 from efface.audit.vectors.folds import CONDITIONS
 from efface.audit.vectors.probes import ProbeScores
+from efface.core.labels import read_groups
 from efface.report.data import AFTER, CHANCE
 from efface.stats.intervals import wilson_interval
 
@@ -37,7 +38,7 @@ def _short(family: str) -> str:
 
 def by_group(title: str, hits: NDArray[np.float64], groups: ArrayLike, *, chance: float, caption: str) -> Figure | None:
     """Accuracy in each group with Wilson intervals, lowest first; None if there are more than forty groups."""
-    names, codes = np.unique(np.asarray(groups), return_inverse=True)
+    names, codes = np.unique(read_groups(groups), return_inverse=True)
     if len(names) > _GROUPS_AT_MOST:
         return None
     counts, sums = np.bincount(codes), np.bincount(codes, hits)

@@ -24,6 +24,7 @@ from efface.audit.vectors.probes import PROBES, ProbeScores
 from efface.audit.vectors.task import Task, as_tasks, audit_task
 from efface.core.column_names import check_columns, check_same_rows
 from efface.core.doors import check_call
+from efface.core.labels import read_groups
 from efface.core.provenance import called, provenance
 from efface.report.data import AFTER
 
@@ -112,6 +113,7 @@ def rows(
     check_same_rows(x=x, z=z, groups=groups)
     for each in as_tasks(task):
         check_same_rows(x=x, task=each.y, groups=each.groups)
+    groups = None if groups is None else read_groups(groups)
     data, concept = _read(x, z, name, kind, classes, groups)
     if (erase is None) == (fit is None):
         raise InputError("give either erase=a fitted eraser or fit=a function (x, z) -> eraser, and not both")

@@ -14,6 +14,7 @@ from efface.audit.figure import Figure, Series
 from efface.audit.finding import Finding
 from efface.core.column_names import check_same_rows, compare_tables
 from efface.core.doors import check_call
+from efface.core.labels import read_groups
 from efface.core.provenance import called, provenance
 from efface.report.data import AFTER, BEFORE, CHANGE, NO_CHANGE
 from efface.report.numbers import format_value as number
@@ -75,7 +76,7 @@ def similarity(
     x, y = _units(before, "before"), _units(after, "after")
     if len(x) != len(y):
         raise InputError(f"before has {len(x)} rows and after {len(y)}: give the same embeddings in the same order")
-    units = None if groups is None else np.asarray(groups)
+    units = None if groups is None else read_groups(groups)
     if units is not None and units.shape != (len(x),):
         raise InputError(f"groups has shape {units.shape}, expected ({len(x)},): one a row")
     options: dict[str, Any] = {"level": level, "seed": seed}

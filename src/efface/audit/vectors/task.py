@@ -13,6 +13,7 @@ from efface.audit.finding import Finding
 from efface.audit.vectors.folds import Erase, Fit, make_folds, views
 from efface.audit.vectors.labels import Kind, Labels
 from efface.audit.vectors.probes import PROBES, ProbeScores
+from efface.core.labels import read_groups
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def audit_task(
     labels = Labels.of(task.y, task.name, kind=task.kind)
     if len(labels) != len(concept):
         raise InputError(f"{task.name} has {len(labels)} labels for {len(concept)} rows of x")
-    units = groups if task.groups is None else task.groups
+    units = groups if task.groups is None else read_groups(task.groups, f"groups of {task.name}")
     splits = make_folds(
         len(labels), folds, groups=units, strata=labels.values if labels.is_categorical else None, seed=seed
     )

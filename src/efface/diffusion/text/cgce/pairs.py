@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 
 from efface._errors import InputError
+from efface._text import shown
 from efface.core.concept import Concept
 from efface.diffusion.text.cgce.answers import read_answer
 from efface.diffusion.text.cgce.config import CgceConfig
@@ -113,10 +114,10 @@ def _one(item: Any, i: int) -> PromptPair:
             raise InputError(f"pair {i} has the keys {', '.join(map(repr, item))}: it needs 'safe' and 'unsafe'")
         item = (item["safe"], item["unsafe"])
     if isinstance(item, str) or not isinstance(item, Sequence) or len(item) != 2:
-        raise InputError(f"pair {i} is {item!r}: write (safe, unsafe)")
+        raise InputError(f"pair {i} is {shown(item)}: write (safe, unsafe)")
     for which, text in zip(("safe", "unsafe"), item, strict=True):
         if not isinstance(text, str):
-            raise InputError(f"the {which} prompt of pair {i} is a {type(text).__name__}, not a string: {text!r}")
+            raise InputError(f"the {which} prompt of pair {i} is a {type(text).__name__}, not a string")
     pair = PromptPair(*(" ".join(text.split()) for text in item))
     if not pair.unsafe:
         raise InputError(f"the unsafe prompt of pair {i} is empty: write one with the concept")
