@@ -162,6 +162,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "numbers of a trace": (lambda: _several(torch._efficientzerotensor((6,))), "values is a Tensor"),  # type: ignore[attr-defined]
     "sparse or none": (lambda: _perhaps(X.to_sparse()), r"write x.to_dense\(\)"),
+    "sparse or a number": (lambda: efface.optimal_linear_shrinkage(X[:4], X.to_sparse()), r"write n.to_dense\(\)"),
+    "complex number of rows": (lambda: efface.optimal_linear_shrinkage(X[:4], X[:1] * 1j), "n is torch.complex64"),
     "items by name": (lambda: read_array(Named(), "x"), "not by number"),
     "series": (lambda: efface.audit.Figure("t", series=3), "series is 3: write a list"),  # type: ignore[arg-type]
     "classes as functions": (lambda: groupby(X, Z).map(torch.nn.Linear), "fn is a type: write a function"),  # type: ignore[arg-type]
@@ -169,8 +171,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "fractions of ids": (lambda: Tokens(keep=pd.Series([1.5, 2.0])), "keep is a Series"),  # type: ignore[arg-type]
     "arrays of nothing": (lambda: FeatureGroups(Unreadable()), "groups is a Unreadable"),  # type: ignore[arg-type]
     "dates of groups": (lambda: FeatureGroups(pd.date_range("2020", periods=2)), "groups is a DatetimeIndex"),  # type: ignore[arg-type]
-    "objects as groups": (lambda: bootstrap([0.0, 1.0], groups=[object()] * 2), "groups holds object objects"),
-    "missing groups": (lambda: bootstrap([0.0, 1.0, 2.0], groups=["a", None, "b"]), "groups is missing.* 1 of 3"),
+    "objects as groups": (lambda: bootstrap([0.0, 1.0], groups=[object()] * 2), "groups holds object objects"),  # type: ignore[arg-type]
+    "missing groups": (lambda: bootstrap([0.0, 1.0, 2.0], groups=["a", None, "b"]), "groups is missing.* 1 of 3"),  # type: ignore[arg-type]
     "missing dates": (lambda: make_folds(2, 2, groups=np.array(["2020", "NaT"], "M8[D]")), "groups is missing"),
     "quantised prompts": (lambda: listed(_by_channel(), "prompts"), "prompts is a Tensor: write a string"),
     "quantised embeddings": (lambda: PromptEmbedding.cat(_by_channel()), "embeddings is a Tensor: write a list"),
@@ -264,7 +266,7 @@ def test_classes_are_functions_where_they_make_what_is_wanted() -> None:
     def of(fn: Callable[[int], float], made: Callable[..., Any] = len, told: Callable[[int], None] = print) -> None:
         check_call(of, {"fn": fn, "made": made, "told": told})
 
-    of(int, Unshowable, Unshowable)
+    of(int, Unshowable, Unshowable)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="fn is a type"):
         of(str)  # type: ignore[arg-type]
 

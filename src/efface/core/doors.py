@@ -33,7 +33,6 @@ from efface.core.config import in_words
 _LOOKED_AT = 100
 _LISTED = ("tolist", "to_list", "to_pylist")
 """What columns of pandas, polars and pyarrow give their items by, as Python's own."""
-_TENSOR = (Tensor, Tensor | None)
 _NO_SEQUENCES = str | bytes | bytearray | Mapping | set | frozenset
 
 
@@ -61,10 +60,16 @@ def check_call(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
         value = given[name]
         if type(value) not in _exact(hint) and not fits(value, hint):
             raise InputError(f"{name} is {shown(value)}: write {_advice(value, hint, name)}")
-        if isinstance(value, Tensor) and hint in _TENSOR:
+        if isinstance(value, Tensor) and _takes_tensors(hint):
             check_real(value, name)
             if not is_reckoned(value):
                 _refuse_tensor(value, name)
+
+
+@cache
+def _takes_tensors(hint: Any) -> bool:
+    """Whether a tensor is one of the things that a hint says."""
+    return Tensor in (get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,))
 
 
 def _refuse_tensor(value: Tensor, name: str) -> None:

@@ -76,6 +76,8 @@ def optimal_linear_shrinkage(S_n: Tensor, n: int | float | Tensor, *, inplace: b
     check_call(optimal_linear_shrinkage, locals())
     if S_n.ndim < 2 or S_n.shape[-1] != S_n.shape[-2]:
         raise InputError(f"S_n has shape {tuple(S_n.shape)}, expected square matrices (..., p, p)")
+    if isinstance(n, Tensor) and n.is_complex():
+        raise InputError(f"n is {n.dtype}: write how many samples there are, a real number")
     return _towards_identity(S_n, shrinkage_weight(S_n, n), inplace=inplace)
 
 
