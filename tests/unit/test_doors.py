@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,7 +29,8 @@ from efface.audit.vectors.folds import make_folds
 from efface.core.arrays import countable, read_array
 from efface.core.codec import encoded
 from efface.core.doors import check_call, fits
-from efface.core.labels import read_groups
+from efface.core.hashing import feed
+from efface.core.labels import read_column, read_groups
 from efface.diffusion.text.cgce.pairs import as_pairs
 from efface.estimators import LeaceTransformer, OracleTransformer, QuadraticTransformer
 from efface.explanation import PixelModel
@@ -361,6 +363,17 @@ def test_stand_ins_of_a_trace_are_refused() -> None:
         to_tensor(mode.from_tensor(torch.ones(2)), "x")
     with FakeTensorMode() as mode, pytest.raises(InputError, match="maps is a FakeTensor"):
         top_k(mode.from_tensor(torch.ones(2, 4)), 1)
+
+
+def test_zeros_without_memory_are_zeros() -> None:
+    zeros = torch._efficientzerotensor((6,))  # type: ignore[attr-defined]
+    column = read_column(zeros, "z")
+    assert column.values.tolist() == [0.0] * 6
+    digests = []
+    for each in (zeros, torch.zeros(6)):
+        digests.append(hashlib.sha256())
+        feed(digests[-1], each)
+    assert digests[0].hexdigest() == digests[1].hexdigest()
 
 
 def test_what_has_no_shape_offers_nothing() -> None:

@@ -219,6 +219,11 @@ def is_finite(value: Tensor) -> bool:
     return not (value.is_floating_point() or value.is_complex()) or bool(value.isfinite().all())
 
 
+def in_memory(value: Tensor) -> Tensor:
+    """A tensor with its numbers in memory: zeros of torch's own have none, and numpy would read at address 0."""
+    return value.clone() if value._is_zerotensor() else value
+
+
 def check_real(value: Tensor, name: str) -> None:
     """Refuse the stand-ins of a trace, which have a shape and a device and no numbers."""
     if type(value).__name__ == "FakeTensor":
@@ -245,7 +250,7 @@ def _strided(value: Tensor, name: str) -> Tensor:
         how = f"write {name}.float()" if value.is_floating_point() else f"convert it first, {name}.to(...)"
         raise InputError(f"{name} holds {value.dtype}, with which torch does not calculate: {how}")
     if value.layout is torch.strided:
-        return _signed(value, name)
+        return _signed(in_memory(value), name)
     _check_dense(value.numel() * value.element_size(), name, "to_dense()")
     return value.to_dense()
 

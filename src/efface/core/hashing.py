@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from efface.core.arrays import in_memory
+
 
 def feed(total: Any, value: Any, name: str = "") -> None:
     """Add an array to a hash: its shape, dtype and values, the same on any device, in any layout, in torch and numpy.
@@ -18,7 +20,7 @@ def feed(total: Any, value: Any, name: str = "") -> None:
         name: What it is called, where that is part of the content.
     """
     if isinstance(value, Tensor):
-        value = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        value = in_memory(value.detach().cpu()).resolve_conj().resolve_neg().contiguous()
         total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         if value.numel():
             # Seen as bytes: numpy does not know bfloat16 and its like, and torch has no bytes of complex numbers.

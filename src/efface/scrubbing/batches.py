@@ -12,7 +12,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._validate import check_positive_int, to_tensor
-from efface.core.arrays import read_array
+from efface.core.arrays import in_memory, read_array
 from efface.core.doors import check_call
 from efface.core.labels import Kind, Tally, check_complete, decide
 from efface.core.row_labels import Labels
@@ -203,7 +203,7 @@ class Batches:
 
 
 def _checksum(x: Tensor, before: int = 0) -> int:
-    return zlib.crc32(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), before)  # type: ignore[arg-type]
+    return zlib.crc32(in_memory(x.detach().cpu()).contiguous().flatten().view(torch.uint8).numpy(), before)  # type: ignore[arg-type]
 
 
 def _checked(data: Any) -> Any:
