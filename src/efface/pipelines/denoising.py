@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface.pipelines import attention
@@ -75,11 +75,22 @@ class Denoising:
             raise InputError(f"{len(latents)} latents for {len(embedding)} prompts: give one prompt, or one for each")
         size = {**self._size(latents), **call}
         prepared = self.prepare(embedding, latents=latents.detach(), **size)
-        arguments = prepared.with_inputs(latents, t, embedding)
-        with unguided():
-            out = (self.components.denoisers[denoiser] if denoiser else prepared.denoiser)(**arguments)
-        out = out[0] if isinstance(out, tuple) else out.sample
-        return out.chunk(2, dim=1)[0] if out.shape[1] == 2 * latents.shape[1] else out
+        return prediction(prepared, latents, t, embedding, self.components.denoisers[denoiser] if denoiser else None)
+
+    @property
+    def only(self) -> str:
+        """Name of the denoiser.
+
+        Raises:
+            InputError: If there are several.
+        """
+        name, *more = self.components.denoisers
+        if more:
+            raise InputError(
+                f"{type(self.pipe).__name__} has the denoisers {', '.join(self.components.denoisers)}, one for each "
+                "part of the sampling, and here is room for one: choose a method that edits text or guidance"
+            )
+        return name
 
     def _size(self, latents: Tensor) -> dict[str, int]:
         """Pixels of latents that are not packed."""
@@ -126,3 +137,22 @@ class Denoising:
             self.predict(latents, t, embedding, denoiser=name, **call)
         rows = embedding.sequence.shape[1]
         return {layer.path: layer.text_rows(found[layer.path], rows) for layer in layers}
+
+
+def prediction(
+    prepared: DenoiserCall, latents: Tensor, t: Any, embedding: PromptEmbedding, model: nn.Module | None = None
+) -> Tensor:
+    """The prediction of a denoiser, as it is: no guidance, no rule, no step; a learned variance is left out.
+
+    Args:
+        prepared: What the pipeline gives it for as many prompts.
+        latents: (n, ...) latents.
+        t: The timestep, a number or (n,).
+        embedding: n prompts.
+        model: Another of its architecture.
+    """
+    arguments = prepared.with_inputs(latents, t, embedding)
+    with unguided():
+        out = (prepared.denoiser if model is None else model)(**arguments)
+    out = out[0] if isinstance(out, tuple) else out.sample
+    return out.chunk(2, dim=1)[0] if out.shape[1] == 2 * latents.shape[1] else out
