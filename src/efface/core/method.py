@@ -238,7 +238,8 @@ def erase(subject: Any, concept: Any, method: str | None = None, **options: Any)
     about = _about(found, data, config, call)
     if "embeddings" in chosen.access:  # they mean something for these text encoders alone
         about["weights"] = {name: fingerprint(part) for name, part in found.view.text_encoders.items()}
-    return dataclasses.replace(erasure, provenance=about)
+    # A fit may have noted what it cost.
+    return dataclasses.replace(erasure, provenance={**erasure.provenance, **about})
 
 
 def _concepts(method: Method, concept: Any) -> tuple[Concept, ...]:
