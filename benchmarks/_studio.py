@@ -24,6 +24,7 @@ from efface.diffusion.text.cgce.erasure import NAME as CGCE
 from efface.diffusion.text.semantic_surgery.erasure import NAME as SURGERY
 from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
 from efface.diffusion.text.semantic_surgery.feedback import look_again
+from efface.diffusion.weights.esd import NAME as ESD
 from efface.pipelines.embedding import PromptEmbedding
 from efface.stats.intervals import Interval, wilson_interval
 from efface_worlds.registry import PipelineWorld, find_world, names_of
@@ -113,7 +114,8 @@ class Studio:
             bare = Concept(name) if variant == "published" else asked
             start = erase(self.view, bare, SURGERY, threshold=0.0, **options)
             return start.calibrate(self.view, self.captions_of(name, _PRESENT, _CALIBRATION_SEED + 7), absent)
-        return erase(self.view, asked, method, **({"preset": variant} if method in (SLD, CGCE) and variant else {}))
+        preset = {"preset": variant} if method in (SLD, CGCE, ESD) and variant else {}
+        return erase(self.view, asked, method, **SCALED.get(method, {}), **preset)
 
     def plain(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """The pipeline as it is."""
@@ -154,6 +156,13 @@ class Studio:
 
         return once
 
+
+SCALED: dict[str, dict[str, Any]] = {ESD: {"learning_rate": 5e-4}}
+"""Learning rates of methods that tune, which were published for models a hundred times as large.
+
+Each is the published one times 1, 10 or 100 (of ESD 40), the one whose erasure of star on shapes has the least score
+by the rule that the method itself keeps weights by (`efface.diffusion.weights.tuning`), which asks no judge.
+"""
 
 FEEDBACK = "+feedback"
 VARIANTS = (

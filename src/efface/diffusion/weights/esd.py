@@ -71,8 +71,8 @@ class EsdConfig(TuningConfig):
 def aim_of(recipe: Recipe, concept: Concept, word: str, template: str = "{}") -> Aim:
     """What is to be said of a prompt with a word of the concept in it.
 
-    `base - eta (e(prompt) - e(neutral))` with the base `e(from)` or `e(neutral)` (arXiv:2303.07345, equation 7; the base
-    is the neutral prediction there); with `erase_from`, from and what is asked are that.
+    `base - eta (e(prompt) - e(neutral))` with the base `e(from)` or `e(neutral)`, which is that of arXiv:2303.07345;
+    with `erase_from`, from and what is asked are that.
     """
     text = template.replace("{}", word)
     start = concept.erase_from or text

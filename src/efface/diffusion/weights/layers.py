@@ -71,7 +71,9 @@ def denoiser_of(view: PipelineView) -> nn.Module:
     denoiser = unwrapped(view.components.denoisers[view.denoising.only])
     name = type(denoiser).__name__
     if is_dressed(denoiser):
-        raise InputError(f"{name} has adapters around its layers: fuse or unload them first, pipe.unload_lora_weights()")
+        raise InputError(
+            f"{name} has adapters around its layers: fuse or unload them first, as by pipe.unload_lora_weights()"
+        )
     if any("forward" in vars(module) for module in denoiser.modules()):
         raise InputError(
             f"the forward of {name} was replaced, as accelerate does to offload it, and tuning wants its weights in "
@@ -79,7 +81,9 @@ def denoiser_of(view: PipelineView) -> nn.Module:
         )
     for path, value in denoiser.named_parameters():
         if value.device.type == "meta" or not value.is_floating_point():
-            raise InputError(f"{path} of {name} is quantised or not in memory: load the model unquantised, without offload")
+            raise InputError(
+                f"{path} of {name} is quantised or not in memory: load the model unquantised, without offload"
+            )
     return denoiser
 
 

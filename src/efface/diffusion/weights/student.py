@@ -67,7 +67,9 @@ class Student(ABC):
         """
         turn_on: Any = getattr(self.module, "enable_gradient_checkpointing", None)
         if turn_on is None or not getattr(self.module, "_supports_gradient_checkpointing", True):
-            raise InputError(f"{type(self.module).__name__} has no gradient checkpointing: leave gradient_checkpointing out")
+            raise InputError(
+                f"{type(self.module).__name__} has no gradient checkpointing: leave gradient_checkpointing out"
+            )
         turn_on()
 
 

@@ -45,6 +45,8 @@ from efface.training.seeds import generator
 _PROBES, _DRAWS = 1, 2
 """Streams of random numbers, beside those of methods (from 10 on)."""
 
+_SMALLER = "write a smaller learning_rate"
+
 
 class Plan(NamedTuple):
     """How a fit descends."""
@@ -170,7 +172,8 @@ class Tuning:
             **more: Goes into the report; plain data.
 
         Raises:
-            DivergedError: If a loss or gradient is not finite; the weights before that step are in the checkpoint.
+            DivergedError: If a loss or gradient is not finite; the weights before are in the checkpoint, with those that
+                compared best: the same call with as many `steps` gives these.
         """
         clock = time.perf_counter(), time.process_time()
         plan, saved = self.config.plan, Checkpoint(checkpoint, self._identity() if checkpoint else {}, seconds=seconds)
@@ -183,26 +186,37 @@ class Tuning:
                     if trainer.step % self.config.evaluate_every == 0:
                         course.looked(*self.look())
                 except DivergedError as error:
+                    self._look_again(course)
                     course.write()
-                    raise DivergedError(_diverged(error, trainer.step, checkpoint)) from error
+                    raise DivergedError(_diverged(error, course, checkpoint)) from error
                 bar.update(1)
                 if saved.due():
                     course.write()
-            if not course.looks or course.looks[-1].step < trainer.step:
-                course.looked(*self.look())
+            if not self._look_again(course) and not (course.looks and self.config.keep == "best"):
+                raise DivergedError(f"the weights after {trainer.step} steps are not finite: {_SMALLER}")
         found = self._found(course, more)
         saved.clear()
         return replace(found, provenance={"cost": _cost(clock, self.passes.device)})
 
+    def _look_again(self, course: _Course) -> bool:
+        """Compare the weights as they are, unless that was done; whether they can be."""
+        if course.looks and course.looks[-1].step == course.trainer.step:
+            return True
+        try:
+            course.looked(*self.look())
+        except DivergedError:
+            return False
+        return True
+
     def _trainer(self, plan: Plan) -> Trainer:
-        rates = {"lr": plan.learning_rate, "weight_decay": plan.weight_decay}
+        own = self.student.trained.parameters()
         return Trainer(
             self.student.trained,
-            torch.optim.AdamW(self.student.trained.parameters(), **rates),
+            torch.optim.AdamW(own, lr=plan.learning_rate, weight_decay=plan.weight_decay),
             rate=self.config.rate,
             clip=math.inf,  # none, but a gradient that is not finite is seen before it is used
             name=f"method={self.method!r}",
-            advice="write a smaller learning_rate",
+            advice=_SMALLER,
         )
 
     def _identity(self) -> dict[str, Any]:
@@ -284,7 +298,7 @@ class _Probes:
         stay = self._said(model, self._others, self._kept)
         miss, drift = _rms(said - self._aim) / self._far, _rms(stay - self._stay) / self._unit
         if not math.isfinite(miss + drift):
-            raise DivergedError("predictions of the tuned denoiser are not finite: write a smaller learning_rate")
+            raise DivergedError(f"predictions of the tuned denoiser are not finite: {_SMALLER}")
         return miss, drift
 
     @torch.no_grad()
@@ -351,13 +365,15 @@ class _Course:
         return kept, min(self.looks, key=lambda look: look.score)
 
 
-def _diverged(error: DivergedError, step: int, checkpoint: Any) -> str:
-    kept = (
-        f"the weights before that are in {os.fspath(checkpoint)}: the same call with steps={step} gives the erasure "
-        "that they make"
-        if checkpoint is not None
-        else "give checkpoint=FOLDER to keep the weights before that"
-    )
+def _diverged(error: DivergedError, course: _Course, checkpoint: Any) -> str:
+    step = course.trainer.step
+    if not course.looks:
+        kept = "no weights before that were compared: write a smaller evaluate_every to keep some"
+    elif checkpoint is None:
+        kept = "give checkpoint=FOLDER to keep the weights before that"
+    else:
+        where = os.fspath(checkpoint)
+        kept = f"{where} has the weights before that: the same call with steps={step} gives the best that were compared"
     return f"{error}. It stopped at step {step}; {kept}"
 
 
@@ -385,9 +401,7 @@ class Draws:
         within: Whether times lie anywhere between the step that the sampling stopped at and the one before.
     """
 
-    def __init__(
-        self, tuning: Tuning, aims: Sequence[Aim], *, by_student: bool = False, within: bool = False
-    ) -> None:
+    def __init__(self, tuning: Tuning, aims: Sequence[Aim], *, by_student: bool = False, within: bool = False) -> None:
         self._tuning, self._aims, self._by_student = tuning, aims, by_student
         config = tuning.config
         self._steps_ahead = 1 if by_student or config.at_once == 1 else max(1, _AHEAD * config.at_once // config.batch)
@@ -412,7 +426,8 @@ class Draws:
         model = self._tuning.student.module if self._by_student else self._tuning.teacher
         for start in range(0, n, config.at_once):
             part = order[start : start + config.at_once]
-            texts, own, until = ([each[i] for i in part] for each in ([a.asked for a in aims], seeds, stops))
+            own, until = [seeds[i] for i in part], [stops[i] for i in part]
+            texts = [aims[i].asked for i in part]
             x, t = self._tuning.passes.on_their_way(texts, own, until, config.sampling_steps, model)
             latents |= dict(zip(part, x, strict=True))
             times |= dict(zip(part, t, strict=True))
@@ -436,12 +451,12 @@ _AHEAD = 4
 
 
 def seeds_of(n: int, source: torch.Generator) -> list[int]:
-    """n seeds."""
+    """N seeds."""
     return torch.randint(2**31, (n,), generator=source).tolist()
 
 
 def probed(concepts: Sequence[Concept], n: int, aims: Callable[[Concept, str, str], Aim]) -> list[Aim]:
-    """n aims that weights are compared by, at least one a concept: its templates with its words, the bare word last."""
+    """N aims that weights are compared by, at least one a concept: its templates with its words, the bare word last."""
     each = []
     for concept in concepts:
         templates = sorted(templates_of(concept), key=lambda template: template == "{}")
@@ -450,7 +465,7 @@ def probed(concepts: Sequence[Concept], n: int, aims: Callable[[Concept, str, st
 
 
 def kept_of(concepts: Sequence[Concept], n: int) -> list[str | None]:
-    """n prompts of which the same is to be said as before: with words to preserve, every fourth the neutral one."""
+    """N prompts of which the same is to be said as before: with words to preserve, every fourth the neutral one."""
     words = [(c, word) for c in concepts for word in c.preserve]
     if not words:
         return [None] * n
@@ -502,4 +517,3 @@ def ready(function: Callable[..., WeightErasure]) -> Callable[..., WeightErasure
             return function(*args, **kwargs)
 
     return called
-
