@@ -27,7 +27,7 @@ def test_samples_on_their_way_are_the_pipelines_own(name: str) -> None:
         kept.append(now["latents"].clone())
         return now
 
-    more = {} if name.startswith("pixart") else {"callback_on_step_end": keep}
+    more: dict[str, Any] = {} if name.startswith("pixart") else {"callback_on_step_end": keep}
     more = more or {"callback": lambda index, t, latents: kept.append(latents.clone()), "callback_steps": 1}
     view.sample(embedding, seeds, steps=steps, latent=True, **small(name), **more)
     before = state(tiny(name))

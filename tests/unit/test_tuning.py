@@ -68,13 +68,13 @@ def test_the_loss_of_esd_is_its_definition(
     encoded = view.encode(["circle", of or "circle", ""])
     guided = view.guidance.negative
     neutral = encoded.negative[2] if guided and encoded.negative is not None else encoded[2]
-    call = small(name) | ({} if guided else {"guidance_scale": 3.0})
+    call: dict[str, Any] = small(name) | ({} if guided else {"guidance_scale": 3.0})
 
     def said(embedding: Any) -> Tensor:
         return view.denoise(x, t, embedding.replace(negative=None), **call).double()
 
     concept_, from_, null = said(encoded[0]), said(encoded[1]), said(neutral)
-    eta = {"paper": 1.0}.get(options.get("preset", ""), options.get("eta", 2.0))
+    eta: float = 1.0 if "preset" in options else options.get("eta", 2.0)
     base = null if options else from_
     wanted = (from_ - (base - eta * (concept_ - null))).square().mean()
     assert first_loss(erasure) == pytest.approx(float(wanted), rel=1e-4, abs=1e-9)

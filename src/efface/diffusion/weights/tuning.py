@@ -172,8 +172,8 @@ class Tuning:
             **more: Goes into the report; plain data.
 
         Raises:
-            DivergedError: If a loss or gradient is not finite; the weights before are in the checkpoint, with those that
-                compared best: the same call with as many `steps` gives these.
+            DivergedError: If a loss or gradient is not finite. The checkpoint then has the weights before, and of those
+                that were compared the best: the same call with as many `steps` gives these.
         """
         clock = time.perf_counter(), time.process_time()
         plan, saved = self.config.plan, Checkpoint(checkpoint, self._identity() if checkpoint else {}, seconds=seconds)
