@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efface import Concept, Erasure, PipelineView, erase
+from efface import Concept, Erasure, PipelineView, erase, get_method
 from efface.core.run import Run
 from efface.core.subjects import as_subject
 from efface.diffusion.guidance.sld import NAME as SLD
@@ -114,8 +114,11 @@ class Studio:
             bare = Concept(name) if variant == "published" else asked
             start = erase(self.view, bare, SURGERY, threshold=0.0, **options)
             return start.calibrate(self.view, self.captions_of(name, _PRESENT, _CALIBRATION_SEED + 7), absent)
-        preset = {"preset": variant} if method in (SLD, CGCE, ESD) and variant else {}
-        return erase(self.view, asked, method, **SCALED.get(method, {}), **preset)
+        if "=" in variant:
+            options = get_method(method, "pipeline").config.parse(variant.split("+"), method=method)
+        else:
+            options = {"preset": variant} if method in (SLD, CGCE, ESD) and variant else {}
+        return erase(self.view, asked, method, **SCALED.get(method, {}) | options)
 
     def plain(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """The pipeline as it is."""
