@@ -169,6 +169,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "items by name": (lambda: read_array(Named(), "x"), "not by number"),
     "series": (lambda: efface.audit.Figure("t", series=3), "series is 3: write a list"),  # type: ignore[arg-type]
     "classes as functions": (lambda: groupby(X, Z).map(torch.nn.Linear), "fn is a type: write a function"),  # type: ignore[arg-type]
+    "a function of less": (
+        lambda: groupby(X, Z).map(efface.LeaceEraser.fit(X, Z)),  # type: ignore[arg-type]
+        "fn is a LeaceEraser: write a function of 2 values",
+    ),
+    "a fit of less": (lambda: efface.audit.rows(X, Z, fit=lambda x: x), "fit is a function: write a function of 2"),  # type: ignore[arg-type]
     "missing ids": (lambda: Tokens(keep=pd.array([1, None], dtype="Int64")), "keep is a IntegerArray"),  # type: ignore[arg-type]
     "fractions of ids": (lambda: Tokens(keep=pd.Series([1.5, 2.0])), "keep is a Series"),  # type: ignore[arg-type]
     "arrays of nothing": (lambda: FeatureGroups(Unreadable()), "groups is a Unreadable"),  # type: ignore[arg-type]
@@ -268,7 +273,7 @@ def test_classes_are_functions_where_they_make_what_is_wanted() -> None:
     def of(fn: Callable[[int], float], made: Callable[..., Any] = len, told: Callable[[int], None] = print) -> None:
         check_call(of, {"fn": fn, "made": made, "told": told})
 
-    of(int, Unshowable, Unshowable)  # type: ignore[arg-type]
+    of(int, Unshowable, list)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="fn is a type"):
         of(str)  # type: ignore[arg-type]
 

@@ -178,7 +178,9 @@ def _words(hint: Any) -> str:
     if origin in (tuple, list, collections.abc.Sequence, collections.abc.Iterable):
         return "a list"
     if origin is collections.abc.Callable:
-        return "a function or torch.nn.Module"
+        taken = (*get_args(hint), ...)[0]
+        several = f" of {len(taken)} values" if isinstance(taken, list) and len(taken) > 1 else ""
+        return f"a function{several} or torch.nn.Module"
     known = origin if isinstance(origin, type) and origin not in (int, float, str, bool, type(None)) else None
     if known is None:
         return in_words(hint)
@@ -200,12 +202,29 @@ def _fits_type(value: Any, kind: Any) -> bool:
 
 
 def _fits_callable(value: Any, parts: tuple[Any, ...]) -> bool:
-    """Whether it can be called; a class also has to be of what the call is to give, as calling it makes one of it."""
-    if not isinstance(value, type) or not parts:
+    """Whether it can be called with as many values; a class makes one of itself, which has to be what is wanted."""
+    if not callable(value) or not parts:
         return callable(value)
+    if isinstance(parts[0], list) and not _takes(value, len(parts[0])):
+        return False
+    if not isinstance(value, type):
+        return True
     given = parts[-1]
     members = get_args(given) if get_origin(given) in (typing.Union, types.UnionType) else (given,)
     return given is type(None) or any(_makes(value, member) for member in members)
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function takes so many values, as far as it says; whether it needs more is seen where it is called."""
+    try:
+        parameters = inspect.signature(function)
+    except (TypeError, ValueError):  # of C
+        return True
+    try:
+        parameters.bind_partial(*[None] * count)
+    except TypeError:
+        return False
+    return True
 
 
 def _makes(kind: type, hint: Any) -> bool:

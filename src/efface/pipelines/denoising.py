@@ -70,6 +70,8 @@ class Denoising:
         self, latents: Tensor, t: Any, embedding: PromptEmbedding, *, denoiser: str | None = None, **call: Any
     ) -> Tensor:
         """The denoiser's prediction, as it is; as `PipelineView.denoise`."""
+        if latents.ndim < 2:
+            raise InputError(f"latents have shape {tuple(latents.shape)}, expected (n, ...): one entry a prompt")
         embedding = PromptEmbedding.cat([embedding] * len(latents)) if len(embedding) == 1 else embedding
         if len(embedding) != len(latents):
             raise InputError(f"{len(latents)} latents for {len(embedding)} prompts: give one prompt, or one for each")
