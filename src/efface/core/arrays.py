@@ -121,7 +121,7 @@ def read_array(value: Any, name: str) -> Array:
 def _read(value: Any, name: str) -> Array:
     if isinstance(value, Tensor):
         check_real(value, name)
-        return Array(_strided(value.detach(), name))
+        return Array(in_memory(_strided(value.detach(), name)))
     if type(value) is np.ndarray and value.dtype.kind in "biufc":
         return Array(_native(value))
     if hasattr(value, "tocsr") and hasattr(value, "toarray"):
@@ -221,7 +221,7 @@ def is_finite(value: Tensor) -> bool:
 
 def in_memory(value: Tensor) -> Tensor:
     """A tensor with its numbers in memory: zeros of torch's own have none, and numpy would read at address 0."""
-    return value.clone() if value._is_zerotensor() else value
+    return value if torch.compiler.is_compiling() or not value._is_zerotensor() else value.clone()
 
 
 def check_real(value: Tensor, name: str) -> None:
@@ -250,7 +250,7 @@ def _strided(value: Tensor, name: str) -> Tensor:
         how = f"write {name}.float()" if value.is_floating_point() else f"convert it first, {name}.to(...)"
         raise InputError(f"{name} holds {value.dtype}, with which torch does not calculate: {how}")
     if value.layout is torch.strided:
-        return _signed(in_memory(value), name)
+        return _signed(value, name)
     _check_dense(value.numel() * value.element_size(), name, "to_dense()")
     return value.to_dense()
 
