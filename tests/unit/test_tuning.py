@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 import efface
 from efface import Concept, EffaceWarning, InputError, PipelineView
-from efface.diffusion.weights import ablation, tuning
+from efface.core.weights import LowRank
+from efface.diffusion.weights import ablation, spm, tuning
 from efface.diffusion.weights.layers import Modules, chosen_layers
 from efface.diffusion.weights.pictures import Noised, Pictures
-from efface.diffusion.weights.student import TunedWeights
+from efface.diffusion.weights.student import LowRankAdapters, TunedWeights
 from efface.diffusion.weights.tuning import Drawn, Draws
 from efface.training.loop import DivergedError, Trainer
 from tests.pipelines import build, df, small, state, tiny
@@ -30,6 +31,7 @@ OF: dict[str, dict[str, Any]] = {
     "concept-ablation": {"learning_rate": 1e-3, "pictures": 2, "batch": 2},
     "gradient-ascent": {"learning_rate": 1e-3, "pictures": 2, "batch": 2},
     "task-vector": {"learning_rate": 1e-3, "pictures": 2, "batch": 2},
+    "spm": {"learning_rate": 1e-2, "others": 2},
 }
 
 
@@ -111,6 +113,67 @@ def test_without_an_anchor_the_nearest_of_what_is_preserved_is_taken() -> None:
     assert found in CIRCLE.preserve and found == ablation.anchors_of(view, [CIRCLE])[0]
 
 
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl", "flux"])
+@pytest.mark.parametrize("anchor", [None, "star"])
+def test_the_loss_of_spm_is_its_definition(name: str, anchor: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first step the adapter adds nothing, so that it says of other texts what was said before."""
+    x, t = given_latents(name)
+    monkeypatch.setattr(Draws, "at", lambda self, step: Drawn(x, t, self._aims[:1]))
+    erasure = fitted("spm", name=name, concept=Concept("circle", anchor=anchor), eta=0.5, steps=1)
+    view = PipelineView.of(tiny(name))
+    encoded = view.encode(["circle", anchor or ""])
+    own = encoded.negative is not None and anchor is None
+    shown = encoded.negative[1] if own and encoded.negative is not None else encoded[1]
+    call: dict[str, Any] = small(name) | ({} if view.guidance.negative else {"guidance_scale": 3.0})
+
+    def said(embedding: Any) -> Tensor:
+        return view.denoise(x, t, embedding.replace(negative=None), **call).double()
+
+    concept_, instead = said(encoded[0]), said(shown)
+    wanted = (concept_ - (instead - 0.5 * (concept_ - instead))).square().mean()
+    assert first_loss(erasure) == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_other_texts_are_as_long_as_one_and_say_something_else() -> None:
+    embedding = PipelineView.of(tiny("sdxl")).encode(["circle"]).replace(negative=None)
+    assert embedding.pooled is not None
+    drawn = spm.other_texts(embedding, 20, torch.Generator().manual_seed(0))
+    for role, own in embedding.tensors().items():
+        sizes = drawn.tensors()[role].flatten(1).norm(dim=1) / own.norm()
+        assert 0.8 <= float(sizes.min()) < 0.9 and 1.1 < float(sizes.max()) <= 1.2 + 1e-6
+    cosines = torch.nn.functional.cosine_similarity(drawn.sequence.flatten(1), embedding.sequence.flatten(1))
+    assert float(cosines.abs().max()) < 0.2
+
+
+def test_the_rate_of_spm_is_that_of_diffusers() -> None:
+    config = spm.SpmConfig(steps=3000)
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1e-4)
+    theirs = df.optimization.get_cosine_with_hard_restarts_schedule_with_warmup(
+        optimizer, 500, 3000, num_cycles=3
+    ).lr_lambdas[0]
+    for step in (0, 1, 250, 499, 500, 1000, 1400, 2999):
+        assert config.rate(step) == pytest.approx(1e-4 * theirs(step), abs=1e-12)
+
+
+def test_adapters_are_low_rank_and_leave_weights_as_they_were_until_they_are_on() -> None:
+    pipe = build("sd1")
+    unet, layers = pipe.unet, tuple(chosen_layers(PipelineView.of(pipe), "transformers"))
+    student = LowRankAdapters(unet, layers, 2, torch.Generator().manual_seed(0))
+    assert student.changes(student.values()) == {}
+    new = [torch.randn(v.shape, generator=torch.Generator().manual_seed(i)) for i, v in enumerate(student.trained)]
+    with student.holding(new):
+        for path in layers:
+            w = student.module.get_submodule(path).get_parameter("parametrizations.weight.original")
+            assert w.data_ptr() == unet.get_submodule(path).weight.data_ptr()
+        effective = {path: student.module.get_submodule(path).weight.detach().clone() for path in layers}
+    changes = student.changes(new)
+    for path in layers:
+        change = changes[f"{path}.weight"]
+        assert isinstance(change, LowRank) and change.up.shape[1] == 2
+        assert torch.allclose(change.on(unet.get_submodule(path).weight), effective[path], atol=1e-6)
+    assert any(unet.get_submodule(path).weight.ndim == 4 for path in layers)
+
+
 def test_ascent_is_the_task_vector_where_both_took_one_step() -> None:
     """Adam's first step does not see the size of the gradient: up once, or down once and back twice."""
     once: dict[str, Any] = {"steps": 1, "keep": "last", "learning_rate": 1e-4}
@@ -138,6 +201,7 @@ def test_layers_by_role_are_those_that_the_releases_choose_by_name(name: str) ->
         "x-strict": {n for n in cross if n.endswith((".to_k", ".to_v"))},
         "self": alone,
         "attention": cross | alone,
+        "transformers": {n for n in every if ".attentions." in n},
         "u": every - cross,
         "all": every,
     }
@@ -151,6 +215,7 @@ def test_layers_by_role_of_joint_attention() -> None:
     joint = {n for n in layers_by_name(view.denoiser, ".attn.")}
     assert set(chosen_layers(view, "x")) == joint
     assert {n.rpartition(".")[2] for n in chosen_layers(view, "x-strict")} == {"add_k_proj", "add_v_proj"}
+    assert set(chosen_layers(view, "transformers")) == set(chosen_layers(view, "all"))
     assert set(chosen_layers(view, "u")) == layers_by_name(view.denoiser, "") - joint
     with pytest.raises(InputError, match=r"no layers of modules='self'.*choose one of 'x'"):
         fitted("esd", name="sd3", modules="self")
@@ -294,6 +359,21 @@ def test_what_a_fit_that_diverged_kept_is_the_erasure_of_as_many_steps(
         fitted("esd")
     rescued, wanted = fitted("esd", checkpoint=tmp_path, steps=3), fitted("esd", steps=3)
     assert rescued == wanted
+
+
+def test_where_the_rate_depends_on_how_many_steps_there_are_they_cannot_be_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[str, Any] = {"checkpoint": tmp_path, "checkpoint_seconds": 0.0}
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(tuning.Tuning, "_found", _interrupt)
+        fitted("spm", **kept)
+    with pytest.raises(InputError, match="differs in config"):
+        fitted("spm", **kept, steps=8)
+
+
+def _interrupt(*args: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_several_concepts_and_words_in_one_fit() -> None:

@@ -12,13 +12,14 @@ from efface.core.adapters import is_dressed
 from efface.core.subjects import unwrapped
 from efface.pipelines.view import PipelineView
 
-Modules: TypeAlias = Literal["x", "x-strict", "self", "attention", "u", "all"]
+Modules: TypeAlias = Literal["x", "x-strict", "self", "attention", "transformers", "u", "all"]
 """Which linear and convolutional layers of the denoiser are tuned.
 
 `"x"`: those of the attention that reads text (cross-attention in SD and SDXL; in SD3, FLUX and joint attention of
 video, where the picture reads itself and the text at once, all of that attention). `"x-strict"`: the keys and values of
 text alone, where joint attention has one layer for both (FLUX's single blocks, CogVideoX) these. `"self"`: the
-attention that reads no text. `"attention"`: both. `"u"`: all but `"x"`. `"all"`: all.
+attention that reads no text. `"attention"`: both. `"transformers"`: those within the modules whose blocks have such
+attention (`Transformer2DModel` in a UNet; elsewhere that is the whole denoiser). `"u"`: all but `"x"`. `"all"`: all.
 """
 
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -37,6 +38,7 @@ def chosen_layers(view: PipelineView, which: Modules) -> dict[str, nn.Module]:
     denoiser = denoiser_of(view)
     crossed = {layer.path.rpartition(".")[0] for layer in view.key_value_layers()}
     strict = {layer.path for layer in view.key_value_layers()}
+    whole = _transformers(crossed)
     alone = {path for path in _attentions(denoiser) if path not in crossed}
     found = {}
     for path, layer in denoiser.named_modules():
@@ -48,6 +50,7 @@ def chosen_layers(view: PipelineView, which: Modules) -> dict[str, nn.Module]:
             "x-strict": path in strict,
             "self": looks,
             "attention": reads or looks,
+            "transformers": _below(path, whole),
             "u": not reads,
             "all": True,
         }
@@ -87,21 +90,13 @@ def denoiser_of(view: PipelineView) -> nn.Module:
     return denoiser
 
 
-def transformers_of(view: PipelineView) -> dict[str, nn.Module]:
-    """Path -> layer of all within the modules whose blocks read text: `Transformer2DModel` in a UNet; else all.
+def _transformers(paths: set[str]) -> set[str]:
+    """What has the lists of blocks with these attentions: path of that, name of the list, number, and attention.
 
-    Raises:
-        InputError: As `denoiser_of`.
+    >>> sorted(_transformers({"mid.attentions.0.transformer_blocks.0.attn2", "transformer_blocks.0.attn"}))
+    ['', 'mid.attentions.0']
     """
-    denoiser = denoiser_of(view)
-    # attention, its block, the list of blocks, and what has that list
-    roots = {layer.path.rsplit(".", 4)[0] for layer in view.key_value_layers() if layer.path.count(".") >= 4}
-    everywhere = any(layer.path.count(".") < 4 for layer in view.key_value_layers())
-    return {
-        path: layer
-        for path, layer in denoiser.named_modules()
-        if isinstance(layer, _WEIGHTED) and (everywhere or _below(path, roots))
-    }
+    return {"" if path.count(".") < 3 else path.rsplit(".", 3)[0] for path in paths}
 
 
 def _attentions(denoiser: nn.Module) -> Iterator[str]:
@@ -111,4 +106,4 @@ def _attentions(denoiser: nn.Module) -> Iterator[str]:
 
 
 def _below(path: str, roots: set[str]) -> bool:
-    return any(path.startswith(f"{root}.") for root in roots)
+    return any(not root or path.startswith(f"{root}.") for root in roots)

@@ -87,18 +87,21 @@ class Passes:
         rows = [self._encoded[text] for text in texts]
         return PromptEmbedding.cat(row if guided else row.replace(negative=None) for row in rows)
 
-    def __call__(self, model: nn.Module, latents: Tensor, t: Tensor, texts: Sequence[str | None]) -> Tensor:
+    def __call__(
+        self, model: nn.Module, latents: Tensor, t: Tensor, texts: Sequence[str | None] | PromptEmbedding
+    ) -> Tensor:
         """A model's predictions in float32.
 
         Args:
             model: The denoiser, or one of its architecture.
             latents: (n, ...) as the denoiser is given them.
             t: (n,) timesteps.
-            texts: n prompts.
+            texts: n prompts, or these as encoded.
         """
         self.rows += len(texts)
+        embedding = texts if isinstance(texts, PromptEmbedding) else self.of(texts)
         with self.computing():
-            return prediction(self.prepared(len(texts)), latents, t, self.of(texts), model).float()
+            return prediction(self.prepared(len(texts)), latents, t, embedding, model).float()
 
     def aimed(self, model: nn.Module, latents: Tensor, t: Tensor, aims: Sequence[Aim]) -> Tensor:
         """What n aims ask for, by a model's own predictions in one pass; no gradient."""

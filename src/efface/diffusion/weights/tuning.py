@@ -38,6 +38,7 @@ from efface.diffusion.weights.erasure import WeightErasure, delta_of
 from efface.diffusion.weights.layers import Modules, chosen_layers, denoiser_of
 from efface.diffusion.weights.passes import Aim, Passes, Precision
 from efface.diffusion.weights.student import Student, TunedWeights, nbytes
+from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.view import PipelineView
 from efface.training.loop import DivergedError, Trainer
 from efface.training.seeds import generator
@@ -268,7 +269,7 @@ class Tuning:
         with self.student.holding(outcome):
             return *self._probes.compared(self.student.module), outcome
 
-    def said(self, latents: Tensor, t: Tensor, texts: Sequence[str | None]) -> Tensor:
+    def said(self, latents: Tensor, t: Tensor, texts: Sequence[str | None] | PromptEmbedding) -> Tensor:
         """The student's predictions, through which gradients flow."""
         return self.passes(self.student.module, latents, t, texts)
 
