@@ -46,10 +46,10 @@ class Pair(NamedTuple):
 
 
 class Unshowable:
-    """Fails when it is shown."""
+    """Fails when it is shown, which no message has to do: that is a fault."""
 
     def __repr__(self) -> str:
-        raise RuntimeError(_FAILED)
+        raise RuntimeError("nothing to show")
 
 
 class Incomparable:
