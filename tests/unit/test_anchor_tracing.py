@@ -57,13 +57,13 @@ class TestPrediction:
 
         with view.guided(rule):
             view.sample("a red square and star", [5], steps=4, latent=True, **small("sd1"))
-        found = trace_anchor(view, "square", "ring", rows=["word"], blocks=False, **QUICK | {"seeds": [5]})
+        one: dict[str, Any] = {**QUICK, "seeds": [5]}
+        found = trace_anchor(view, "square", "ring", rows=["word"], blocks=False, **one)
         assert value(found, "word") == pytest.approx(sum(moved) / 3, rel=1e-4)
 
     def test_a_prompt_without_rows_of_a_kind_has_no_finding_of_it(self) -> None:
-        found = trace_anchor(
-            tiny("sd1"), "square", "ring", rows=["context", "word"], blocks=False, **QUICK | {"template": "{}"}
-        )
+        bare: dict[str, Any] = {**QUICK, "template": "{}"}
+        found = trace_anchor(tiny("sd1"), "square", "ring", rows=["context", "word"], blocks=False, **bare)
         assert [f.name for f in found.findings] == ["word"]
 
     def test_the_pipeline_is_left_as_it_was(self) -> None:

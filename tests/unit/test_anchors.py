@@ -148,7 +148,10 @@ class TestWordNet:
         found = select_anchors(view, "cat", synset="cat.n.01")
         assert found.anchor == "dog" and found.sense.startswith("cat.n.01: feline mammal")
         table = roles(found)
-        assert table["big cat"].role == "dropped" and "viverrine" in table
+        assert {"lion", "tiger"} <= set(found.boundary)  # kinds of big cat, which is beside cat
+        assert table["big cat"].why == "says 'cat', which is erased"
+        assert table["viverrine"].why.startswith("the name of a family")
+        assert table["wild dog"].why == "a kind of dog by its name"
         assert not {"tabby", "feline", "true cat"} & {found.anchor, *found.boundary}
 
     @needs_wordnet

@@ -15,6 +15,7 @@ __getattr__, __dir__ = attach(
         "fixed_anchor": "efface.diffusion.anchors.fixed",
         "select_anchors": "efface.diffusion.anchors.selection",
         "select_for_each": "efface.diffusion.anchors.selection",
+        "soft_anchor": "efface.diffusion.anchors.soft",
         "trace_anchor": "efface.diffusion.anchors.tracing",
         "WeightErasure": "efface.diffusion.weights.erasure",
     },

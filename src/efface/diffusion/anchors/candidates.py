@@ -18,7 +18,7 @@ from efface.diffusion.anchors.vocabulary import Vocabulary
 from efface.diffusion.anchors.wordnet import Kin
 
 WORDNET, VOCABULARY, LIST = "wordnet", "vocabulary", "list"
-_ENOUGH, _COMMON = 12, 6
+_ENOUGH = 6
 _NEAREST = 100
 
 
@@ -78,7 +78,7 @@ def of_wordnet(
     synset: str | None,
     folder: str | os.PathLike[str] | None,
 ) -> Pool:
-    """WordNet's sister terms; cousins too, one step further up at a time, while there are fewer than 12.
+    """WordNet's sister terms and their kinds; cousins too, a step up at a time, while fewer than six are one token.
 
     Left out are families ("viverrine" beside cats), which WordNet's tagged texts never use, and what only says that it
     is of the same kind ("bowed stringed instrument" beside guitars).
@@ -89,16 +89,18 @@ def of_wordnet(
     """
     name = synset if synset is not None else _meant(vocabulary, encoder, concept, folder)
     meaning = wordnet.sense(name, folder)
-    kin = _near(meaning.kin)
-    if not kin:
+    if not meaning.kin:
         raise InputError(f"WordNet has nothing beside {meaning.name} ({meaning.definition}): give candidates=[...]")
     parents = meaning.parents[:1]
-    barred = {each.word: "the name of a family, which WordNet's texts never use" for each in kin if each.family}
-    barred |= {each.word: f"a kind of {parents[0]} by its name" for each in kin if _says(each.word, parents)}
+    barred = {e.word: "the name of a family, which WordNet's texts never use" for e in meaning.kin if e.family}
+    barred |= {e.word: f"a kind of {parents[0]} by its name" for e in meaning.kin if _says(e.word, parents)}
     barred |= dict.fromkeys(meaning.kinds, f"a kind of {concept.name}, says WordNet")
     barred |= dict.fromkeys(meaning.parents, f"what {concept.name} is a kind of, says WordNet")
     barred |= dict.fromkeys(meaning.words, f"a synonym of {concept.name}, says WordNet")
-    names = {1: "a sister term in WordNet", 2: "a cousin in WordNet"}
+    kin = _near(meaning.kin, barred, vocabulary, concept.words)
+    heads = {each.word for each in kin}
+    barred |= {w: f"a kind of {head} by its name" for w in heads if (head := w.rpartition(" ")[2]) in heads - {w}}
+    names = {1: "a sister term in WordNet, or a kind of one", 2: "a cousin in WordNet"}
     return Pool(
         {each.word: names.get(each.step, f"kin {each.step} steps up in WordNet") for each in kin},
         barred,
@@ -107,11 +109,13 @@ def of_wordnet(
     )
 
 
-def _near(kin: Sequence[Kin]) -> list[Kin]:
-    """Those of as few steps up as give enough."""
+def _near(kin: Sequence[Kin], barred: Mapping[str, str], vocabulary: Vocabulary, erased: Sequence[str]) -> list[Kin]:
+    """Those of as few steps up as give enough common words, which are one token each."""
+    pieces = dict(zip((each.word for each in kin), vocabulary.ids([each.word for each in kin]), strict=True))
     for step in sorted({each.step for each in kin}):
         found = [each for each in kin if each.step <= step]
-        if sum(not each.family for each in found) >= _ENOUGH:
+        common = [e for e in found if e.word not in barred and len(pieces[e.word]) == 1 and not _says(e.word, erased)]
+        if len(common) >= _ENOUGH:
             return found
     return list(kin)
 
@@ -156,8 +160,8 @@ def ruled_out(
         concept: The concept.
         erased: Everything that is erased with it.
         vocabulary: Of the text encoder.
-        pieces: A candidate that is read as more tokens than this, for each word in it, is rare; so is one of more
-            tokens than most where six of fewer are left. A user's own are not asked.
+        pieces: A candidate that is read as more tokens than this is rare; so is one of two where six of one are left,
+            and so on. A user's own are not asked.
     """
     barred = {key(word): why for word, why in pool.barred.items()}
     preserved = {key(word) for word in concept.preserve}
@@ -175,8 +179,8 @@ def ruled_out(
             found[word] = "unknown to the tokenizer"
     if pool.given:
         return found
-    left = {word: -(-len(ids[word]) // len(word.split())) for word in pool.words if word not in found}
-    most = next((p for p in range(1, pieces) if sum(n <= p for n in left.values()) >= _COMMON), pieces)
+    left = {word: len(ids[word]) for word in pool.words if word not in found}
+    most = next((p for p in range(1, pieces) if sum(n <= p for n in left.values()) >= _ENOUGH), pieces)
     return found | {word: f"rare: read as {len(ids[word])} tokens" for word, n in left.items() if n > most}
 
 

@@ -51,7 +51,7 @@ class AnchorConfig(Config):
     boundary: int = option(5, "how many words are kept beside the anchor", least=0)
     sibling: float = option(0.2, "a candidate must be this near to the family's middle, 0 being any word", most=1)
     exclusive: float = option(0.4, "and may have this much of what tells the concept from its family", most=1)
-    pieces: int = option(2, "tokens a word beyond which a candidate that was not given is rare", least=1)
+    pieces: int = option(4, "tokens beyond which a candidate that was not given is rare", least=1)
     shortlist: int = option(32, "how many candidates are read in templates: the nearest by word vectors", least=1)
 
 

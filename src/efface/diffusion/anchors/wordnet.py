@@ -46,7 +46,7 @@ class Kin:
 
     Attributes:
         word: The word.
-        step: How many steps up the nearest common parent is: 1 for sister terms, 2 for cousins.
+        step: How many steps up the nearest common parent is: 1 for sister terms and their kinds, 2 for cousins.
         family: Whether it stands above words that are as far from the common parent as the concept is, and WordNet's
             tagged texts never use it: "viverrine" beside cats.
     """
@@ -210,14 +210,17 @@ def _words(synset: Any) -> tuple[str, ...]:
 
 
 def _kin(synset: Any, words: Sequence[str]) -> Iterator[Kin]:
-    """Words of other branches, nearest first, each once; names of one thing (a capital letter) beside names alone."""
+    """Words of other branches, nearest first, each once; names of one thing (a capital letter) beside names alone.
+
+    Below a parent it goes down one step more than the concept is: lions are a kind of big cat, which is beside cat.
+    """
     named = words[0][:1].isupper()
     above, passed, seen = [synset], {synset}, set(words)
     for step in range(1, _HIGHEST + 1):
         above = list(dict.fromkeys(up for each in above for up in _up(each)))
         passed |= set(above)
         below = above
-        for down in range(1, step + 1):
+        for down in range(1, step + 2):
             below = list(dict.fromkeys(d for each in below for d in _kinds(each) if each in above or d not in passed))
             for each in (each for each in below if each not in passed):
                 word = _words(each)[0]
