@@ -18,6 +18,9 @@ __getattr__, __dir__ = attach(
         "soft_anchor": "efface.diffusion.anchors.soft",
         "trace_anchor": "efface.diffusion.anchors.tracing",
         "WeightErasure": "efface.diffusion.weights.erasure",
+        "fused": "efface.diffusion.weights.mace",
+        "save_lora": "efface.diffusion.weights.export",
+        "save_pipeline": "efface.diffusion.weights.export",
     },
     globals(),
 )

@@ -62,10 +62,10 @@ def fit(view: PipelineView, concepts: Sequence[Concept], config: ReceConfig) -> 
     check_words(view, concepts)
     streams = streams_of(view, config.layers)
     maps, sums = solutions(view, streams, concepts, config)
-    grams = [_gram(stream, total.gram) for stream, total in zip(streams, sums, strict=True)]
+    grams = [gram_of(stream, total.gram) for stream, total in zip(streams, sums, strict=True)]
     far: list[float] = []
     for _ in range(config.rounds):
-        back = [_bringing_back(g, d, config.regularisation) for g, d in zip(grams, maps, strict=True)]
+        back = [bringing_back(g, d, config.regularisation) for g, d in zip(grams, maps, strict=True)]
         nexts, moved = _round(view, streams, concepts, config, back)
         maps = [d.then(more) for d, more in zip(maps, nexts, strict=True)]
         far.append(moved)
@@ -73,7 +73,7 @@ def fit(view: PipelineView, concepts: Sequence[Concept], config: ReceConfig) -> 
     return mapped(view, streams, maps, method=NAME, concepts=concepts, config=config, report=report)
 
 
-def _gram(stream: Stream, like: Tensor) -> Tensor:
+def gram_of(stream: Stream, like: Tensor) -> Tensor:
     """`sum_l W_l^T W_l` of the matrices as they are."""
     found = torch.zeros_like(like)
     for weight in stream.weights.values():
@@ -82,7 +82,7 @@ def _gram(stream: Stream, like: Tensor) -> Tensor:
     return found
 
 
-def _bringing_back(gram: Tensor, edit: InputMap, regularisation: float) -> Tensor:
+def bringing_back(gram: Tensor, edit: InputMap, regularisation: float) -> Tensor:
     """What a row c is multiplied by to give c*, `(width, width)`."""
     eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     mixed = (eye + edit.matrix).mT @ gram

@@ -99,7 +99,7 @@ def fit(
     fixed = _collected(view, streams, [neutral], "all")
     changes, facts = [], []
     for i, stream in enumerate(streams):
-        found, fact = _edited(stream, sums[i], kept[i], fixed[i], config)
+        found, fact = edited(stream, sums[i], kept[i], fixed[i], config)
         changes.append((stream, found))
         facts.append(fact)
     if all(total.changes_nothing for total in sums):
@@ -131,7 +131,7 @@ def _collected(view: PipelineView, streams: Sequence[Stream], phrases: Sequence[
     return [torch.cat(parts) for parts in found]
 
 
-def _edited(
+def edited(
     stream: Stream, total: NormalEquations, kept: Tensor, neutral: Tensor, config: SpeedConfig
 ) -> tuple[dict[str, Change], dict[str, Any]]:
     """The change of each matrix of a stream, and what was found."""
