@@ -24,6 +24,7 @@ from efface.diffusion.text.cgce.erasure import NAME as CGCE
 from efface.diffusion.text.semantic_surgery.erasure import NAME as SURGERY
 from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
 from efface.diffusion.text.semantic_surgery.feedback import look_again
+from efface.diffusion.weights.ablation import NAME as ABLATION
 from efface.diffusion.weights.esd import NAME as ESD
 from efface.pipelines.embedding import PromptEmbedding
 from efface.stats.intervals import Interval, wilson_interval
@@ -160,11 +161,16 @@ class Studio:
         return once
 
 
-SCALED: dict[str, dict[str, Any]] = {ESD: {"learning_rate": 5e-4}}
-"""Learning rates of methods that tune, which were published for models a hundred times as large.
+SCALED: dict[str, dict[str, Any]] = {
+    ESD: {"learning_rate": 5e-4},
+    ABLATION: {"learning_rate": 8e-4, "keep": "last", "pictures": 100, "sampling_steps": 30, "at_once": 32},
+}
+"""Options of methods that tune, whose published rates are for models a hundred times as large.
 
-Each is the published one times 1, 10 or 100 (of ESD 40), the one whose erasure of star on shapes has the least score
-by the rule that the method itself keeps weights by (`efface.diffusion.weights.tuning`), which asks no judge.
+Rates are the published ones times 1, 10 or 100 (of ESD 40), chosen on the erasure of star on shapes by what the method
+itself keeps weights by (`efface.diffusion.weights.tuning`), which asks no judge: of ESD the one of the least score. Of
+concept ablation no rate has a score under 1, where it began, so that its rule erases nothing: here it has the one of
+the least miss, and keeps the last weights. Its pictures have the steps that the world's quality is stated at.
 """
 
 FEEDBACK = "+feedback"

@@ -221,6 +221,18 @@ def test_layers_by_role_of_joint_attention() -> None:
         fitted("esd", name="sd3", modules="self")
 
 
+@pytest.mark.parametrize("name", ["pixart-sigma", "cogvideox", "ltx", "hunyuan-video", "wan"])
+def test_denoisers_of_other_kinds_can_be_tuned(name: str) -> None:
+    pipe = build(name)
+    before = {n: v.clone() for n, v in pipe.transformer.state_dict().items()}
+    erasure = fitted("esd", pipe, name=name, steps=2, keep="last")
+    chosen = chosen_layers(PipelineView.of(pipe), "x")
+    assert {n.rpartition(".")[0] for n in erasure.deltas["transformer"].changes} <= chosen.keys()
+    with erasure.on(pipe):
+        assert not all(torch.equal(v, before[n]) for n, v in pipe.transformer.state_dict().items())
+    assert all(torch.equal(v, before[n]) for n, v in pipe.transformer.state_dict().items())
+
+
 @pytest.mark.parametrize("which", ["x", "x-strict", "self", "u"])
 def test_nothing_else_changes(which: Modules) -> None:
     pipe = build("sd1")
