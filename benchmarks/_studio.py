@@ -106,8 +106,11 @@ class Studio:
 
     def fit(self, name: str, method: str) -> Erasure:
         """An erasure of one concept as a careful user would fit it: others named, the gate calibrated."""
-        asked = Concept(name, preserve=self.others_of(name))
         method, _, variant = method.partition("@")
+        given = variant.split("+") if "=" in variant else []
+        anchor = next((each.removeprefix(ANCHOR) for each in given if each.startswith(ANCHOR)), None)
+        anchor = self.world.siblings(name)[0] if anchor == "sibling" else anchor
+        asked = Concept(name, anchor=anchor, preserve=[other for other in self.others_of(name) if other != anchor])
         if method == SURGERY:
             options = {"preset": "published"} if variant == "published" else {"score": variant or None}
             others = enumerate(asked.preserve)
@@ -115,8 +118,9 @@ class Studio:
             bare = Concept(name) if variant == "published" else asked
             start = erase(self.view, bare, SURGERY, threshold=0.0, **options)
             return start.calibrate(self.view, self.captions_of(name, _PRESENT, _CALIBRATION_SEED + 7), absent)
-        if "=" in variant:
-            options = get_method(method, "pipeline").config.parse(variant.split("+"), method=method)
+        if given:
+            texts = [each for each in given if not each.startswith(ANCHOR)]
+            options = get_method(method, "pipeline").config.parse(texts, method=method)
         else:
             options = {"preset": variant} if method in (SLD, CGCE, ESD) and variant else {}
         return erase(self.view, asked, method, **SCALED.get(method, {}) | options)
@@ -173,6 +177,7 @@ concept ablation no rate has a score under 1, where it began, so that its rule e
 the least miss, and keeps the last weights. Its pictures have the steps that the world's quality is stated at.
 """
 
+ANCHOR = "anchor="
 FEEDBACK = "+feedback"
 VARIANTS = (
     "semantic-surgery@published",
