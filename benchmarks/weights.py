@@ -8,7 +8,8 @@ the change of every matrix, next to what the released UCE does with the same row
 all concepts, `torch.inverse`, and a product, in float32 (here of one matrix of each size, times how many there are).
 Nothing is encoded in either. Seconds are of the processor, so that a machine with other work says the same; with more
 than one thread they are of all threads together. "memory": how far the resident set of a fresh process peaks above the
-matrices and imports, for 100 and 1,000 concepts that come 32 at a time. "methods": time with one row a concept.
+matrices and imports, for 100 and 1,000 concepts that come 32 at a time. "methods": time with one row a
+concept; of `speed` and `oce`, whose matrices have no sums in common, of one of each size, times how many are values.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks._measure import peak_memory, table
-from efface.core.weights import Change, Multiply
+from efface.core.weights import Change
 from efface.diffusion.weights.closed_form import InputMap, NormalEquations
 from efface.diffusion.weights.oce import OceConfig, rotation
 from efface.diffusion.weights.projections import Stream
@@ -119,34 +120,34 @@ def memory() -> None:
 
 def methods(concepts: int) -> None:
     """Times of each method with one row a concept, and 100 rows to retain."""
-    both, values = stream_of(), stream_of({out: n // 2 for out, n in SIZES.items()})
-    parts = list(in_parts(concepts, 1))
+    both, parts = stream_of(), list(in_parts(concepts, 1))
     kept = rows(100, torch.Generator().manual_seed(4), 1).flatten(0, 1)
     empty = rows(1, torch.Generator().manual_seed(5), 77)[0]
+    keys, targets = (torch.cat(each).double() for each in zip(*parts, strict=True))
+    mean = kept.double().mT @ kept.double() / len(kept)
 
     def rece() -> dict[str, Change]:
         gram, maps = gram_of(both, torch.zeros(WIDTH, WIDTH, dtype=torch.float64)), sums_of(parts).solve(0.1)
         for _ in range(3):
             back = bringing_back(gram, maps, 0.1)
-            more: InputMap = sums_of((keys.double() @ back.mT, targets) for keys, targets in parts).solve(0.1)
+            more: InputMap = sums_of((k.double() @ back.mT, t) for k, t in parts).solve(0.1)
             maps = maps.then(more)
         return both.changes(maps.of)
 
-    def speed() -> dict[str, Change]:
-        return edited(values, sums_of(parts).scaled(1 / concepts), kept, empty, SpeedConfig())[0]
+    def speed(one: Stream) -> Any:
+        return edited(one, sums_of(parts).scaled(1 / concepts), kept, empty, SpeedConfig())
 
-    def oce() -> dict[str, Change]:
-        keys, targets = (torch.cat(each).double() for each in zip(*parts, strict=True))
-        mean = kept.double().mT @ kept.double() / len(kept)
-        turned: dict[str, Change] = {}
-        for path, w in values.weights.items():
-            r = rotation(w.double(), keys, targets, kept.double(), mean, OceConfig())
-            turned[f"{path}.weight"] = Multiply(left=r.float())
-        return turned
+    def oce(one: Stream) -> Any:
+        return [rotation(w.double(), keys, targets, kept.double(), mean, OceConfig()) for w in one.weights.values()]
 
-    every: dict[str, Any] = {"uce": lambda: uce(both, parts), "rece": rece, "speed": speed, "oce": oce}
-    lines = [(name, f"{seconds(run):.2f}") for name, run in every.items()]
-    table(f"{concepts} concepts, one row each; one run", ("method", "CPU-s"), lines)
+    def of_values(run: Any) -> float:
+        """One matrix of each size, times how many are values."""
+        return sum(n // 2 * seconds(partial(run, stream_of({out: 1}))) for out, n in SIZES.items())
+
+    times = {"uce": seconds(lambda: uce(both, parts)), "rece": seconds(rece)}
+    times |= {"speed": of_values(speed), "oce": of_values(oce)}
+    lines = [(name, f"{time:.1f}") for name, time in times.items()]
+    table(f"{concepts} concepts, one row each, 100 to retain; one run", ("method", "CPU-s"), lines)
 
 
 def main() -> None:
