@@ -99,6 +99,10 @@ class TestChoice:
         table = roles(found)
         assert table["Wolf"].score == table["wölf"].score and found.anchor == "Wolf"
 
+    def test_a_word_is_one_candidate_whatever_its_case(self, view: PipelineView) -> None:
+        found = select_anchors(view, "cat", ["dog", "DOG ", "Dog"], **ANY)
+        assert [each.word for each in found.table] == ["DOG"] and found.boundary == ()
+
     def test_several_concepts_keep_off_one_another(self, view: PipelineView) -> None:
         each = select_for_each(view, ["cat", "dog"], ANIMALS)
         assert [found.concept for found in each] == ["cat", "dog"]
@@ -123,6 +127,8 @@ class TestRefusals:
             ({"candidates": []}, "candidates is empty"),
             ({"candidates": ["dog", " "]}, "empty string"),
             ({"candidates": "words"}, "candidates is 'words'"),
+            ({"candidates": ["dog"], "parent": "Cat"}, "the parent 'Cat' is what is to be erased"),
+            ({"candidates": ["pet"], "parent": "pet"}, r"'pet' \(what cat is a kind of\)"),
             ({"candidates": ["dog"], "synset": "cat.n.01"}, "goes with candidates='wordnet'"),
             ({"candidates": ["dog"], "boundary": -1}, "boundary"),
             ({"candidates": ["dog"], "nearest": 3}, "nearest"),

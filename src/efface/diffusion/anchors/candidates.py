@@ -52,14 +52,12 @@ def of_list(words: Sequence[str], parent: str | None) -> Pool:
     Raises:
         InputError: If there are none, or one is no word.
     """
-    found = {}
-    for word in words:
-        if not check_type(word, str, "a candidate").strip():
-            raise InputError("candidates has an empty string: leave it out, or write a word")
-        found.setdefault(" ".join(word.split()), LIST)
-    if not found:
+    if not words:
         raise InputError("candidates is empty: give at least one word")
-    return Pool(found, parent=parent, given=True)
+    if any(not check_type(word, str, "a candidate").strip() for word in words):
+        raise InputError("candidates has an empty string: leave it out, or write a word")
+    each = {key(word): " ".join(word.split()) for word in sorted(words, reverse=True)}
+    return Pool(dict.fromkeys(each.values(), LIST), parent=parent, given=True)
 
 
 def of_vocabulary(vocabulary: Vocabulary, concept: Concept, parent: str | None) -> Pool:
@@ -87,7 +85,7 @@ def of_wordnet(
         InputError: If WordNet does not know the concept or the synset, or has nothing beside it.
         MissingExtraError: If there is no WordNet, or nltk is not installed.
     """
-    name = synset if synset is not None else _meant(vocabulary, encoder, concept, folder)
+    name = synset if synset is not None else meant(vocabulary, encoder, concept, folder)
     meaning = wordnet.sense(name, folder)
     if not meaning.kin:
         raise InputError(f"WordNet has nothing beside {meaning.name} ({meaning.definition}): give candidates=[...]")
@@ -120,10 +118,20 @@ def _near(kin: Sequence[Kin], barred: Mapping[str, str], vocabulary: Vocabulary,
     return list(kin)
 
 
-def _meant(
+def meant(
     vocabulary: Vocabulary, encoder: ShortEncoder, concept: Concept, folder: str | os.PathLike[str] | None
 ) -> str:
-    """The sense whose parent and nearest kin are nearest to the concept for the text encoder; the first of equals."""
+    """Name of the sense whose parent and nearest kin are nearest to the concept's words, and to what it preserves.
+
+    Args:
+        vocabulary: Of the text encoder.
+        encoder: The text side.
+        concept: The concept.
+        folder: Of a WordNet; None for the one that is found.
+
+    Raises:
+        InputError: If WordNet does not know the concept.
+    """
     found = wordnet.meanings(concept.name, folder)
     if not found:
         raise InputError(
@@ -173,6 +181,8 @@ def ruled_out(
             found[word] = f"says {named!r}, which is erased"
         elif key(word) in preserved:
             found[word] = "is preserved"
+        elif pool.parent is not None and key(word) == key(pool.parent):
+            found[word] = f"what {concept.name} is a kind of"
         elif key(word) in barred:
             found[word] = barred[key(word)]
         elif word in unknown:

@@ -24,6 +24,7 @@ from efface.diffusion.anchors.candidates import (
     VOCABULARY,
     WORDNET,
     Pool,
+    key,
     of_list,
     of_vocabulary,
     of_wordnet,
@@ -184,6 +185,8 @@ class Selector:
         folder: str | os.PathLike[str] | None,
     ) -> Pool:
         """The candidates, from where they are asked for."""
+        if parent is not None and key(parent) in map(key, concept.words):
+            raise InputError(f"the parent {parent!r} is what is to be erased: name what it is a kind of, or none")
         if parent is not None and self.vocabulary.unknown([parent]):
             raise InputError(
                 f"the text encoder does not know the parent {parent!r}: write another word, or leave it out"

@@ -7,6 +7,7 @@ is not public: what stands here is ours.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -325,12 +326,13 @@ def _finding(group: str, place: str, value: Tensor, before: Tensor | None, seeds
 
 
 def _short(block: str) -> str:
-    """A block of attention without what is in the name of each.
+    """A block of attention, without what is in the name of each.
 
-    >>> _short("unet.up_blocks.0.attentions.1.transformer_blocks.0.attn2")
-    'unet.up_blocks.0.attentions.1.0'
+    >>> _short("unet.up_blocks.0.attentions.1.transformer_blocks.0.attn2"), _short("transformer.blocks.3.attn2")
+    ('up 0.1', 'transformer.blocks.3')
     """
-    return block.rpartition(".attn")[0].replace(".transformer_blocks", "") or block
+    name = block.rpartition(".attn")[0].removesuffix(".transformer_blocks.0") or block
+    return re.sub(r"^\w+\.(down|mid|up)_blocks?\.(.*?)attentions\.", r"\1 \2", name)
 
 
 def _mean(before: Tensor | None) -> float:
