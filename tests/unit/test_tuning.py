@@ -405,6 +405,10 @@ def test_bad_input_is_refused_before_anything_is_drawn() -> None:
         fitted("concept-ablation", concept="circle")
     with pytest.raises(InputError, match="takes no 'wide'"):
         fitted("esd", call={"wide": 3})
+    with pytest.raises(InputError, match="call has 'prompt', which the fit gives itself"):
+        fitted("esd", call={"prompt": "a star"})
+    with pytest.raises(InputError, match="call"):
+        fitted("esd", call=[3])
     with pytest.raises(InputError, match="learning_rate"):
         fitted("esd", learning_rate=0.0)
     with pytest.raises(InputError, match="the anchor 'circle' is what is to be erased"):
@@ -419,6 +423,10 @@ def test_denoisers_that_cannot_be_tuned_are_refused() -> None:
     pipe = build("sd1")
     pipe.unet.conv_in.to("meta")
     with pytest.raises(InputError, match=r"conv_in.weight.*not in memory"):
+        fitted("esd", pipe)
+    pipe = build("sd1")
+    pipe.unet.conv_in.weight.fill_(float("nan"))
+    with pytest.raises(InputError, match="not finite before anything is tuned"):
         fitted("esd", pipe)
     pipe = build("sd1")
     pipe.scheduler = df.EDMEulerScheduler()

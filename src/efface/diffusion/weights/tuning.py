@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 import sys
 import time
 import warnings
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 
 from efface._errors import EffaceWarning, InputError
 from efface._progress import progress
+from efface._validate import check_type
 from efface.core.checkpoint import Checkpoint
 from efface.core.concept import Concept
 from efface.core.config import Config, option
@@ -145,7 +147,7 @@ class Tuning:
         for concept in concepts:
             view.check_concept(concept)
         self.view, self.concepts, self.config, self.method = view, tuple(concepts), config, method
-        self.call, self._outcome = dict(call or {}), outcome
+        self.call, self._outcome = _checked(call), outcome
         self.teacher = denoiser_of(view)
         layers = () if student else tuple(chosen_layers(view, config.modules))
         self.student = student or TunedWeights(self.teacher, layers)
@@ -154,7 +156,7 @@ class Tuning:
         self.aims, self.kept = probed(concepts, config.probes, aims), kept_of(concepts, config.probes)
         every = [*texts, *self.kept, *(text for aim in self.aims for text in aim.texts)]
         self.passes = Passes(
-            view, every, _neutral(concepts), call=call, guidance=config.guidance, precision=config.precision
+            view, every, _neutral(concepts), call=self.call, guidance=config.guidance, precision=config.precision
         )
         self._probes: _Probes | None = None
 
@@ -289,6 +291,8 @@ class _Probes:
         before = self._said(teacher, self._there, asked)
         self._unit = _rms(before - self._said(teacher, self._there, [None] * len(asked)))
         self._far = _rms(before - self._aim)
+        if not math.isfinite(self._unit + self._far):
+            raise InputError("the denoiser's predictions are not finite before anything is tuned: load it in float32")
         if not min(self._unit, self._far) > 0:
             raise InputError(
                 f"the denoiser says the same of {asked[0]!r} as it is to say of it: there is nothing to erase"
@@ -476,6 +480,24 @@ def kept_of(concepts: Sequence[Concept], n: int) -> list[str | None]:
         templates = templates_of(concept)
         found.append(None if i % 4 == 3 else templates[i % len(templates)].replace("{}", word))
     return found
+
+
+_OWN = re.compile(
+    "(negative_)?(pooled_)?prompt.*|num_inference_steps|generator|output_type|return_dict|latents|guidance_scale"
+)
+"""Arguments of a pipeline's call that a fit gives itself."""
+
+
+def _checked(call: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Further arguments of a pipeline's call.
+
+    Raises:
+        InputError: If they are none, or such as a fit gives itself.
+    """
+    given = dict(check_type({} if call is None else call, Mapping, "call", "argument of the pipeline's call by name"))
+    if own := next((name for name in given if _OWN.fullmatch(str(name))), None):
+        raise InputError(f"call has {own!r}, which the fit gives itself: write sizes there, such as height and width")
+    return given
 
 
 def _neutral(concepts: Sequence[Concept]) -> str:
