@@ -12,6 +12,7 @@ is that it runs, and in how much memory; what it learns means nothing.
 from __future__ import annotations
 
 import argparse
+import importlib
 import subprocess
 import sys
 import time
@@ -32,9 +33,8 @@ _MIB = 2**20
 
 def full_size(size: int) -> Any:
     """A pipeline with a UNet of the architecture of SD 1.5, of random weights."""
-    import diffusers
-    import transformers
-
+    diffusers: Any = importlib.import_module("diffusers")
+    transformers: Any = importlib.import_module("transformers")
     tokenizer = find_world("shapes", "pipeline").load_pipeline().tokenizer
     text = transformers.CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -48,7 +48,7 @@ def full_size(size: int) -> Any:
         eos_token_id=tokenizer.eos_token_id,
     )
     blocks = (8, 8, 8, 8)
-    vae: Any = diffusers.AutoencoderKL(
+    vae = diffusers.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=blocks,
@@ -57,8 +57,9 @@ def full_size(size: int) -> Any:
         sample_size=size,
     )
     # The defaults of UNet2DConditionModel are those of SD 1.5, but for the width of text.
-    unet: Any = diffusers.UNet2DConditionModel(sample_size=size // 8, cross_attention_dim=768)
-    scheduler = diffusers.DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    unet = diffusers.UNet2DConditionModel(sample_size=size // 8, cross_attention_dim=768)
+    betas = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    scheduler = diffusers.DDIMScheduler(**betas, steps_offset=1, clip_sample=False)
     pipe = diffusers.StableDiffusionPipeline(
         vae=vae,
         text_encoder=transformers.CLIPTextModel(text),
@@ -66,7 +67,7 @@ def full_size(size: int) -> Any:
         unet=unet,
         scheduler=scheduler,
         safety_checker=None,
-        feature_extractor=None,  # type: ignore[arg-type]
+        feature_extractor=None,
         requires_safety_checker=False,
     )
     for part in (pipe.unet, pipe.text_encoder, pipe.vae):

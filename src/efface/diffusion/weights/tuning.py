@@ -239,8 +239,8 @@ class Tuning:
         start = min(look.score for look in course.looks)
         if start >= 1:
             warnings.warn(
-                f"method={self.method!r} made nothing better by its own rule (least miss + drift {start:.3f}, and 1 is "
-                "where it began): write another learning_rate, or more steps",
+                f"method={self.method!r} moved others more than it brought the concept to where it is to be (least "
+                f"miss + drift {start:.2f}, 1 before): look at what is lost, and perhaps write another learning_rate",
                 EffaceWarning,
                 stacklevel=4,
             )
