@@ -183,8 +183,12 @@ def test_uce_debias() -> None:
     with erasure.on(pipe):
         for name, w in keys_and_values(pipe).items():
             torch.testing.assert_close(w, naive.uce(before[name], circle[2:3], target, empty[:1], 0.5, 1, 1), **CLOSE)
-    with pytest.raises(InputError, match="names no attribute"):
-        efface.erase(pipe, "circle", "uce", debias={})
+    for wrong in ({}, ["red"], "red"):
+        with pytest.raises(InputError, match="names no attribute"):
+            efface.erase(pipe, "circle", "uce", debias=wrong)
+    for wrong in ({"red": float("nan")}, {"red": "much"}, {3: 0.5}):
+        with pytest.raises(InputError, match="finite number|no attribute with its strength"):
+            efface.erase(pipe, "circle", "uce", debias=wrong)
 
 
 def test_several_concepts_at_once_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,12 +236,24 @@ def test_what_cannot_be_fused() -> None:
     one = efface.erase(view, Concept("circle", anchor="star"), "uce")
     with pytest.raises(InputError, match="give two or more"):
         fused(view, [one])
+    bad: tuple[dict[str, Any], ...] = ({"ridge": -1.0}, {"ridge": float("nan")}, {"preserve_weight": float("inf")})
+    for wrong in bad:
+        with pytest.raises(InputError, match="write a finite number, at least 0"):
+            fused(pipe, [one, one.scaled(0.5)], **wrong)
     from efface.core.weights import Add
     from efface.diffusion.weights.erasure import WeightErasure, delta_of
 
     other = WeightErasure({"unet": delta_of(pipe.unet, {"conv_in.bias": Add(torch.ones(16))})})
     with pytest.raises(InputError, match="conv_in.bias of unet is no matrix that reads the rows"):
         fused(view, [one, other])
+
+
+@pytest.mark.parametrize("method", ["speed", "oce"])
+def test_prompts_to_retain_are_a_list_of_strings(method: str) -> None:
+    pipe = build("sd1")
+    for wrong in ("a red square", ["a red square", 3], 3):
+        with pytest.raises(InputError, match="retain is .*write a list"):
+            efface.erase(pipe, Concept("circle"), method, retain=wrong)
 
 
 # ------------------------------------------------------------------------------------------- every pipeline

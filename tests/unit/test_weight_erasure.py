@@ -64,6 +64,8 @@ def test_scaled(pipe: Any) -> None:
     with erasure.scaled(0.0).on(pipe):
         assert all(torch.equal(w, before[path]) for path, w in keys(pipe).items())
     assert erasure.scaled(0.5).report["scaled"] == 0.5
+    with pytest.raises(InputError, match="finite"):
+        erasure.scaled(float("nan"))
     with pytest.raises(InputError, match="no multiple"):
         erasure_of(pipe, kind="turn").scaled(0.5)
 

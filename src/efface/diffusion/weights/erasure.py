@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -85,6 +86,8 @@ class WeightErasure(Erasure):
             InputError: If it multiplies weights or puts values in their place, which has no multiple.
         """
         check_call(WeightErasure.scaled, locals())
+        if not math.isfinite(by):
+            raise InputError(f"by={by!r}: write a finite number")
         deltas = {part: delta.scaled(by) for part, delta in self.deltas.items()}
         return replace(self, deltas=deltas, report={**(self.report or {}), "scaled": by})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -85,7 +86,7 @@ def _with_contexts(concept: Concept) -> Concept:
 
 
 def fused(
-    view: PipelineView,
+    pipe: Any,
     erasures: Sequence[WeightErasure],
     *,
     preserve: Sequence[str] = (),
@@ -103,7 +104,7 @@ def fused(
     so that what one erases the others leave alone. Matrices that read no text have no rows, and are refused.
 
     Args:
-        view: The pipeline.
+        pipe: The pipeline, or a view of it.
         erasures: Two or more.
         preserve: Prompts on which nothing is to change, beside what their concepts preserve.
         preserve_weight: How much a row of these counts.
@@ -116,6 +117,10 @@ def fused(
     check_call(fused, locals())
     if len(erasures) < 2:
         raise InputError(f"there is nothing to fuse in {len(erasures)} erasures: give two or more")
+    for name, value in (("preserve_weight", preserve_weight), ("ridge", ridge)):
+        if not 0 <= value < math.inf:
+            raise InputError(f"{name}={value!r}: write a finite number, at least 0")
+    view = PipelineView.of(pipe)
     concepts = tuple(dict.fromkeys(concept for each in erasures for concept in each.concepts))
     streams = _edited(view, erasures)
     sums = [total.gram for total in equations(streams, view)]

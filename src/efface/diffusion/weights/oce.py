@@ -28,6 +28,7 @@ from efface.diffusion.weights.rows import (
     pairs_of,
     preserved,
     reads_of,
+    texts_of,
 )
 from efface.pipelines.view import PipelineView
 
@@ -83,12 +84,13 @@ def fit(
         InputError: If the pipeline cannot read a word, its text enters where no such edit is defined, or what is to be
             turned is not determined.
     """
-    check_words(view, concepts, more=tuple(retain or ()))
+    more = texts_of(retain, "retain")
+    check_words(view, concepts, more=more)
     streams = streams_of(view, with_layers(config.layers, "values", view))
     pairs, kept = pairs_of(concepts, config.in_templates), preserved(concepts, config.in_templates)
     rows = [_joined(each) for each in zip(*pair_rows(view, streams, pairs, config.key_span), strict=True)]
     words = _rows_of(view, streams, [p for p in kept if p.text], config.key_span)
-    general = _means(view, streams, [*kept, *(Phrase(prompt, prompt) for prompt in retain or ())])
+    general = _means(view, streams, [*kept, *(Phrase(prompt, prompt) for prompt in more)])
     changes: list[tuple[Stream, dict[str, Change]]] = []
     turned: dict[str, float] = {}
     for stream, (keys, targets), word, mean in zip(streams, rows, words, general, strict=True):

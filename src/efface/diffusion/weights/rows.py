@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import shown
 from efface.core.concept import Concept
 from efface.core.method import Field
 from efface.pipelines.embedding import PromptEmbedding
@@ -106,6 +107,21 @@ def preserved(concepts: Sequence[Concept], in_templates: bool = False) -> list[P
 
 def _phrase(template: str, text: str) -> Phrase:
     return Phrase(template.replace("{}", text).strip(), text)
+
+
+def texts_of(given: Any, name: str) -> tuple[str, ...]:
+    """Further prompts of a fit; none for None.
+
+    Raises:
+        InputError: If they are no list of strings.
+    """
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        raise InputError(f"{name} is one string: write a list, {name}=[{given!r}]")
+    if not isinstance(given, Sequence) or not all(isinstance(each, str) for each in given):
+        raise InputError(f"{name} is {shown(given)}: write a list of strings")
+    return tuple(given)
 
 
 def check_words(view: PipelineView, concepts: Sequence[Concept], *, more: Sequence[str] = ()) -> None:

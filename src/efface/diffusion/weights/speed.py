@@ -34,6 +34,7 @@ from efface.diffusion.weights.rows import (
     pairs_of,
     preserved,
     reads_of,
+    texts_of,
 )
 from efface.pipelines.view import PipelineView
 
@@ -49,7 +50,9 @@ class SpeedConfig(Config):
     key_span: Span = option("last_to_end", SPAN_HELP)
     layers: Layers = option("auto", VALUES_HELP)
     ridge: float = option(1.0, "how much the weights are held where they are", above=0)
-    null_share: float = option(0.001, "share of the retained rows' energy in the space where weights change", least=0)
+    null_share: float = option(
+        0.001, "share of the retained rows' energy in the space where weights change", least=0, most=1
+    )
     null_below: float | None = option(None, "instead, that space is of eigenvalues below this (published: .1)", least=0)
     filtered: bool = option(True, "retain only rows that the unguarded edit would move more than the mean")
     augment: int = option(10, "how many rows are drawn around each that is retained", least=0)
@@ -89,12 +92,13 @@ def fit(
         InputError: If the pipeline cannot read a word, its text enters where no such edit is defined, or what is
             retained leaves nothing that may change.
     """
-    check_words(view, concepts, more=tuple(retain or ()))
+    more = texts_of(retain, "retain")
+    check_words(view, concepts, more=more)
     streams = streams_of(view, with_layers(config.layers, "values", view))
     sums = _means(view, streams, concepts, config)
     neutral = Phrase(concepts[0].neutral, concepts[0].neutral)
     phrases = [p for p in preserved(concepts, config.in_templates) if p.prompt != neutral.prompt]
-    phrases += [Phrase(prompt, prompt) for prompt in retain or ()]
+    phrases += [Phrase(prompt, prompt) for prompt in more]
     kept = _collected(view, streams, phrases, config.key_span)
     fixed = _collected(view, streams, [neutral], "all")
     changes, facts = [], []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -68,6 +69,7 @@ def fit(
         InputError: If the pipeline cannot read a word, its text enters where no such edit is defined, or the normal
             equations are singular.
     """
+    debias = None if debias is None else _strengths(debias)
     check_words(view, concepts, more=tuple(debias or ()))
     streams = streams_of(view, config.layers)
     solved, sums = solutions(view, streams, concepts, config, debias)
@@ -107,6 +109,19 @@ def preserve_weight(given: float | str, concepts: int) -> float:
     return max(0.1, 1 / concepts) if isinstance(given, str) else given
 
 
+def _strengths(debias: Any) -> dict[str, float]:
+    """Attribute -> strength, checked."""
+    hint = "write debias={'woman': 0.5, ...}, or leave it out"
+    if not isinstance(debias, Mapping) or not debias:
+        raise InputError(f"debias names no attribute with its strength: {hint}")
+    for word, strength in debias.items():
+        if not isinstance(word, str) or isinstance(strength, bool) or not isinstance(strength, int | float):
+            raise InputError(f"debias has {word!r}: {strength!r}, which is no attribute with its strength: {hint}")
+        if not math.isfinite(strength):
+            raise InputError(f"debias has {word!r}: {strength!r}: write a finite number")
+    return {word: float(strength) for word, strength in debias.items()}
+
+
 def _with_attributes(
     view: PipelineView,
     streams: Sequence[Stream],
@@ -115,8 +130,6 @@ def _with_attributes(
     debias: Mapping[str, float],
 ) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Each word's rows, to be read as themselves and a share of each attribute's."""
-    if not debias:
-        raise InputError("debias names no attribute: write debias={'woman': 0.5, ...}, or leave it out")
     towards = [[Pair(pair.key, Phrase(word, word)) for pair in pairs] for word in debias]
     for each in zip(*(pair_rows(view, streams, pairs_to, span) for pairs_to in towards), strict=True):
         found = []
