@@ -167,14 +167,14 @@ class Studio:
 
 SCALED: dict[str, dict[str, Any]] = {
     ESD: {"learning_rate": 5e-4},
-    ABLATION: {"learning_rate": 8e-4, "keep": "last", "pictures": 100, "sampling_steps": 30, "at_once": 32},
+    ABLATION: {"learning_rate": 8e-4, "pictures": 100, "sampling_steps": 30, "at_once": 32},
 }
 """Options of methods that tune, whose published rates are for models a hundred times as large.
 
 Rates are the published ones times 1, 10 or 100 (of ESD 40), chosen on the erasure of star on shapes by what the method
 itself keeps weights by (`efface.diffusion.weights.tuning`), which asks no judge: of ESD the one of the least score. Of
-concept ablation no rate has a score under 1, where it began, so that its rule erases nothing: here it has the one of
-the least miss, and keeps the last weights. Its pictures have the steps that the world's quality is stated at.
+concept ablation no rate has a score under 1, where it began: here it has the one of the least miss. Its pictures have
+the steps that the world's quality is stated at.
 """
 
 ANCHOR = "anchor="

@@ -41,6 +41,8 @@ class AblationConfig(TuningConfig):
     prior: float = option(1.0, "weight of the usual loss on pictures of the anchor; 0 leaves it out", least=0)
     pictures: int = option(200, "pictures of the anchor that are drawn first", least=1)
     guidance: float | None = option(None, "scale of guidance of the pictures; none takes the pipeline's", above=0)
+    # As published. The usual loss on pictures moves what is said of everything, which the rule counts as drift.
+    keep: Literal["best", "last"] = option("last", "which weights: those of the least score, or the last ones")
 
     @property
     def plan(self) -> Plan:

@@ -242,7 +242,7 @@ class Tuning:
                 f"method={self.method!r} moved others more than it brought the concept to where it is to be (least "
                 f"miss + drift {start:.2f}, 1 before): look at what is lost, and perhaps write another learning_rate",
                 EffaceWarning,
-                stacklevel=4,
+                stacklevel=6,
             )
         report = {
             "trained": self.student.size,
