@@ -109,7 +109,8 @@ class Studio:
         method, _, variant = method.partition("@")
         given = variant.split("+") if "=" in variant else []
         anchor = next((each.removeprefix(ANCHOR) for each in given if each.startswith(ANCHOR)), None)
-        anchor = self.world.siblings(name)[0] if anchor == "sibling" else anchor
+        if anchor == "sibling":  # of styles there are none: another style
+            anchor = next(iter((*self.world.siblings(name), *self.others_of(name))))
         asked = Concept(name, anchor=anchor, preserve=[other for other in self.others_of(name) if other != anchor])
         if method == SURGERY:
             options = {"preset": "published"} if variant == "published" else {"score": variant or None}
