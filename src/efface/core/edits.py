@@ -66,16 +66,25 @@ class OnRows(Edit):
 
 @dataclass(frozen=True, eq=False)
 class OnStates(Edit):
-    """Edits of hidden states at sites of a module.
+    """Edits of hidden states at sites of a module, or of the denoiser of a pipeline.
 
     Attributes:
-        edits: Site -> hidden states `(..., d)` -> what replaces them, or None.
+        edits: Site -> hidden states `(..., d)` -> what replaces them, or None. Of a pipeline's part they are called
+            with what is known of the pass, too, `(states, given) -> states | None`: which rows of the batch are of
+            the prompts, and which of the negative ones (`pipelines.following.Given`).
         base: Fingerprint of the model that they were fitted on; None fits any with these sites.
+        part: Denoiser of a pipeline, such as `"unet"`, in whose passes of the pipeline's own calls the states are
+            edited; empty for a model.
     """
 
-    edits: Mapping[Site, StateEdit]
+    edits: Mapping[Site, Callable[..., Tensor | None]]
     base: str | None = None
-    needs = ("model", "classifier")
+    part: str = ""
+
+    @property
+    def needs(self) -> tuple[Kind, ...]:  # type: ignore[override]
+        """A pipeline if its part is named, else a model."""
+        return ("pipeline",) if self.part else ("model", "classifier")
 
     def bind(self, run: Run, *, check: bool = True) -> Remove:
         """Hook every site.
@@ -83,6 +92,8 @@ class OnStates(Edit):
         Raises:
             InputError: If the module lacks one, or has other weights than that of the fit.
         """
+        if self.part:
+            return self._bind_inside(run, check)
         model = unwrapped(run.view)
         edits = {located_site(model, site): edit for site, edit in self.edits.items()}
         check_sites(model, edits)
@@ -95,6 +106,23 @@ class OnStates(Edit):
             stack.callback(watch.bind())
             stack.callback(edit_sites(root, watched))
             return stack.pop_all().close
+
+    def _bind_inside(self, run: Run, check: bool) -> Remove:
+        part = run.view.components.denoisers.get(self.part)
+        if part is None:
+            raise InputError(f"{run.subject!r} has no denoiser {self.part!r} whose states could be edited")
+        model = unwrapped(part)
+        check_sites(model, self.edits)
+        if check:
+            check_base(model, self.base, self.edits)
+        return run.view.install_inside(self.part, {s: partial(_counted, run, s, e) for s, e in self.edits.items()})
+
+
+def _counted(run: Run, site: Site, edit: Callable[..., Tensor | None], x: Tensor, given: Any) -> Tensor | None:
+    changed = edit(x, given)
+    if changed is not None:
+        run.count(str(site))
+    return changed
 
 
 def check_sites(model: nn.Module, sites: Any) -> None:

@@ -53,6 +53,14 @@ class KeyValueLayer:
     encoders: tuple[str, ...]
     denoiser: str
 
+    @property
+    def text_alone(self) -> bool:
+        """Whether its rows depend on the prompt alone.
+
+        Those with weights of the text's own in joint attention (`add_k_proj`) read rows that have met the picture.
+        """
+        return self.reads == "text" and self.role in ("to_k", "to_v")
+
     def text_rows(self, x: Tensor, rows: int) -> Tensor:
         """The rows of text in an input or output of the layer, (n, rows, width); a view.
 

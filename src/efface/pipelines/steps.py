@@ -1,6 +1,6 @@
 """Changing what the denoiser predicts, step by step, while a pipeline samples: what erasers by guidance stand on.
 
-What it is given can be changed too, step by step.
+What it is given can be changed too, step by step, and states inside it.
 """
 
 from __future__ import annotations
@@ -8,18 +8,22 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from efface._errors import InputError
+from efface._errors import InputError, NotReachedWarning
 from efface._text import brief
-from efface.core.hooks import Where, edit_call
+from efface.core.hooks import Where, edit_call, edit_value
+from efface.core.site import Site
+from efface.core.subjects import module_at, unwrapped
 from efface.pipelines.components import forward_parameters
 from efface.pipelines.denoiser_call import substitute, substitute_branches
 from efface.pipelines.embedding import PromptEmbedding
@@ -61,16 +65,23 @@ Swap: TypeAlias = Callable[[int, PromptEmbedding, Tensor], "Tensor | None"]
 width)`; what it returns replaces these, unless that is None."""
 
 
+Inside: TypeAlias = Callable[[Tensor, Given], "Tensor | None"]
+"""Takes states inside a denoiser, of all branches of the batch, and what the denoiser is given; what it returns
+replaces them, unless that is None."""
+
+
 class _Progress(threading.local):
     """Where one thread's sampling is.
 
     Attributes:
         index: The step.
         lists: Lists that the denoiser is being given, by keyword.
+        reached: Sites that this pass of the denoiser has come through.
     """
 
     index: int = 0
     lists: Mapping[str, list[Any]] = MappingProxyType({})
+    reached: frozenset[Site] = frozenset()
 
 
 class _Watch:
@@ -193,6 +204,59 @@ class _Swapped(_Watch):
         return (*args[:place], whole, *args[place + 1 :]), kwargs
 
 
+class _InsideOf(_Watch):
+    """Edits states inside a denoiser, where it is asked for the prompts of the pipeline's own call."""
+
+    def __init__(self, edits: Mapping[Site, Inside]) -> None:
+        super().__init__()
+        self.edits = edits
+        self.told = False
+
+    def entering(self, _module: nn.Module, _args: Any, _kwargs: Any) -> None:
+        """A pass begins."""
+        self.now.reached = frozenset()
+
+    def passing(self, site: Site, _module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
+        """What a module gives instead, or None."""
+        given = self.given()
+        if given is None:
+            return None
+        self.now.reached |= {site}
+        return edit_value(output, partial(self._changed, site, given), site.index, site)
+
+    def _changed(self, site: Site, given: Given, x: Tensor) -> Tensor | None:
+        if len(x) % given.branches:
+            raise InputError(f"{site} gives {len(x)} entries for {given.branches} branches of prompts")
+        changed = self.edits[site](x, given)
+        if changed is not None and changed.shape != x.shape:
+            raise InputError(f"an edit must keep the shape {tuple(x.shape)}, it returned {tuple(changed.shape)}")
+        return None if changed is None else changed.to(x.dtype)
+
+    def leaving(self, module: nn.Module, _args: Any, _kwargs: Any, _output: Any) -> None:
+        """A pass is over: say, once, which sites it has not come through."""
+        if self.told or self.given() is None or not (missed := [s for s in self.edits if s not in self.now.reached]):
+            return
+        self.told = True
+        warnings.warn(
+            f"{type(module).__name__} was run without {missed[0]} and so without {len(missed)} of {len(self.edits)} "
+            "edits that are on it, as where its projections are fused: nothing is erased there; unfuse them, "
+            "pipe.unfuse_qkv_projections()",
+            NotReachedWarning,
+            stacklevel=3,
+        )
+
+
+def install_inside(text: PromptEncoder, part: str, edits: Mapping[Site, Inside]) -> Callable[[], None]:
+    """Edit what modules inside a denoiser give in this pipeline's calls, until what is returned is called."""
+    watch, denoiser = _InsideOf(edits), text.components.denoisers[part]
+    with ExitStack() as stack:
+        stack.callback(_install(text, watch, {"input": watch.entering, "output": watch.leaving}, (denoiser,)))
+        for site in edits:
+            change = partial(watch.passing, site)
+            stack.callback(edit_call(module_at(unwrapped(denoiser), site.path), "output", change))
+        return stack.pop_all().close
+
+
 def install_rule(text: PromptEncoder, rule: Rule) -> Callable[[], None]:
     """Apply a rule to every prediction for prompts in this pipeline's calls, until what is returned is called."""
     watch = _Ruled(rule)
@@ -208,14 +272,19 @@ def install_swap(text: PromptEncoder, swap: Swap) -> Callable[[], None]:
     return _install(text, watch, {"input": watch.entering})
 
 
-def _install(text: PromptEncoder, watch: _Watch, changes: Mapping[Where, Callable[..., Any]]) -> Callable[[], None]:
+def _install(
+    text: PromptEncoder,
+    watch: _Watch,
+    changes: Mapping[Where, Callable[..., Any]],
+    denoisers: Iterable[nn.Module] | None = None,
+) -> Callable[[], None]:
     with ExitStack() as stack:
         # What follows the pipeline comes first, so that it sees what is given before a swap changes it.
         stack.callback(text.install_edit(watch.encoded, once=False))
         watch.following = following_of(text.pipe)
         watch.following.rules += 1
         stack.callback(watch.end)
-        for denoiser in text.components.denoisers.values():
+        for denoiser in text.components.denoisers.values() if denoisers is None else denoisers:
             for where, change in changes.items():
                 stack.callback(edit_call(denoiser, where, change))
         return stack.pop_all().close

@@ -13,6 +13,7 @@ from efface._errors import InputError
 from efface._progress import progress
 from efface.core.concept import Concept
 from efface.core.doors import check_call
+from efface.core.site import Site
 from efface.pipelines.attention import ContextEmbedder, KeyValueLayer
 from efface.pipelines.components import Components
 from efface.pipelines.concept_check import check_concept
@@ -23,7 +24,7 @@ from efface.pipelines.encoding import Encoding
 from efface.pipelines.guidance import Guidance, Prediction
 from efface.pipelines.prompts import PromptEncoder, paired
 from efface.pipelines.sampling import Samples, sample_batch
-from efface.pipelines.steps import Rule, Swap, install_rule, install_swap
+from efface.pipelines.steps import Inside, Rule, Swap, install_inside, install_rule, install_swap
 from efface.pipelines.text_edits import TextEdit
 from efface.pipelines.tokens import Tokens, WordRows
 
@@ -381,6 +382,17 @@ class PipelineView:
         """
         check_call(PipelineView.install_swap, locals())
         return install_swap(self.text, swap)
+
+    def install_inside(self, part: str, edits: Mapping[Site, Inside]) -> Callable[[], None]:
+        """Edit states inside a denoiser, where it is asked for prompts in the pipeline's calls.
+
+        Args:
+            part: Name of the denoiser.
+            edits: Site that gives them -> takes the states of the whole batch and a `following.Given`, which says
+                which of its branches are for the prompts; gives what replaces them, or None.
+        """
+        check_call(PipelineView.install_inside, locals())
+        return install_inside(self.text, part, edits)
 
     # ------------------------------------------------------------------------------------------- samples
 

@@ -113,7 +113,7 @@ def streams_of(view: PipelineView, layers: Layers) -> tuple[Stream, ...]:
     Raises:
         InputError: If the pipeline has none of these, or they read the picture too.
     """
-    plain = all(_reads_text_alone(layer) for layer in view.key_value_layers())
+    plain = all(layer.text_alone for layer in view.key_value_layers())
     if layers == "context" or (layers == "auto" and not plain):
         return _context(view)
     if not plain:
@@ -126,16 +126,8 @@ def streams_of(view: PipelineView, layers: Layers) -> tuple[Stream, ...]:
 
 def with_layers(layers: Layers, default: Layers, view: PipelineView) -> Layers:
     """`"auto"` as another choice, where the pipeline's keys and values see the prompt alone."""
-    plain = all(_reads_text_alone(layer) for layer in view.key_value_layers())
+    plain = all(layer.text_alone for layer in view.key_value_layers())
     return default if layers == "auto" and plain else layers
-
-
-def _reads_text_alone(layer: KeyValueLayer) -> bool:
-    """Whether a layer's rows depend on the prompt alone.
-
-    Those with weights of the text's own in joint attention (`add_k_proj`) read rows that have met the picture.
-    """
-    return layer.reads == "text" and layer.role in ("to_k", "to_v")
 
 
 def _attention(view: PipelineView, roles: Sequence[str]) -> tuple[Stream, ...]:
