@@ -22,6 +22,7 @@ from tests.pipelines import build
 _TUNED = {"steps": 2, "sampling_steps": 2, "at_once": 2, "probes": 2, "learning_rate": 1e-3}
 QUICK: dict[str, dict[str, Any]] = {
     "esd": _TUNED,
+    "midsteer": {"samples": 1, "steps": 2},
     "spm": _TUNED | {"others": 2, "keeping": 1.0},
     **dict.fromkeys(("concept-ablation", "gradient-ascent", "task-vector"), _TUNED | {"pictures": 2, "batch": 2}),
     "cgce": {"n_pairs": 24, "epochs": 4, "learning_rate": 0.01, "keep_rows": 0.5, "members": 2, "width": 8, "heads": 2},
