@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 import efface
-from efface.cli import completion, generate, main
+from efface.cli import completion, erasing, main
 from efface.erasers.leace import LeaceFitter
 from tests.cases import QUICK
 from tests.integration.test_cli import fails, make_data, make_table
@@ -66,6 +66,7 @@ def test_methods_lists_and_explains_all(subject: str, capsys: pytest.CaptureFixt
         ("fit", "leace", "sld"),
         ("audit", "mean-difference", "cgce"),
         ("generate", "sld", "leace"),
+        ("erase", "uce", "leace"),
         ("explain", "qfa", "sld"),
     ],
 )
@@ -205,7 +206,7 @@ def test_fields_of_the_concept_reach_the_method(pipeline: str, monkeypatch: pyte
         found.extend([concept, options])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generate, "erase", erase)
+    monkeypatch.setattr(erasing, "erase", erase)
     words = [
         "--synonym",
         "disc",
@@ -334,6 +335,9 @@ def completed(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         ),
         ("efface methods proj", ["projection"]),
         ("efface generate ", ["shapes", "emoji"]),
+        ("efface erase --method sp", ["speed", "spm"]),
+        ("efface erase --method uce --set ri", ["ridge="]),
+        ("efface export erasure ", ["shapes", "emoji"]),
         ("efface generate emoji --prompt x -o y ", []),
         ("efface explain di", ["digits"]),
     ],

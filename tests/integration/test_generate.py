@@ -63,7 +63,7 @@ def test_an_erasure_has_a_row_of_its_own(folder: str, tmp_path: Path) -> None:
     assert (pixels(both, 0, 0) == pixels(plain, 0, 0)).all()
     assert (pixels(both, 1, 0) != pixels(plain, 0, 0)).any()
     efface.erase(tiny("sd1"), "circle", method="negative-prompt").save(tmp_path / "erasure")
-    assert generate(*given, "--erasure", str(tmp_path / "erasure"), "-o", str(saved)) == 0
+    assert generate(*given, "--with", str(tmp_path / "erasure"), "-o", str(saved)) == 0
     assert saved.read_bytes() == both.read_bytes()
 
 
@@ -92,7 +92,7 @@ class TestWorlds:
             seen.append(concept)
             return efface.erase(view, concept.name, method="negative-prompt")
 
-        monkeypatch.setattr("efface.cli.generate.erase", fit)
+        monkeypatch.setattr("efface.cli.erasing.erase", fit)
         given = ["--prompt", "a cat", "--seeds", "1", "--steps", "1", "-o", str(tmp_path / "a.png"), *arguments]
         assert generate("emoji", *given) == 0
         return seen[0]
@@ -140,7 +140,7 @@ class TestWorlds:
         (["nowhere", "-o", "a.png", "--seeds", "0"], "--seeds 0: write at least 1"),
         (["nowhere", "-o", "a.png", "--erase", "circle"], "--erase needs --method: one of adavd, cgce, "),
         (["nowhere", "-o", "a.png", "--method", "uce"], "--method goes with --erase"),
-        (["nowhere", "-o", "a.png", "--erase", "c", "--erasure", "d"], "give one of the two"),
+        (["nowhere", "-o", "a.png", "--erase", "c", "--with", "d"], "give one of the two"),
     ],
 )
 def test_what_cannot_be_drawn(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

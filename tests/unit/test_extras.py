@@ -12,6 +12,7 @@ from efface.cli import main
 WORLDS = "efface_worlds"
 COMMANDS = {
     "demo": (["demo", "--only", "tables", "--out", "new"], "efface[demo]"),
+    "erase": (["erase", "shapes", "--concept", "star", "--method", "uce", "-o", "new"], "efface[worlds]"),
     "explain": (["explain", "digits", "-o", "new.html"], "efface[worlds]"),
     "generate": (["generate", "shapes", "--prompt", "a star", "-o", "new.png"], "efface[worlds]"),
 }

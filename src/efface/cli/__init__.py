@@ -1,4 +1,4 @@
-"""The command line: `efface demo | fit | apply | audit | generate | explain | methods`.
+"""The command line: `efface demo | fit | apply | audit | erase | export | generate | explain | methods`.
 
 `options` says what each command is asked for, `app` makes commands of that, and a command's own module does the work:
 it is imported when it runs, so that `efface --help` is quick and imports no torch.

@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[type[options.Options], str]] = {
     "fit": (options.Fit, "efface.cli.fit"),
     "apply": (options.Apply, "efface.cli.apply"),
     "audit": (options.Audit, "efface.cli.audit"),
+    "erase": (options.Erase, "efface.cli.erase"),
+    "export": (options.Export, "efface.cli.export"),
     "generate": (options.Generate, "efface.cli.generate"),
     "explain": (options.Explain, "efface.cli.explain"),
     "methods": (options.Methods, "efface.cli.methods"),
@@ -161,8 +163,9 @@ def _listing(subject: str | None) -> Callable[[Any], Any]:
 
 
 def _check_one_of(asked: type[options.Options], given: Mapping[str, Any]) -> None:
+    names = {field.name: field.metadata["names"] or (f"--{field.name}",) for field in fields(asked) if field.metadata}
     for group in asked.one_of:
-        named = [f"--{name}" for name in group if given[name] is not None]
+        named = [names[name][-1] for name in group if given[name] not in (None, [])]
         if len(named) > 1:
             raise InputError(f"{' and '.join(named)} do not go together: give one of the two")
 

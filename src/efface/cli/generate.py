@@ -2,53 +2,42 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from efface._errors import EffaceWarning, InputError
+from efface._errors import InputError
 from efface._io import atomic_path
 from efface._lazy import require
+from efface.cli.erasing import FIELDS, ON_ANOTHER, fitted, in_shell, read_concepts
 from efface.cli.options import Generate
-from efface.cli.outputs import check_free
-from efface.cli.settings import parsed
-from efface.cli.worlds import find_world
+from efface.cli.outputs import check_free, teller
+from efface.cli.pipelines import files_of, open_view, world_of
 from efface.core.concept import Concept
 from efface.core.erasure import Erasure
-from efface.core.method import erase, get_method, methods
+from efface.core.method import methods
 from efface.pipelines.view import PipelineView
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 _SMALLEST, _GAP, _LINE = 128, 4, 16
 _FILM = 5
-_OTHERWISE = "no folder with a model_index.json, as diffusers saves a pipeline"
-_FIELDS = {
-    "synonym": "synonyms",
-    "preserve": "preserve",
-    "template": "templates",
-    "anchor": "anchor",
-    "erase_from": "erase_from",
-}
-"""Flag -> field of the concept."""
 
 
 def run(args: Generate) -> None:
     """Sample every prompt at every seed; prints the path written."""
     if args.output.suffix.lower() not in SUFFIXES:
         raise InputError(f"{args.output}: expected a file that ends in one of {', '.join(SUFFIXES)}")
-    check_free([args.output], "-o", force=args.force, read=[args.pipeline, args.erasure])
-    concept = _concept(args)
-    world = None if _is_pipeline(args.pipeline) else find_world(args.pipeline, "pipeline", _OTHERWISE)
-    if concept is not None and world is not None:
-        concept = _with_defaults(args, concept, world)
-    view = PipelineView.of(load_pipeline(args.pipeline) if world is None else world.load_pipeline())
-    erasure = _erasure(args, view, concept)
+    check_free([args.output], "-o", force=args.force, read=[*files_of(args.pipeline), *args.erasures])
+    concepts = _concepts(args)
+    world = world_of(args.pipeline)
+    view = open_view(args.pipeline, world)
+    erasure = _erasure(args, view, concepts, world)
     sampling = _sampling(args, world)
     rows = []
     for prompt in args.prompt:
@@ -61,63 +50,38 @@ def run(args: Generate) -> None:
     print(args.output)
 
 
-def _concept(args: Generate) -> Concept | None:
+def _concepts(args: Generate) -> tuple[Concept, ...]:
     """What is to be erased, if anything is.
 
     Raises:
         InputError: If flags do not go together.
     """
-    given = {field: getattr(args, flag) for flag, field in _FIELDS.items() if getattr(args, flag)}
     if args.erase is None:
-        flags = [f"--{flag.replace('_', '-')}" for flag in ("method", *_FIELDS) if getattr(args, flag)]
+        named = ("method", "candidates", "synset", *FIELDS)
+        flags = [f"--{flag.replace('_', '-')}" for flag in named if getattr(args, flag) not in (None, [])]
         flags += ["--set"] if args.settings else []
         if flags:
             raise InputError(f"{flags[0]} goes with --erase CONCEPT")
-        return None
+        return ()
     if args.method is None:
         raise InputError(f"--erase needs --method: one of {', '.join(m.name for m in methods('pipeline'))}")
-    return Concept(args.erase, **given)
+    return read_concepts([args.erase], args)
 
 
-def _erasure(args: Generate, view: PipelineView, concept: Concept | None) -> Any:
-    if concept is None or args.method is None:
-        return None if args.erasure is None else Erasure.load(args.erasure)
-    options = parsed(get_method(args.method, "pipeline"), args.settings)
-    return erase(view, concept, method=args.method, **options)
-
-
-def _with_defaults(args: Generate, concept: Concept, world: Any) -> Concept:
-    """The concept, with siblings to be preserved where the user names neither these nor an anchor.
+def _erasure(args: Generate, view: PipelineView, concepts: Sequence[Concept], world: Any) -> Erasure | None:
+    """What was fitted or saved, which the pipeline takes.
 
     Raises:
-        InputError: If the method needs them, and the world does not know the concept.
+        InputError: If it was fitted to another pipeline.
     """
-    if concept.preserve or concept.anchor or args.method is None:
-        return concept
-    method = get_method(args.method, "pipeline")
-    config, data = method.configured(parsed(method, args.settings))
-    reads = "preserve" not in method.unread(Concept(concept.name, preserve=[f"not {concept.name}"]), config, data)
-    try:
-        near = world.preserve(concept.name)
-    except InputError as error:
-        if reads:
-            raise InputError(f"{error}; any other word goes with --preserve WORD, what has to stay") from error
-        warnings.warn(f"{error}; it is erased as it is written", EffaceWarning, stacklevel=2)
-        return concept
-    erased = {word.casefold() for word in concept.words}
-    stays = [word for word in near if word.casefold() not in erased]
-    return replace(concept, preserve=stays) if reads else concept
-
-
-def _is_pipeline(name: str) -> bool:
-    return (Path(name) / "model_index.json").is_file()
-
-
-def load_pipeline(folder: str) -> Any:
-    """The pipeline of a folder; the network is not used."""
-    load = require("diffusers", extra="diffusion").DiffusionPipeline.from_pretrained
-    pipe = load(folder, local_files_only=True, use_safetensors=True)
-    return pipe.to("cuda") if torch.cuda.is_available() else pipe
+    if concepts:
+        return fitted(args, concepts, view, world, teller("generate"))
+    if not args.erasures:
+        return None
+    found = reduce(and_, map(Erasure.load, args.erasures))
+    with in_shell(ON_ANOTHER):
+        found.on(view).undo()
+    return found
 
 
 def _sampling(args: Generate, world: Any) -> dict[str, Any]:

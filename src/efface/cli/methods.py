@@ -14,7 +14,7 @@ from efface.explanation.mapping import SUMMARIES
 _ABOUT = {
     "rows": "rows of arrays and tables: efface fit, apply, audit",
     "model": "hidden states of a model: efface.erase(model, ...)",
-    "pipeline": "text-to-image and video pipelines: efface generate",
+    "pipeline": "text-to-image and video pipelines: efface erase, generate",
     "classifier": "classifiers: efface.erase(model, ...)",
 }
 _EXPLANATIONS = "maps of what a classifier of images listens to: efface explain"

@@ -49,16 +49,22 @@ def check_free(paths: Iterable[Path], flag: str, *, force: bool, read: Iterable[
     inputs = [path for spec in read if spec is not None for path in {Path(spec), split_spec(spec)[0]} if path.exists()]
     for path in taken:
         if own := next((each for each in inputs if _is_of(path, each)), None):
-            what = "a file that is read" if own.is_file() else f"a file of {own}, which is read"
+            what = "a file that is read" if own.is_file() else _within(path, own)
             raise InputError(f"{flag} {path} is {what}: name another, or what it holds would be lost")
     if taken and not force:
         raise InputError(f"{flag} {taken[0]} is there already: name another, or write --force to replace it")
 
 
+def _within(path: Path, read: Path) -> str:
+    if path.is_file():
+        return f"a file of {read}, which is read"
+    return "a folder that is read" if path.samefile(read) else f"a folder within {read}, which is read"
+
+
 def _is_of(path: Path, read: Path) -> bool:
-    """Whether a file is one that is read, by whatever name, or lies in a folder that is."""
+    """Whether a file or folder is one that is read, by whatever name, or lies in a folder that is."""
     if read.is_dir():
-        return path.is_file() and read.resolve() in path.resolve().parents
+        return read.resolve() in (path.resolve(), *path.resolve().parents)
     return path.samefile(read)
 
 

@@ -114,7 +114,7 @@ def select_for_each(
     wordnet: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> tuple[Anchors, ...]:
-    """The same for several concepts: what one erases is neither anchor nor boundary of another.
+    """The same for several concepts: what one erases is neither anchor nor boundary of another (see also `apart`).
 
     Args:
         pipe: As in `select_anchors`.
@@ -127,7 +127,19 @@ def select_for_each(
     every = Concept.each(concepts)
     erased = tuple(word for each in every for word in each.words)
     selector = Selector.of(pipe, options)
-    return tuple(selector.choose(each, erased, candidates, None, None, wordnet) for each in every)
+    return apart([selector.choose(each, erased, candidates, None, None, wordnet) for each in every])
+
+
+def apart(chosen: Sequence[Anchors]) -> tuple[Anchors, ...]:
+    """Choices that go together: the anchor of one is in no boundary of another, as it stays by itself."""
+    shown = {key(each.anchor): each.concept for each in chosen}
+    return tuple(_without(each, shown) for each in chosen)
+
+
+def _without(chosen: Anchors, shown: dict[str, str]) -> Anchors:
+    out = {word: f"the anchor of {shown[key(word)]}" for word in chosen.boundary if key(word) in shown}
+    table = [replace(row, role="kept", why=out[row.word]) if row.word in out else row for row in chosen.table]
+    return replace(chosen, boundary=tuple(w for w in chosen.boundary if w not in out), table=tuple(table))
 
 
 @dataclass(frozen=True)
