@@ -324,7 +324,7 @@ def completed(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         ("efface fit --meth", ["--method"]),
         ("efface fit --method o", ["oracle", "orth"]),
         ("efface fit X.npy --kind c", ["categorical", "continuous"]),
-        ("efface generate --method s", ["safree", "semantic-surgery", "sld"]),
+        ("efface generate --method s", ["safree", "semantic-surgery", "sld", "speed", "spm"]),
         ("efface explain --method grad", ["gradient", "gradcam", "gradient-shap"]),
         ("efface fit --set sh", ["shrinkage=true", "shrinkage=false"]),
         ("efface fit --method oracle --set a", []),
