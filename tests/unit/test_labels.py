@@ -26,7 +26,7 @@ from efface.audit.vectors.labels import Labels as AuditLabels
 from efface.cli import main
 from efface.cli.concepts import learn
 from efface.core.arrays import read_array
-from efface.core.labels import Tally, read_column, settled
+from efface.core.labels import Tally, read_column, read_groups, settled
 from efface.core.row_labels import Labels, read_labels
 from efface.erasers.compose import join_concepts
 from efface.erasers.leace import LeaceEraser, LeaceFitter
@@ -513,3 +513,9 @@ def test_a_fit_reads_features_and_labels_once(monkeypatch: pytest.MonkeyPatch) -
         read.clear()
         eraser.fit(X, S, mask=np.ones(N, bool), weight=np.ones(N))
         assert sorted(read) == ["mask", "weight", "x", "z"]
+
+
+@pytest.mark.parametrize("value", [np.array(4), torch.tensor(4), np.datetime64("2020-01-01")])
+def test_one_value_is_no_group_of_each_row(value: object) -> None:
+    with pytest.raises(InputError, match=r"groups is a single value, expected \(n,\)"):
+        read_groups(value)

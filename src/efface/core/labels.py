@@ -175,18 +175,20 @@ def read_groups(value: Any, name: str = "groups") -> NDArray[Any]:
         name: What to call it in messages.
 
     Raises:
-        InputError: If one is missing, or is nothing of that.
+        InputError: If one is missing, or is nothing of that, or it is a single value.
 
     >>> read_groups(["b", "a", "b"]).tolist()
     ['b', 'a', 'b']
     """
     if str(getattr(getattr(value, "dtype", None), "kind", "")) in ("M", "m"):
         values = np.asarray(value, dtype=None if value.dtype.kind == "m" else "datetime64[ns]")
-        check_complete(values, name, np.isnat(values))
-        return values
-    read = read_array(value, name)
-    values = on_host(read.values)
-    check_complete(values, name, read.missing)
+        missing = np.isnat(values)
+    else:
+        read = read_array(value, name)
+        values, missing = on_host(read.values), read.missing
+    if values.ndim == 0:
+        raise InputError(f"{name} is a single value, expected (n,): give one for each row")
+    check_complete(values, name, missing)
     return values
 
 
