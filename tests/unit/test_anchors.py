@@ -161,6 +161,12 @@ class TestWordNet:
         assert not {"tabby", "feline", "true cat"} & {found.anchor, *found.boundary}
 
     @needs_wordnet
+    def test_words_come_in_one_order_in_every_process(self) -> None:
+        """Relations are sets to nltk, whose order goes with the process's hash seed."""
+        plane_figure = next(each for each in wordnet.meanings("star") if each.name == "star.n.05")
+        assert plane_figure.shown == ("plane figure", "conic section", "ellipsoid", "heart", "oblong")
+
+    @needs_wordnet
     def test_the_text_encoder_says_which_meaning(self, view: PipelineView) -> None:
         assert select_anchors(view, "crane").sense.startswith("crane.n.04: lifts and moves heavy objects")
         bird = Concept("crane", preserve=["heron", "flamingo"])

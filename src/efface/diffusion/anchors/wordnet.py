@@ -198,11 +198,16 @@ def _sense(synset: Any) -> Sense:
 
 
 def _up(synset: Any) -> list[Any]:
-    return synset.hypernyms() or synset.instance_hypernyms()
+    return _ordered(synset.hypernyms() or synset.instance_hypernyms())
 
 
 def _kinds(synset: Any) -> list[Any]:
-    return synset.hyponyms() + synset.instance_hyponyms()
+    return _ordered(synset.hyponyms()) + _ordered(synset.instance_hyponyms())
+
+
+def _ordered(synsets: list[Any]) -> list[Any]:
+    """The same in every process: nltk keeps relations in sets."""
+    return sorted(synsets, key=lambda each: each.name())
 
 
 def _words(synset: Any) -> tuple[str, ...]:
