@@ -351,8 +351,8 @@ class _Likeness:
 def midway(own: Tensor, others: Tensor) -> Tensor:
     """Between a concept's own cosines and the others' highest, or between that and 1 where own ones are lower.
 
-    >>> midway(torch.tensor([0.9, 0.2]), torch.tensor([0.5, 0.6])).tolist()
-    [0.7, 0.8]
+    >>> midway(torch.tensor([0.75, 0.25]), torch.tensor([0.25, 0.5])).tolist()
+    [0.5, 0.75]
     """
     return (torch.where(own > others, own, 1.0) + others) / 2
 
