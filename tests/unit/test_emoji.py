@@ -90,6 +90,16 @@ class TestScenes:
         assert (places[..., :2] >= 0).all()
         assert (places[..., :2] + places[..., 2:] <= SIZE).all()
 
+    def test_without_jitter_captions_tell_every_place(self) -> None:
+        options = {"two_objects": 0.3, "small": 0.3}
+        scenes, stray = _scenes(2000, jitter=0.0, **options), _scenes(2000, **options)
+        told = torch.stack([scenes.count, scenes.small, scenes.place], 1)
+        kinds, which = told.unique(dim=0, return_inverse=True)
+        assert len(kinds) == 7
+        assert all(len(scenes.places[which == i].unique(dim=0)) == 1 for i in range(len(kinds)))
+        assert torch.equal(scenes.objects, stray.objects)  # the same scenes, elsewhere
+        assert len(stray.places.unique(dim=0)) > 500
+
     def test_two_objects_do_not_overlap(self) -> None:
         places = _scenes(500, two_objects=1.0).places
         left = places[:, :, 0]

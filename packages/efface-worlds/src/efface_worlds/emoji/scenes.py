@@ -74,6 +74,7 @@ def sample_scenes(
     two_objects: float = TWO_OBJECTS,
     small: float = SMALL,
     balanced: bool = False,
+    jitter: float = 1.0,
 ) -> Scenes:
     """Draw scenes.
 
@@ -84,6 +85,7 @@ def sample_scenes(
         two_objects: Share of scenes with two objects, left and right of each other.
         small: Share of scenes with one small object.
         balanced: Draw rare concepts as often as others.
+        jitter: How far sizes and places stray that no caption tells; 0 has one of each, and the first object left.
 
     Raises:
         InputError: If n is not positive, a name is unknown, or nothing is left to draw.
@@ -97,24 +99,30 @@ def sample_scenes(
     two, little = u[:, 0] < two_objects, u[:, 0] >= 1 - small
     objects = torch.stack([objects[:, 0], torch.where(two, objects[:, 1], NONE)], 1)
     tones = torch.randint(0, len(TONES), (n, 2), generator=generator)
-    return laid_out(objects, _tones(objects, tones, style, u[:, 1:3], gone), style, background, little, u[:, 3:])
+    return laid_out(
+        objects, _tones(objects, tones, style, u[:, 1:3], gone), style, background, little, u[:, 3:], jitter
+    )
 
 
-def laid_out(objects: Tensor, tones: Tensor, style: Tensor, background: Tensor, small: Tensor, u: Tensor) -> Scenes:
+def laid_out(
+    objects: Tensor, tones: Tensor, style: Tensor, background: Tensor, small: Tensor, u: Tensor, jitter: float = 1.0
+) -> Scenes:
     """Scenes of these labels, with places drawn from `u`, `(n, 9)`, uniform in [0, 1)."""
+    strays = 0.5 + jitter * (u[:, 1:6] - 0.5)
+    u = torch.cat([u[:, :1], strays, u[:, 6:]], 1)
     two = objects[:, 1] != NONE
     small = small & ~two
     place = torch.where(small, (u[:, 0] * len(PLACES)).long(), 0)
     large = 36 + (u[:, 1] * 9).long()
     width = torch.where(two, 20 + (u[:, 1] * 4).long(), torch.where(small, 18 + (u[:, 1] * 6).long(), large))
-    jitter = torch.where((two | small)[:, None], 5 * (u[:, 2:6] - 0.5), (SIZE - large)[:, None] * (u[:, 2:6] - 0.5))
-    side = torch.where(u[:, 6] < 0.5, -12.0, 12.0)
+    shaken = torch.where((two | small)[:, None], 5 * (u[:, 2:6] - 0.5), (SIZE - large)[:, None] * (u[:, 2:6] - 0.5))
+    side = torch.where((u[:, 6] < 0.5) | (jitter == 0), -12.0, 12.0)
     shift = torch.tensor([[0, 0], [-12, 0], [12, 0], [0, -12], [0, 12]])[place].float()
     x = (
         torch.stack([shift[:, 0] + torch.where(two, side, 0), -side], 1)
-        + jitter[:, :2] * torch.where(two, 0.3, 1)[:, None]
+        + shaken[:, :2] * torch.where(two, 0.3, 1)[:, None]
     )
-    y = torch.stack([shift[:, 1], torch.zeros_like(side)], 1) + jitter[:, 2:4]
+    y = torch.stack([shift[:, 1], torch.zeros_like(side)], 1) + shaken[:, 2:4]
     widths = width[:, None].expand(-1, 2)
     edges = (torch.stack([x, y], -1) + SIZE / 2 - widths[..., None] / 2).round().long()
     edges = torch.minimum(edges.clamp(min=0), SIZE - widths[..., None])

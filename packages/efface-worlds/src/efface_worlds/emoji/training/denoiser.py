@@ -24,7 +24,7 @@ from efface_worlds.emoji.training.latents import LatentSet
 from efface_worlds.shapes.training.denoiser import build_scheduler, noised
 from efface_worlds.shapes.training.loop import Recipe, train
 
-RECIPE = Recipe("unet", steps=24_000, batch=64, learning_rate=1e-3, flat_until=0.6, warmup=200, average=0.9995, seed=7)
+RECIPE = Recipe("unet", steps=16_000, batch=64, learning_rate=1e-3, flat_until=0.5, warmup=200, average=0.9995, seed=7)
 TRUNK = replace(RECIPE, stage="trunk", steps=8000, flat_until=1.0, seed=8)
 BRANCH = replace(RECIPE, stage="branch", steps=4000, flat_until=0.25, seed=9)
 ALONE = replace(RECIPE, stage="alone", steps=TRUNK.steps + BRANCH.steps, seed=8)
@@ -33,6 +33,7 @@ ALONE = replace(RECIPE, stage="alone", steps=TRUNK.steps + BRANCH.steps, seed=8)
 CHANNELS = (32, 64, 128, 192)
 _CROSSING = 2  # levels that read the text: the coarsest, where it costs least
 _EMPTY = 0.1  # share of prompts that are dropped, for guidance
+_NOISY = 0.7  # below 1, more steps of much noise, where what the prompt says is all that there is
 
 
 def build_denoiser(channels: tuple[int, ...] = CHANNELS) -> Any:
@@ -81,7 +82,7 @@ def train_denoiser(
         generator = recipe.generator(step)
         chosen = torch.randint(0, n, (recipe.batch,), generator=generator)
         told = torch.where(torch.rand(recipe.batch, generator=generator) < _EMPTY, 0, data.texts[chosen])
-        times = torch.randint(0, len(alphas), (recipe.batch,), generator=generator)
+        times = (len(alphas) * torch.rand(recipe.batch, generator=generator) ** _NOISY).long()
         x0 = data.latents[chosen]
         noisy, target = noised(x0, alphas[times], generator)
         noisy = noisy.to(device, memory_format=torch.channels_last)
