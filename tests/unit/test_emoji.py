@@ -91,8 +91,8 @@ class TestScenes:
         assert (places[..., :2] + places[..., 2:] <= SIZE).all()
 
     def test_without_jitter_captions_tell_every_place(self) -> None:
-        options = {"two_objects": 0.3, "small": 0.3}
-        scenes, stray = _scenes(2000, jitter=0.0, **options), _scenes(2000, **options)
+        scenes = _scenes(2000, jitter=0.0, two_objects=0.3, small=0.3)
+        stray = _scenes(2000, two_objects=0.3, small=0.3)
         told = torch.stack([scenes.count, scenes.small, scenes.place], 1)
         kinds, which = told.unique(dim=0, return_inverse=True)
         assert len(kinds) == 7
