@@ -165,9 +165,14 @@ def _listing(subject: str | None) -> Callable[[Any], Any]:
 def _check_one_of(asked: type[options.Options], given: Mapping[str, Any]) -> None:
     names = {field.name: field.metadata["names"] or (f"--{field.name}",) for field in fields(asked) if field.metadata}
     for group in asked.one_of:
-        named = [names[name][-1] for name in group if given[name] not in (None, [])]
+        named = [_long(names[name]) for name in group if given[name] not in (None, [])]
         if len(named) > 1:
             raise InputError(f"{' and '.join(named)} do not go together: give one of the two")
+
+
+def _long(names: Sequence[str]) -> str:
+    """The first of a flag's names that is spelled out."""
+    return next(name for name in names if name.startswith("--"))
 
 
 def _wrong_usage(error: typer.TyperException) -> str:
