@@ -29,6 +29,8 @@ from tests.emoji_world import tiny_emoji
 PROMPTS = ["a cat in noto style on a blue background", "an owl", ""]
 CAT = Concept("cat", preserve=["dog", "lion", "owl"], templates=["{}", "a {}", "a {} emoji", "one {}", "the {}"])
 METHODS = [method.name for method in efface.methods("pipeline")]
+LONG = ("concept-ablation", "gradient-ascent", "task-vector", "spm")  # tuned as esd is
+EACH = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in METHODS]
 IN_TEMPLATES = ("uce", "rece", "speed", "oce")
 OPTIONS: dict[str, dict[str, Any]] = {**QUICK, "sld": {"preset": "max"}}
 OPTIONS |= {name: {**OPTIONS.get(name, {}), "in_templates": True} for name in IN_TEMPLATES}
@@ -142,7 +144,7 @@ class TestSafree:
         assert "owl" not in str(second).replace(str(second["prompt"]), "")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EACH)
 class TestErasers:
     def test_it_erases_and_leaves_the_pipeline_as_it_was(self, view: PipelineView, method: str, tmp_path: Path) -> None:
         before, erasure = drawn(view), fitted(method)

@@ -28,6 +28,7 @@ def minilm(shared: Shared) -> Audit:
     return shared(layers, 0, quiet, jobs=6, rows=500)
 
 
+@pytest.mark.slow
 def test_none_is_like_random_then_leace_then_sal(python: Audit) -> None:
     plain, random, leace, sal = (
         python.find("whole model", way, "loss").value for way in ("none", "random", "LEACE", "SAL / orthogonal")
@@ -40,6 +41,7 @@ def test_none_is_like_random_then_leace_then_sal(python: Audit) -> None:
         assert python.find("whole model", way, "difference").verdict == "higher than the control"
 
 
+@pytest.mark.slow
 def test_each_norm_is_erased_alone(python: Audit) -> None:
     alone = [f for part in python.walk() for f in part.findings if f.family == "LEACE" and f.condition == "difference"]
     assert len(alone) == 13
@@ -47,6 +49,7 @@ def test_each_norm_is_erased_alone(python: Audit) -> None:
     assert first.verdict == "higher than the control"
 
 
+@pytest.mark.slow
 def test_probes_fall_to_chance_on_files_of_the_kind_of_the_fit(python: Audit) -> None:
     other, heldout = python.parts[1:]
     for part in (other, heldout):
@@ -58,6 +61,7 @@ def test_probes_fall_to_chance_on_files_of_the_kind_of_the_fit(python: Audit) ->
     assert all(f.side != 1 for f in other.findings if f.family == "information" and f.condition == "after")
 
 
+@pytest.mark.slow
 def test_figures_of_losses_and_of_probes(python: Audit) -> None:
     figures = [figure.title for part in python.walk() for figure in part.figures]
     assert len(figures) == len(set(figures)) == 4

@@ -69,6 +69,7 @@ def keep(x: Tensor) -> Tensor:
 
 
 class TestProbes:
+    @pytest.mark.slow
     @pytest.mark.parametrize("family", ["linear probe", "MLP probe"])
     @pytest.mark.parametrize("name", ["accuracy", "information"])
     def test_rarely_above_chance_on_noise(self, family: str, name: str) -> None:
