@@ -23,7 +23,7 @@ import torch
 import efface
 from benchmarks._measure import table
 from benchmarks._studio import SCALED, add_world
-from efface.diffusion.weights.student import nbytes
+from efface.core.weights import nbytes_of
 from efface.diffusion.weights.tuning import peak_bytes
 from efface_worlds.registry import find_world
 
@@ -81,7 +81,7 @@ def run_full_size(args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     pipe: Any = full_size(args.size)
     pipe = pipe.to(torch.bfloat16) if args.bfloat16 else pipe
-    before, held = peak_bytes() or 0, nbytes(list(pipe.unet.parameters()))
+    before, held = peak_bytes() or 0, nbytes_of(list(pipe.unet.parameters()))
     start = time.process_time()
     erasure = efface.erase(
         pipe,

@@ -13,11 +13,12 @@ import efface
 from efface import Concept, EffaceWarning, InputError, PipelineView
 from efface.core.weights import LowRank
 from efface.diffusion.weights import ablation, spm, tuning
+from efface.diffusion.weights.draws import Drawn, Draws
 from efface.diffusion.weights.layers import Modules, chosen_layers
 from efface.diffusion.weights.pictures import Noised, Pictures
 from efface.diffusion.weights.student import LowRankAdapters, TunedWeights
-from efface.diffusion.weights.tuning import Drawn, Draws
 from efface.training.loop import DivergedError, Trainer
+from efface.training.seeds import generator, seeds_of
 from tests.pipelines import build, df, small, state, tiny
 
 pytestmark = [
@@ -321,7 +322,7 @@ def test_miss_and_drift_are_their_definitions() -> None:
     null = encoded.negative[0]
 
     def latents(text: str, stream: int) -> tuple[Tensor, Tensor]:
-        seed = tuning.seeds_of(1, tuning.generator(0, 1, stream))
+        seed = seeds_of(1, generator(0, 1, stream))
         steps: list[Any] = []
         tiny("sd1")(  # after one step of three: int(0.5 * 3)
             text,

@@ -12,7 +12,7 @@ from efface._errors import EffaceError, EffaceWarning, InputError
 from efface._validate import did_you_mean
 from efface.cli.options import Erasing
 from efface.cli.settings import parsed
-from efface.core.concept import Concept
+from efface.core.concept import Concept, word_key
 from efface.core.erasure import Erasure
 from efface.core.method import Method, erase, get_method
 from efface.diffusion.anchors.anchors import Anchors
@@ -79,7 +79,7 @@ def read_concepts(names: Sequence[str], args: Erasing) -> tuple[Concept, ...]:
             f"--{alone[0].replace('_', '-')} is about one concept, and here are {len(names)}: erase it alone"
         )
     found = Concept.each([Concept(name, **given) for name in names])
-    if args.anchor is not None and _key(args.anchor) in map(_key, args.preserve):
+    if args.anchor is not None and word_key(args.anchor) in map(word_key, args.preserve):
         raise InputError(
             f"the anchor {args.anchor!r} is also to be preserved: leave it out of --preserve, as what is shown in a "
             "word's place stays by itself"
@@ -178,7 +178,7 @@ def with_defaults(
         InputError: If the method needs them, and the world does not know a concept.
     """
     config, data = method.configured(options)
-    taken = {_key(word) for c in concepts for word in (*c.words, *([c.anchor] if c.anchor else []))}
+    taken = {word_key(word) for c in concepts for word in (*c.words, *([c.anchor] if c.anchor else []))}
     return tuple(
         _with_siblings(concept, taken, world, reads=_reads_preserve(method, concept, config, data))
         for concept in concepts
@@ -199,12 +199,8 @@ def _with_siblings(concept: Concept, taken: set[str], world: Any, *, reads: bool
             raise InputError(f"{error}; any other word goes with --preserve WORD, what has to stay") from error
         warnings.warn(f"{error}; it is erased as it is written", EffaceWarning, stacklevel=2)
         return concept
-    taken = taken | {_key(word) for word in concept.preserve}
-    stays = [word for word in near if _key(word) not in taken]
+    taken = taken | {word_key(word) for word in concept.preserve}
+    stays = [word for word in near if word_key(word) not in taken]
     if not stays and not concept.preserve:  # the only sibling is the anchor, or erased too
-        stays = [word for word in world.others(concept.name) if _key(word) not in taken]
+        stays = [word for word in world.others(concept.name) if word_key(word) not in taken]
     return replace(concept, preserve=(*concept.preserve, *stays)) if reads else concept
-
-
-def _key(word: str) -> str:
-    return " ".join(word.split()).casefold()

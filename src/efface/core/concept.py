@@ -71,16 +71,16 @@ class Concept:
         for group, words in (("name and synonyms", self.words), ("preserve", self.preserve)):
             seen: set[str] = set()
             for word in words:
-                if _key(word) in seen:
+                if word_key(word) in seen:
                     raise InputError(f"{word!r} is given twice in {group}: leave one out")
-                seen.add(_key(word))
-        erased = {_key(word) for word in self.words}
+                seen.add(word_key(word))
+        erased = {word_key(word) for word in self.words}
         for word in self.preserve:
-            if _key(word) in erased:
+            if word_key(word) in erased:
                 raise InputError(
                     f"{word!r} is to be erased and preserved: take it out of preserve, or out of the concept"
                 )
-        if self.anchor is not None and _key(self.anchor) in erased:
+        if self.anchor is not None and word_key(self.anchor) in erased:
             raise InputError(f"the anchor {self.anchor!r} is what is to be erased: name something else")
 
     @classmethod
@@ -118,15 +118,15 @@ class Concept:
             raise InputError("there is no concept: write a word, a Concept, or a list of them")
         erased: set[str] = set()
         for concept in found:
-            for word in map(_key, concept.words):
+            for word in map(word_key, concept.words):
                 if word in erased:
                     raise InputError(f"{word!r} is to be erased twice: leave one out")
                 erased.add(word)
         for concept in found:
             for word in concept.preserve:
-                if _key(word) in erased:
+                if word_key(word) in erased:
                     raise InputError(f"{word!r} is erased by one concept and preserved by {concept.name!r}")
-            if concept.anchor is not None and _key(concept.anchor) in erased:
+            if concept.anchor is not None and word_key(concept.anchor) in erased:
                 raise InputError(
                     f"{concept.anchor!r} is erased by one concept and the anchor of {concept.name!r}: name another"
                 )
@@ -193,7 +193,8 @@ def _text(name: str, value: Any) -> None:
         raise InputError(f"{name} has an empty string: leave it out, or write a word")
 
 
-def _key(word: str) -> str:
+def word_key(word: str) -> str:
+    """A word as words are compared: whatever its case and spaces."""
     return " ".join(word.split()).casefold()
 
 

@@ -6,7 +6,7 @@ from the weights that are there, and rounded once. A bias that a layer does not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -144,7 +144,7 @@ class WeightDelta:
     def nbytes(self) -> int:
         """Size of its tensors."""
         each = (vars(change).values() for changes in self.changes.values() for change in changes)
-        return sum(t.numel() * t.element_size() for values in each for t in values if isinstance(t, Tensor))
+        return nbytes_of(t for values in each for t in values if isinstance(t, Tensor))
 
     @staticmethod
     def between(before: nn.Module, after: nn.Module) -> WeightDelta:
@@ -161,6 +161,11 @@ class WeightDelta:
             raise InputError("the models have other parameters: give two of one architecture")
         changed = {n: (Put(v.detach().clone()),) for n, v in new.items() if not _same(old[n], v)}
         return WeightDelta(changed, fingerprint(before))
+
+
+def nbytes_of(tensors: Iterable[Tensor]) -> int:
+    """Size of tensors."""
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Generator
 
 from efface._errors import InputError
@@ -21,6 +22,11 @@ def generator(seed: int, *stream: int) -> Generator:
         raise InputError(f"seed={shown(seed)}: write an integer of at least 0")
     state = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint32)
     return Generator().manual_seed(int(state[0]))
+
+
+def seeds_of(n: int, source: Generator) -> list[int]:
+    """N seeds that a source of randomness gives."""
+    return torch.randint(2**31, (n,), generator=source).tolist()
 
 
 def generators(seed: int, samples: Sequence[int] | range, *stream: int) -> list[Generator]:

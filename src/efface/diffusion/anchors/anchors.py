@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from efface._errors import InputError
-from efface.core.concept import Concept, ConceptLike
+from efface.core.concept import Concept, ConceptLike, word_key
 from efface.core.doors import check_call, check_fields
 
 Role = Literal["anchor", "boundary", "kept", "dropped"]
@@ -90,10 +90,10 @@ class Anchors:
         """
         check_call(Anchors.fill, locals())
         found = Concept.of(concept)
-        if _key(found.name) != _key(self.concept):
+        if word_key(found.name) != word_key(self.concept):
             raise InputError(f"these anchors were chosen for {self.concept!r}, not for {found.name!r}: choose anew")
-        known = {_key(word) for word in found.preserve}
-        more = [word for word in self.boundary if _key(word) not in known]
+        known = {word_key(word) for word in found.preserve}
+        more = [word for word in self.boundary if word_key(word) not in known]
         return dataclasses.replace(found, anchor=self.anchor, preserve=(*found.preserve, *more))
 
     @property
@@ -120,7 +120,3 @@ def _aligned(row: list[str], widths: list[int]) -> list[str]:
     """Cells of equal width: words to the left, numbers to the right."""
     numbers = range(1, 1 + len(_COLUMNS))
     return [c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-
-
-def _key(word: str) -> str:
-    return " ".join(word.split()).casefold()

@@ -10,7 +10,7 @@ import torch
 
 from efface._errors import InputError
 from efface._validate import check_type
-from efface.core.concept import Concept
+from efface.core.concept import Concept, word_key
 from efface.diffusion.anchors import wordnet
 from efface.diffusion.anchors.encoding import ShortEncoder
 from efface.diffusion.anchors.readings import Readings, read
@@ -41,11 +41,6 @@ class Pool:
     given: bool = False
 
 
-def key(word: str) -> str:
-    """A word as words are compared: whatever its case and spaces."""
-    return " ".join(word.split()).casefold()
-
-
 def of_list(words: Sequence[str], parent: str | None) -> Pool:
     """A user's own candidates.
 
@@ -56,7 +51,7 @@ def of_list(words: Sequence[str], parent: str | None) -> Pool:
         raise InputError("candidates is empty: give at least one word")
     if any(not check_type(word, str, "a candidate").strip() for word in words):
         raise InputError("candidates has an empty string: leave it out, or write a word")
-    each = {key(word): " ".join(word.split()) for word in sorted(words, reverse=True)}
+    each = {word_key(word): " ".join(word.split()) for word in sorted(words, reverse=True)}
     return Pool(dict.fromkeys(each.values(), LIST), parent=parent, given=True)
 
 
@@ -171,20 +166,20 @@ def ruled_out(
         pieces: A candidate that is read as more tokens than this is rare; so is one of two where six of one are left,
             and so on. A user's own are not asked.
     """
-    barred = {key(word): why for word, why in pool.barred.items()}
-    preserved = {key(word) for word in concept.preserve}
+    barred = {word_key(word): why for word, why in pool.barred.items()}
+    preserved = {word_key(word) for word in concept.preserve}
     unknown = vocabulary.unknown(list(pool.words))
     ids = dict(zip(pool.words, vocabulary.ids(list(pool.words)), strict=True))
     found: dict[str, str] = {}
     for word in pool.words:
         if named := _says(word, erased):
             found[word] = f"says {named!r}, which is erased"
-        elif key(word) in preserved:
+        elif word_key(word) in preserved:
             found[word] = "is preserved"
-        elif pool.parent is not None and key(word) == key(pool.parent):
+        elif pool.parent is not None and word_key(word) == word_key(pool.parent):
             found[word] = f"what {concept.name} is a kind of"
-        elif key(word) in barred:
-            found[word] = barred[key(word)]
+        elif word_key(word) in barred:
+            found[word] = barred[word_key(word)]
         elif word in unknown:
             found[word] = "unknown to the tokenizer"
     if pool.given:
@@ -196,9 +191,9 @@ def ruled_out(
 
 def _says(word: str, erased: Sequence[str]) -> str | None:
     """The erased word or phrase that a candidate has in it, in singular or plural."""
-    own = [_singular(part) for part in key(word).replace("-", " ").split()]
+    own = [_singular(part) for part in word_key(word).replace("-", " ").split()]
     for name in erased:
-        theirs = [_singular(part) for part in key(name).replace("-", " ").split()]
+        theirs = [_singular(part) for part in word_key(name).replace("-", " ").split()]
         places = range(len(own) - len(theirs) + 1)
         if any(own[i : i + len(theirs)] == theirs for i in places) or "".join(own) == "".join(theirs):
             return name

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface.core.concept import Concept, ConceptLike, Concepts
+from efface.core.concept import Concept, ConceptLike, Concepts, word_key
 from efface.core.config import Config, option
 from efface.core.doors import check_call
 from efface.diffusion.anchors.anchors import Anchors, Candidate
@@ -24,7 +24,6 @@ from efface.diffusion.anchors.candidates import (
     VOCABULARY,
     WORDNET,
     Pool,
-    key,
     of_list,
     of_vocabulary,
     of_wordnet,
@@ -132,12 +131,12 @@ def select_for_each(
 
 def apart(chosen: Sequence[Anchors]) -> tuple[Anchors, ...]:
     """Choices that go together: the anchor of one is in no boundary of another, as it stays by itself."""
-    shown = {key(each.anchor): each.concept for each in chosen}
+    shown = {word_key(each.anchor): each.concept for each in chosen}
     return tuple(_without(each, shown) for each in chosen)
 
 
 def _without(chosen: Anchors, shown: dict[str, str]) -> Anchors:
-    out = {word: f"the anchor of {shown[key(word)]}" for word in chosen.boundary if key(word) in shown}
+    out = {word: f"the anchor of {shown[word_key(word)]}" for word in chosen.boundary if word_key(word) in shown}
     table = [replace(row, role="kept", why=out[row.word]) if row.word in out else row for row in chosen.table]
     return replace(chosen, boundary=tuple(w for w in chosen.boundary if w not in out), table=tuple(table))
 
@@ -197,7 +196,7 @@ class Selector:
         folder: str | os.PathLike[str] | None,
     ) -> Pool:
         """The candidates, from where they are asked for."""
-        if parent is not None and key(parent) in map(key, concept.words):
+        if parent is not None and word_key(parent) in map(word_key, concept.words):
             raise InputError(f"the parent {parent!r} is what is to be erased: name what it is a kind of, or none")
         if parent is not None and self.vocabulary.unknown([parent]):
             raise InputError(

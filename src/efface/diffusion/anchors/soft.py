@@ -28,6 +28,7 @@ from efface.diffusion.anchors.selection import Selector, Source
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.steps import Step
 from efface.pipelines.view import PipelineView
+from efface.training.seeds import seeds_of
 
 _DIGITS = 6
 
@@ -151,7 +152,7 @@ class Search:
 
     def _noisy(self, word: str, at: int, chance: torch.Generator) -> tuple[Tensor, Any]:
         """Latents of a word's pictures before step `at` of a sampling, and their timestep."""
-        seeds = torch.randint(2**31, (self.config.samples,), generator=chance).tolist()
+        seeds = seeds_of(self.config.samples, chance)
         found: list[tuple[Tensor, Any]] = []
 
         def rule(step: Step) -> None:

@@ -15,7 +15,7 @@ the same rows. Sums are kept, not keys, so that a thousand concepts need as much
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
@@ -195,8 +195,25 @@ def cholesky(gram: Tensor, ridge: float, of: str) -> Tensor:
 
 def equations(streams: Sequence[Stream], view: PipelineView) -> list[NormalEquations]:
     """Empty sums, one a stream."""
-    device = "cpu" if view.device.type == "mps" else view.device
-    return [NormalEquations(stream.width, device) for stream in streams]
+    return [NormalEquations(stream.width, _device(view)) for stream in streams]
+
+
+def _device(view: PipelineView) -> Any:
+    return "cpu" if view.device.type == "mps" else view.device  # mps has no float64
+
+
+def move(sums: Sequence[NormalEquations], rows: Iterable[list[tuple[Tensor, Tensor]]], weight: float = 1.0) -> None:
+    """Add, to each stream's sums, keys that are to be read as their targets: what `pair_rows` gives."""
+    for some in rows:
+        for total, (keys, targets) in zip(sums, some, strict=True):
+            total.add(keys, targets, weight)
+
+
+def hold(sums: Sequence[NormalEquations], rows: Iterable[list[Tensor]], weight: float = 1.0) -> None:
+    """Add, to each stream's sums, keys that are to be read as they are: what `phrase_rows` gives."""
+    for some in rows:
+        for total, keys in zip(sums, some, strict=True):
+            total.add(keys, None, weight)
 
 
 def pair_rows(
@@ -262,3 +279,29 @@ def warn_of_nothing(concepts: Sequence[Concept]) -> None:
         NothingErasedWarning,
         stacklevel=5,
     )
+
+
+def all_rows(
+    view: PipelineView,
+    streams: Sequence[Stream],
+    phrases: Sequence[Phrase],
+    span: KeySpan,
+    store: torch.dtype = torch.float64,
+    device: Any = None,
+) -> list[Tensor]:
+    """Of each stream `(n, width)` rows of all prompts, for what cannot be had from sums; there may be none.
+
+    Args:
+        view: The pipeline.
+        streams: Of it.
+        phrases: The prompts.
+        span: Which rows.
+        store: In which numbers.
+        device: Where; None is where sums are.
+    """
+    place = _device(view) if device is None else device
+    found = [[torch.zeros(0, stream.width, dtype=store, device=place)] for stream in streams]
+    for some in phrase_rows(view, streams, phrases, span):
+        for parts, rows in zip(found, some, strict=True):
+            parts.append(rows.to(place, store))
+    return [torch.cat(parts) for parts in found]

@@ -14,9 +14,10 @@ from torch import Tensor
 from efface.core.concept import Concept
 from efface.core.config import option
 from efface.core.method import Method, register
+from efface.diffusion.weights.draws import Draws
 from efface.diffusion.weights.erasure import WeightErasure
 from efface.diffusion.weights.passes import Aim
-from efface.diffusion.weights.tuning import Draws, Plan, Tuning, TuningConfig, ready
+from efface.diffusion.weights.tuning import Plan, Tuning, TuningConfig, ready
 from efface.pipelines.view import PipelineView
 
 NAME = "esd"

@@ -15,7 +15,7 @@ from efface._errors import InputError
 from efface._io import as_path, atomic_dir
 from efface.core.doors import check_call
 from efface.core.subjects import as_subject
-from efface.core.weights import Change, LowRank
+from efface.core.weights import Change, LowRank, nbytes_of
 from efface.diffusion.weights.erasure import WeightErasure
 from efface.pipelines.view import PipelineView
 
@@ -76,7 +76,7 @@ def save_lora(
             kept = min(kept, share)
     tensors = _named(factors)
     _write(folder, tensors, overwrite)
-    nbytes = sum(value.numel() * value.element_size() for value in tensors.values())
+    nbytes = nbytes_of(tensors.values())
     return {"rank": max(up.shape[1] for up, _ in factors.values()), "nbytes": nbytes, "kept": kept}
 
 

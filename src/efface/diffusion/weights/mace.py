@@ -17,7 +17,7 @@ from efface.core.config import Config, option
 from efface.core.doors import check_call
 from efface.core.method import Method, register
 from efface.core.weights import Change
-from efface.diffusion.weights.closed_form import cholesky, equations, mapped, pair_rows, phrase_rows
+from efface.diffusion.weights.closed_form import cholesky, equations, hold, mapped, move, pair_rows, phrase_rows
 from efface.diffusion.weights.erasure import WeightErasure
 from efface.diffusion.weights.projections import LAYERS_HELP, Layers, Stream, deltas_of, streams_of
 from efface.diffusion.weights.rows import READS, Phrase, check_words, pairs_of, preserved
@@ -70,12 +70,8 @@ def fit(view: PipelineView, concepts: Sequence[Concept], config: RefinementConfi
         raise InputError(f"{type(view.pipe).__name__} gives these layers one vector a prompt, which has no other words")
     streams = tuple(stream for stream in streams if not stream.pooled)
     sums = equations(streams, view)
-    for each in pair_rows(view, streams, pairs_of(told, in_templates=True), "others"):
-        for total, (keys, targets) in zip(sums, each, strict=True):
-            total.add(keys, targets)
-    for some in phrase_rows(view, streams, preserved(told, in_templates=True), "all"):
-        for total, keys in zip(sums, some, strict=True):
-            total.add(keys, None, config.preserve_weight)
+    move(sums, pair_rows(view, streams, pairs_of(told, in_templates=True), "others"))
+    hold(sums, phrase_rows(view, streams, preserved(told, in_templates=True), "all"), config.preserve_weight)
     maps = [total.solve(config.ridge) for total in sums]
     report = {"keys": sums[0].n, "ranks": [found.rank for found in maps]}
     return mapped(view, streams, maps, method=NAME, concepts=concepts, config=config, report=report)
@@ -190,9 +186,7 @@ def _changes(erasure: WeightErasure, stream: Stream) -> dict[str, Tensor]:
 def _grams(view: PipelineView, streams: Sequence[Stream], phrases: Sequence[Phrase]) -> list[Tensor]:
     """Of each stream the sum of `k k^T` over all rows of prompts."""
     sums = equations(streams, view)
-    for some in phrase_rows(view, streams, phrases, "all"):
-        for total, keys in zip(sums, some, strict=True):
-            total.add(keys)
+    hold(sums, phrase_rows(view, streams, phrases, "all"))
     return [total.gram for total in sums]
 
 

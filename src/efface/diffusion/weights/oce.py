@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,13 +15,12 @@ from efface.core.concept import Concept
 from efface.core.config import Config, option
 from efface.core.method import Method, register
 from efface.core.weights import Change, Multiply
-from efface.diffusion.weights.closed_form import pair_rows, phrase_rows
+from efface.diffusion.weights.closed_form import all_rows, equations, hold, pair_rows, phrase_rows
 from efface.diffusion.weights.erasure import WeightErasure
 from efface.diffusion.weights.projections import VALUES_HELP, Layers, Stream, deltas_of, streams_of, with_layers
 from efface.diffusion.weights.rows import (
     READS,
     SPAN_HELP,
-    KeySpan,
     Phrase,
     Span,
     check_words,
@@ -89,7 +88,7 @@ def fit(
     streams = streams_of(view, with_layers(config.layers, "values", view))
     pairs, kept = pairs_of(concepts, config.in_templates), preserved(concepts, config.in_templates)
     rows = [_joined(each) for each in zip(*pair_rows(view, streams, pairs, config.key_span), strict=True)]
-    words = _rows_of(view, streams, [p for p in kept if p.text], config.key_span)
+    words = all_rows(view, streams, [p for p in kept if p.text], config.key_span)
     general = _means(view, streams, [*kept, *(Phrase(prompt, prompt) for prompt in more)])
     changes: list[tuple[Stream, dict[str, Change]]] = []
     turned: dict[str, float] = {}
@@ -167,23 +166,11 @@ def _joined(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat(keys), torch.cat(targets)
 
 
-def _rows_of(view: PipelineView, streams: Sequence[Stream], phrases: Sequence[Phrase], span: KeySpan) -> list[Tensor]:
-    empty = [[torch.zeros(0, stream.width, dtype=torch.float64)] for stream in streams]
-    for each in phrase_rows(view, streams, phrases, span):
-        for parts, rows in zip(empty, each, strict=True):
-            parts.append(rows)
-    return [torch.cat([part.to(parts[-1]) for part in parts]) for parts in empty]
-
-
 def _means(view: PipelineView, streams: Sequence[Stream], phrases: Sequence[Phrase]) -> list[Tensor]:
     """Mean of `h h^T` over the rows of texts, without padding."""
-    found: list[Any] = [0.0] * len(streams)
-    counts = [0] * len(streams)
-    for each in phrase_rows(view, streams, phrases, "text"):
-        for i, rows in enumerate(each):
-            found[i] = found[i] + rows.mT @ rows
-            counts[i] += len(rows)
-    return [total / max(n, 1) for total, n in zip(found, counts, strict=True)]
+    sums = equations(streams, view)
+    hold(sums, phrase_rows(view, streams, phrases, "text"))
+    return [total.gram / max(total.n, 1) for total in sums]
 
 
 register(

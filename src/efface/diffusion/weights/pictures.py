@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface.diffusion.weights.tuning import Tuning, seeds_of
+from efface.diffusion.weights.tuning import Tuning
 from efface.pipelines.noising import Noising, noise_like
-from efface.training.seeds import generator
+from efface.training.seeds import generator, seeds_of
 
 _DRAWN, _NOISED = 10, 11
 

@@ -16,6 +16,7 @@ from efface.diffusion.weights.closed_form import (
     InputMap,
     cholesky,
     equations,
+    hold,
     mapped,
     pair_rows,
     phrase_rows,
@@ -102,9 +103,7 @@ def _round(
             sizes += torch.stack([found.norm() ** 2, keys.norm() ** 2]).cpu()
             total.add(found, targets, config.erase_weight)
     weight = preserve_weight(config.preserve_weight, len(concepts))
-    for some in phrase_rows(view, streams, preserved(concepts, config.in_templates), "all"):
-        for total, keys in zip(sums, some, strict=True):
-            total.add(keys, None, weight)
+    hold(sums, phrase_rows(view, streams, preserved(concepts, config.in_templates), "all"), weight)
     return [total.solve(config.ridge) for total in sums], float((sizes[0] / sizes[1]).sqrt())
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._text import shown
-from efface.core.concept import Concept
+from efface.core.concept import Concept, word_key
 from efface.core.method import Field
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.tokens import Tokens
@@ -130,12 +130,12 @@ def check_words(view: PipelineView, concepts: Sequence[Concept], *, more: Sequen
     Raises:
         InputError: If there is one.
     """
-    kept = {_key(word): concept for concept in concepts for word in concept.preserve}
+    kept = {word_key(word): concept for concept in concepts for word in concept.preserve}
     for concept in concepts:
-        if concept.anchor is not None and _key(concept.anchor) in kept:
+        if concept.anchor is not None and word_key(concept.anchor) in kept:
             raise InputError(
                 f"the anchor {concept.anchor!r} of {concept.name!r} is also to be preserved by "
-                f"{kept[_key(concept.anchor)].name!r}: take it out of preserve, as what is shown in a word's place "
+                f"{kept[word_key(concept.anchor)].name!r}: take it out of preserve, as what is shown in a word's place "
                 "stays by itself"
             )
     words = dict.fromkeys(
@@ -144,10 +144,6 @@ def check_words(view: PipelineView, concepts: Sequence[Concept], *, more: Sequen
         for word in (*c.words, *c.preserve, *(each for each in (c.anchor, c.erase_from) if each), c.neutral)
     )
     view.check_prompts([*words, *more])
-
-
-def _key(word: str) -> str:
-    return " ".join(word.split()).casefold()
 
 
 class Read:

@@ -17,10 +17,11 @@ from efface.core.weights import Change
 from efface.diffusion.weights.closed_form import (
     InputMap,
     NormalEquations,
+    all_rows,
     cholesky,
     equations,
+    move,
     pair_rows,
-    phrase_rows,
     warn_of_nothing,
 )
 from efface.diffusion.weights.erasure import WeightErasure
@@ -99,8 +100,10 @@ def fit(
     neutral = Phrase(concepts[0].neutral, concepts[0].neutral)
     phrases = [p for p in preserved(concepts, config.in_templates) if p.prompt != neutral.prompt]
     phrases += [Phrase(prompt, prompt) for prompt in more]
-    kept = _collected(view, streams, phrases, config.key_span)
-    fixed = _collected(view, streams, [neutral], "all")
+    # In the text encoder's own precision, and off the device: they are gone through again for each matrix.
+    store = view.example.sequence.dtype
+    kept = all_rows(view, streams, phrases, config.key_span, store, "cpu")
+    fixed = all_rows(view, streams, [neutral], "all", store, "cpu")
     changes, facts = [], []
     for i, stream in enumerate(streams):
         found, fact = edited(stream, sums[i], kept[i], fixed[i], config)
@@ -117,22 +120,9 @@ def _means(
     view: PipelineView, streams: Sequence[Stream], concepts: Sequence[Concept], config: SpeedConfig
 ) -> list[NormalEquations]:
     """A1 and A* - A1 of each stream: means over keys."""
-    pairs, sums, counts = pairs_of(concepts, config.in_templates), equations(streams, view), [0] * len(streams)
-    for each in pair_rows(view, streams, pairs, config.key_span):
-        for i, (keys, targets) in enumerate(each):
-            sums[i].add(keys, targets)
-            counts[i] += len(keys)
-    return [total.scaled(1 / max(n, 1)) for total, n in zip(sums, counts, strict=True)]
-
-
-def _collected(view: PipelineView, streams: Sequence[Stream], phrases: Sequence[Phrase], span: Span) -> list[Tensor]:
-    """Rows of each stream, `(n, width)`, in the text encoder's own precision: they are gone through again a matrix."""
-    store = view.example.sequence.dtype
-    found: list[list[Tensor]] = [[torch.zeros(0, stream.width, dtype=store)] for stream in streams]
-    for each in phrase_rows(view, streams, phrases, span):
-        for parts, rows in zip(found, each, strict=True):
-            parts.append(rows.to(store).cpu())
-    return [torch.cat(parts) for parts in found]
+    sums = equations(streams, view)
+    move(sums, pair_rows(view, streams, pairs_of(concepts, config.in_templates), config.key_span))
+    return [total.scaled(1 / max(total.n, 1)) for total in sums]
 
 
 def edited(

@@ -16,11 +16,12 @@ from torch import Generator, Tensor
 from efface.core.concept import Concept
 from efface.core.config import option
 from efface.core.method import Method, register
+from efface.diffusion.weights.draws import Draws
 from efface.diffusion.weights.erasure import WeightErasure
 from efface.diffusion.weights.layers import Modules, chosen_layers, denoiser_of
 from efface.diffusion.weights.passes import Aim
 from efface.diffusion.weights.student import LowRankAdapters
-from efface.diffusion.weights.tuning import Draws, Plan, Tuning, TuningConfig, ready
+from efface.diffusion.weights.tuning import Plan, Tuning, TuningConfig, ready
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.view import PipelineView
 from efface.training.seeds import generator

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -162,9 +162,3 @@ def _sharing(denoiser: nn.Module, apart: Sequence[Tensor]) -> nn.Module:
 def _least(dtype: torch.dtype) -> torch.dtype:
     """Training in half precision loses what is small: float32, unless it is more."""
     return torch.promote_types(dtype, torch.float32)
-
-
-def nbytes(tensors: Sequence[Tensor] | Mapping[str, Tensor]) -> int:
-    """Size of tensors."""
-    each = tensors.values() if isinstance(tensors, Mapping) else tensors
-    return sum(x.numel() * x.element_size() for x in each)

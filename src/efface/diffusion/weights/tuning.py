@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from efface._errors import EffaceWarning, InputError
 from efface._progress import progress
@@ -35,20 +35,15 @@ from efface.core.checkpoint import Checkpoint
 from efface.core.concept import Concept
 from efface.core.config import Config, option
 from efface.core.fingerprint import fingerprint
-from efface.diffusion.text.contexts import templates_of
+from efface.core.weights import nbytes_of
 from efface.diffusion.weights.erasure import WeightErasure, delta_of
 from efface.diffusion.weights.layers import Modules, chosen_layers, denoiser_of
 from efface.diffusion.weights.passes import Aim, Passes, Precision
-from efface.diffusion.weights.student import Student, TunedWeights, nbytes
+from efface.diffusion.weights.probes import SMALLER, Probes, Sampling, kept_of, probed
+from efface.diffusion.weights.student import Student, TunedWeights
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.view import PipelineView
 from efface.training.loop import DivergedError, Trainer
-from efface.training.seeds import generator
-
-_PROBES, _DRAWS = 1, 2
-"""Streams of random numbers, beside those of methods (from 10 on)."""
-
-_SMALLER = "write a smaller learning_rate"
 
 
 class Plan(NamedTuple):
@@ -158,7 +153,7 @@ class Tuning:
         self.passes = Passes(
             view, every, _neutral(concepts), call=self.call, guidance=config.guidance, precision=config.precision
         )
-        self._probes: _Probes | None = None
+        self._probes: Probes | None = None
 
     # ------------------------------------------------------------------------------------------------ the steps
 
@@ -196,7 +191,7 @@ class Tuning:
                 if saved.due():
                     course.write()
             if not self._look_again(course) and not (course.looks and self.config.keep == "best"):
-                raise DivergedError(f"the weights after {trainer.step} steps are not finite: {_SMALLER}")
+                raise DivergedError(f"the weights after {trainer.step} steps are not finite: {SMALLER}")
         found = self._found(course, more)
         saved.clear()
         return replace(found, provenance={"cost": _cost(clock, self.passes.device)})
@@ -219,7 +214,7 @@ class Tuning:
             rate=self.config.rate,
             clip=math.inf,  # none, but a gradient that is not finite is seen before it is used
             name=f"method={self.method!r}",
-            advice=_SMALLER,
+            advice=SMALLER,
         )
 
     def _identity(self) -> dict[str, Any]:
@@ -246,7 +241,7 @@ class Tuning:
             )
         report = {
             "trained": self.student.size,
-            "trained_bytes": nbytes(self.student.values()),
+            "trained_bytes": nbytes_of(self.student.values()),
             "steps": course.trainer.step,
             "rule": "least miss + drift" if self.config.keep == "best" else "last",
             "kept_step": chosen.step,
@@ -266,7 +261,8 @@ class Tuning:
     def look(self) -> tuple[float, float, list[Tensor]]:
         """Miss and drift of the outcome as it is now, and the outcome."""
         if self._probes is None:
-            self._probes = _Probes(self)
+            sampling = Sampling(self.config.seed, self.config.sampling_steps, self.config.at_once)
+            self._probes = Probes(self.passes, self.teacher, self.aims, self.kept, sampling)
         outcome = self._outcome(self.student)
         with self.student.holding(outcome):
             return *self._probes.compared(self.student.module), outcome
@@ -274,64 +270,6 @@ class Tuning:
     def said(self, latents: Tensor, t: Tensor, texts: Sequence[str | None] | PromptEmbedding) -> Tensor:
         """The student's predictions, through which gradients flow."""
         return self.passes(self.student.module, latents, t, texts)
-
-
-class _Probes:
-    """Latents that nothing is trained on, with what the original says there."""
-
-    def __init__(self, tuning: Tuning) -> None:
-        self._passes = passes = tuning.passes
-        self._aims, self._kept = tuning.aims, tuning.kept
-        asked = [aim.asked for aim in self._aims]
-        teacher = tuning.teacher
-        self._there = _latents(tuning, asked, teacher, 0)
-        self._others = _latents(tuning, self._kept, teacher, 1)
-        self._aim = torch.cat([passes.aimed(teacher, *part, aims) for part, aims in _split(self._there, self._aims)])
-        self._stay = self._said(teacher, self._others, self._kept)
-        before = self._said(teacher, self._there, asked)
-        self._unit = _rms(before - self._said(teacher, self._there, [None] * len(asked)))
-        self._far = _rms(before - self._aim)
-        if not math.isfinite(self._unit + self._far):
-            raise InputError("the denoiser's predictions are not finite before anything is tuned: load it in float32")
-        if not min(self._unit, self._far) > 0:
-            raise InputError(
-                f"the denoiser says the same of {asked[0]!r} as it is to say of it: there is nothing to erase"
-            )
-
-    def compared(self, model: nn.Module) -> tuple[float, float]:
-        said = self._said(model, self._there, [aim.asked for aim in self._aims])
-        stay = self._said(model, self._others, self._kept)
-        miss, drift = _rms(said - self._aim) / self._far, _rms(stay - self._stay) / self._unit
-        if not math.isfinite(miss + drift):
-            raise DivergedError(f"predictions of the tuned denoiser are not finite: {_SMALLER}")
-        return miss, drift
-
-    @torch.no_grad()
-    def _said(self, model: nn.Module, latents: tuple[Tensor, Tensor], texts: Sequence[str | None]) -> Tensor:
-        return torch.cat([self._passes(model, *part, each) for part, each in _split(latents, texts)])
-
-
-_AT_ONCE = 8
-
-
-def _split(latents: tuple[Tensor, Tensor], items: Sequence[Any]) -> list[tuple[tuple[Tensor, Tensor], Sequence[Any]]]:
-    (x, t), n = latents, _AT_ONCE
-    return [((x[i : i + n], t[i : i + n]), items[i : i + n]) for i in range(0, len(items), n)]
-
-
-def _latents(tuning: Tuning, texts: Sequence[str | None], model: nn.Module, stream: int) -> tuple[Tensor, Tensor]:
-    """A latent of each prompt, at steps spread evenly over the sampling."""
-    config, n = tuning.config, len(texts)
-    seeds = seeds_of(n, generator(config.seed, _PROBES, stream))
-    stops = [int((i + 0.5) / n * config.sampling_steps) for i in range(n)]
-    parts = [slice(i, i + config.at_once) for i in range(0, n, config.at_once)]
-    steps = config.sampling_steps
-    found = [tuning.passes.on_their_way(texts[p], seeds[p], stops[p], steps, model) for p in parts]
-    return torch.cat([x for x, _ in found]), torch.cat([t for _, t in found])
-
-
-def _rms(x: Tensor) -> float:
-    return float(x.double().square().mean().sqrt())
 
 
 class _Course:
@@ -380,106 +318,6 @@ def _diverged(error: DivergedError, course: _Course, checkpoint: Any) -> str:
         where = os.fspath(checkpoint)
         kept = f"{where} has the weights before that: the same call with steps={step} gives the best that were compared"
     return f"{error}. It stopped at step {step}; {kept}"
-
-
-# ------------------------------------------------------------------------------------------------- what is drawn
-
-
-class Drawn(NamedTuple):
-    """What a step is taken on: latents as the denoiser is given them, timesteps, and what is to be said."""
-
-    latents: Tensor
-    t: Tensor
-    aims: list[Aim]
-
-
-class Draws:
-    """Latents on their way through guided sampling of the prompts that are asked, a batch for each step.
-
-    Those of the original do not depend on what was learnt, so that many are drawn at once, in order of how far they
-    go; those of the student are drawn for one step.
-
-    Args:
-        tuning: The fit.
-        aims: One of these is drawn for each sample.
-        by_student: Whether the student samples them.
-        within: Whether times lie anywhere between the step that the sampling stopped at and the one before.
-    """
-
-    def __init__(self, tuning: Tuning, aims: Sequence[Aim], *, by_student: bool = False, within: bool = False) -> None:
-        self._tuning, self._aims, self._by_student = tuning, aims, by_student
-        config = tuning.config
-        self._steps_ahead = 1 if by_student or config.at_once == 1 else max(1, _AHEAD * config.at_once // config.batch)
-        self._block: tuple[int, list[Drawn]] = (-1, [])
-        self._schedule = tuning.passes.schedule(config.sampling_steps) if within else None
-
-    def at(self, step: int) -> Drawn:
-        """Those of a step."""
-        number, place = divmod(step, self._steps_ahead)
-        if self._block[0] != number:
-            self._block = number, self._drawn(number)
-        return self._block[1][place]
-
-    def _drawn(self, number: int) -> list[Drawn]:
-        config, n = self._tuning.config, self._steps_ahead * self._tuning.config.batch
-        source = generator(config.seed, _DRAWS, number)
-        aims = [self._aims[i] for i in torch.randint(len(self._aims), (n,), generator=source).tolist()]
-        stops = torch.randint(config.sampling_steps, (n,), generator=source).tolist()
-        seeds, jitter = seeds_of(n, source), torch.rand(n, generator=source)
-        order = sorted(range(n), key=stops.__getitem__)
-        latents, times = dict[int, Tensor](), dict[int, Tensor]()
-        model = self._tuning.student.module if self._by_student else self._tuning.teacher
-        for start in range(0, n, config.at_once):
-            part = order[start : start + config.at_once]
-            own, until = [seeds[i] for i in part], [stops[i] for i in part]
-            texts = [aims[i].asked for i in part]
-            x, t = self._tuning.passes.on_their_way(texts, own, until, config.sampling_steps, model)
-            latents |= dict(zip(part, x, strict=True))
-            times |= dict(zip(part, t, strict=True))
-        t = self._within(torch.stack([times[i] for i in range(n)]), stops, jitter)
-        x = torch.stack([latents[i] for i in range(n)])
-        parts = [slice(i, i + config.batch) for i in range(0, n, config.batch)]
-        return [Drawn(x[p], t[p], aims[p]) for p in parts]
-
-    def _within(self, t: Tensor, stops: Sequence[int], jitter: Tensor) -> Tensor:
-        if self._schedule is None or len(self._schedule) < 2:
-            return t
-        times = self._schedule.to(t.device)
-        before = torch.cat([2 * times[:1] - times[1:2], times])[torch.tensor(stops).to(t.device)]
-        found = t + jitter.to(t.device) * (before - t)
-        most = self._tuning.view.scheduler.config.num_train_timesteps
-        return found if t.is_floating_point() else found.floor().clamp(max=most - 1).to(t.dtype)
-
-
-_AHEAD = 4
-"""So many times `at_once` samples are put in order before they are drawn."""
-
-
-def seeds_of(n: int, source: torch.Generator) -> list[int]:
-    """N seeds."""
-    return torch.randint(2**31, (n,), generator=source).tolist()
-
-
-def probed(concepts: Sequence[Concept], n: int, aims: Callable[[Concept, str, str], Aim]) -> list[Aim]:
-    """N aims that weights are compared by, at least one a concept: its templates with its words, the bare word last."""
-    each = []
-    for concept in concepts:
-        templates = sorted(templates_of(concept), key=lambda template: template == "{}")
-        each.append([aims(concept, word, template) for template in templates for word in concept.words])
-    return [each[i % len(each)][i // len(each) % len(each[i % len(each)])] for i in range(max(n, len(each)))]
-
-
-def kept_of(concepts: Sequence[Concept], n: int) -> list[str | None]:
-    """N prompts of which the same is to be said as before: with words to preserve, every fourth the neutral one."""
-    words = [(c, word) for c in concepts for word in c.preserve]
-    if not words:
-        return [None] * n
-    found: list[str | None] = []
-    for i in range(n):
-        concept, word = words[i % len(words)]
-        templates = templates_of(concept)
-        found.append(None if i % 4 == 3 else templates[i % len(templates)].replace("{}", word))
-    return found
 
 
 _OWN = re.compile(

@@ -13,7 +13,16 @@ from efface._errors import InputError
 from efface.core.concept import Concept
 from efface.core.config import Config, option
 from efface.core.method import Method, register
-from efface.diffusion.weights.closed_form import InputMap, NormalEquations, equations, mapped, pair_rows, phrase_rows
+from efface.diffusion.weights.closed_form import (
+    InputMap,
+    NormalEquations,
+    equations,
+    hold,
+    mapped,
+    move,
+    pair_rows,
+    phrase_rows,
+)
 from efface.diffusion.weights.erasure import WeightErasure
 from efface.diffusion.weights.projections import LAYERS_HELP, Layers, Stream, streams_of
 from efface.diffusion.weights.rows import (
@@ -90,13 +99,9 @@ def solutions(
     rows = pair_rows(view, streams, pairs, config.key_span)
     if debias is not None:
         rows = _with_attributes(view, streams, pairs, config.key_span, debias)
-    for each in rows:
-        for total, (keys, targets) in zip(sums, each, strict=True):
-            total.add(keys, targets, config.erase_weight)
+    move(sums, rows, config.erase_weight)
     weight = preserve_weight(config.preserve_weight, len(concepts))
-    for some in phrase_rows(view, streams, kept, "last" if config.key_span == "last" else "all"):
-        for total, keys in zip(sums, some, strict=True):
-            total.add(keys, None, weight)
+    hold(sums, phrase_rows(view, streams, kept, "last" if config.key_span == "last" else "all"), weight)
     return [total.solve(config.ridge) for total in sums], sums
 
 
