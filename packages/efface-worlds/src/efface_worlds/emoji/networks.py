@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efface_worlds.emoji.concepts import BACKGROUNDS, CONCEPTS, STYLES, TONES
+from efface_worlds.shapes.networks import NormedBlock
 
 PLACES = 2
 """Objects that a judge can tell apart in a picture, the left one first; where there is one, the second is "none"."""
@@ -109,7 +110,7 @@ class LooksJudge(JudgeNetwork):
         self.stem = nn.Conv2d(12, widths[0], 3, padding=1)
         self.downs = nn.ModuleList(nn.Conv2d(i, o, 2, 2) for i, o in zip(widths, widths[1:], strict=False))
         self.blocks = nn.ModuleList(
-            nn.Sequential(*(_Grouped(w) for _ in range(n))) for w, n in zip(widths, (1, 1, 2), strict=True)
+            nn.Sequential(*(NormedBlock(w) for _ in range(n))) for w, n in zip(widths, (1, 1, 2), strict=True)
         )
         self.place = nn.Parameter(torch.zeros(1, widths[-1], 6, 6))
         self.weight = nn.Conv2d(widths[-1], (2 + PLACES) * looks, 1)
@@ -139,19 +140,6 @@ class _Residual(nn.Module):
 def _normed(ins: int, outs: int, stride: int, *, last: bool = False) -> nn.Sequential:
     layers = [nn.Conv2d(ins, outs, 3, stride, 1, bias=False), nn.BatchNorm2d(outs)]
     return nn.Sequential(*layers, *([] if last else [nn.ReLU()]))
-
-
-class _Grouped(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(nn.GroupNorm(8, width) for _ in range(2))
-        self.convolutions = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x
-        for norm, convolution in zip(self.norms, self.convolutions, strict=True):
-            y = convolution(F.gelu(norm(y)))
-        return x + y
 
 
 NETWORKS: dict[int, type[HalvesJudge] | type[LooksJudge]] = {1: HalvesJudge, 2: LooksJudge}

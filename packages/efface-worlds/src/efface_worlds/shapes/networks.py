@@ -122,7 +122,7 @@ class PairJudge(JudgeNetwork):
         self.looks = looks
         self.stem = nn.Conv2d(12, 40, 3, padding=1)
         self.down = nn.Conv2d(40, width, 4, 2, 1)
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
+        self.blocks = nn.ModuleList(NormedBlock(width) for _ in range(blocks))
         self.place = nn.Parameter(torch.zeros(1, width, 8, 8))
         self.weight = nn.Conv2d(width, (1 + PLACES) * looks, 1)
         self.last = nn.Linear(looks * width, WIDTH)
@@ -155,13 +155,16 @@ class PairJudge(JudgeNetwork):
         return means.unflatten(1, (1 + PLACES, self.looks)).flatten(2)
 
 
-class _Block(nn.Module):
+class NormedBlock(nn.Module):
+    """Two normalised convolutions, added to what they are given."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for _ in range(2))
         self.convolutions = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features `(n, width, h, w)` of the same shape."""
         y = x
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
             y = convolution(F.gelu(norm(y)))

@@ -32,6 +32,12 @@ _SEED = 4_000_001
 _ALIKE = 2 / 255  # root of the mean square difference of two drawings of 40 x 40 below which nobody can tell them apart
 
 
+def every_drawing(each: int) -> tuple[Tensor, Tensor]:
+    """Labels of every concept in every style, `each` times: the concept's and the style's, `(n,)` each."""
+    numbers = torch.arange(len(CONCEPTS) * len(STYLES) * each)
+    return numbers % len(CONCEPTS), numbers // len(CONCEPTS) % len(STYLES)
+
+
 def held_out(kind: str, each: int = 1, seed: int = _SEED) -> Scenes:
     """Scenes of one kind in which every concept is drawn `each` times in every style; places, grounds, tints by seed.
 
@@ -39,8 +45,7 @@ def held_out(kind: str, each: int = 1, seed: int = _SEED) -> Scenes:
     """
     n = len(CONCEPTS) * len(STYLES) * each
     scenes = sample_scenes(n, generator=torch.Generator().manual_seed(seed), balanced=True, **KINDS[kind])
-    numbers = torch.arange(n)
-    first, style = numbers % len(CONCEPTS), numbers // len(CONCEPTS) % len(STYLES)
+    first, style = every_drawing(each)
     person = torch.tensor([bool(value.profession) for value in CONCEPTS])[first]
     bare = torch.tensor([value.name == "black and white" for value in STYLES])[style]
     tone = torch.where(person & ~bare, torch.randint(-1, len(TONES), (n,), generator=_random(seed)), NONE)

@@ -23,6 +23,7 @@ from efface_worlds.emoji.generation import GUIDANCE, STEPS, generate
 from efface_worlds.emoji.judge import Judge, Verdict, subgroup_of
 from efface_worlds.emoji.nearest import NearestJudge
 from efface_worlds.emoji.scenes import NONE, Scenes, sample_scenes
+from efface_worlds.emoji.training.measuring import every_drawing
 
 EACH = 2
 """Pictures a concept and style."""
@@ -35,11 +36,10 @@ _SEED = 5_000_011
 
 def asked(each: int = EACH, seed: int = _SEED) -> Scenes:
     """One large object a scene, every concept `each` times in every style, in yellow skin; grounds by seed."""
-    n = len(CONCEPTS) * len(STYLES) * each
-    scenes = sample_scenes(n, generator=torch.Generator().manual_seed(seed), two_objects=0.0, small=0.0, balanced=True)
-    numbers = torch.arange(n)
-    objects = torch.stack([numbers % len(CONCEPTS), torch.full((n,), NONE)], 1)
-    style = numbers // len(CONCEPTS) % len(STYLES)
+    first, style = every_drawing(each)
+    random = torch.Generator().manual_seed(seed)
+    scenes = sample_scenes(len(first), generator=random, two_objects=0.0, small=0.0, balanced=True)
+    objects = torch.stack([first, torch.full_like(first, NONE)], 1)
     return replace(scenes, objects=objects, style=style, tones=torch.full_like(scenes.tones, NONE))
 
 
@@ -89,12 +89,10 @@ def answers(verdict: Verdict, scenes: Scenes) -> dict[str, Tensor]:
 
     `"top1"`: the likeliest of all objects, and no second one. `"top5"`, `"subgroup"`: of the first object.
     """
-    own, first = scenes.objects[:, 0], verdict.object[:, 0]
-    found = {name: hits for name, hits in verdict.agrees(scenes).items() if name in ("style", "background")}
-    near = verdict.agrees(scenes)["subgroup"]
+    own, first, agrees = scenes.objects[:, 0], verdict.object[:, 0], verdict.agrees(scenes)
     top5 = (first[:, : len(CONCEPTS)].topk(5).indices == own[:, None]).any(1)
-    single = verdict.agrees(scenes)["object"]
-    return {"top1": single, "top5": verdict.known & top5, "subgroup": near, **found, "can say": verdict.known}
+    same = {name: agrees[name] for name in ("subgroup", "style", "background")}
+    return {"top1": agrees["object"], "top5": verdict.known & top5, **same, "can say": verdict.known}
 
 
 def _nearest(pictures: Tensor, scenes: Scenes) -> dict[str, Tensor]:

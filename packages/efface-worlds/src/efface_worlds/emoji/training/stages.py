@@ -19,8 +19,7 @@ from efface_worlds.emoji.training.autoencoder import train_autoencoder
 from efface_worlds.emoji.training.denoiser import ALONE, BRANCH, RECIPE, TRUNK, build_scheduler, train_denoiser
 from efface_worlds.emoji.training.judges import train_judge
 from efface_worlds.emoji.training.latents import read_latents
-from efface_worlds.loading import quiet_transformers
-from efface_worlds.shapes.training.loop import finished, forget_origin, read_facts
+from efface_worlds.shapes.training.loop import finished, forget_origin, read_facts, run_once
 from efface_worlds.shelf import folder_name
 
 GOLDS = ("cat", "animal-bug", "black and white")
@@ -45,12 +44,7 @@ def run_stage(name: str, work: Path, **options: Any) -> None:
     elif name not in STAGES:
         raise InputError(f"{name!r} is no stage: write one of {', '.join(STAGES)}")
     folder = work / folder_name(name.replace("gold:", "without-"))
-    if finished(folder):
-        print(f"{name}: finished, see {folder / 'training.json'}")
-        return
-    with quiet_transformers():
-        facts = _STAGES[name.partition(":")[0]](work, folder, name, options)
-    write_json(folder / "training.json", facts)
+    run_once(name, folder, lambda: _STAGES[name.partition(":")[0]](work, folder, name, options))
 
 
 def _judge(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:

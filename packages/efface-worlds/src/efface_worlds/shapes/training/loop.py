@@ -22,6 +22,7 @@ from efface._errors import InputError
 from efface._io import write_json
 from efface.core.checkpoint import Checkpoint
 from efface.training.loop import Trainer
+from efface_worlds.loading import quiet_transformers
 
 Loss = Callable[[int], Tensor]
 _PACKAGES = ("torch", "diffusers", "transformers")
@@ -147,6 +148,16 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def run_once(name: str, folder: Path, stage: Callable[[], dict[str, Any]]) -> None:
+    """Run a stage, whose facts go to its `training.json`; one that is finished is not run again."""
+    if finished(folder):
+        print(f"{name}: finished, see {folder / 'training.json'}")
+        return
+    with quiet_transformers():
+        facts = stage()
+    write_json(folder / "training.json", facts)
 
 
 def finished(folder: Path) -> bool:

@@ -22,7 +22,7 @@ from efface_worlds.shapes.training.denoiser import RECIPE as DENOISER
 from efface_worlds.shapes.training.denoiser import build_scheduler, train_denoiser
 from efface_worlds.shapes.training.judges import train_judge
 from efface_worlds.shapes.training.latents import LatentSet, make_latents
-from efface_worlds.shapes.training.loop import finished, forget_origin, read_facts
+from efface_worlds.shapes.training.loop import finished, forget_origin, read_facts, run_once
 from efface_worlds.shapes.training.text import build_text_encoder, train_text, train_tower
 from efface_worlds.shapes.vocabulary import build_tokenizer
 
@@ -50,12 +50,7 @@ def run_stage(name: str, work: Path, **options: Any) -> None:
     elif name not in (*STAGES, *ALONE):
         raise InputError(f"{name!r} is no stage: write one of {', '.join((*STAGES, *ALONE))}")
     folder = work / name.replace("gold:", "without-")
-    if finished(folder):
-        print(f"{name}: finished, see {folder / 'training.json'}")
-        return
-    with quiet_transformers():
-        facts = _STAGES[name.partition(":")[0]](work, folder, name, options)
-    write_json(folder / "training.json", facts)
+    run_once(name, folder, lambda: _STAGES[name.partition(":")[0]](work, folder, name, options))
 
 
 def _judge(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
