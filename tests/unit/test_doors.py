@@ -192,6 +192,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: TokenClassifier(Reader(), 0, torch.nn.Identity())(Z[None]),
         "no last_hidden_state: give the model below",
     ),
+    "keys that are no names": (
+        lambda: efface.find_roles(torch.nn.Linear(2, 2), inputs={0: X, (1, 2): Z}),  # type: ignore[dict-item]
+        "inputs is a dict: write a mapping from text",
+    ),
     "figure": (lambda: Audit("title").plot({"a": 1}), "figure is a dict"),  # type: ignore[arg-type]
 }
 

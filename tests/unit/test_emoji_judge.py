@@ -11,6 +11,7 @@ import efface_worlds.emoji as emoji
 from efface._errors import FormatError, InputError
 from efface_worlds.emoji.concepts import CONCEPTS, STYLES, TONES, index_of
 from efface_worlds.emoji.corruption import TRAINED, UNSEEN
+from efface_worlds.loading import check_files
 from efface_worlds.emoji.judge import Judge, Verdict, spoken
 from efface_worlds.emoji.networks import HEADS, NETWORKS, NOTHING, TONELESS
 from efface_worlds.emoji.scenes import NONE, Scenes
@@ -266,6 +267,12 @@ class TestRefusals:
             emoji.load_judge(3)
         with pytest.raises(InputError, match="no concept"):
             told({"cat": 1.0}).shows("unicorns of the sea")
+
+    def test_a_config_of_lists_in_lists_is_damage(self, tmp_path: Path) -> None:
+        folder = copied(WEIGHTS / "judge1", tmp_path / "judge")
+        (folder / "config.json").write_text("[" * 100_000, encoding="utf-8")
+        with pytest.raises(FormatError, match=r"config\.json is damaged, no JSON"):
+            check_files(folder, ["config.json"], "reinstall")
 
     @pytest.mark.parametrize("kept", [0, 7, 500, 100_000])
     def test_a_truncated_judge_is_named_with_its_remedy(self, tmp_path: Path, kept: int) -> None:

@@ -19,9 +19,11 @@ from efface import (
     InputError,
     LeaceEraser,
     LeaceFitter,
+    MeanDifferenceFitter,
     NotFittedError,
     NothingErasedWarning,
     OracleEraser,
+    OrthogonalFitter,
 )
 from tests.references.leace_reference import leace_projection
 
@@ -379,3 +381,15 @@ def test_constant_rows_far_from_zero_are_left_as_they_are(value):
     with pytest.warns(NothingErasedWarning):
         eraser = LeaceEraser.fit(x, y)
     assert torch.equal(eraser(x), x)
+
+
+@pytest.mark.parametrize("fitter", [OrthogonalFitter, MeanDifferenceFitter])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_rows_whose_readings_overflow_are_refused(fitter, dtype):
+    x = torch.randn(90, 5, generator=torch.Generator().manual_seed(34), dtype=torch.float64)
+    z = torch.arange(90) % 3
+    x[0] *= 1e38 / x[0].abs().max() * 2.5  # each number is one of the dtype, and their sum is not
+    with pytest.raises(InputError, match=r"may overflow.*float64"):
+        _ = fitter.fit(x.to(dtype), z).eraser
+    erased = fitter.fit(x.to(dtype), z, dtype=torch.float64).eraser(x.to(dtype))
+    assert bool(erased.isfinite().all())

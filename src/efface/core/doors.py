@@ -99,9 +99,17 @@ def _exact(hint: Any) -> frozenset[Any]:
         return frozenset(kind for member in get_args(hint) for kind in _exact(member))
     known = {None: type(None), dict: dict, frozenset: frozenset, collections.abc.Mapping: dict}
     kind = known.get(get_origin(hint) or hint, hint)
+    if _named(hint):
+        return frozenset()
     if kind is float:
         return frozenset([float, int])
     return frozenset([kind] if isinstance(kind, type) else [])
+
+
+@cache
+def _named(hint: Any) -> bool:
+    """Whether it is a mapping from text."""
+    return get_origin(hint) in (dict, collections.abc.Mapping) and get_args(hint)[0] is str
 
 
 @cache
@@ -159,7 +167,7 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (tuple, list, collections.abc.Sequence):
         return _fits_sequence(value, get_args(hint))
     if origin in (dict, collections.abc.Mapping):
-        return isinstance(value, Mapping)
+        return isinstance(value, Mapping) and (not _named(hint) or all(isinstance(k, str) for k in value))
     return _fits_type(value, origin or hint)
 
 
@@ -174,7 +182,7 @@ def _advice(value: Any, hint: Any, name: str) -> str:
 def _words(hint: Any) -> str:
     origin = get_origin(hint) or hint
     if origin in (dict, collections.abc.Mapping):
-        return "a mapping"
+        return "a mapping from text" if _named(hint) else "a mapping"
     if origin in (tuple, list, collections.abc.Sequence, collections.abc.Iterable):
         return "a list"
     if origin is collections.abc.Callable:

@@ -28,7 +28,7 @@ from efface.moments.streaming import Moments
 _LEFT = 1e-2
 """A correlation with the concept that may be left without a word."""
 
-_ADVICE = "subtract the mean of each column and divide it by its spread first, or write dtype=torch.float64"
+ADVICE = "subtract the mean of each column and divide it by its spread first, or write dtype=torch.float64"
 _DECISIONS = (None, "categorical", "continuous", "columns")
 
 
@@ -242,19 +242,19 @@ class Fitter:
         except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
             raise InputError(
                 f"the sums have no solution ({f'{error}'.partition(':')[0]}): values are too large or too small beside "
-                f"each other, {_ADVICE}"
+                f"each other, {ADVICE}"
             ) from error
 
     def _checked(self, eraser: Eraser) -> Eraser:
         """The eraser, if its numbers can be used; what it leaves is said, and not left to whoever reads reports."""
         if bad := next((name for name, value in eraser.tensors().items() if not is_finite(value)), None):
-            raise InputError(f"{bad} overflows {self.dtype}, as x varies by too little or too much: {_ADVICE}")
+            raise InputError(f"{bad} overflows {self.dtype}, as x varies by too little or too much: {ADVICE}")
         report, wanted = eraser.report, getattr(self, "svd_tol", None) or 0.0
         left = None if report is None or report.rank == 0 else report.residual
         if left is not None and left > max(_LEFT, 2 * wanted) and not self._leaves_some:
             warnings.warn(
                 f"a correlation of {left:.2g} with the concept is left by the eraser as it is stored in {self.dtype}: "
-                f"values lie too far from zero, or columns too far apart in size, {_ADVICE}",
+                f"values lie too far from zero, or columns too far apart in size, {ADVICE}",
                 EffaceWarning,
                 stacklevel=3,
             )

@@ -17,7 +17,7 @@ from efface.core.erasure import Erasure
 from efface.core.labels import Kind
 from efface.core.method import Method, register
 from efface.erasers.base import Eraser, Report, check_shapes
-from efface.erasers.fitter import Fitter, fit_of
+from efface.erasers.fitter import ADVICE, Fitter, fit_of
 from efface.erasers.lowrank import erase_low_rank
 from efface.linalg.projection import (
     Projection,
@@ -288,6 +288,7 @@ class LeaceFitter(Fitter):
     ) -> LeaceEraser:
         # As they lie in memory when read from a file: in another layout a product may round otherwise.
         left, right = (side.to(self.dtype).contiguous() for side in (projection.left, projection.right))
+        self._check_reach(right, variance)
         report = Report(
             method=self.method,
             kind=self.decision,
@@ -308,6 +309,12 @@ class LeaceFitter(Fitter):
             )
         mean = self.mean_x if self.affine else None
         return LeaceEraser(left, right, mean, method=self.method, config=self.config, report=report)
+
+    def _check_reach(self, right: Tensor, variance: Tensor) -> None:
+        """Refuse rows so large that what the eraser reads of them may overflow, and leave it as no number."""
+        farthest = (self.moments.n * variance).sqrt()  # no row is farther from the mean
+        if right.numel() and float((right.abs().to(farthest) @ farthest).max()) > torch.finfo(self.dtype).max:
+            raise InputError(f"what an eraser in {self.dtype} reads of x may overflow, as x is too large: {ADVICE}")
 
 
 def _residual(left: Tensor, right: Tensor, sigma_xz: Tensor, unit: Tensor) -> float:

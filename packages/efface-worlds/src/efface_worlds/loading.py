@@ -59,7 +59,7 @@ def _damage(path: Path) -> str | None:
     if path.suffix == ".json":
         try:
             json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter of lists in lists in lists
             return f"no JSON ({error})"
         return None
     size = path.stat().st_size
