@@ -11,13 +11,13 @@ import efface_worlds.emoji as emoji
 from efface._errors import FormatError, InputError
 from efface_worlds.emoji.concepts import CONCEPTS, STYLES, TONES, index_of
 from efface_worlds.emoji.corruption import TRAINED, UNSEEN
-from efface_worlds.loading import check_files
 from efface_worlds.emoji.judge import Judge, Verdict, spoken
 from efface_worlds.emoji.networks import HEADS, NETWORKS, NOTHING, TONELESS
 from efface_worlds.emoji.scenes import NONE, Scenes
 from efface_worlds.emoji.shipped import WEIGHTS
 from efface_worlds.emoji.training.judges import Truth, labelled_batch, truth_of
 from efface_worlds.emoji.training.measuring import KINDS, confusions, drawn_alike, held_out, shares
+from efface_worlds.loading import check_files
 
 BOTH = tuple(NETWORKS)
 SEED = 7_331
