@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from efface.core.codec import encoded
 from efface.core.doors import check_call, fits
 from efface.core.hashing import feed
 from efface.core.labels import read_column, read_groups
+from efface.diffusion.anchors.soft import soft_anchor
 from efface.diffusion.text.cgce.pairs import as_pairs
 from efface.estimators import LeaceTransformer, OracleTransformer, QuadraticTransformer
 from efface.explanation import PixelModel
@@ -39,6 +41,7 @@ from efface.pipelines import PromptEmbedding
 from efface.pipelines.prompts import listed
 from efface.scrubbing import ScrubConfig
 from efface.scrubbing.token_labels import numbered
+from efface.streams.source import shortened
 from efface.training.seeds import generator
 
 pytestmark = [
@@ -191,6 +194,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no states": (
         lambda: TokenClassifier(Reader(), 0, torch.nn.Identity())(Z[None]),
         "no last_hidden_state: give the model below",
+    ),
+    "what cannot be cut": (lambda: shortened(deque(["a", "b"])), "items is a deque: write a list"),
+    "a fit that cannot be called": (
+        lambda: soft_anchor(torch.nn.Linear(2, 2), "cat", "fit"),  # type: ignore[arg-type]
+        "fit is 'fit': write a function",
     ),
     "keys that are no names": (
         lambda: efface.find_roles(torch.nn.Linear(2, 2), inputs={0: X, (1, 2): Z}),  # type: ignore[dict-item]

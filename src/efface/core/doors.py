@@ -264,6 +264,8 @@ def _fits_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
         return False
     if isinstance(value, Tensor | np.ndarray) and parts:
         return _fits_array(value, parts)
+    if not isinstance(value, list | tuple) and not _can_be_cut(value):
+        return False
     if not parts:
         return True
     if not isinstance(value, Sequence):
@@ -273,6 +275,15 @@ def _fits_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
         return len(parts) == len(value) and all(map(fits, value, parts))
     hint, first = next(iter(parts)), [*itertools.islice(value, _LOOKED_AT)]
     return {*map(type, first)} <= _exact(hint) or all(fits(item, hint) for item in first)
+
+
+def _can_be_cut(value: Any) -> bool:
+    """Whether it has a first part, which a `collections.deque`, a sequence by name, has not."""
+    try:
+        value[:0]
+    except Exception:  # its own, which may raise anything
+        return False
+    return True
 
 
 def _fits_container(value: Any, parts: tuple[Any, ...]) -> bool:

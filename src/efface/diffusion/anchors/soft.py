@@ -87,7 +87,7 @@ def soft_anchor(
     Raises:
         InputError: If no candidate is left, or the erasure is not one of weights.
     """
-    check_call(soft_anchor, {k: v for k, v in locals().items() if k != "fit"})
+    check_call(soft_anchor, locals())
     config = SoftAnchorConfig.of(options, method="age")
     single, selector = Concept.of(concept), Selector.of(pipe, {"shortlist": options.get("words", config.words)})
     view = selector.encoder.view

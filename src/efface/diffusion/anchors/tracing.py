@@ -134,7 +134,7 @@ def trace_anchor(
 
     Does not guarantee: that what a row carries is used where it is read; patches of single blocks do not add up.
     """
-    check_call(trace_anchor, {k: v for k, v in locals().items() if k != "judge"})
+    check_call(trace_anchor, locals())
     if unknown := [name for name in rows if name not in GROUPS]:
         raise InputError(f"there are no rows {unknown[0]!r}: write some of {', '.join(GROUPS)}")
     if template.count("{}") != 1:
