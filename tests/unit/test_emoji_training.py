@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,10 @@ import torch
 
 from efface._errors import InputError
 from efface_worlds.emoji.captions import caption
-from efface_worlds.emoji.scenes import sample_scenes
+from efface_worlds.emoji.scenes import NONE, sample_scenes
 from efface_worlds.emoji.shipped import emoji_variants, load_emoji_pipeline
 from efface_worlds.emoji.text import LENGTH, WIDTH, embed_prompts, load_text_encoder
-from efface_worlds.emoji.training import stages
+from efface_worlds.emoji.training import denoiser, stages
 from efface_worlds.emoji.training.autoencoder import RECIPE as VAE
 from efface_worlds.emoji.training.autoencoder import train_autoencoder
 from efface_worlds.emoji.training.denoiser import RECIPE as UNET
@@ -29,8 +30,9 @@ def latents(n: int = 8) -> LatentSet:
     generator = torch.Generator().manual_seed(0)
     scenes = sample_scenes(n, generator=generator)
     texts = torch.randint(0, 5, (n,), generator=generator)
+    plain = torch.where(scenes.count == 1, texts, NONE)
     return LatentSet(
-        torch.randn(n, 4, 24, 24, generator=generator), texts, torch.randn(5, LENGTH, WIDTH).half(), scenes
+        torch.randn(n, 4, 12, 12, generator=generator), texts, plain, torch.randn(5, LENGTH, WIDTH).half(), scenes
     )
 
 
@@ -56,7 +58,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(stage: str, tmp_path: Path) -> None:
 def test_a_gold_set_shows_nothing_of_what_it_lacks(name: str) -> None:
     scenes = sample_scenes(4000, generator=torch.Generator().manual_seed(1), balanced=True)
     texts = torch.arange(4000)
-    data = LatentSet(torch.zeros(4000, 1), texts, torch.zeros(0), scenes)
+    data = LatentSet(torch.zeros(4000, 1), texts, texts, torch.zeros(0), scenes)
     kept = data.without([name])
     assert 0 < len(kept.texts) < 4000
     assert not shows(kept.scenes, name).any()
@@ -64,21 +66,48 @@ def test_a_gold_set_shows_nothing_of_what_it_lacks(name: str) -> None:
 
 
 def test_captions_are_kept_once_each_and_read_as_the_pipeline_reads_them(tmp_path: Path) -> None:
-    rows, embeddings = encode_captions(tmp_path, 40)
-    again, same = encode_captions(tmp_path, 40)
-    assert torch.equal(rows, again)
-    assert torch.equal(embeddings, same)
-    assert rows.max() + 1 == len(embeddings)
-    told = caption(_scenes(40), seed=_SEED)
-    exact = embed_prompts(*load_text_encoder(), told)
-    apart = (embeddings[rows].float() - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
-    assert apart.max() < 0.02  # of bfloat16 and half precision
+    rows, plain, embeddings = encode_captions(tmp_path, 40)
+    assert all(map(torch.equal, encode_captions(tmp_path, 40), (rows, plain, embeddings)))
+    assert max(rows.max(), plain.max()) + 1 == len(embeddings)
+    scenes = _scenes(40)
+    assert torch.equal(plain == NONE, (scenes.count == 2) | scenes.small)
+    for found, reader in ((rows, "train"), (plain, "plain")):
+        there = found != NONE
+        exact = embed_prompts(*load_text_encoder(), caption(scenes, reader=reader, seed=_SEED))[there]
+        apart = (embeddings[found[there]].float() - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
+        assert apart.max() < 0.02  # of bfloat16 and half precision
+
+
+def test_the_first_steps_read_plain_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read is told by the embeddings: zeros for plain captions, ones for others."""
+    embeddings = torch.stack([torch.full((LENGTH, WIDTH), float(value)) for value in (0, 0, 1)]).half()
+    data = replace(DATA, texts=torch.full((8,), 2), plain=torch.where(DATA.plain == NONE, NONE, 1))
+    read: list[float] = []
+
+    class Watched(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def set_attn_processor(self, _: Any) -> None: ...
+        def set_default_attn_processor(self) -> None: ...
+
+        def forward(self, latents: torch.Tensor, times: torch.Tensor, texts: torch.Tensor) -> Any:
+            read.append(float(texts.max()))
+            return SimpleNamespace(sample=latents * self.weight)
+
+    monkeypatch.setattr(denoiser, "build_denoiser", Watched)
+    recipe = replace(UNET, steps=10, batch=8)
+    _, facts = train_denoiser(replace(data, embeddings=embeddings), tmp_path, recipe, plain=0.6)
+    assert read == [0.0] * 6 + [1.0] * 4
+    assert facts["plain"] == 0.6
 
 
 def test_stages_of_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the autoencoder to a gold model that begins with the trunk; what ships is read as it was trained."""
     scenes = sample_scenes(64, generator=torch.Generator().manual_seed(2), balanced=True)
-    data = LatentSet(torch.randn(64, 4, 24, 24), torch.zeros(64, dtype=torch.long), DATA.embeddings, scenes)
+    none = torch.zeros(64, dtype=torch.long)
+    data = LatentSet(torch.randn(64, 4, 12, 12), none, none, DATA.embeddings, scenes)
     monkeypatch.setattr(stages, "read_latents", lambda vae, folder: data)
     monkeypatch.setattr(stages, "train_autoencoder", lambda folder, **o: TRAINERS["vae"](folder, **o))
     for name in ("RECIPE", "TRUNK", "BRANCH"):

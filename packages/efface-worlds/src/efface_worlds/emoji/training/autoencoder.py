@@ -1,4 +1,4 @@
-"""Stage `vae`: an autoencoder with four latent channels on a 24 x 24 grid, cheap to decode."""
+"""Stage `vae`: an autoencoder with four latent channels on a 12 x 12 grid, cheap to decode."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from efface_worlds.shapes.training.loop import Recipe, train
 RECIPE = Recipe(
     "vae", steps=1800, batch=32, learning_rate=3e-3, flat_until=0.4, weight_decay=0.0, average=0.995, seed=3
 )
-CHANNELS = (16, 48)
+CHANNELS = (16, 48, 96)
 _KL = 3e-4
 _GRADIENT = 0.5
 
 
 def build_autoencoder() -> Any:
-    """The untrained autoencoder: 48 x 48 x 3 to 24 x 24 x 4."""
+    """The untrained autoencoder: 48 x 48 x 3 to 12 x 12 x 4."""
     kl = require("diffusers", extra="diffusion").AutoencoderKL
     return kl(
         3,

@@ -3,6 +3,9 @@
 It predicts v = alpha eps - sigma x0 (Salimans and Ho, arXiv:2202.00512, appendix D) in latents, conditioned by
 cross-attention on the frozen text encoder at 6 x 6 and 3 x 3.
 
+What a prompt asks for is learned first where nothing else is: from plain captions, which tell all that is to be seen,
+and from latents that are mostly noise. The rest of the steps are of all captions and of less noise.
+
 A gold model differs in one thing only: images that show what it must not know, and so their captions, are not in its
 training set. The gold models that ship, and the second seed that they are compared with, have their first two thirds
 in common: the trunk, which saw nothing of what any of them lacks.
@@ -19,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efface._lazy import require
+from efface_worlds.emoji.scenes import NONE
 from efface_worlds.emoji.text import WIDTH
 from efface_worlds.emoji.training.latents import LatentSet
 from efface_worlds.shapes.training.denoiser import build_scheduler, noised
@@ -30,18 +34,19 @@ BRANCH = replace(RECIPE, stage="branch", steps=4000, flat_until=0.25, seed=9)
 ALONE = replace(RECIPE, stage="alone", steps=TRUNK.steps + BRANCH.steps, seed=8)
 """Of gold models that ship, after the trunk, and of others, which have none to begin with."""
 
-CHANNELS = (32, 64, 128, 192)
+CHANNELS = (64, 128, 176)
 _CROSSING = 2  # levels that read the text: the coarsest, where it costs least
 _EMPTY = 0.1  # share of prompts that are dropped, for guidance
-_NOISY = 0.7  # below 1, more steps of much noise, where what the prompt says is all that there is
+_PLAIN = 0.6  # share of the steps that read plain captions
+_NOISY_PLAIN, _NOISY = 0.25, 0.5  # below 1, more steps of much noise, where what the prompt says is all that there is
 
 
 def build_denoiser(channels: tuple[int, ...] = CHANNELS) -> Any:
-    """The untrained denoiser of 24 x 24 x 4 latents."""
+    """The untrained denoiser of 12 x 12 x 4 latents."""
     unet = require("diffusers", extra="diffusion").UNet2DConditionModel
     plain = len(channels) - _CROSSING
     return unet(
-        sample_size=24,
+        sample_size=12,
         in_channels=4,
         out_channels=4,
         block_out_channels=channels,
@@ -55,7 +60,14 @@ def build_denoiser(channels: tuple[int, ...] = CHANNELS) -> Any:
 
 
 def train_denoiser(
-    data: LatentSet, folder: Path, recipe: Recipe = RECIPE, *, device: str = "cpu", start: Any = None, **options: Any
+    data: LatentSet,
+    folder: Path,
+    recipe: Recipe = RECIPE,
+    *,
+    plain: float = _PLAIN,
+    device: str = "cpu",
+    start: Any = None,
+    **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """Train it on `data`; returns it, with averaged weights, and the facts for `training.json`.
 
@@ -65,6 +77,7 @@ def train_denoiser(
         data: Latents and captions.
         folder: Where checkpoints are written.
         recipe: How.
+        plain: Share of the steps, the first ones, that read plain captions of single large objects.
         device: Where.
         start: Another denoiser, whose weights it begins with.
         options: For the loop.
@@ -76,20 +89,22 @@ def train_denoiser(
     # On processors the backward pass of the fused attention is slower than plain products at these sizes.
     unet.set_attn_processor(require("diffusers.models.attention_processor", extra="diffusion").AttnProcessor())
     alphas = build_scheduler().alphas_cumprod
-    n = len(data.texts)
+    single, every = (data.plain != NONE).nonzero()[:, 0], torch.arange(len(data.texts))
 
     def loss(step: int) -> Tensor:
         generator = recipe.generator(step)
-        chosen = torch.randint(0, n, (recipe.batch,), generator=generator)
-        told = torch.where(torch.rand(recipe.batch, generator=generator) < _EMPTY, 0, data.texts[chosen])
-        times = (len(alphas) * torch.rand(recipe.batch, generator=generator) ** _NOISY).long()
+        first = step < plain * recipe.steps
+        rows, texts, noisy = (single, data.plain, _NOISY_PLAIN) if first else (every, data.texts, _NOISY)
+        chosen = rows[torch.randint(0, len(rows), (recipe.batch,), generator=generator)]
+        told = torch.where(torch.rand(recipe.batch, generator=generator) < _EMPTY, 0, texts[chosen])
+        times = (len(alphas) * torch.rand(recipe.batch, generator=generator) ** noisy).long()
         x0 = data.latents[chosen]
-        noisy, target = noised(x0, alphas[times], generator)
-        noisy = noisy.to(device, memory_format=torch.channels_last)
+        latents, target = noised(x0, alphas[times], generator)
+        latents = latents.to(device, memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16):
-            v = unet(noisy, times.to(device), data.embeddings[told].float().to(device)).sample
+            v = unet(latents, times.to(device), data.embeddings[told].float().to(device)).sample
         return F.mse_loss(v.float(), target.to(device))
 
     facts = train(unet, loss, recipe, folder, **options)
     unet.set_default_attn_processor()
-    return unet.cpu().to(memory_format=torch.contiguous_format), facts | {"images": n}
+    return unet.cpu().to(memory_format=torch.contiguous_format), facts | {"images": len(every), "plain": plain}

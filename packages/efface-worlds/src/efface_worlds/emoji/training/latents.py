@@ -16,7 +16,7 @@ from torch import Tensor
 from efface._io import load_folder, save_folder
 from efface_worlds.emoji.captions import caption
 from efface_worlds.emoji.drawing import render
-from efface_worlds.emoji.scenes import Scenes, sample_scenes
+from efface_worlds.emoji.scenes import NONE, Scenes, sample_scenes
 from efface_worlds.emoji.text import embed_prompts, load_text_encoder
 from efface_worlds.emoji.world import shows
 
@@ -30,14 +30,17 @@ class LatentSet:
     """What a denoiser is trained on.
 
     Attributes:
-        latents: `(n, 4, 24, 24)`, scaled to unit variance.
+        latents: `(n, 4, 12, 12)`, scaled to unit variance.
         texts: Row of `embeddings` for each image's caption, `(n,)`.
+        plain: Row of `embeddings` for each image's plain caption, `(n,)`; `NONE` where it shows more than one large
+            object, which that cannot tell.
         embeddings: `(m, 32, 384)`, half precision; the first is the empty prompt's.
         scenes: What the images show.
     """
 
     latents: Tensor
     texts: Tensor
+    plain: Tensor
     embeddings: Tensor
     scenes: Scenes
 
@@ -47,20 +50,21 @@ class LatentSet:
         for name in names:
             kept &= ~shows(self.scenes, name)
         rows = kept.nonzero()[:, 0]
-        return LatentSet(self.latents[rows], self.texts[rows], self.embeddings, self.scenes[rows])
+        texts, plain = self.texts[rows], self.plain[rows]
+        return LatentSet(self.latents[rows], texts, plain, self.embeddings, self.scenes[rows])
 
 
 def read_latents(vae: Any, folder: Path, images: int = IMAGES) -> LatentSet:
     """Make the set and keep it in `folder`, or read it if it is there."""
     scenes = _scenes(images)
     latents = encode_images(vae, folder / "images", images)
-    texts, embeddings = encode_captions(folder / "texts", images)
-    return LatentSet(latents.float(), texts, embeddings, scenes)
+    texts, plain, embeddings = encode_captions(folder / "texts", images)
+    return LatentSet(latents.float(), texts, plain, embeddings, scenes)
 
 
 @torch.no_grad()
 def encode_images(vae: Any, folder: Path, images: int = IMAGES) -> Tensor:
-    """Means of the latents, scaled, `(n, 4, 24, 24)` in half precision; kept in `folder`, or read from it."""
+    """Means of the latents, scaled, `(n, 4, 12, 12)` in half precision; kept in `folder`, or read from it."""
     if not (folder / "model.safetensors").is_file():
         scenes, means = _scenes(images), []
         for start in range(0, images, _PART):
@@ -73,18 +77,22 @@ def encode_images(vae: Any, folder: Path, images: int = IMAGES) -> Tensor:
 
 
 @torch.no_grad()
-def encode_captions(folder: Path, images: int = IMAGES) -> tuple[Tensor, Tensor]:
-    """Rows and embeddings of the captions; kept in `folder`, or read from it."""
+def encode_captions(folder: Path, images: int = IMAGES) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of the captions and of the plain ones, and embeddings; kept in `folder`, or read from it."""
     if not (folder / "model.safetensors").is_file():
         rows: dict[str, int] = {"": 0}
-        told = caption(_scenes(images), reader="train", seed=_SEED)
-        texts = torch.tensor([rows.setdefault(text, len(rows)) for text in told])
+        scenes = _scenes(images)
+        told, plain = (caption(scenes, reader=reader, seed=_SEED) for reader in ("train", "plain"))
+        single = ((scenes.count == 1) & ~scenes.small).tolist()
+        texts = [rows.setdefault(text, len(rows)) for text in told]
+        of_plain = [rows.setdefault(text, len(rows)) if one else NONE for text, one in zip(plain, single, strict=True)]
         encoder, tokenizer = load_text_encoder()
         with torch.autocast("cpu", torch.bfloat16):
             embeddings = embed_prompts(encoder, tokenizer, list(rows), dtype=torch.float16)
-        save_folder(folder, {"type": "EmojiTexts"}, {"texts": texts.int(), "embeddings": embeddings})
+        found = {"texts": torch.tensor(texts).int(), "plain": torch.tensor(of_plain).int(), "embeddings": embeddings}
+        save_folder(folder, {"type": "EmojiTexts"}, found)
     _, tensors = load_folder(folder, expect="EmojiTexts")
-    return tensors["texts"].long(), tensors["embeddings"]
+    return tensors["texts"].long(), tensors["plain"].long(), tensors["embeddings"]
 
 
 def _scenes(images: int) -> Scenes:

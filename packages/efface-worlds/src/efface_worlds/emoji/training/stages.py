@@ -73,7 +73,9 @@ def _unet(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[
     start = _denoiser(_before(work, "trunk")) if branches else None
     unseen = GOLDS if name == "trunk" else () if gold is None else (gold,)
     recipe = replace(recipe, stage=name)
-    unet, facts = train_denoiser(data.without(unseen), folder, recipe, start=start, **options)
+    if branches:
+        options |= {"start": start, "plain": 0.0}  # the trunk has read plain captions
+    unet, facts = train_denoiser(data.without(unseen), folder, recipe, **options)
     unet.save_pretrained(folder)
     return facts | {"without": list(unseen), "start": "trunk" if branches else None}
 
