@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraint
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow fuzz checks lint types imports dists bench clean
+.PHONY: demo test coverage test-slow fuzz checks lint types imports dists bench clean
 
 demo: $(READY)
 	$(BIN)/efface demo --out demo-out --force
@@ -17,9 +17,13 @@ demo: $(READY)
 # What reads the source alone comes first, two at a time, since it fails sooner; then the tests, on every core.
 test: $(READY)
 	$(MAKE) --jobs 2 checks
-	$(PYTEST) -m "not slow" --cov --cov-report=term:skip-covered --durations=25
+	$(PYTEST) -m "not slow" --durations=25
 
 checks: lint types imports $(if $(WORLDS),dists)
+
+# The same tests under coverage, which takes a quarter more time.
+coverage: $(READY)
+	$(PYTEST) -m "not slow" --cov --cov-report=term:skip-covered
 
 test-slow: $(READY)
 	$(PYTEST) -m slow
