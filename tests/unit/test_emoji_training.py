@@ -71,9 +71,10 @@ def test_captions_are_kept_once_each_and_read_as_the_pipeline_reads_them(tmp_pat
     assert max(rows.max(), plain.max()) + 1 == len(embeddings)
     scenes = _scenes(40)
     assert torch.equal(plain == NONE, (scenes.count == 2) | scenes.small)
-    for found, reader in ((rows, "train"), (plain, "plain")):
+    told = (caption(scenes, reader="train", seed=_SEED), caption(scenes, reader="plain"))
+    for found, texts in zip((rows, plain), told, strict=True):
         there = found != NONE
-        exact = embed_prompts(*load_text_encoder(), caption(scenes, reader=reader, seed=_SEED))[there]
+        exact = embed_prompts(*load_text_encoder(), texts)[there]
         apart = (embeddings[found[there]].float() - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
         assert apart.max() < 0.02  # of bfloat16 and half precision
 

@@ -82,7 +82,7 @@ def encode_captions(folder: Path, images: int = IMAGES) -> tuple[Tensor, Tensor,
     if not (folder / "model.safetensors").is_file():
         rows: dict[str, int] = {"": 0}
         scenes = _scenes(images)
-        told, plain = (caption(scenes, reader=reader, seed=_SEED) for reader in ("train", "plain"))
+        told, plain = caption(scenes, reader="train", seed=_SEED), caption(scenes, reader="plain", seed=_SEED)
         single = ((scenes.count == 1) & ~scenes.small).tolist()
         texts = [rows.setdefault(text, len(rows)) for text in told]
         of_plain = [rows.setdefault(text, len(rows)) if one else NONE for text, one in zip(plain, single, strict=True)]
