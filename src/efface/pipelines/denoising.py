@@ -75,7 +75,7 @@ class Denoising:
         embedding = PromptEmbedding.cat([embedding] * len(latents)) if len(embedding) == 1 else embedding
         if len(embedding) != len(latents):
             raise InputError(f"{len(latents)} latents for {len(embedding)} prompts: give one prompt, or one for each")
-        size = {**self._size(latents), **call}
+        size = {**self.size_of(latents), **call}
         prepared = self.prepare(embedding, latents=latents.detach(), **size)
         return prediction(prepared, latents, t, embedding, self.components.denoisers[denoiser] if denoiser else None)
 
@@ -94,7 +94,7 @@ class Denoising:
             )
         return name
 
-    def _size(self, latents: Tensor) -> dict[str, int]:
+    def size_of(self, latents: Tensor) -> dict[str, int]:
         """Pixels of latents that are not packed."""
         if latents.ndim < 4:
             return {}

@@ -15,7 +15,7 @@ from efface.audit.subjects import Access
 Suite = Literal["quick", "full"]
 
 _ROOM = __name__.rpartition(".")[0]
-MODULES = ("direct",)
+MODULES = ("direct", "unprompted", "luck", "likelihood", "features", "relearning")
 """Files of this room that register probes, in the order of tables: cheap and outside first."""
 
 
