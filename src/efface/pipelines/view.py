@@ -22,8 +22,11 @@ from efface.pipelines.denoising import Denoising
 from efface.pipelines.embedding import PromptEmbedding, Slot
 from efface.pipelines.encoding import Encoding
 from efface.pipelines.guidance import Guidance, Prediction
+from efface.pipelines.noising import Noising
 from efface.pipelines.prompts import PromptEncoder, paired
 from efface.pipelines.sampling import Samples, sample_batch
+from efface.pipelines.soft_words import Words
+from efface.pipelines.stepping import Change, guided_prediction, stepped
 from efface.pipelines.steps import Inside, Rule, Swap, install_inside, install_rule, install_swap
 from efface.pipelines.text_edits import TextEdit
 from efface.pipelines.tokens import Tokens, WordRows
@@ -44,6 +47,7 @@ class PipelineView:
         components: Its parts by role.
         text: Its text side.
         denoising: Its denoiser's side.
+        words: The tokens that its text encoders know, and their vectors, which can be put in another's place.
     """
 
     def __init__(self, pipe: Any, components: Components, probe: Mapping[str, Any]) -> None:
@@ -51,6 +55,7 @@ class PipelineView:
         self.pipe, self.components = pipe, components
         self.text = PromptEncoder(pipe, components)
         self.denoising = Denoising(self.text, probe)
+        self.words = Words(self.text)
 
     @classmethod
     def of(cls, pipe: Any, *, probe: Mapping[str, Any] | None = None, **roles: Any) -> PipelineView:
@@ -118,6 +123,11 @@ class PipelineView:
     def guidance(self) -> Guidance:
         """How it strengthens its text."""
         return self.denoising.guidance
+
+    @property
+    def noising(self) -> Noising:
+        """How noise is put into clean latents, and what the denoiser would say of them if it were right."""
+        return Noising(self.scheduler, self.prediction_type)
 
     @property
     def device(self) -> torch.device:
@@ -382,6 +392,47 @@ class PipelineView:
         """
         check_call(PipelineView.install_swap, locals())
         return install_swap(self.text, swap)
+
+    @contextmanager
+    def stepped(self, change: Change) -> Iterator[None]:
+        """Change the latents that its scheduler goes to, step by step, for the length of a block.
+
+        Args:
+            change: Takes a `SchedulerStep`, whose prediction has guidance and all edits in it; gives what the next
+                latents are, or None.
+        """
+        check_call(PipelineView.stepped, locals())
+        with stepped(self.pipe, self.scheduler, change):
+            yield
+
+    def guided_prediction(
+        self,
+        latents: Tensor,
+        at: int,
+        embedding: PromptEmbedding,
+        *,
+        steps: int,
+        guidance: float | None = None,
+        **call: Any,
+    ) -> Tensor:
+        """What its scheduler would be given at a step of a sampling: with guidance and all edits. Gradients flow.
+
+        Edits that remember predictions of earlier steps remember that nothing was predicted.
+
+        Args:
+            latents: (n, ...) as the pipeline's loop holds them at that step.
+            at: Which step, from 0.
+            embedding: n prompts, with their negative branch where the pipeline has one.
+            steps: Steps of the scheduler.
+            guidance: Scale of guidance; None for the pipeline's default.
+            **call: Further arguments of the pipeline's call, as for `denoise`.
+
+        Raises:
+            InputError: If there is no such step.
+        """
+        check_call(PipelineView.guided_prediction, locals())
+        size = {**self.denoising.size_of(latents), **call}
+        return guided_prediction(self.denoising, embedding, latents, at, steps=steps, guidance=guidance, **size)
 
     def install_inside(self, part: str, edits: Mapping[Site, Inside]) -> Callable[[], None]:
         """Edit states inside a denoiser, where it is asked for prompts in the pipeline's calls.
