@@ -68,6 +68,18 @@ class SchedulerStep:
         self._check_size()
         return self._amounts_at(self.timestep)
 
+    def clipped(self, clean: Tensor) -> Tensor:
+        """Clean latents as the scheduler takes them, which may bound them.
+
+        Raises:
+            InputError: If it bounds them by a threshold that moves.
+        """
+        config = self._scheduler.config
+        if config.get("thresholding"):
+            raise InputError(f"{type(self._scheduler).__name__} bounds its latents by a moving threshold: {_DDIM}")
+        most = config.get("clip_sample_range", 1.0)
+        return clean.clamp(-most, most) if config.get("clip_sample") else clean
+
     @property
     def next_amounts(self) -> tuple[float, float]:
         """The same of the latents that the step leads to; the last step leads to where the scheduler ends.

@@ -15,7 +15,8 @@ from efface.audit.subjects import Access
 Suite = Literal["quick", "full"]
 
 _ROOM = __name__.rpartition(".")[0]
-MODULES = ("direct", "unprompted", "luck", "likelihood", "features", "relearning")
+_ATTACKS = ("completion", "noise", "inpainting", "steering", "inversion")
+MODULES = ("direct", "unprompted", "luck", *_ATTACKS, "likelihood", "features", "relearning")
 """Files of this room that register probes, in the order of tables: cheap and outside first."""
 
 
