@@ -127,9 +127,10 @@ class SchedulerStep:
         if self.index + 1 >= len(times):
             return clean
         at = times[self.index + 1 : self.index + 2].expand(len(clean))
-        if callable(found := getattr(self._scheduler, "scale_noise", None)):
-            return found(clean, at, noise)
-        return self._scheduler.add_noise(clean, noise, at)
+        scheduler = self._scheduler
+        if hasattr(scheduler, "scale_noise"):
+            return scheduler.scale_noise(clean, at, noise)
+        return scheduler.add_noise(clean, noise, at)
 
     def _check_size(self) -> None:
         size = float(torch.as_tensor(getattr(self._scheduler, "init_noise_sigma", 1.0)).flatten()[0])

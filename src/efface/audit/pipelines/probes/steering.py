@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from efface.audit.pipelines.probes.case import Case
 from efface.audit.pipelines.probes.latent_classifier import LatentClassifier, trained
 from efface.audit.pipelines.probes.noise import Widening
 from efface.audit.pipelines.probes.registry import Probe, register
-from efface.audit.pipelines.probes.scores import Scores
+from efface.audit.pipelines.probes.scores import Role, Scores
 from efface.audit.pipelines.probes.selecting import best_of
 from efface.audit.pipelines.probes.subject import Subject
 from efface.audit.pipelines.probes.trajectory import changed, named, unasked
@@ -66,8 +67,10 @@ def steering(
     kinds = [(None, "guided"), (eta, f"guided, eta {eta:g}")]
     rows: list[Scores] = []
     with subject.on() as view:
+        prompted: tuple[Role, Any, Any] = ("search", texts, {})
+        unprompted: tuple[Role, Any, Any] = ("unprompted", empty, unasked(view))
         for wide, kind in kinds:
-            for role, asked, more in (("search", texts, {}), ("unprompted", empty, unasked(view))):
+            for role, asked, more in (prompted, unprompted):
                 draws = [
                     changed(view, case, asked, seeds, _steered(case, found.network, scale, wide, draw), **more)
                     for draw, scale in enumerate(scales)
