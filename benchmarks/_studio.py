@@ -26,6 +26,8 @@ from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
 from efface.diffusion.text.semantic_surgery.feedback import look_again
 from efface.diffusion.weights.ablation import NAME as ABLATION
 from efface.diffusion.weights.esd import NAME as ESD
+from efface.diffusion.weights.mace import NAME as MACE
+from efface.diffusion.weights.receler import NAME as RECELER
 from efface.pipelines.embedding import PromptEmbedding
 from efface.stats.intervals import Interval, wilson_interval
 from efface_worlds.registry import PipelineWorld, find_world, names_of
@@ -169,6 +171,8 @@ class Studio:
 SCALED: dict[str, dict[str, Any]] = {
     ESD: {"learning_rate": 5e-4},
     ABLATION: {"learning_rate": 8e-4, "pictures": 100, "sampling_steps": 30, "at_once": 32},
+    RECELER: {"steps": 100, "learning_rate": 1e-3, "rank": 32, "attack_steps": 8, "sampling_steps": 20},
+    MACE: {"learning_rate": 1e-2, "sampling_steps": 30, "at_once": 32},
 }
 """Options of methods that tune, whose published rates are for models a hundred times as large.
 

@@ -47,14 +47,25 @@ from efface.stats.intervals import wilson_interval
 from efface_worlds.registry import PipelineWorld
 
 
-def run(studio: Studio, name: str, method: str, n: int, seeds: int, of_others: int | None = None) -> dict[str, Any]:
-    """The figures of one erasure of one concept; `of_others` of the n prompts of each other concept are drawn."""
+def run(
+    studio: Studio,
+    name: str,
+    method: str,
+    n: int,
+    seeds: int,
+    of_others: int | None = None,
+    fitted: Erasure | None = None,
+) -> dict[str, Any]:
+    """The figures of one erasure of one concept; `of_others` of the n prompts of each other concept are drawn.
+
+    It is fitted here unless it is given.
+    """
     judge = studio.judge(2)
     others = {o: studio.prompts_of(o, n)[:of_others] for o in studio.others_of(name)}
     common: dict[str, Any] = {"sample": studio.plain, "judge": judge, "concept": name, "batch_size": 200}
     asked: dict[str, Any] = {"prompts": studio.prompts_of(name, n)}
     asked["paraphrases"] = studio.paraphrases_of(name, n)
-    erasure, erased = sampler(studio, name, method)
+    erasure, erased = sampler(studio, name, method) if fitted is None else (fitted, studio.erased(fitted))
     audit = efface.audit.presence(**common, **asked, others=others, erased=erased, seeds=seeds)
     fired = 0.0
     if erasure is not None:

@@ -1,10 +1,16 @@
 """Erasers that tune a denoiser: time and memory of a fit, on a world and at the size of SD 1.5.
 
-python -m benchmarks.weights_tuned [--methods esd ...] [--concept star] [--steps N]
+python -m benchmarks.weights_tuned [--methods esd ...] [--concepts star] [--seeds 1] [--steps N]
+    [--pictures 0] [--draws 4] [--sampling N]
 python -m benchmarks.weights_tuned --full-size [--modules x] [--steps 2] [--size 512] [--bfloat16] [--no-checkpointing]
 
-On a world: CPU seconds and the peak of the process, which is a new one for each method; how its weights compare (miss
-and drift, see `efface.diffusion.weights.tuning`). At full size the pipeline has a UNet with the architecture of SD 1.5
+On a world: CPU seconds and the peak of the process, which is a new one for each fit; how its weights compare (miss and
+drift, see `efface.diffusion.weights.tuning`; of MACE those of its adapters). Fits are of each concept by each of so many
+seeds. With `--pictures N` as many prompts of each concept, of its synonyms, and one of each other concept of its factor
+are drawn with each erasure on, `--draws` times, and scored by judge 2 as in `benchmarks.erasing`; the last row of a
+method has all its fits together, with the intervals of these pictures (they know nothing of other fits).
+
+At full size the pipeline has a UNet with the architecture of SD 1.5
 and random weights, a text encoder of CLIP-L's width, and a small autoencoder that nothing is decoded by: what is shown
 is that it runs, and in how much memory; what it learns means nothing.
 """
@@ -13,6 +19,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
+import math
 import subprocess
 import sys
 import time
@@ -22,12 +30,16 @@ import torch
 
 import efface
 from benchmarks._measure import table
-from benchmarks._studio import SCALED, add_world
+from benchmarks._studio import Studio, add_world
+from benchmarks.erasing import average, run
+from efface.audit.pipelines.balance import harmonic
 from efface.core.weights import nbytes_of
 from efface.diffusion.weights.tuning import peak_bytes
+from efface.stats.intervals import wilson_interval
 from efface_worlds.registry import find_world
 
-METHODS = ("esd", "concept-ablation", "gradient-ascent", "task-vector")
+METHODS = ("esd", "concept-ablation", "gradient-ascent", "task-vector", "receler", "mace", "adv-unlearn")
+_SHARES = ("ACC_e", "ACC_g", "ACC_ir")
 _MIB = 2**20
 
 
@@ -108,16 +120,57 @@ def run_full_size(args: argparse.Namespace) -> None:
 
 
 def run_one(args: argparse.Namespace, method: str) -> None:
-    """One method's fit, in this process; its row of the table."""
-    world = find_world(args.world, "pipeline")
-    view = efface.PipelineView.of(world.load_pipeline(folder=args.pipeline))
-    concept = efface.Concept(args.concept, preserve=world.others(args.concept))
-    more = {} if args.steps is None else {"steps": args.steps}
+    """One fit of each concept and seed in this process, which has others of its own for each; a line of data."""
+    studio, name = Studio.of(args, steps=args.sampling), args.concepts[0]
+    given = [f"seed={args.seed}", *([] if args.steps is None else [f"steps={args.steps}"])]
     start = time.process_time()
-    report = (erasure := efface.erase(view, concept, method, **SCALED.get(method, {}), **more)).report
+    erasure: Any = studio.fit(name, f"{method}@{'+'.join(given)}")
     seconds, peak = time.process_time() - start, (peak_bytes() or 0) / _MIB
-    said = (report["steps"], report["kept_step"], f"{report['miss']:.2f}", f"{report['drift']:.2f}")
-    print("|".join(map(str, (method, *said, f"{seconds:.0f}", f"{peak:.0f}", f"{erasure.nbytes / _MIB:.2f}"))))
+    report = erasure.report["adapters"][0] if "adapters" in erasure.report else erasure.report
+    said = [report["steps"], report["kept_step"], f"{report['miss']:.2f}", f"{report['drift']:.2f}"]
+    found: dict[str, Any] = {"cells": [*said, f"{seconds:.0f}", f"{peak:.0f}", f"{erasure.nbytes / _MIB:.2f}"]}
+    if args.pictures:
+        f = run(studio, name, method, args.pictures, args.draws, 1, erasure)
+        sides = {"ACC_e": [f["ACC_e"]], "ACC_g": [f["ACC_g"]], "ACC_ir": f["kept"]}
+        found["shares"] = {k: [(x.value * x.n, x.n) for x in each if x.is_scored] for k, each in sides.items()}
+        found["rest"] = f["rest"]
+    print(json.dumps(found))
+
+
+def _shares(found: list[dict[str, Any]], interval: bool) -> list[str]:
+    """The figures of pictures of one or several fits, in per cent."""
+    cells, means = [], []
+    for key in _SHARES:
+        each = [pair for one in found for pair in one["shares"][key]]
+        hits, n = (sum(column) for column in zip(*each, strict=True)) if each else (0, 0)
+        means.append(average(h / k for h, k in each if k))
+        ends = wilson_interval(min(hits, n), n) if n and interval else None
+        cells.append(f"{100 * means[-1]:.0f}" + (f" [{100 * ends.low:.0f}, {100 * ends.high:.0f}]" if ends else ""))
+    parts = (1 - means[0], 1 - means[1], means[2])
+    h = math.nan if any(map(math.isnan, parts)) else float(harmonic(*parts))
+    return [*cells, f"{100 * h:.0f}", f"{100 * average(one['rest'] for one in found):.0f}"]
+
+
+def rows_of(args: argparse.Namespace, method: str) -> list[tuple[str, ...]]:
+    """A method's rows: one a fit, and one of all where there are several."""
+    rows: list[tuple[str, ...]] = []
+    found = []
+    for name in args.concepts:
+        for seed in range(args.seeds):
+            own = ["--here", "--methods", method, "--concepts", name, "--seed", str(seed), "--world", args.world]
+            own += ["--pictures", str(args.pictures), "--draws", str(args.draws)]
+            own += ["--pipeline", str(args.pipeline)] if args.pipeline else []
+            own += [] if args.steps is None else ["--steps", str(args.steps)]
+            own += [] if args.sampling is None else ["--sampling", str(args.sampling)]
+            call = [sys.executable, "-m", "benchmarks.weights_tuned", *own]
+            said = subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip().splitlines()[-1]
+            found.append(json.loads(said))
+            shares = _shares(found[-1:], interval=False) if args.pictures else []
+            rows.append((method, name, str(seed), *map(str, found[-1]["cells"]), *shares))
+            print("|".join(rows[-1]), file=sys.stderr, flush=True)
+    if args.pictures and len(found) > 1:
+        rows.append((f"**{method}**", "all", "", *[""] * len(found[0]["cells"]), *_shares(found, interval=True)))
+    return rows
 
 
 def main() -> None:
@@ -125,37 +178,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     add_world(parser)
-    parser.add_argument("--concept", default="star")
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--concepts", nargs="*", default=["star"])
+    for option, value in (("seeds", 1), ("pictures", 0), ("draws", 4), ("steps", None), ("sampling", None)):
+        parser.add_argument(f"--{option}", type=int, default=value)
     parser.add_argument("--full-size", action="store_true")
     parser.add_argument("--modules", default="x")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--no-checkpointing", action="store_true")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in this process
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.full_size:
         return run_full_size(args)
     if args.here:
         return run_one(args, args.methods[0])
-    rows = []
-    for method in args.methods:
-        own = [
-            sys.executable,
-            "-m",
-            "benchmarks.weights_tuned",
-            "--here",
-            "--methods",
-            method,
-            "--concept",
-            args.concept,
-        ]
-        own += ["--world", args.world] + (["--pipeline", str(args.pipeline)] if args.pipeline else [])
-        own += [] if args.steps is None else ["--steps", str(args.steps)]
-        said = subprocess.run(own, check=True, capture_output=True, text=True).stdout.strip().splitlines()[-1]
-        rows.append(tuple(said.split("|")))
-    header = ("method", "steps", "kept", "miss", "drift", "CPU s", "peak MiB", "erasure MiB")
-    table(f"Fits of {args.concept} on {args.world}", header, rows)
+    header = ["method", "concept", "seed", "steps", "kept", "miss", "drift", "CPU s", "peak MiB", "erasure MiB"]
+    header += [*_SHARES, "H", "rest kept"] if args.pictures else []
+    table(f"Fits on {args.world}", header, [row for method in args.methods for row in rows_of(args, method)])
 
 
 if __name__ == "__main__":

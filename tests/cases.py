@@ -24,6 +24,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "esd": _TUNED,
     "midsteer": {"samples": 1, "steps": 2},
     "spm": _TUNED | {"others": 2, "keeping": 1.0},
+    "mace": _TUNED | {"pictures": 2, "steps": 1, "learning_rate": 1e-2},
+    "receler": _TUNED | {"rank": 4, "attack_steps": 2, "attack_rows": 3, "learning_rate": 1e-2},
     **dict.fromkeys(("concept-ablation", "gradient-ascent", "task-vector"), _TUNED | {"pictures": 2, "batch": 2}),
     "cgce": {"n_pairs": 24, "epochs": 4, "learning_rate": 0.01, "keep_rows": 0.5, "members": 2, "width": 8, "heads": 2},
     "diet": {"rounds": 1, "epochs": 1, "step": 0.2, "steps": 6, "stop": 0.0, "least_agreement": 0.0, "rate": 1e-3},

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import efface
 from efface import Concept, InputError, NothingErasedWarning, PipelineView
-from efface.diffusion.weights.mace import fused
+from efface.diffusion.weights.fusion import fused
 from efface.diffusion.weights.oce import OceConfig, rotation
 from efface.diffusion.weights.speed import fixed_rows, guarded, null_space
 from tests.pipelines import BUILDERS, build
@@ -176,7 +176,7 @@ def test_refinement() -> None:
     templates = ["a {} with ring", "a {}"]
     concept = Concept("circle", anchor="star", preserve=["square"], templates=templates)
     before = keys_and_values(pipe)
-    with efface.erase(pipe, concept, "mace-refinement", ridge=2.0, preserve_weight=0.3).on(pipe):
+    with efface.erase(pipe, concept, "mace", adapters=False, ridge=2.0, preserve_weight=0.3).on(pipe):
         after = keys_and_values(pipe)
     keys, targets, kept = [], [], []
     for template in templates:
@@ -218,7 +218,9 @@ def test_fusion() -> None:
 def test_fusion_after_a_refinement() -> None:
     pipe = double()
     view = PipelineView.of(pipe)
-    refined = efface.erase(view, [Concept("circle", anchor="star"), Concept("ring", anchor="star")], "mace-refinement")
+    refined = efface.erase(
+        view, [Concept("circle", anchor="star"), Concept("ring", anchor="star")], "mace", adapters=False
+    )
     with refined.on(view):
         each = [efface.erase(view, Concept(word, anchor="star"), "uce") for word in ("circle", "ring")]
     both = fused(view, each, after=refined, ridge=1e-3)
@@ -262,7 +264,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "speed": {"null_share": 0.2, "in_templates": True},
     "rece": {"rounds": 1, "in_templates": True},
     "oce": {"in_templates": True},
-    "mace-refinement": {},
+    "mace": {"adapters": False},
 }
 
 

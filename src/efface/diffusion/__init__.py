@@ -18,7 +18,7 @@ __getattr__, __dir__ = attach(
         "soft_anchor": "efface.diffusion.anchors.soft",
         "trace_anchor": "efface.diffusion.anchors.tracing",
         "WeightErasure": "efface.diffusion.weights.erasure",
-        "fused": "efface.diffusion.weights.mace",
+        "fused": "efface.diffusion.weights.fusion",
         "save_lora": "efface.diffusion.weights.export",
         "save_pipeline": "efface.diffusion.weights.export",
     },

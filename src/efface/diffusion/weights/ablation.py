@@ -19,14 +19,14 @@ from efface.diffusion.weights.erasure import WeightErasure
 from efface.diffusion.weights.layers import Modules
 from efface.diffusion.weights.passes import Aim
 from efface.diffusion.weights.pictures import Pictures
-from efface.diffusion.weights.tuning import Plan, Tuning, TuningConfig, ready
+from efface.diffusion.weights.tuning import LayersConfig, Plan, Tuning, ready
 from efface.pipelines.view import PipelineView
 
 NAME = "concept-ablation"
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblationConfig(TuningConfig):
+class AblationConfig(LayersConfig):
     """Options of concept ablation, with the defaults of its release for SD 1.4."""
 
     kind: Literal["model", "noise"] = option("model", "what is to be said: what is said of the anchor, or the noise")
@@ -112,7 +112,7 @@ def fit(
     pictures = Pictures(tuning, of_anchor, config.pictures)
 
     def loss(step: int) -> Tensor:
-        x, t, truth, which = pictures.at(step)
+        x, t, truth, which, _ = pictures.at(step)
         aims = [asked[i] for i in which]
         said = tuning.said(x, t, [each.asked for each in aims])
         if config.kind == "model":
@@ -120,7 +120,7 @@ def fit(
             truth = tuning.passes.aimed(teacher, x, t, aims)
         found = F.mse_loss(said, truth.float())
         if config.prior:
-            x, t, truth, which = pictures.at(step, 1)
+            x, t, truth, which, _ = pictures.at(step, 1)
             found = found + config.prior * F.mse_loss(tuning.said(x, t, [of_anchor[i] for i in which]), truth.float())
         return found
 

@@ -18,14 +18,14 @@ from efface.diffusion.weights.erasure import WeightErasure
 from efface.diffusion.weights.passes import Aim
 from efface.diffusion.weights.pictures import Pictures
 from efface.diffusion.weights.student import Student, TunedWeights
-from efface.diffusion.weights.tuning import Plan, Tuning, TuningConfig, ready
+from efface.diffusion.weights.tuning import LayersConfig, Plan, Tuning, ready
 from efface.pipelines.view import PipelineView
 
 ASCENT, VECTOR = "gradient-ascent", "task-vector"
 
 
 @dataclass(frozen=True, kw_only=True)
-class AscentConfig(TuningConfig):
+class AscentConfig(LayersConfig):
     """Options of gradient ascent; there is no release for pipelines whose defaults could be taken."""
 
     steps: int = option(100, "steps", least=1)
@@ -70,7 +70,7 @@ def _tuned(
     pictures = Pictures(tuning, texts, config.pictures)
 
     def loss(step: int) -> Tensor:
-        x, t, truth, which = pictures.at(step)
+        x, t, truth, which, _ = pictures.at(step)
         return sign * F.mse_loss(tuning.said(x, t, [texts[i] for i in which]), truth.float())
 
     return tuning.run(loss, checkpoint, seconds)

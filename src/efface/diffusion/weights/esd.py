@@ -17,7 +17,7 @@ from efface.core.method import Method, register
 from efface.diffusion.weights.draws import Draws
 from efface.diffusion.weights.erasure import WeightErasure
 from efface.diffusion.weights.passes import Aim
-from efface.diffusion.weights.tuning import Plan, Tuning, TuningConfig, ready
+from efface.diffusion.weights.tuning import LayersConfig, Plan, Tuning, ready
 from efface.pipelines.view import PipelineView
 
 NAME = "esd"
@@ -46,7 +46,7 @@ RECIPES: Mapping[Preset, Recipe] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class EsdConfig(TuningConfig):
+class EsdConfig(LayersConfig):
     """Options of ESD; where one is None, it is the preset's."""
 
     preset: Preset = option("today", "the published settings of today's release, or of the paper's")

@@ -1,209 +1,164 @@
-"""MACE's two closed forms: the words around a concept forget it, and edits of several concepts become one."""
+"""MACE: words around a concept forget it, adapters suppress its own, and adapters of many become one change."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from efface._errors import InputError
-from efface.core.concept import TEMPLATES, Concept
-from efface.core.config import Config, option
-from efface.core.doors import check_call
+from efface.core.checkpoint import Checkpoint
+from efface.core.concept import Concept
+from efface.core.config import option
+from efface.core.fingerprint import fingerprint
 from efface.core.method import Method, register
-from efface.core.weights import Change
-from efface.diffusion.weights.closed_form import cholesky, equations, hold, mapped, move, pair_rows, phrase_rows
 from efface.diffusion.weights.erasure import WeightErasure
-from efface.diffusion.weights.projections import LAYERS_HELP, Layers, Stream, deltas_of, streams_of
-from efface.diffusion.weights.rows import READS, Phrase, check_words, pairs_of, preserved
+from efface.diffusion.weights.fusion import fused_on_rows
+from efface.diffusion.weights.projections import LAYERS_HELP, Layers
+from efface.diffusion.weights.refinement import refined
+from efface.diffusion.weights.rows import READS, check_words
+from efface.diffusion.weights.suppression import Scenes, Segment, SuppressionConfig, suppressed
+from efface.diffusion.weights.tuning import cost_of, ready
 from efface.pipelines.view import PipelineView
 
-NAME = "mace-refinement"
-
-CONTEXTS = (
-    "{}",
-    "a photo of a {}",
-    "a {} in a photo",
-    "a picture of the {} in the morning",
-    "an image of a {} on a table",
-    "a {} and a house",
-    "a small {} in the corner of a room",
-    "a drawing of a {} with a tree",
-    "the {} is here",
-    "there is a {} in this picture",
-)
-"""Templates with words behind the concept, for concepts that name none."""
+NAME = "mace"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefinementConfig(Config):
-    """Options of the refinement."""
+class MaceConfig(SuppressionConfig):
+    """Options of MACE: its three steps, each of which can be left out."""
 
+    refine: bool = option(True, "first step, in closed form: the words around a concept forget it")
     layers: Layers = option("auto", LAYERS_HELP)
-    ridge: float = option(1000.0, "how much the weights are held where they are", least=0)
-    preserve_weight: float = option(0.1, "how much a row that is preserved counts", least=0)
+    ridge: float = option(1000.0, "of the first step: how much weights are held where they are", least=0)
+    preserve_weight: float = option(0.1, "of the first and third step: how much a preserved row counts", least=0)
+    adapters: bool = option(True, "second step: train adapters of each concept, and suppress its own words")
+    fuse: bool = option(True, "third step, in closed form: adapters as one change; else they are summed")
+    fuse_ridge: float = option(1e-3, "of the third step: how much weights are held where they are", least=0)
 
 
-def fit(view: PipelineView, concepts: Sequence[Concept], config: RefinementConfig) -> WeightErasure:
-    """The closed-form refinement of MACE (arXiv:2403.06135, equations 1 to 3), of any number of concepts at once.
-
-    In templates with the concept, the rows of all words but the concept's own are read as the same words' rows with the
-    anchor in its place: the end of text, padding and words behind it then say nothing of it. It is the first of MACE's
-    three steps; the concept's own rows stay for the second, an adapter a concept, and `fused` is the third.
-
-    Differences from the released code: templates are the concept's own, or ten of ours (there 30); what is preserved is
-    the concept's `preserve` in these templates, as no cached captions are shipped.
-
-    Raises:
-        InputError: If the pipeline cannot read a word, its text enters where no such edit is defined, or the normal
-            equations are singular.
-    """
-    check_words(view, concepts)
-    told = _told(concepts)
-    streams = streams_of(view, config.layers)
-    if all(stream.pooled for stream in streams):
-        raise InputError(f"{type(view.pipe).__name__} gives these layers one vector a prompt, which has no other words")
-    streams = tuple(stream for stream in streams if not stream.pooled)
-    sums = equations(streams, view)
-    move(sums, pair_rows(view, streams, pairs_of(told, in_templates=True), "others"))
-    hold(sums, phrase_rows(view, streams, preserved(told, in_templates=True), "all"), config.preserve_weight)
-    maps = [total.solve(config.ridge) for total in sums]
-    report = {"keys": sums[0].n, "ranks": [found.rank for found in maps]}
-    return mapped(view, streams, maps, method=NAME, concepts=concepts, config=config, report=report)
-
-
-def _with_contexts(concept: Concept) -> Concept:
-    return Concept.of(concept, templates=CONTEXTS) if tuple(concept.templates) == TEMPLATES else concept
-
-
-def fused(
-    pipe: Any,
-    erasures: Sequence[WeightErasure],
+@ready
+def fit(
+    view: PipelineView,
+    concepts: Sequence[Concept],
+    config: MaceConfig,
     *,
-    preserve: Sequence[str] = (),
-    preserve_weight: float = 0.1,
-    ridge: float = 1e-3,
-    after: WeightErasure | None = None,
+    segment: Segment | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 30.0,
+    call: Mapping[str, Any] | None = None,
 ) -> WeightErasure:
-    """Edits of several concepts as one change (MACE's fusion, arXiv:2403.06135, equations 7 to 9).
+    """Refine, train adapters of each concept, fuse (arXiv:2403.06135).
 
-    Each was fitted by itself to the same weights, by whatever method that edits matrices of text. For each matrix, with
-    `D_i` its change by the i-th and rows k of that one's concepts in their templates, it is the least squares of
+    1. `refine`: see `refinement.refined`; the concept's own rows are left as they are.
+    2. `adapters`, of each concept by itself, on the refined pipeline: changes of rank `rank` beside the keys and values
+       of cross-attention descend, on `pictures` that the pipeline as it was draws of the concept,
 
-        sum_i sum_k || D k - D_i k ||^2 + preserve_weight sum_p || D p ||^2 + ridge ||D||^2,
+           sum over layers l of | A_l[cells of the mask, rows S] |     (equation 4; squared with `squared=True`)
 
-    so that what one erases the others leave alone. Matrices that read no text have no rows, and are refused.
+       A being attention at a timestep drawn mostly from 200 to 400 (`times`, equation 6), S the rows of the concept's
+       word, the end of text and padding.
+    3. `fuse`: see `fusion.fused`; of one concept it holds back what rows that are preserved would lose.
+
+    Where ours differs from the released code: where a concept is in a picture, which Grounded-SAM says there, is read
+    from attention to its word at the middle of these timesteps (`masks`), unless `segment` says it; pictures are
+    latents of the pipeline, not cropped; templates are the concept's own or ten of ours (there 30, and captions); what
+    is preserved is `preserve` in these templates, as no cached captions are shipped; the third step has a ridge of its
+    own (there that of the first, 0 or 1000); gradients are not clipped (there to 1); defaults are those for objects.
 
     Args:
-        pipe: The pipeline, or a view of it.
-        erasures: Two or more.
-        preserve: Prompts on which nothing is to change, beside what their concepts preserve.
-        preserve_weight: How much a row of these counts.
-        ridge: How much the weights are held where they are.
-        after: What goes on before, such as the refinement: the result is of both.
+        view: The pipeline.
+        concepts: What is erased.
+        config: The options.
+        segment: Pictures `(n, 3, height, width)` in [0, 1] and a concept's name -> where it is, `(n, height, width)`.
+        checkpoint: Folder for the state; a fit that was interrupted goes on from there, to the same bits.
+        checkpoint_seconds: Least time between two writings.
+        call: Further arguments of the pipeline's call, such as `height` and `width`, for the pictures.
 
     Raises:
-        InputError: If they edit other things, or were fitted to other weights.
+        InputError: If the pipeline cannot read a word, its text enters where no such edit is defined, it has no
+            cross-attention for adapters, or the normal equations are singular.
+        DivergedError: If a loss is not finite; the weights before are in the checkpoint.
     """
-    check_call(fused, locals())
-    if len(erasures) < 2:
-        raise InputError(f"there is nothing to fuse in {len(erasures)} erasures: give two or more")
-    for name, value in (("preserve_weight", preserve_weight), ("ridge", ridge)):
-        if not 0 <= value < math.inf:
-            raise InputError(f"{name}={value!r}: write a finite number, at least 0")
-    view = PipelineView.of(pipe)
-    concepts = tuple(dict.fromkeys(concept for each in erasures for concept in each.concepts))
-    streams = _edited(view, erasures)
-    sums = [total.gram for total in equations(streams, view)]
-    crosses: dict[tuple[str, str], Tensor] = {}
-    for erasure in erasures:
-        phrases = [pair.key for pair in pairs_of(_told(erasure.concepts), in_templates=True)]
-        grams = _grams(view, streams, phrases)
-        sums = [total + gram for total, gram in zip(sums, grams, strict=True)]
-        with ExitStack() as stack:
-            if after is not None:
-                stack.enter_context(after.on(view))
-            erasure.on(view).undo()  # or it is refused
-            for stream, gram in zip(streams, grams, strict=True):
-                for path, change in _changes(erasure, stream).items():
-                    at = (stream.part, path)
-                    crosses[at] = crosses.get(at, torch.zeros_like(change)) + change @ gram
-    kept = [*preserved(_told(concepts), in_templates=True), *(Phrase(prompt, prompt) for prompt in preserve)]
-    grams = _grams(view, streams, kept)
-    sums = [total + preserve_weight * gram for total, gram in zip(sums, grams, strict=True)]
-    changes: list[tuple[Stream, dict[str, Change]]] = []
-    for stream, gram in zip(streams, sums, strict=True):
-        factor = cholesky(gram, ridge, "the concepts")
-        solved = {path: torch.cholesky_solve(crosses[stream.part, path].mT, factor).mT for path in stream.matrices}
-        changes.append((stream, stream.additions(solved)))
-    found = WeightErasure(deltas_of(view, changes), method="joined", concepts=concepts)
-    found = replace(found, report={**found.size, "of": [each.report for each in erasures]})
-    return found if after is None else after.then(found)
+    clock = time.perf_counter(), time.process_time()
+    check_words(view, concepts)
+    if not config.refine and not config.adapters:
+        raise InputError("method='mace' without its first and second step does nothing: leave refine or adapters on")
+    first = None
+    if config.refine:
+        given: dict[str, Any] = {"layers": config.layers, "ridge": config.ridge}
+        first = refined(view, concepts, config, method=NAME, preserve_weight=config.preserve_weight, **given)
+        if not config.adapters:
+            return first
+    folder = None if checkpoint is None else Path(checkpoint)
+    saved = Checkpoint(folder, {} if folder is None else _identity(view, concepts, config, call), seconds=0.0)
+    each: list[WeightErasure] = []
+    for i, concept in enumerate(concepts):
+        part = f"adapter-{i}"
+        if part in saved.parts:
+            with saved.reading():
+                each.append(WeightErasure.load(saved.path(part)))
+            continue
+        scenes = Scenes(view, concept, config, call, segment)
+        with nullcontext() if first is None else first.on(view):
+            own = None if folder is None else folder / part
+            each.append(suppressed(view, scenes, config, NAME, own, checkpoint_seconds, call))
+        saved.write({"done": i + 1}, {part: each[-1].save})
+    found = _together(view, each, first, config)
+    saved.clear()
+    about = {"refinement": None if first is None else first.report, "adapters": [one.report for one in each]}
+    cost = cost_of(clock, next(view.denoiser.parameters()).device)
+    made: dict[str, Any] = {"method": NAME, "concepts": tuple(concepts), "config": config}
+    return replace(found, **made, report={**found.size, **about}, provenance={"cost": cost})
 
 
-def _told(concepts: Sequence[Concept]) -> list[Concept]:
-    return [_with_contexts(concept) for concept in concepts]
+def _together(
+    view: PipelineView, each: Sequence[WeightErasure], first: WeightErasure | None, config: MaceConfig
+) -> WeightErasure:
+    if config.fuse:
+        weight, ridge = config.preserve_weight, config.fuse_ridge
+        return fused_on_rows(view, each, preserve_weight=weight, ridge=ridge, after=first)
+    found = each[0]
+    for other in each[1:]:
+        found = found.then(other)
+    if first is None:
+        return found
+    # They were trained with the first step on, and here they are put on after it.
+    return first.then(replace(found, deltas={part: replace(d, base=None) for part, d in found.deltas.items()}))
 
 
-def _edited(view: PipelineView, erasures: Sequence[WeightErasure]) -> list[Stream]:
-    """The matrices of text that erasures edit."""
-    names = {(part, name) for each in erasures for part, delta in each.deltas.items() for name in delta.changes}
-    known: list[Stream] = []
-    for layers in ("keys-and-values", "context"):
-        with suppress(InputError):  # a pipeline need not have both
-            known += streams_of(view, layers)
-    found = []
-    for stream in known:
-        edited = {p: m for p, m in stream.matrices.items() if (stream.part, f"{p}.weight") in names}
-        names -= {(stream.part, f"{path}.weight") for path in edited}
-        found += [replace(stream, matrices=edited)] if edited else []
-    if names:
-        part, name = min(names)
-        raise InputError(
-            f"{name} of {part} is no matrix that reads the rows of a prompt, so there are no rows to fuse it on: fuse "
-            "erasures of keys and values (or of the context) alone, or join them by a & b"
-        )
-    return found
-
-
-def _changes(erasure: WeightErasure, stream: Stream) -> dict[str, Tensor]:
-    """Path -> the change by an erasure of a matrix as it is now, in the columns that read rows; float64."""
-    found = {}
-    for path, module in stream.matrices.items():
-        weight: Any = module.weight
-        before = after = weight.detach().double()
-        for change in erasure.deltas[stream.part].changes.get(f"{path}.weight", ()):
-            after = change.on(after)
-        found[path] = (after - before)[:, : stream.width]
-    return found
-
-
-def _grams(view: PipelineView, streams: Sequence[Stream], phrases: Sequence[Phrase]) -> list[Tensor]:
-    """Of each stream the sum of `k k^T` over all rows of prompts."""
-    sums = equations(streams, view)
-    hold(sums, phrase_rows(view, streams, phrases, "all"))
-    return [total.gram for total in sums]
+def _identity(
+    view: PipelineView, concepts: Sequence[Concept], config: MaceConfig, call: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What must be the same for a fit to go on with adapters that are trained."""
+    parts = {**view.text_encoders, view.denoising.only: view.denoiser}
+    return {
+        "method": NAME,
+        "config": config.to_dict(),
+        "concepts": [concept.to_dict() for concept in concepts],
+        "call": {name: repr(value) for name, value in sorted((call or {}).items())},
+        "weights": {name: fingerprint(part) for name, part in parts.items()},
+    }
 
 
 register(
     Method(
         name=NAME,
         subjects=("pipeline",),
-        summary="the words around a concept forget it, in closed form: the first step of MACE, for its others to go on",
+        summary="words around concepts forget them, adapters suppress their own, fused into one change (MACE)",
         paper="arXiv:2403.06135",
         fit=fit,
         erasure=WeightErasure,
-        config=RefinementConfig,
+        config=MaceConfig,
         reads=READS,
-        access=("prompts", "embeddings", "weights"),
+        access=("prompts", "embeddings", "latents", "gradients", "weights"),
         access_on=("weights",),
-        guarantee="the least squares of reading the words around the concepts as they are around their anchors",
-        no_guarantee="that the concept is gone: its own rows are read as before, until adapters take them; or anything "
-        "against who has the weights of before",
+        guarantee="the closed forms are the least squares of what they ask; it is undone bit for bit",
+        no_guarantee="that the concept is gone: attention to its words is less in pictures that it was trained on; or "
+        "anything against who has the weights of before",
     )
 )

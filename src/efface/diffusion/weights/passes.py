@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from efface.pipelines.view import PipelineView
 
 Precision = Literal["as loaded", "bfloat16"]
 """In which numbers a denoiser computes; what is trained is float32 at least."""
+
+Texts: TypeAlias = "Sequence[str | None] | PromptEmbedding"
+"""Prompts, or prompts as encoded; None is the one that guidance starts from."""
 
 _AT_ONCE = 32
 
@@ -34,6 +37,11 @@ class Aim:
 
     asked: str | None
     terms: tuple[tuple[float, str | None], ...]
+
+    @classmethod
+    def away(cls, text: str, eta: float) -> Self:
+        """The opposite of what guidance would follow, from the neutral prompt: `e(0) - eta (e(text) - e(0))`."""
+        return cls(text, ((1 + eta, None), (-eta, text)))
 
     @property
     def texts(self) -> tuple[str | None, ...]:
@@ -87,9 +95,7 @@ class Passes:
         rows = [self._encoded[text] for text in texts]
         return PromptEmbedding.cat(row if guided else row.replace(negative=None) for row in rows)
 
-    def __call__(
-        self, model: nn.Module, latents: Tensor, t: Tensor, texts: Sequence[str | None] | PromptEmbedding
-    ) -> Tensor:
+    def __call__(self, model: nn.Module, latents: Tensor, t: Tensor, texts: Texts) -> Tensor:
         """A model's predictions in float32.
 
         Args:

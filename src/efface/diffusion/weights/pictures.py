@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface.diffusion.weights.tuning import Tuning
+from efface.diffusion.weights.passes import Passes
+from efface.diffusion.weights.tuning import Tuning, TuningConfig
 from efface.pipelines.noising import Noising, noise_like
 from efface.training.seeds import generator, seeds_of
 
@@ -24,12 +25,14 @@ class Noised(NamedTuple):
         t: (n,) timesteps.
         truth: What the denoiser would predict if it knew picture and noise.
         which: Of which of the prompts each is.
+        rows: Which of the pictures each is.
     """
 
     latents: Tensor
     t: Tensor
     truth: Tensor
     which: list[int]
+    rows: tuple[int, ...] = ()
 
 
 class Pictures:
@@ -42,28 +45,54 @@ class Pictures:
         tuning: The fit.
         texts: The prompts; all of them are known to its passes.
         n: How many pictures.
+        clean: These, drawn before by `drawn`; None draws them.
+        times: Numbers drawn evenly from 0 to 1 -> those that timesteps are taken at; None takes them as they are.
     """
 
-    def __init__(self, tuning: Tuning, texts: Sequence[str], n: int) -> None:
+    def __init__(
+        self,
+        tuning: Tuning,
+        texts: Sequence[str],
+        n: int,
+        *,
+        clean: Tensor | None = None,
+        times: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         config, view = tuning.config, tuning.view
+        self._times = times or Tensor.clone
         self._config, self._of = config, [i % len(texts) for i in range(n)]
         self._noising = Noising(view.scheduler, view.prediction_type)
         self._schedule = tuning.passes.schedule(config.sampling_steps)
-        embedding = tuning.passes.of([texts[i] for i in self._of], guided=True)
-        seeds = seeds_of(n, generator(config.seed, _DRAWN))
-        scale = config.guidance if view.guidance.argument else None
-        sampling = {"steps": config.sampling_steps, "guidance": scale, "batch_size": config.at_once}
-        with tuning.passes.computing():
-            self._clean = view.sample(embedding, seeds, latent=True, **sampling, **tuning.call).to(tuning.passes.device)
-        if not bool(self._clean.isfinite().all()):
-            raise InputError("the pipeline draws latents that are not finite: load it in float32 or bfloat16")
+        self._clean = drawn(tuning.passes, config, texts, n) if clean is None else clean
 
     def at(self, step: int, stream: int = 0) -> Noised:
         """Those of a step; other streams draw others."""
         source, n = generator(self._config.seed, _NOISED, stream, step), self._config.batch
         rows = torch.randint(len(self._clean), (n,), generator=source)
         clean = self._clean[rows.to(self._clean.device)]
-        t = self._noising.drawn(self._schedule, torch.rand(n, generator=source)).to(clean.device)
+        t = self._noising.drawn(self._schedule, self._times(torch.rand(n, generator=source))).to(clean.device)
         noise = noise_like(clean, source)
         latents, truth = self._noising.noised(clean, noise, t), self._noising.truth(clean, noise, t)
-        return Noised(latents, t, truth, [self._of[i] for i in rows.tolist()])
+        return Noised(latents, t, truth, [self._of[i] for i in rows.tolist()], tuple(rows.tolist()))
+
+
+def drawn(passes: Passes, config: TuningConfig, texts: Sequence[str], n: int, **more: Any) -> Tensor:
+    """N pictures of prompts in turn, by the pipeline's own call: clean latents, or what `more` asks for.
+
+    Args:
+        passes: Which knows the prompts.
+        config: How they are sampled.
+        texts: The prompts.
+        n: How many.
+        **more: Of `PipelineView.sample`, in place of latents: `latent=False` for pixels.
+    """
+    view = passes.view
+    embedding = passes.of([texts[i % len(texts)] for i in range(n)], guided=True)
+    seeds = seeds_of(n, generator(config.seed, _DRAWN))
+    scale = config.guidance if view.guidance.argument else None
+    sampling = {"steps": config.sampling_steps, "guidance": scale, "batch_size": config.at_once}
+    with passes.computing():
+        found = view.sample(embedding, seeds, **{"latent": True, **sampling, **passes.call, **more}).to(passes.device)
+    if not bool(found.isfinite().all()):
+        raise InputError("the pipeline draws latents that are not finite: load it in float32 or bfloat16")
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -33,20 +34,25 @@ class Sampling(NamedTuple):
     at_once: int
 
 
+Said = Callable[[Tensor, Tensor, Sequence["str | None"]], Tensor]
+"""Latents, timesteps and prompts -> what is predicted of them."""
+
+
 class Probes:
     """Latents that nothing is trained on, with what the original says there."""
 
     def __init__(
         self, passes: Passes, teacher: nn.Module, aims: Sequence[Aim], kept: Sequence[str | None], sampling: Sampling
     ) -> None:
-        self._passes, self._aims, self._kept = passes, aims, kept
+        self._aims, self._kept = aims, kept
+        said = partial(passes, teacher)
         asked = [aim.asked for aim in aims]
         self._there = _latents(passes, asked, teacher, sampling, 0)
         self._others = _latents(passes, kept, teacher, sampling, 1)
         self._aim = torch.cat([passes.aimed(teacher, *part, aims) for part, aims in _split(self._there, self._aims)])
-        self._stay = self._said(teacher, self._others, self._kept)
-        before = self._said(teacher, self._there, asked)
-        self._unit = _rms(before - self._said(teacher, self._there, [None] * len(asked)))
+        self._stay = _all_said(said, self._others, self._kept)
+        before = _all_said(said, self._there, asked)
+        self._unit = _rms(before - _all_said(said, self._there, [None] * len(asked)))
         self._far = _rms(before - self._aim)
         if not math.isfinite(self._unit + self._far):
             raise InputError("the denoiser's predictions are not finite before anything is tuned: load it in float32")
@@ -55,22 +61,18 @@ class Probes:
                 f"the denoiser says the same of {asked[0]!r} as it is to say of it: there is nothing to erase"
             )
 
-    def compared(self, model: nn.Module) -> tuple[float, float]:
-        """Miss and drift of a model.
+    def compared(self, said: Said) -> tuple[float, float]:
+        """Miss and drift of what is said.
 
         Raises:
-            DivergedError: If what it says is not finite.
+            DivergedError: If that is not finite.
         """
-        said = self._said(model, self._there, [aim.asked for aim in self._aims])
-        stay = self._said(model, self._others, self._kept)
-        miss, drift = _rms(said - self._aim) / self._far, _rms(stay - self._stay) / self._unit
+        there = _all_said(said, self._there, [aim.asked for aim in self._aims])
+        stay = _all_said(said, self._others, self._kept)
+        miss, drift = _rms(there - self._aim) / self._far, _rms(stay - self._stay) / self._unit
         if not math.isfinite(miss + drift):
             raise DivergedError(f"predictions of the tuned denoiser are not finite: {SMALLER}")
         return miss, drift
-
-    @torch.no_grad()
-    def _said(self, model: nn.Module, latents: tuple[Tensor, Tensor], texts: Sequence[str | None]) -> Tensor:
-        return torch.cat([self._passes(model, *part, each) for part, each in _split(latents, texts)])
 
 
 def probed(concepts: Sequence[Concept], n: int, aims: Callable[[Concept, str, str], Aim]) -> list[Aim]:
@@ -93,6 +95,11 @@ def kept_of(concepts: Sequence[Concept], n: int) -> list[str | None]:
         templates = templates_of(concept)
         found.append(None if i % 4 == 3 else templates[i % len(templates)].replace("{}", word))
     return found
+
+
+@torch.no_grad()
+def _all_said(said: Said, latents: tuple[Tensor, Tensor], texts: Sequence[str | None]) -> Tensor:
+    return torch.cat([said(*part, each) for part, each in _split(latents, texts)])
 
 
 def _split(latents: tuple[Tensor, Tensor], items: Sequence[Any]) -> list[tuple[tuple[Tensor, Tensor], Sequence[Any]]]:

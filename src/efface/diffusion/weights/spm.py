@@ -21,7 +21,7 @@ from efface.diffusion.weights.erasure import WeightErasure
 from efface.diffusion.weights.layers import Modules, chosen_layers, denoiser_of
 from efface.diffusion.weights.passes import Aim
 from efface.diffusion.weights.student import LowRankAdapters
-from efface.diffusion.weights.tuning import Plan, Tuning, TuningConfig, ready
+from efface.diffusion.weights.tuning import LayersConfig, Plan, Tuning, ready
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.view import PipelineView
 from efface.training.seeds import generator
@@ -32,7 +32,7 @@ _CYCLES, _WARM = 3, 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpmConfig(TuningConfig):
+class SpmConfig(LayersConfig):
     """Options of SPM, with the defaults of its release for SD 1.4."""
 
     modules: Modules = option("transformers", "which layers have an adapter beside them")

@@ -18,22 +18,30 @@ from torch.nn.utils import parametrize
 
 from efface._errors import InputError
 from efface.core.weights import Add, Change, LowRank
+from efface.diffusion.weights.passes import Passes, Texts
 
 
-class Student(ABC):
-    """A denoiser that is trained.
+class Student:
+    """What is trained: a denoiser, or what stands behind or before one.
 
     Attributes:
-        module: The denoiser.
+        module: The denoiser that is asked.
         trained: What is trained, in float32 at least, whatever the model's dtype.
     """
 
     module: nn.Module
     trained: nn.ParameterList
 
-    @abstractmethod
-    def changes(self, values: Sequence[Tensor]) -> dict[str, Change]:
-        """Name of a parameter of the original -> its change, where `trained` has these values."""
+    def said(self, passes: Passes, latents: Tensor, t: Tensor, texts: Texts) -> Tensor:
+        """Its predictions, through which gradients flow.
+
+        Args:
+            passes: How denoisers are asked.
+            latents: (n, ...) as the denoiser is given them.
+            t: (n,) timesteps.
+            texts: n prompts, or these as encoded.
+        """
+        return passes(self.module, latents, t, texts)
 
     def values(self) -> list[Tensor]:
         """Copies of what is trained."""
@@ -73,7 +81,15 @@ class Student(ABC):
         turn_on()
 
 
-class TunedWeights(Student):
+class Reweighted(Student, ABC):
+    """A denoiser that has other weights."""
+
+    @abstractmethod
+    def changes(self, values: Sequence[Tensor]) -> dict[str, Change]:
+        """Name of a parameter of the original -> its change, where `trained` has these values."""
+
+
+class TunedWeights(Reweighted):
     """Weights and biases of some layers are trained.
 
     Args:
@@ -88,7 +104,7 @@ class TunedWeights(Student):
         first = {id(denoiser.get_parameter(name)): name for name in reversed(names)}
         self.names = tuple(name for name in names if first[id(denoiser.get_parameter(name))] == name)
         self.before = [denoiser.get_parameter(name) for name in self.names]
-        self.module = _sharing(denoiser, apart=self.before)
+        self.module = sharing(denoiser, apart=self.before)
         self.trained = nn.ParameterList(self.module.get_parameter(name) for name in self.names)
 
     def changes(self, values: Sequence[Tensor]) -> dict[str, Change]:
@@ -101,7 +117,7 @@ class TunedWeights(Student):
         return found
 
 
-class LowRankAdapters(Student):
+class LowRankAdapters(Reweighted):
     """Each weight of some layers is `W + up down`, and the two factors are trained; `up` starts at zero.
 
     Args:
@@ -109,15 +125,24 @@ class LowRankAdapters(Student):
         layers: Paths of the layers.
         rank: Columns of `up`.
         source: Where `down` is drawn from: uniform up to `1 / sqrt(width)`, as torch draws a linear layer.
+        spread: Draw it from a Gaussian of this standard deviation instead.
     """
 
-    def __init__(self, denoiser: nn.Module, layers: Sequence[str], rank: int, source: Generator) -> None:
-        self.module = _sharing(denoiser, apart=())
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        layers: Sequence[str],
+        rank: int,
+        source: Generator,
+        *,
+        spread: float | None = None,
+    ) -> None:
+        self.module = sharing(denoiser)
         self.names = tuple(f"{path}.weight" for path in layers)
         factors: list[nn.Parameter] = []
         for path in layers:
             layer = self.module.get_submodule(path)
-            adapter = _Adapter(layer.get_parameter("weight"), rank, source)
+            adapter = _Adapter(layer.get_parameter("weight"), rank, source, spread)
             parametrize.register_parametrization(layer, "weight", adapter, unsafe=True)
             factors += [adapter.up, adapter.down]
         self.trained = nn.ParameterList(factors)
@@ -131,27 +156,32 @@ class LowRankAdapters(Student):
 class _Adapter(nn.Module):
     """`W -> W + up down`."""
 
-    def __init__(self, weight: Tensor, rank: int, source: Generator) -> None:
+    def __init__(self, weight: Tensor, rank: int, source: Generator, spread: float | None) -> None:
         super().__init__()
         flat = weight.flatten(1)
-        kept = {"dtype": _least(weight.dtype), "device": weight.device}
-        drawn = torch.rand(rank, flat.shape[1], generator=source) * 2 - 1
+        kept = {"dtype": at_least_float32(weight.dtype), "device": weight.device}
+        if spread is None:
+            drawn = (torch.rand(rank, flat.shape[1], generator=source) * 2 - 1) / flat.shape[1] ** 0.5
+        else:
+            drawn = torch.randn(rank, flat.shape[1], generator=source) * spread
         self.up = nn.Parameter(torch.zeros(flat.shape[0], rank, **kept))
-        self.down = nn.Parameter((drawn / flat.shape[1] ** 0.5).to(**kept))
+        self.down = nn.Parameter(drawn.to(**kept))
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight with the product added."""
         return weight + (self.up @ self.down).view_as(weight).to(weight.dtype)
 
 
-def _sharing(denoiser: nn.Module, apart: Sequence[Tensor]) -> nn.Module:
+def sharing(denoiser: nn.Module, apart: Sequence[Tensor] = ()) -> nn.Module:
     """A copy of a model whose tensors are the model's own, frozen, but for some, which are copied and trained."""
     own = {id(value) for value in apart}
     memo: dict[int, Any] = {}
     for value in (*denoiser.parameters(), *denoiser.buffers()):
         shared = value.detach().clone() if value.is_inference() else value.detach()
         if id(value) in own:
-            memo[id(value)] = nn.Parameter(value.detach().to(_least(value.dtype), copy=True), requires_grad=True)
+            memo[id(value)] = nn.Parameter(
+                value.detach().to(at_least_float32(value.dtype), copy=True), requires_grad=True
+            )
         elif isinstance(value, nn.Parameter):
             memo[id(value)] = nn.Parameter(shared, requires_grad=False)
         else:
@@ -159,6 +189,6 @@ def _sharing(denoiser: nn.Module, apart: Sequence[Tensor]) -> nn.Module:
     return copy.deepcopy(denoiser, memo).eval()
 
 
-def _least(dtype: torch.dtype) -> torch.dtype:
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     """Training in half precision loses what is small: float32, unless it is more."""
     return torch.promote_types(dtype, torch.float32)

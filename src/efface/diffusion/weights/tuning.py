@@ -23,7 +23,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,12 +38,13 @@ from efface.core.fingerprint import fingerprint
 from efface.core.weights import nbytes_of
 from efface.diffusion.weights.erasure import WeightErasure, delta_of
 from efface.diffusion.weights.layers import Modules, chosen_layers, denoiser_of
-from efface.diffusion.weights.passes import Aim, Passes, Precision
+from efface.diffusion.weights.passes import Aim, Passes, Precision, Texts
 from efface.diffusion.weights.probes import SMALLER, Probes, Sampling, kept_of, probed
-from efface.diffusion.weights.student import Student, TunedWeights
-from efface.pipelines.embedding import PromptEmbedding
+from efface.diffusion.weights.student import Reweighted, Student, TunedWeights
 from efface.pipelines.view import PipelineView
-from efface.training.loop import DivergedError, Trainer
+from efface.training.loop import DivergedError, Trainer, below
+
+_E = TypeVar("_E")
 
 
 class Plan(NamedTuple):
@@ -56,9 +57,8 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TuningConfig(Config):
-    """Options that all methods share which tune a denoiser; a base, with the defaults of none."""
+    """Options that all methods share which tune something; a base, with the defaults of none."""
 
-    modules: Modules = option("x", "which layers are tuned: by what they do, cross-attention for one")
     batch: int = option(1, "samples a step", least=1)
     guidance: float | None = option(3.0, "scale of guidance of the sampling; none takes the pipeline's", above=0)
     sampling_steps: int = option(50, "steps of the scheduler, of which a sampling takes some", least=1)
@@ -79,6 +79,13 @@ class TuningConfig(Config):
     def rate(self) -> Callable[[int], float] | None:
         """Learning rate of each step, where it is not the same in all."""
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayersConfig(TuningConfig):
+    """Options of those that tune layers of the denoiser itself; a base, too."""
+
+    modules: Modules = option("x", "which layers are tuned: by what they do, cross-attention for one")
 
 
 class Look(NamedTuple):
@@ -103,7 +110,35 @@ class Look(NamedTuple):
 
 
 Loss = Callable[[int], Tensor]
-"""Number of a step -> its loss, the same whatever came before."""
+"""Number of a step -> its loss, the same whatever came before, but for what its `Memory` has."""
+
+_MEMORY = "memory-"
+
+
+class Memory(Protocol):
+    """What a loss keeps from step to step, besides what is trained."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, by names without dots."""
+        ...
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `tensors` gave."""
+        ...
+
+
+class Tuned(NamedTuple):
+    """What a fit found.
+
+    Attributes:
+        values: Of what the student trains, the best or the last.
+        report: Plain data.
+        cost: Seconds and memory.
+    """
+
+    values: list[Tensor]
+    report: dict[str, Any]
+    cost: dict[str, Any]
 
 
 class Tuning:
@@ -119,6 +154,7 @@ class Tuning:
         call: Further arguments of the pipeline's call.
         student: What is trained; None trains the layers that the options name.
         outcome: What of the student's weights is the result, where it is not these themselves.
+        memory: What the loss keeps from step to step.
 
     Attributes:
         teacher: The denoiser as it is.
@@ -138,14 +174,17 @@ class Tuning:
         call: Mapping[str, Any] | None = None,
         student: Student | None = None,
         outcome: Callable[[Student], list[Tensor]] = Student.values,
+        memory: Memory | None = None,
     ) -> None:
         for concept in concepts:
             view.check_concept(concept)
         self.view, self.concepts, self.config, self.method = view, tuple(concepts), config, method
-        self.call, self._outcome = _checked(call), outcome
+        self.call, self._outcome, self._memory = _checked(call), outcome, memory
         self.teacher = denoiser_of(view)
-        layers = () if student else tuple(chosen_layers(view, config.modules))
-        self.student = student or TunedWeights(self.teacher, layers)
+        if student is None:
+            assert isinstance(config, LayersConfig)
+            student = TunedWeights(self.teacher, tuple(chosen_layers(view, config.modules)))
+        self.student: Student = student
         if config.gradient_checkpointing:
             self.student.checkpointed()
         self.aims, self.kept = probed(concepts, config.probes, aims), kept_of(concepts, config.probes)
@@ -162,6 +201,8 @@ class Tuning:
     ) -> WeightErasure:
         """Take the steps; what the best weights, or the last, differ in from those of the pipeline.
 
+        The student is a denoiser that has other weights.
+
         Args:
             loss: Of each step.
             checkpoint: Folder for the state; a fit that was interrupted goes on from there, to the same bits. That of
@@ -173,10 +214,20 @@ class Tuning:
             DivergedError: If a loss or gradient is not finite. The checkpoint then has the weights before, and of those
                 that were compared the best: the same call with as many `steps` gives these.
         """
+        assert isinstance(self.student, Reweighted)
+        found = self.tuned(loss, checkpoint, seconds, **more)
+        part = {self.view.denoising.only: delta_of(self.teacher, self.student.changes(found.values))}
+        about = {"method": self.method, "concepts": self.concepts, "config": self.config}
+        return replace(WeightErasure.made(part, **about, report=found.report), provenance={"cost": found.cost})
+
+    def tuned(
+        self, loss: Loss, checkpoint: str | os.PathLike[str] | None = None, seconds: float = 30.0, **more: Any
+    ) -> Tuned:
+        """The same of any student: what it came to."""
         clock = time.perf_counter(), time.process_time()
         plan, saved = self.config.plan, Checkpoint(checkpoint, self._identity() if checkpoint else {}, seconds=seconds)
         trainer = self._trainer(plan)
-        course = _Course(trainer, saved, self.config)
+        course = _Course(trainer, saved, self.config, self._memory)
         with progress(f"tuning ({self.method})", plan.steps, done=trainer.step, unit="steps") as bar:
             while trainer.step < plan.steps:
                 try:
@@ -194,7 +245,7 @@ class Tuning:
                 raise DivergedError(f"the weights after {trainer.step} steps are not finite: {SMALLER}")
         found = self._found(course, more)
         saved.clear()
-        return replace(found, provenance={"cost": _cost(clock, self.passes.device)})
+        return Tuned(*found, cost_of(clock, self.passes.device))
 
     def _look_again(self, course: _Course) -> bool:
         """Compare the weights as they are, unless that was done; whether they can be."""
@@ -229,7 +280,7 @@ class Tuning:
             "weights": {**weights, self.view.denoising.only: fingerprint(self.teacher)},
         }
 
-    def _found(self, course: _Course, more: Mapping[str, Any]) -> WeightErasure:
+    def _found(self, course: _Course, more: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Any]]:
         values, chosen = course.chosen(self._outcome(self.student))
         start = min(look.score for look in course.looks)
         if start >= 1:
@@ -237,9 +288,9 @@ class Tuning:
                 f"method={self.method!r} moved others more than it brought the concept to where it is to be (least "
                 f"miss + drift {start:.2f}, 1 before): look at what is lost, and perhaps write another learning_rate",
                 EffaceWarning,
-                stacklevel=6,
+                stacklevel=7,
             )
-        report = {
+        return values, {
             "trained": self.student.size,
             "trained_bytes": nbytes_of(self.student.values()),
             "steps": course.trainer.step,
@@ -251,10 +302,6 @@ class Tuning:
             "compared_on": {"concept": [aim.asked for aim in self.aims], "kept": list(self.kept)},
             **more,
         }
-        delta = delta_of(self.teacher, self.student.changes(values))
-        part = {self.view.denoising.only: delta}
-        about = {"method": self.method, "concepts": self.concepts, "config": self.config}
-        return WeightErasure.made(part, **about, report=report)
 
     # -------------------------------------------------------------------------------------------- comparison
 
@@ -265,22 +312,26 @@ class Tuning:
             self._probes = Probes(self.passes, self.teacher, self.aims, self.kept, sampling)
         outcome = self._outcome(self.student)
         with self.student.holding(outcome):
-            return *self._probes.compared(self.student.module), outcome
+            return *self._probes.compared(self.said), outcome
 
-    def said(self, latents: Tensor, t: Tensor, texts: Sequence[str | None] | PromptEmbedding) -> Tensor:
+    def said(self, latents: Tensor, t: Tensor, texts: Texts) -> Tensor:
         """The student's predictions, through which gradients flow."""
-        return self.passes(self.student.module, latents, t, texts)
+        return self.student.said(self.passes, latents, t, texts)
 
 
 class _Course:
     """How a fit went so far, and the best weights: what a checkpoint has besides the trainer's."""
 
-    def __init__(self, trainer: Trainer, saved: Checkpoint, config: TuningConfig) -> None:
-        self.trainer, self._saved, self._keep = trainer, saved, config.keep
+    def __init__(self, trainer: Trainer, saved: Checkpoint, config: TuningConfig, memory: Memory | None) -> None:
+        self.trainer, self._saved, self._keep, self._memory = trainer, saved, config.keep, memory
         position, tensors = trainer.resume(saved)
         self.looks = [Look(**each) for each in position.get("looks", [])]
         self._losses: list[float] = list(position.get("losses", []))
-        self._best = [tensors[f"best-{i}"] for i in range(len(tensors))]
+        best = below(tensors, "best-")
+        self._best = [best[str(i)] for i in range(len(best))]
+        if memory is not None and saved.found:
+            with saved.reading():
+                memory.load(below(tensors, _MEMORY))
 
     def took(self, loss: float) -> None:
         """A step was taken."""
@@ -298,7 +349,9 @@ class _Course:
     def write(self) -> None:
         """Keep all of it."""
         position = {"looks": [look._asdict() for look in self.looks], "losses": self._losses}
-        self.trainer.write(self._saved, position, **{f"best-{i}": x for i, x in enumerate(self._best)})
+        best = {f"best-{i}": x for i, x in enumerate(self._best)}
+        kept = {} if self._memory is None else self._memory.tensors()
+        self.trainer.write(self._saved, position, **best, **{_MEMORY + name: x for name, x in kept.items()})
 
     def chosen(self, last: list[Tensor]) -> tuple[list[Tensor], Look]:
         """The weights that are kept, and how they compare."""
@@ -350,7 +403,7 @@ def _neutral(concepts: Sequence[Concept]) -> str:
     return texts[0]
 
 
-def _cost(start: tuple[float, float], device: torch.device) -> dict[str, Any]:
+def cost_of(start: tuple[float, float], device: torch.device) -> dict[str, Any]:
     """What a fit took: seconds, of all processors, and the peak of memory of the process, or of the device."""
     wall, cpu = start
     found = {"seconds": round(time.perf_counter() - wall, 3), "cpu_seconds": round(time.process_time() - cpu, 3)}
@@ -369,11 +422,11 @@ def peak_bytes() -> int | None:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def ready(function: Callable[..., WeightErasure]) -> Callable[..., WeightErasure]:
+def ready(function: Callable[..., _E]) -> Callable[..., _E]:
     """A fit that takes gradients wherever it is called from: also within `torch.no_grad()` and inference mode."""
 
     @functools.wraps(function)
-    def called(*args: Any, **kwargs: Any) -> WeightErasure:
+    def called(*args: Any, **kwargs: Any) -> _E:
         with torch.inference_mode(False), torch.enable_grad():
             return function(*args, **kwargs)
 
