@@ -5,8 +5,8 @@ python -m benchmarks.weights_tuned [--methods esd ...] [--concepts star] [--seed
 python -m benchmarks.weights_tuned --full-size [--modules x] [--steps 2] [--size 512] [--bfloat16] [--no-checkpointing]
 
 On a world: CPU seconds and the peak of the process, which is a new one for each fit; how its weights compare (miss and
-drift, see `efface.diffusion.weights.tuning`; of MACE those of its adapters). Fits are of each concept by each of so many
-seeds. With `--pictures N` as many prompts of each concept, of its synonyms, and one of each other concept of its factor
+drift, see `efface.diffusion.weights.tuning`; of MACE those of its adapters). Fits are of each concept by so many seeds.
+With `--pictures N` as many prompts of each concept, of its synonyms, and one of each other concept of its factor
 are drawn with each erasure on, `--draws` times, and scored by judge 2 as in `benchmarks.erasing`; the last row of a
 method has all its fits together, with the intervals of these pictures (they know nothing of other fits).
 
