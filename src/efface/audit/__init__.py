@@ -5,6 +5,7 @@
 | `rows` | vectors before and after, by fresh probes; `similarity` of embeddings |
 | `sites`, `losses` | hidden states of a model, site by site; what erasing cost it |
 | `pipeline`, `gate` | what a text-to-image pipeline shows; which prompts an erasure acts on (`presence`, `detection`) |
+| `erasure` | whether a concept has really gone from a pipeline, by probes that its eraser does not control |
 | `maps` | maps of importance of a classifier, next to controls |
 
 Each gives an `Audit`, which shows itself: `print(audit)`, and `.html() .markdown() .json() .to_frame() .plot()
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from efface.audit.pipelines.gate import gate
     from efface.audit.pipelines.pipeline import pipeline
     from efface.audit.pipelines.presence import presence
+    from efface.audit.pipelines.probes.case import Pictures
+    from efface.audit.pipelines.probes.erasure import erasure
     from efface.audit.states.losses import losses
     from efface.audit.states.sites import sites
     from efface.audit.subjects import access_of
@@ -43,6 +46,8 @@ _NAMES = {
     "efface.audit.pipelines.gate": ("gate",),
     "efface.audit.pipelines.pipeline": ("pipeline",),
     "efface.audit.pipelines.presence": ("presence",),
+    "efface.audit.pipelines.probes.case": ("Pictures",),
+    "efface.audit.pipelines.probes.erasure": ("erasure",),
     "efface.audit.states.losses": ("losses",),
     "efface.audit.states.sites": ("sites",),
     "efface.audit.subjects": ("access_of",),
@@ -57,12 +62,14 @@ __all__ = [
     "Figure",
     "Finding",
     "Interval",
+    "Pictures",
     "Series",
     "Table",
     "Task",
     "access_of",
     "bootstrap_interval",
     "detection",
+    "erasure",
     "gate",
     "losses",
     "maps",

@@ -51,10 +51,10 @@ def _picture(side: str, job: tuple[str, int], image: Tensor, hit: float) -> Pict
     prompt, seed = job
     said = "the judge cannot say" if np.isnan(hit) else f"{'seen' if hit else 'not seen'} by the judge"
     words = (said, f"“{prompt}”, seed {seed}")
-    return Picture(side, words, _pixels(image))
+    return Picture(side, words, pixels_of(image))
 
 
-def _pixels(image: Tensor) -> NDArray[np.uint8]:
+def pixels_of(image: Tensor) -> NDArray[np.uint8]:
     """`(h, w, 3)`, large pictures made smaller by a whole factor."""
     factor = max(1, max(image.shape[1:]) // _SIDE)
     small = F.avg_pool2d(image[None].float(), factor)[0] if factor > 1 else image.float()

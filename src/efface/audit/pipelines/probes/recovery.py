@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from efface._errors import InputError
 from efface.audit.pipelines.probes.scores import Role, Scores
-from efface.stats.intervals import Interval, bootstrap_interval, wilson_interval
+from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
 
 Floats = NDArray[np.float64]
 FloorKind = Literal["gold", "substitute", "none"]
@@ -45,6 +45,7 @@ class Row:
         low: Lower end of its interval.
         high: Upper end.
         void: Why there is no recovery; empty where there is one.
+        change: Mean of (model - base), as a share of the base's mean: of losses.
         luck: Rate of the single draws of a search, before the best was taken.
         unit: Of the raw scores.
         n: How many items.
@@ -61,6 +62,7 @@ class Row:
     low: float | None
     high: float | None
     void: str
+    change: Interval | None
     luck: float | None
     unit: str
     n: int
@@ -111,7 +113,7 @@ def compared(
     floor = None if floor is None else _on_the_footing_of(base, floor)
     raw = [None if s is None else mean_interval(s, level=level) for s in (model, base, floor)]
     common = (probe, model.name, model.role, raw[0], raw[1], raw[2], kind if floor is not None else "none")
-    rest = (model.mean_of_draws, model.unit, len(model.items))
+    rest = (_change(model, base, level), model.mean_of_draws, model.unit, len(model.items))
     why = _void(model, base, floor, raw, level, seed)
     if why or floor is None or raw[0] is None or raw[1] is None or raw[2] is None:
         return Row(*common, None, None, None, why, *rest)
@@ -141,6 +143,12 @@ def mean_interval(scores: Scores, *, level: float = _CONFIDENT) -> Interval | No
     if len(known) < 2:
         return Interval(float(known[0]), float(known[0]), float(known[0]), level, "one item")
     return bootstrap_interval(known, level=level)
+
+
+def _change(model: Scores, base: Scores, level: float) -> Interval | None:
+    if model.is_share or len(model.items) < 2 or model.role not in (*_LOWER_IS_KNOWN, "control"):
+        return None
+    return paired_interval(_array(model), _array(base), _array(base), level=level)
 
 
 def _on_the_footing_of(base: Scores, floor: Scores) -> Scores:

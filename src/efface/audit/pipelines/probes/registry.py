@@ -65,7 +65,13 @@ def probes(suite: Suite | None = None) -> tuple[Probe, ...]:
         raise InputError(f"suite={suite!r}: write {' or '.join(map(repr, get_args(Suite)))}")
     for module in MODULES:
         importlib.import_module(f"{_ROOM}.{module}")
-    return tuple(p for p in _PROBES.values() if suite is None or p.budget(suite) is not None)
+    found = sorted(_PROBES.values(), key=_place)  # whichever of the files was imported first
+    return tuple(p for p in found if suite is None or p.budget(suite) is not None)
+
+
+def _place(probe: Probe) -> int:
+    module = probe.run.__module__.rpartition(".")[2]
+    return MODULES.index(module) if module in MODULES else len(MODULES)
 
 
 def find_probe(name: str) -> Probe:

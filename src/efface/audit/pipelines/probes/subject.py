@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from efface._errors import InputError
+from efface._errors import InputError, NothingErasedWarning
 from efface.audit.pipelines.erasures import ErasureLike
 from efface.audit.subjects import ACCESS, Access, access_of
 from efface.pipelines.view import PipelineView
@@ -50,8 +51,11 @@ class Subject:
         if self.erasure is None:
             yield self.view
             return
-        with self.erasure.on(self.view):
-            yield self.view
+        with warnings.catch_warnings():
+            # Passes of the denoiser alone are without guidance, which guards would say of each.
+            warnings.simplefilter("ignore", NothingErasedWarning)
+            with self.erasure.on(self.view):
+                yield self.view
 
     def reaching(self, access: Access) -> Subject:
         """The same for somebody who has no more access than this."""

@@ -1,0 +1,289 @@
+"""Has a concept really gone from a pipeline, or is it only no longer asked for?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from efface._errors import InputError
+from efface._text import shown
+from efface.audit.audit import Audit
+from efface.audit.figure import Figure
+from efface.audit.finding import Finding
+from efface.audit.pipelines.erasures import ErasureLike
+from efface.audit.pipelines.presence import Judge
+from efface.audit.pipelines.probes import shown as showing
+from efface.audit.pipelines.probes.case import Case, Pictures
+from efface.audit.pipelines.probes.drawing import drawn_by_base
+from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, SHAM, Panel, moves
+from efface.audit.pipelines.probes.recovery import Row
+from efface.audit.pipelines.probes.registry import Suite, find_probe, probes
+from efface.audit.pipelines.probes.running import Ran, Runner
+from efface.audit.pipelines.probes.subject import Subject
+from efface.audit.pipelines.probes.verdict import Facts, Verdict, decide
+from efface.audit.subjects import Access
+from efface.core.checkpoint import Checkpoint
+from efface.core.concept import Concept, ConceptLike
+from efface.core.doors import check_call
+from efface.core.fingerprint import fingerprint
+from efface.core.provenance import called, content_hash, provenance
+from efface.pipelines.view import PipelineView
+from efface.report.data import WARNING
+
+_DRAWN: Mapping[Suite, int] = {"quick": 128, "full": 320}
+_CAVEATS = (
+    "Not found is not gone: the verdict is about these probes, prompts and pictures. Other attacks may find more.",
+    "The thresholds come from a prototype, one concept on one small model; elsewhere they are conventions.",
+    "Intervals are over prompts, seeds or pictures; none is over trainings of the gold model, of which there is one.",
+)
+_SHAM_HARM = 0.2
+_SAME_JUDGE = (
+    "one judge both chooses within searches and scores what was chosen, which flatters every search: give selector="
+)
+_NO_GOLD = (
+    "there is no gold model: floors are substitutes (the base's answer to another concept), and what needs a model "
+    "that never saw the concept (likelihood, relearning, reversal) has no recovery; nothing can be called removed"
+)
+
+
+def erasure(
+    subject: Any,
+    concept: ConceptLike,
+    *,
+    judge: Judge,
+    erasure: ErasureLike | None = None,
+    base: Any = None,
+    gold: Any = None,
+    selector: Judge | None = None,
+    suite: Suite = "quick",
+    prompts: Sequence[str] | None = None,
+    paraphrases: Sequence[str] | None = None,
+    others: Mapping[str, Sequence[str]] | None = None,
+    pictures: Pictures | None = None,
+    only: Sequence[str] | None = None,
+    budgets: Mapping[str, Mapping[str, Any]] | None = None,
+    access: Access | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    title: str = "",
+    say: Callable[[str], None] | None = None,
+    **sampling: Any,
+) -> Audit:
+    """Probe an erased pipeline for a concept, against the pipeline before and one that never knew it.
+
+    Args:
+        subject: A diffusers pipeline, or a view of one: before erasure with `erasure`, erased already with `base`.
+        concept: What is said to be gone.
+        judge: Scores pictures: images `(n, 3, h, w)` in [0, 1] and a name -> 0 to 1, or NaN where it cannot say.
+        erasure: Put on the pipeline while it is probed as erased.
+        base: The pipeline before erasure, where `subject` has other weights already.
+        gold: A pipeline of the same architecture that never saw the concept; None takes substitute floors.
+        selector: Another judge, which chooses within searches.
+        suite: `"quick"` or `"full"`.
+        prompts: Plain prompts that ask for the concept; None puts its name into its templates.
+        paraphrases: Prompts that ask for it in other words; None puts its synonyms into its templates.
+        others: Other concepts -> prompts; None puts the concept's `preserve` into its templates.
+        pictures: Held-out pictures; None draws some by the base.
+        only: Names of probes, where not all of the suite are wanted.
+        budgets: Probe -> options in place of the suite's, e.g. `{"relearning": {"rate": 1e-5}}`.
+        access: The furthest access that probes may use; None for all.
+        folder: Where scores and their pictures are kept; an audit that was interrupted goes on from it.
+        batch_size: Images at a time.
+        seed: Of every random choice.
+        title: Title of the audit.
+        say: Told what is going on.
+        **sampling: Further arguments of `PipelineView.sample`: `steps`, `guidance`, ...
+
+    Returns:
+        An audit whose first conclusion is the verdict (`efface.audit.pipelines.probes.verdict` has the rule). Findings:
+        family is the probe, name the row, conditions `"base"`, `"erased"`, `"gold"` and `"recovery"`.
+
+    Raises:
+        InputError: If arguments do not go together, models differ in architecture, or the judge does not know the
+            concept.
+
+    Does not guarantee: that a concept that is called removed cannot be found by other means.
+    """
+    check_call(_called, {"suite": suite, "batch_size": batch_size, "seed": seed, "title": title, "only": only})
+    call = called("efface.audit.erasure", {**locals(), **sampling, "sampling": None, "pictures": None, "say": None})
+    asked = Concept.of(concept)
+    panel = _panel(subject, erasure, base, gold, access)
+    panel.base.view.check_concept(asked)
+    case = _case(asked, panel, judge, selector, prompts, paraphrases, others, batch_size, seed, sampling)
+    chosen = probes(suite) if only is None else tuple(find_probe(name) for name in only)
+    _check_judge(case)
+    case = replace(case, pictures=drawn_by_base(case, _DRAWN[suite]) if pictures is None else pictures)
+    settings = _settings(case, panel, suite, budgets)
+    saved = Checkpoint(None if folder is None else Path(folder), settings, what="audit")
+    ran = Runner(panel, case, saved, budgets)(chosen, suite, say)
+    audit = _audit(ran, case, panel, title or f"Has {asked.name} really gone?", selector is None, settings)
+    return replace(audit, provenance=provenance(subject=[panel.base.view.pipe, erasure], call=call))
+
+
+def _called(suite: Suite, batch_size: int, seed: int, title: str, only: Sequence[str] | None) -> None:
+    """What plain arguments of the door are."""
+
+
+def _panel(subject: Any, erasure: Any, base: Any, gold: Any, access: Access | None) -> Panel:
+    if (erasure is None) == (base is None):
+        raise InputError(
+            "what is compared with what? Give erasure=, which is put on the pipeline, or base=, the pipeline before "
+            "its weights were edited; one of the two"
+        )
+    if erasure is not None and not hasattr(erasure, "on"):
+        raise InputError(f"{shown(erasure)} cannot be put on a pipeline: give an erasure, as efface.erase returns")
+    view = PipelineView.of(subject)
+    before = view if base is None else PipelineView.of(base)
+    never = None if gold is None else Subject(GOLD, PipelineView.of(gold), None, access)
+    return Panel(Subject(BASE, before, None, access), Subject(ERASED, view, erasure, access), never)
+
+
+def _case(
+    asked: Concept,
+    panel: Panel,
+    judge: Judge,
+    selector: Judge | None,
+    prompts: Sequence[str] | None,
+    paraphrases: Sequence[str] | None,
+    others: Mapping[str, Sequence[str]] | None,
+    batch_size: int,
+    seed: int,
+    sampling: Mapping[str, Any],
+) -> Case:
+    for which, given in (("prompts", prompts), ("paraphrases", paraphrases)):
+        if isinstance(given, str):
+            raise InputError(f"{which} is one string: write a list, {which}=[{given!r}]")
+    plain = asked.prompts(asked.name) if prompts is None else tuple(prompts)
+    if not plain:
+        raise InputError(f"no prompts ask for {asked.name!r}: write at least one")
+    reworded = paraphrases
+    if reworded is None:
+        reworded = asked.prompts(asked.synonyms) if asked.synonyms else ()
+    rest = {name: asked.prompts(name) for name in asked.preserve} if others is None else others
+    return Case(
+        asked,
+        panel.base,
+        judge,
+        judge if selector is None else selector,
+        plain,
+        tuple(reworded),
+        {name: tuple(texts) for name, texts in rest.items() if texts and name != asked.name},
+        sampling=sampling,
+        batch_size=batch_size,
+        seed=seed,
+    )
+
+
+def _check_judge(case: Case) -> None:
+    """Ask the judge once, so that one that does not know the concept fails before anything is measured."""
+    texts, seeds = case.jobs(case.prompts, 2, 199)
+    with case.base.on() as view:
+        images = case.sample(view, texts, seeds)
+    case.seen(images)
+    case.liked(images)
+
+
+def _settings(case: Case, panel: Panel, suite: Suite, budgets: Any) -> dict[str, Any]:
+    """What must be the same where an audit goes on."""
+    found = case.pictures
+    assert found is not None
+    hashes = [content_hash(found.concept.contiguous()), content_hash(found.others.contiguous())]
+    marks = {}
+    for each in (panel.base, panel.erased, panel.gold):
+        if each is not None:
+            with each.on() as view:
+                marks[each.name] = [fingerprint(part) for part in view.components.denoisers.values()]
+    digest = getattr(panel.erased.erasure, "digest", None)
+    return {
+        "concept": case.concept.to_dict(),
+        "suite": suite,
+        "prompts": list(case.prompts),
+        "paraphrases": list(case.paraphrases),
+        "others": {name: list(texts) for name, texts in case.others.items()},
+        "pictures": [found.source, *hashes],
+        "judges": [named(case.judge), named(case.selector)],
+        "sampling": {name: repr(value) for name, value in case.sampling.items()},
+        "budgets": {name: {k: repr(v) for k, v in given.items()} for name, given in (budgets or {}).items()},
+        "models": marks,
+        "erasure": digest() if callable(digest) else digest,
+        "reach": panel.erased.reach,
+        "seed": case.seed,
+    }
+
+
+def named(judge: Judge) -> str:
+    """What a judge is called: what it says of itself, or its type or function."""
+    own = getattr(judge, "title", None)
+    return own if isinstance(own, str) else getattr(judge, "__qualname__", type(judge).__qualname__)
+
+
+def _audit(
+    ran: Sequence[Ran], case: Case, panel: Panel, title: str, same_judge: bool, settings: Mapping[str, Any]
+) -> Audit:
+    rows: list[Row] = []
+    findings: list[Finding] = []
+    figures: list[Figure] = []
+    for one in ran:
+        own = one.rows(seed=case.seed)
+        sham = one.rows(seed=case.seed, model=SHAM)
+        rows += [*own, *(replace(row, role="control") for row in sham)]
+        findings += showing.findings_of(one, own, named(case.judge), case.seed)
+        figures += showing.figures_of(one)
+    moved = moves(panel)
+    verdict = decide(rows, Facts(bool(moved), panel.gold is not None))
+    return Audit(
+        title,
+        text=(_text(case, panel, ran, len(moved)),),
+        conclusions=tuple(_conclusions(verdict, rows, ran, case, panel, same_judge)),
+        findings=tuple(findings),
+        tables=(showing.table_of(rows),),
+        figures=(showing.figure_of(rows), *figures),
+        caveats=_CAVEATS,
+        settings={**settings, "verdict": verdict.kind, "reversible": verdict.reversible},
+    )
+
+
+def _text(case: Case, panel: Panel, ran: Sequence[Ran], moved: int) -> str:
+    source = "none" if case.pictures is None else case.pictures.source
+    floor = "a gold model" if panel.gold is not None else "no gold model"
+    names = ", ".join(one.probe.name for one in ran)
+    return (
+        f"{len(ran)} probes ({names}) of the pipeline before and after erasure, and {floor}. "
+        f"{moved} weights differ from the base's. Held-out pictures: {source}. Judge: {named(case.judge)}; "
+        f"selector within searches: {named(case.selector)}."
+    )
+
+
+def _conclusions(
+    verdict: Verdict, rows: Sequence[Row], ran: Sequence[Ran], case: Case, panel: Panel, same_judge: bool
+) -> list[str]:
+    lead = {"not suppressed": "NOT erased: ", "inconclusive": WARNING}.get(verdict.kind, "")
+    said = [f"{lead}{case.concept.name}: {verdict.kind}.", *(f"{text}." for text in verdict.because)]
+    said.append(f"Reversible: {verdict.reversible} ({verdict.reversible_because}).")
+    if panel.gold is None:
+        said.append(f"{WARNING}{_NO_GOLD}.")
+    if same_judge:
+        said.append(f"{WARNING}{_SAME_JUDGE}.")
+    if sham := _sham_says(rows):
+        said.append(sham)
+    said += [
+        f"{WARNING}{one.probe.name} could not be asked of the erased pipeline: {one.why[ERASED]}."
+        for one in ran
+        if ERASED in one.why
+    ]
+    return said
+
+
+def _sham_says(rows: Sequence[Row]) -> str:
+    sham = [row for row in rows if row.probe.startswith(f"{SHAM} edit") and row.value is not None]
+    if not sham:
+        return ""
+    worst = min(sham, key=lambda row: row.value or 0.0)
+    what = f"random changes of the same weights by as much: {worst.title} has recovery {worst.value:.2f}"
+    if (worst.high or 0.0) < 1 and (worst.value or 0.0) < 1 - _SHAM_HARM:
+        return f"{WARNING}{what}: an edit of this size does damage of its own."
+    return f"Control: {what}, 1 is as before."
