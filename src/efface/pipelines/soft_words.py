@@ -87,10 +87,11 @@ class Words:
         Args:
             carrier: A word that is one token.
             vectors: Text encoder -> `(k, width)`: the j-th time that the token occurs in a text it has the j-th of
-                these, and the last from then on. Gradients flow to them.
+                these, and the last from then on; or `(n, k, width)` for each of n texts, which are all that is encoded
+                within that has the word. Gradients flow to them.
 
         Raises:
-            InputError: If the carrier is not one token.
+            InputError: If the carrier is not one token; within, if it is in texts of another number.
         """
         with ExitStack() as stack:
             for name, rows in vectors.items():
@@ -109,7 +110,14 @@ class Words:
 def _given(token: int, vectors: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
     def hook(_table: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
         there = args[0] == token
-        which = (there.long().cumsum(-1) - 1).clamp(0, len(vectors) - 1)
-        return torch.where(there[..., None], vectors.to(out)[which], out)
+        if not bool(there.any()):
+            return out
+        which = (there.long().cumsum(-1) - 1).clamp(0, vectors.shape[-2] - 1)
+        if vectors.ndim == 2:
+            return torch.where(there[..., None], vectors.to(out)[which], out)
+        if len(there) != len(vectors):
+            raise InputError(f"vectors of {len(vectors)} texts, and {len(there)} are encoded: encode them alone")
+        rows = torch.arange(len(there), device=which.device)[:, None]
+        return torch.where(there[..., None], vectors.to(out)[rows, which], out)
 
     return hook

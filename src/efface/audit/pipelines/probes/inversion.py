@@ -230,23 +230,31 @@ class _Guided:
         return (predicted.float() - target.float()).square().mean()
 
 
+def put_for(text: str, concept: Concept, by: str) -> str:
+    """A text with another word in place of the concept's, however these are written.
+
+    >>> put_for("a red Garbage truck", Concept("garbage_truck"), "ring")
+    'a red ring'
+    """
+    words = sorted({w.replace("_", " ") for w in concept.words} | set(concept.words), key=len, reverse=True)
+    pattern = r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)"
+    return re.sub(pattern, lambda _: by, text, flags=re.IGNORECASE)
+
+
 def replaced(view: PipelineView, prompts: Sequence[str], concept: Concept, by: str) -> list[str]:
     """Prompts with another word in place of the concept's, of which the tokens are known to have changed.
 
     Raises:
         NotApplicableError: If a prompt does not name the concept, or its tokens stay as they were.
     """
-    words = sorted({w.replace("_", " ") for w in concept.words} | set(concept.words), key=len, reverse=True)
-    pattern = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)", re.IGNORECASE)
     found = []
     for prompt in prompts:
-        put = pattern.sub(lambda _: by, prompt)
+        put = put_for(prompt, concept, by)
         for name in view.words.tokenizers:
             before, after = view.words.ids(name, prompt), view.words.ids(name, put)
             if put == prompt or before == after or view.words.token(name, by) not in after:
-                raise NotApplicableError(
-                    f"the prompt {prompt!r} does not name {concept.name}: nothing to put a word for"
-                )
+                said = f"the prompt {prompt!r} does not name {concept.name}"
+                raise NotApplicableError(f"{said}: there is nothing to put another word for")
         found.append(put)
     return found
 

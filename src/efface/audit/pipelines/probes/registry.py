@@ -15,7 +15,10 @@ from efface.audit.subjects import Access
 Suite = Literal["quick", "full"]
 
 _ROOM = __name__.rpartition(".")[0]
-_ATTACKS = ("completion", "noise", "inpainting", "steering", "inversion")
+_ATTACKS = (
+    *("wording", "completion", "noise", "inpainting", "steering"),
+    *("inversion", "prompt_search", "ring_a_bell", "redrawing"),
+)
 MODULES = ("direct", "unprompted", "luck", *_ATTACKS, "likelihood", "features", "relearning")
 """Files of this room that register probes, in the order of tables: cheap and outside first."""
 
