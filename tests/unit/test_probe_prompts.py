@@ -82,7 +82,7 @@ def test_a_search_lowers_its_loss() -> None:
         loss = prompt_search._truth_loss(view, found, soft, noisy)
         loss.backward()
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
 
 
