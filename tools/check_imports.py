@@ -69,6 +69,7 @@ TABLE: dict[str, Room] = {
     "stats": Room(),
     "training": Room(),
     "audit": Room(_AUDIT),
+    "audit.pipelines.judges": Room(_AUDIT, lazy=frozenset({"transformers", "nudenet", "PIL"})),
     "audit.pipelines.probes": Room((*_AUDIT, "pipelines", "training")),
     # threadpoolctl comes with scikit-learn.
     "audit.vectors": Room(_AUDIT, lazy=frozenset({"sklearn", "threadpoolctl"})),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from efface.audit.finding import Finding
     from efface.audit.pipelines.detection import detection
     from efface.audit.pipelines.gate import gate
+    from efface.audit.pipelines.judges import ClassifierJudge, ClipJudge, FunctionJudge, NudeNetJudge
     from efface.audit.pipelines.pipeline import pipeline
     from efface.audit.pipelines.presence import presence
     from efface.audit.pipelines.probes.case import Pictures
@@ -44,6 +45,7 @@ _NAMES = {
     "efface.audit.finding": ("Finding",),
     "efface.audit.pipelines.detection": ("detection",),
     "efface.audit.pipelines.gate": ("gate",),
+    "efface.audit.pipelines.judges": ("ClassifierJudge", "ClipJudge", "FunctionJudge", "NudeNetJudge"),
     "efface.audit.pipelines.pipeline": ("pipeline",),
     "efface.audit.pipelines.presence": ("presence",),
     "efface.audit.pipelines.probes.case": ("Pictures",),
@@ -59,9 +61,13 @@ _NAMES = {
 
 __all__ = [
     "Audit",
+    "ClassifierJudge",
+    "ClipJudge",
     "Figure",
     "Finding",
+    "FunctionJudge",
     "Interval",
+    "NudeNetJudge",
     "Pictures",
     "Series",
     "Table",

@@ -12,7 +12,7 @@ import efface.audit
 from efface._errors import InputError
 from efface.audit.audit import Audit
 from efface.audit.vectors import Task
-from efface.cli import options
+from efface.cli import options, probing
 from efface.cli.apply import Saved, filled_as, find_features, load_saved, spread_as
 from efface.cli.fit import filled
 from efface.cli.inputs import Inputs, Labels, choose_features, find_labels
@@ -45,7 +45,11 @@ class Rows:
 
 
 def run(args: options.Audit) -> None:
-    """Audit files, print what follows and write the report."""
+    """Audit files or a pipeline, print what follows and write the report."""
+    if probing.is_pipeline(args.x):
+        probing.run(args)
+        return
+    probing.refuse_flags(args)
     read = [args.x, *args.concept, args.task, args.after, args.eraser]
     check_report(args.output, force=args.force, read=read)
     saved = load_saved(args.eraser) if args.eraser else None

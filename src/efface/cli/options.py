@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 Kind = Literal["auto", "categorical", "continuous"]
 Missing = Literal["drop", "mean"]
+Suite = Literal["quick", "full"]
 World = Literal["tables", "sentences", "tokens", "layers"]
 
 
@@ -178,9 +179,15 @@ class Audit(Chosen):
       efface audit X.npy --concept z.npy
       efface audit people.csv --concept sex --eraser eraser/ --task income -o report.html
       efface audit X.npy --concept z.npy --after X_clean.npy -o report.json
+      efface audit shapes --concept circle --erasure erasure/ -o report.html
+      efface audit my-stable-diffusion/ --concept church --erasure erasure/ --judge my-vit/ --suite full --folder kept/
 
     Without --eraser and --after, an eraser is fitted anew in each fold on the rows that are not scored: the fairest
     way to see what a method does. With them, X should be rows that the eraser was not fitted on.
+
+    X may be a pipeline too, a folder of diffusers or the world "shapes" or "emoji": then probes look for a concept that
+    --erasure is said to have erased (or that --base still has), and say whether it has really gone. JUDGE is the folder
+    of an image classifier of transformers, clip:FOLDER, nudenet, package.module:function, or of a world 1 or 2.
     """
 
     one_of = (*Chosen.one_of, ("eraser", "after", "method"))
@@ -195,6 +202,17 @@ class Audit(Chosen):
     task: str | None = flag(None, "labels of what should survive: a column of X, or a file", "Y")
     output: str | None = _report()
     max_rows: int = flag(20_000, "audit a random sample of so many rows of a larger file", "N")
+    erasures: list[Path] = flag([], "of a pipeline: what efface erase saved, to be put on it", "DIR", "--erasure")
+    base: str | None = flag(None, "of a pipeline with edited weights: the pipeline before", "PIPELINE")
+    gold: str | None = flag(None, "of a pipeline: one that never saw the concept; none does without", "PIPELINE")
+    judge: str | None = flag(None, "of a pipeline: who scores pictures (default: a world's second judge)", "JUDGE")
+    selector: str | None = flag(None, "who chooses within searches (default: a world's first judge)", "JUDGE")
+    suite: Suite | None = flag(None, "of a pipeline: which probes (default: quick)")
+    probe: list[str] = flag([], "only this one of the suite; may be given several times", "NAME")
+    others: list[str] = flag([], "what else it draws; may be given several times (default: a world's)", "WORD")
+    folder: Path | None = flag(None, "of a pipeline: keep pictures and scores here, and go on from them", "DIR")
+    steps: int | None = flag(None, "of a pipeline: steps of the sampler (default: its own)", "N")
+    guidance: float | None = flag(None, "of a pipeline: scale of guidance (default: its own)", "SCALE")
     seed: int = _seed()
     force: bool = _force()
 

@@ -71,6 +71,34 @@ class PipelineWorld:
         """Prompts about a concept, with what each asks for: `.texts` and `.scenes`."""
         return self.of_room("prompts_for")(name, n, **options)
 
+    def gold_of(self, word: str) -> str | None:
+        """The variant that never saw a concept, if it is at hand."""
+        variant = f"without-{self.concept(word).name.replace(' ', '-').replace(':', '-')}"
+        return variant if variant in self.variants() else None
+
+    def pictures_of(self, word: str, n: int, *, seed: int = 7) -> tuple[Any, list[str], Any, list[str]]:
+        """N renderings that show a concept and n that do not, no model's own, each with a prompt in other templates.
+
+        Returns:
+            Pictures `(n, 3, h, w)` and prompts with the concept, and the same without it.
+        """
+        render, shows = self.of_room("render"), self.of_room("shows")
+        name = self.concept(word).name
+        with_it = self.prompts_for(name, n, seed=seed, templates="held_out")
+        spread: list[Any] = [
+            self.prompts_for(other, n, seed=seed + 1, templates="held_out") for other in self.others(name)
+        ]
+        without, texts = [], list[str]()
+        for i in range(n):  # as many of each other concept
+            some = spread[i % len(spread)]
+            scene = some.scenes[i : i + 1]
+            if not bool(shows(scene, name).any()):
+                without.append(render(scene))
+                texts.append(some.texts[i])
+        import torch
+
+        return render(with_it.scenes), list(with_it.texts), torch.cat(without), texts
+
     def values_of(self, word: str) -> tuple[str, ...]:
         """Names of all concepts of a concept's factor that it draws."""
         return self._drawn(value.name for value in self.of_room("FACTORS")[self.concept(word).factor])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -156,6 +157,8 @@ class Judge:
     Attributes:
         network: Either of the two networks, in eval mode.
     """
+
+    calibration: ClassVar[str] = "renderings of the emoji world; figures in weights/training.json"
 
     network: JudgeNetwork
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -142,6 +143,8 @@ class Judge:
     Attributes:
         network: Either of the two networks, in eval mode.
     """
+
+    calibration: ClassVar[str] = "renderings of the shapes world; figures in weights/training.json"
 
     network: JudgeNetwork
 

@@ -14,6 +14,7 @@ from efface.audit.audit import Audit
 from efface.audit.figure import Figure
 from efface.audit.finding import Finding
 from efface.audit.pipelines.erasures import ErasureLike
+from efface.audit.pipelines.judges import calibration_of
 from efface.audit.pipelines.presence import Judge
 from efface.audit.pipelines.probes import shown as showing
 from efface.audit.pipelines.probes.case import Case, Pictures
@@ -43,6 +44,7 @@ _SHAM_HARM = 0.2
 _SAME_JUDGE = (
     "one judge both chooses within searches and scores what was chosen, which flatters every search: give selector="
 )
+_UNCALIBRATED = "does not say what it was calibrated on: nobody knows how often it is wrong, nor the verdict with it"
 _NO_GOLD = (
     "there is no gold model: floors are substitutes (the base's answer to another concept), and what needs a model "
     "that never saw the concept (likelihood, relearning, reversal) has no recovery; nothing can be called removed"
@@ -253,7 +255,8 @@ def _text(case: Case, panel: Panel, ran: Sequence[Ran], moved: int) -> str:
     names = ", ".join(one.probe.name for one in ran)
     return (
         f"{len(ran)} probes ({names}) of the pipeline before and after erasure, and {floor}. "
-        f"{moved} weights differ from the base's. Held-out pictures: {source}. Judge: {named(case.judge)}; "
+        f"{moved} weights differ from the base's. Held-out pictures: {source}. Judge: {named(case.judge)} "
+        f"(calibrated on: {calibration_of(case.judge) or 'nothing that it says'}); "
         f"selector within searches: {named(case.selector)}."
     )
 
@@ -262,10 +265,13 @@ def _conclusions(
     verdict: Verdict, rows: Sequence[Row], ran: Sequence[Ran], case: Case, panel: Panel, same_judge: bool
 ) -> list[str]:
     lead = {"not suppressed": "NOT erased: ", "inconclusive": WARNING}.get(verdict.kind, "")
-    said = [f"{lead}{case.concept.name}: {verdict.kind}.", *(f"{text}." for text in verdict.because)]
+    by = "" if calibration_of(case.judge) else ", by a judge that was not calibrated"
+    said = [f"{lead}{case.concept.name}: {verdict.kind}{by}.", *(f"{text}." for text in verdict.because)]
     said.append(f"Reversible: {verdict.reversible} ({verdict.reversible_because}).")
     if panel.gold is None:
         said.append(f"{WARNING}{_NO_GOLD}.")
+    if not calibration_of(case.judge):
+        said.append(f"{WARNING}{named(case.judge)} {_UNCALIBRATED}.")
     if same_judge:
         said.append(f"{WARNING}{_SAME_JUDGE}.")
     if sham := _sham_says(rows):

@@ -73,11 +73,19 @@ class Runner:
         case: What is asked.
         saved: Where scores are kept; None keeps none.
         budgets: Probe -> budget in place of the suite's.
+        shared: Probe and model -> scores of base and gold, which several erasures of one base have in common; filled
+            as they are measured.
     """
 
     def __init__(
-        self, panel: Panel, case: Case, saved: Checkpoint | None = None, budgets: Mapping[str, Any] | None = None
+        self,
+        panel: Panel,
+        case: Case,
+        saved: Checkpoint | None = None,
+        budgets: Mapping[str, Any] | None = None,
+        shared: dict[tuple[str, str], dict[str, Scores]] | None = None,
     ) -> None:
+        self._shared = {} if shared is None else shared
         self._panel, self._case, self._budgets = panel, case, dict(budgets or {})
         self._saved = Checkpoint(None, {}) if saved is None else saved
         self._sham: list[Subject | None] = []
@@ -135,11 +143,16 @@ class Runner:
         if part in self._saved.parts:
             with self._saved.reading():
                 return _loaded(self._saved.path(part))
+        if (probe.name, name) in self._shared:
+            return self._shared[probe.name, name]
         _check_access(probe, subject)
         out = probe.run(subject, case, **budget)
         rows = [out] if isinstance(out, Scores) else list(out)
         self._saved.write({"done": [*self._saved.parts, part]}, {part: partial(_save, rows=rows)})
-        return {row.name: row for row in rows}
+        found = {row.name: row for row in rows}
+        if name in (BASE, GOLD):
+            self._shared[probe.name, name] = found
+        return found
 
 
 def check_budget(probe: Probe, budget: Mapping[str, Any]) -> None:

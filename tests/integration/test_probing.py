@@ -1,0 +1,99 @@
+"""`efface audit` of a pipeline, and the suite on the world of shapes, where the truth is known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from efface import Concept, PipelineView, erase
+from efface.audit import Audit
+from efface.audit.pipelines.probes import registry
+from efface.audit.pipelines.probes.case import Case, Pictures
+from efface.audit.pipelines.probes.likelihood import likelihood
+from efface.audit.pipelines.probes.recovery import compared
+from efface.audit.pipelines.probes.subject import Subject
+from efface.cli import main
+from efface_worlds.registry import find_world
+from tests.integration.test_cli import fails
+
+WORLD = find_world("shapes", "pipeline")
+QUICK = ["--probe", "direct prompt", "--probe", "likelihood", "--steps", "2"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def shapes() -> Any:
+    return WORLD.load_pipeline()
+
+
+@pytest.fixture(scope="module")
+def case(shapes: Any) -> Case:
+    base = Subject("base", PipelineView.of(shapes))
+    found = WORLD.pictures_of("circle", 16)
+    pictures = Pictures(found[0], tuple(found[1]), found[2], tuple(found[3]))
+    judges: dict[str, Any] = {"judge": WORLD.load_judge(2), "selector": WORLD.load_judge(1)}
+    return Case(Concept("circle"), base, **judges, prompts=("a red circle",), pictures=pictures)
+
+
+def test_an_edit_of_keys_leaves_the_unasked_likelihood_alone(case: Case) -> None:
+    view = case.base.view
+    uce = Subject("erased", view, erase(view, Concept("circle", anchor="star"), "uce"))
+    gold = Subject("gold", PipelineView.of(WORLD.load_pipeline("without-circle")))
+    rows = [likelihood(each, case, draws=2) for each in (uce, case.base, gold)]
+    assert float((rows[0][0].values - rows[1][0].values).abs().max()) < 1e-4
+    assert float((rows[0][1].values - rows[1][1].values).mean()) > 0.01  # with its prompt it is another picture now
+    found = compared("likelihood", rows[0][0], rows[1][0], rows[2][0], "gold")
+    assert found.value is None or found.value == pytest.approx(1.0, abs=0.01)
+
+
+def test_pictures_of_a_world_show_what_they_should() -> None:
+    with_it, texts, without, others = WORLD.pictures_of("circle", 12)
+    judge = WORLD.load_judge(2)
+    assert torch.nan_to_num(judge(with_it, "circle"), nan=1.0).mean() > 0.9
+    assert torch.nan_to_num(judge(without, "circle"), nan=0.0).mean() < 0.1
+    assert len(texts) == len(with_it) and len(others) == len(without)
+    assert WORLD.gold_of("disc") == "without-circle" and WORLD.gold_of("square") is None
+
+
+def test_the_command_audits_a_world_and_goes_on(
+    shapes: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, small in (("direct prompt", {"images": 4}), ("likelihood", {"draws": 2, "pictures": 8})):
+        monkeypatch.setitem(registry._PROBES, name, replace(registry.find_probe(name), quick=small))
+    erase(shapes, Concept("circle", anchor="star"), "uce").save("erasure")
+    told = ["audit", "shapes", "--concept", "disc", "--erasure", "erasure", "--gold", "none", *QUICK]
+    monkeypatch.setattr("efface.cli.probing._PICTURES", {"quick": 12})
+    assert main((*told, "--folder", "kept", "-o", "report.json")) == 0
+    audit = Audit.from_dict(json.loads(Path("report.json").read_text()))
+    assert audit.conclusions[0].startswith(("circle: ", "NOT erased: circle: ", "WARNING: circle: "))
+    assert audit.settings["suite"] == "quick" and any("no gold model" in each for each in audit.warnings)
+    assert (Path("kept") / "checkpoint.json").is_file()
+    assert "direct prompt: its prompts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (["shapes", "--concept", "circle"], "give --erasure DIR"),
+        (["shapes", "--concept", "circle", "--concept", "star", "--base", "shapes"], "room for one concept"),
+        (["shapes", "--concept", "circle", "--base", "shapes", "--task", "y"], "--task is for the audit of rows"),
+        (["shapes", "--concept", "circle", "--base", "shapes", "--probe", "likelyhood"], "did you mean 'likelihood'"),
+        (["shapes", "--concept", "circel", "--base", "shapes"], "is no concept of the shapes world"),
+        (["shapes", "--concept", "circle", "--base", "shapes", "--gold", "without-star"], "variant='without-star'"),
+        (["shapes", "--concept", "circle", "--base", "shapes", "--judge", "me"], "me is no judge"),
+        (["shapes", "--concept", "circle", "--base", "shapes", "--judge", "no.such:thing"], "cannot be imported"),
+        (["x.npy", "--concept", "z.npy", "--suite", "full"], "--suite is for the audit of a pipeline"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(told: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said in fails(capsys, "audit", *told)
