@@ -6,6 +6,7 @@
 | `sites`, `losses` | hidden states of a model, site by site; what erasing cost it |
 | `pipeline`, `gate` | what a text-to-image pipeline shows; which prompts an erasure acts on (`presence`, `detection`) |
 | `erasure` | whether a concept has really gone from a pipeline, by probes that its eraser does not control |
+| `remembered` | who and what else an erasure suppressed or elevated, from answers before and after |
 | `maps` | maps of importance of a classifier, next to controls |
 
 Each gives an `Audit`, which shows itself: `print(audit)`, and `.html() .markdown() .json() .to_frame() .plot()
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from efface.audit.pipelines.presence import presence
     from efface.audit.pipelines.probes.case import Pictures
     from efface.audit.pipelines.probes.erasure import erasure
+    from efface.audit.remembrance.remembered import remembered
     from efface.audit.states.losses import losses
     from efface.audit.states.sites import sites
     from efface.audit.subjects import access_of
@@ -50,6 +52,7 @@ _NAMES = {
     "efface.audit.pipelines.presence": ("presence",),
     "efface.audit.pipelines.probes.case": ("Pictures",),
     "efface.audit.pipelines.probes.erasure": ("erasure",),
+    "efface.audit.remembrance.remembered": ("remembered",),
     "efface.audit.states.losses": ("losses",),
     "efface.audit.states.sites": ("sites",),
     "efface.audit.subjects": ("access_of",),
@@ -82,6 +85,7 @@ __all__ = [
     "paired_interval",
     "pipeline",
     "presence",
+    "remembered",
     "rows",
     "similarity",
     "sites",

@@ -29,6 +29,8 @@ _LIBRARIES = {
     "transformers": "transformers",
     "diffusers": "diffusers",
     "captum": "captum",
+    "scipy": "scipy",
+    "statsmodels": "statsmodels",
 }
 _EPOCH = "SOURCE_DATE_EPOCH"
 _CHUNK = 2**20

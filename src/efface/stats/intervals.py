@@ -106,7 +106,7 @@ def bootstrap_interval(
     check_call(bootstrap_interval, locals())
     sums = _unit_sums(numerator, denominator, groups)
     units = "rows" if groups is None else "groups"
-    tail = _expanded_tail(level, len(sums))
+    tail = expanded_tail(level, len(sums))
     totals = sums.sum(axis=0)
     if totals[1] <= 0:
         raise InputError("the denominators sum to zero: there is nothing to divide by")
@@ -273,7 +273,8 @@ def _linearised_error(sums: Floats, value: float) -> float:
     return float(np.sqrt(units / (units - 1) * (residual**2).sum()) / sums[:, 1].sum())
 
 
-def _expanded_tail(level: float, units: int) -> float:
+def expanded_tail(level: float, units: int) -> float:
+    """Share of resampled values to leave out at each end, so that few units do not make the interval too short."""
     return _NORMAL.cdf(-float(np.sqrt(units / (units - 1))) * student_quantile((1 + _level(level)) / 2, units - 1))
 
 

@@ -1,0 +1,28 @@
+"""Audits of remembrance: who and what was suppressed or elevated that nobody asked to erase.
+
+After the duties that "The Right To Be Remembered" (arXiv:2510.16206) names: omission, fair treatment, truthfulness,
+those with little presence. It gives no metric and no threshold; the statistics here are ours, and measure a declared
+standard. `efface.audit.remembered` is the door.
+"""
+
+from __future__ import annotations
+
+from efface.audit.remembrance.exposure import DCG, RBP, Flat, UserModel
+from efface.audit.remembrance.ledger import Ledger
+from efface.audit.remembrance.registry import Entity, Registry
+from efface.audit.remembrance.systems import Mention, Observation, Query, System, ask
+
+__all__ = [
+    "DCG",
+    "RBP",
+    "Entity",
+    "Flat",
+    "Ledger",
+    "Mention",
+    "Observation",
+    "Query",
+    "Registry",
+    "System",
+    "UserModel",
+    "ask",
+]

@@ -1,0 +1,259 @@
+"""Who and what may be remembered: entities with their names, groups, popularity and relation to what is erased.
+
+Merit and popularity are inputs: a declared standard, which an audit measures and does not find.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efface._errors import InputError
+from efface._text import shown
+from efface._validate import check_type
+from efface.core.doors import check_call, check_fields
+
+Floats = NDArray[np.float64]
+Relation = Literal["target", "alias", "neighbour", "sibling", "superclass", "subclass", "binomial", "unrelated"]
+Scheme = Literal["cumulative thirds", "equal thirds"]
+TARGET, ALIAS, UNRELATED = "target", "alias", "unrelated"
+HEAD, TORSO, TAIL = "head", "torso", "tail"
+STRATA = (HEAD, TORSO, TAIL)
+UNKNOWN = ""
+"""Stratum or group of an entity of which it is not known."""
+
+
+def normalised(name: str) -> str:
+    """A name as it is compared: NFKC, case folded, single spaces.
+
+    >>> normalised("  Ada  LOVELACE ")
+    'ada lovelace'
+    """
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def check_word(value: Any, hint: Any, name: str) -> None:
+    """Refuse a word that is none of those of a `Literal`.
+
+    >>> check_word("bth", Literal["both", "queries"], "resample")
+    Traceback (most recent call last):
+    ...
+    efface._errors.InputError: resample is 'bth': write one of 'both', 'queries'
+    """
+    words = get_args(hint)
+    if value not in words:
+        raise InputError(f"{name} is {shown(value)}: write one of {', '.join(map(repr, words))}")
+
+
+@dataclass(frozen=True)
+class Entity:
+    """Someone or something that answers may mention.
+
+    Attributes:
+        id: Its name in the ledger; it may be opaque.
+        aliases: Other names that answers may call it by.
+        groups: Dimension -> group, e.g. `{"profession": "nurse"}`; nothing is inferred about anybody.
+        popularity: How present it is elsewhere, from 0, e.g. how many documents name it; None if unknown.
+        relation: To what is erased: `"target"` (and `"alias"`, the target by another name), or what else it is.
+        similarity: To the target, in any unit; None if unknown.
+    """
+
+    id: str
+    aliases: tuple[str, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict, hash=False)
+    popularity: float | None = None
+    relation: Relation = UNRELATED
+    similarity: float | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_word(self.relation, Relation, f"relation of {self.id!r}")
+        for name in (self.id, *self.aliases):
+            if not normalised(name):
+                raise InputError(f"a name of entity {self.id!r} is {name!r}: write a name with at least one sign")
+        if self.popularity is not None and not (math.isfinite(self.popularity) and self.popularity >= 0):
+            raise InputError(f"popularity of {self.id} is {self.popularity}: write a number from 0, or None")
+        if self.similarity is not None and not math.isfinite(self.similarity):
+            raise InputError(f"similarity of {self.id} is {self.similarity}: write a finite number, or None")
+
+
+class Registry:
+    """Entities, in the order of their ids, as columns.
+
+    Args:
+        entities: They.
+
+    Raises:
+        InputError: If two have one id, or one name stands for two.
+
+    >>> registry = Registry([Entity("lovelace", ("Ada Lovelace",), popularity=3.0), Entity("somerville")])
+    >>> registry.resolve("ada LOVELACE"), registry.resolve("Byron")
+    ('lovelace', None)
+    """
+
+    def __init__(self, entities: Sequence[Entity]) -> None:
+        if not isinstance(entities, Sequence) or isinstance(entities, str) or not entities:
+            raise InputError(f"entities is {shown(entities)}: give a list of at least one Entity")
+        for entity in entities:
+            check_type(entity, Entity, "one of the entities")
+        self.entities = tuple(sorted(entities, key=lambda entity: entity.id))
+        self.ids = tuple(entity.id for entity in self.entities)
+        self._place = {name: i for i, name in enumerate(self.ids)}
+        if len(self._place) < len(self.ids):
+            twice = sorted({name for name in self.ids if self.ids.count(name) > 1})
+            raise InputError(f"the registry has {', '.join(twice[:5])} more than once: give each entity one id")
+        self._names = self._read_names()
+
+    @classmethod
+    def of(
+        cls,
+        ids: Sequence[Any],
+        *,
+        target: Sequence[Any] = (),
+        popularity: Any = None,
+        similarity: Any = None,
+        relation: Sequence[str] | None = None,
+        groups: Mapping[str, Sequence[Any]] | None = None,
+    ) -> Registry:
+        """A registry from columns, one value an entity.
+
+        Args:
+            ids: Ids; what is no text is written as text.
+            target: Those of them that were to be erased.
+            popularity: Numbers from 0.
+            similarity: Numbers.
+            relation: Relations; `target` goes before them.
+            groups: Dimension -> a group an entity.
+
+        >>> [e.relation for e in Registry.of([3, 5, 8], target=[3])]
+        ['target', 'unrelated', 'unrelated']
+        """
+        names = [str(each) for each in ids]
+        wanted = {str(each) for each in target}
+        if not wanted <= set(names):
+            raise InputError(f"target has {', '.join(sorted(wanted - set(names)))}, which is none of the ids")
+        columns = {"popularity": popularity, "similarity": similarity, "relation": relation, **(groups or {})}
+        for column, values in columns.items():
+            if values is not None and len(values) != len(names):
+                raise InputError(f"{column} has {len(values)} values for {len(names)} ids: give one an entity")
+        number = {key: None if columns[key] is None else [float(v) for v in columns[key]] for key in _NUMBERS}
+        return cls(
+            [
+                Entity(
+                    name,
+                    groups={dimension: str(values[i]) for dimension, values in (groups or {}).items()},
+                    popularity=_given(number["popularity"], i),
+                    similarity=_given(number["similarity"], i),
+                    relation=TARGET if name in wanted else relation[i] if relation is not None else UNRELATED,  # type: ignore[arg-type]
+                )
+                for i, name in enumerate(names)
+            ]
+        )
+
+    def _read_names(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for entity in self.entities:
+            for name in dict.fromkeys(map(normalised, (entity.id, *entity.aliases))):
+                if (other := found.setdefault(name, entity.id)) != entity.id:
+                    raise InputError(
+                        f"the name {name!r} stands for {other} and for {entity.id}: take it from one of them, "
+                        "or from both, and count what is called so as unresolved"
+                    )
+        return found
+
+    def __len__(self) -> int:
+        return len(self.entities)
+
+    def __iter__(self) -> Iterator[Entity]:
+        return iter(self.entities)
+
+    def resolve(self, name: str) -> str | None:
+        """The id of whom a name stands for, or None."""
+        check_call(Registry.resolve, locals())
+        return self._names.get(normalised(name))
+
+    def places(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Where each id stands in the registry.
+
+        Raises:
+            InputError: If one is not in it.
+        """
+        strange = [name for name in ids if name not in self._place]
+        if strange:
+            raise InputError(
+                f"{', '.join(strange[:5])} {'is' if len(strange) == 1 else 'are'} not in the registry "
+                f"({len(strange)} unknown of {len(ids)}): add them to it, or count them as unresolved names"
+            )
+        return np.array([self._place[name] for name in ids], dtype=np.int64)
+
+    @cached_property
+    def popularity(self) -> Floats:
+        """Popularity of each, NaN if unknown."""
+        return _column([entity.popularity for entity in self.entities])
+
+    @cached_property
+    def similarity(self) -> Floats:
+        """Similarity of each to the target, NaN if unknown."""
+        return _column([entity.similarity for entity in self.entities])
+
+    @cached_property
+    def relation(self) -> NDArray[np.str_]:
+        """Relation of each to the target."""
+        return np.array([entity.relation for entity in self.entities])
+
+    @cached_property
+    def targets(self) -> NDArray[np.bool_]:
+        """Who was to be erased, under any name."""
+        return np.isin(self.relation, (TARGET, ALIAS))
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Dimensions of groups, in order."""
+        return tuple(sorted({name for entity in self.entities for name in entity.groups}))
+
+    def group(self, dimension: str) -> NDArray[np.str_]:
+        """Group of each in a dimension; `""` where it has none."""
+        return np.array([entity.groups.get(dimension, UNKNOWN) for entity in self.entities])
+
+    def strata(self, scheme: Scheme = "cumulative thirds") -> NDArray[np.str_]:
+        """Head, torso or tail of popularity, for each; `""` where it is unknown.
+
+        `"cumulative thirds"`: the most popular that hold the first third of all popularity are the head, those that
+        hold the next the torso (as in Head-to-Tail, arXiv:2308.10168). `"equal thirds"`: as many entities in each.
+        Entities of one popularity are in one stratum.
+        """
+        check_word(scheme, Scheme, "scheme")
+        known = np.isfinite(self.popularity)
+        found = np.full(len(self), UNKNOWN, dtype=np.array(STRATA).dtype)
+        if not known.any():
+            return found
+        values = self.popularity[known]
+        weight = np.ones_like(values) if scheme == "equal thirds" or not values.sum() else values
+        order = np.argsort(-values, kind="stable")
+        before = np.empty(len(values))
+        before[order] = np.cumsum(weight[order]) - weight[order]
+        # Of those with one popularity the first decides for all.
+        _, tied = np.unique(values, return_inverse=True)
+        first = np.full(int(tied.max()) + 1, np.inf)
+        np.minimum.at(first, tied, before)
+        third = np.minimum(2, np.floor(3 * first[tied] / weight.sum() + 1e-12)).astype(int)
+        found[known] = np.array(STRATA)[third]
+        return found
+
+
+_NUMBERS = ("popularity", "similarity")
+
+
+def _given(values: list[float] | None, place: int) -> float | None:
+    return None if values is None or math.isnan(values[place]) else values[place]
+
+
+def _column(values: Sequence[float | None]) -> Floats:
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
