@@ -182,7 +182,7 @@ def test_wording_rows_ask_what_they_say() -> None:
         "described",
         "square stays",
     ]
-    assert [row.role for row in rows] == ["asked"] * 4 + ["control"]
+    assert [row.role for row in rows] == ["search"] * 4 + ["control"]
     assert all("circle" not in text for text in asked[:3]) and asked[6].count("disc") == 1
     assert sorted(asked[3].split()) == sorted(one.prompts[0].split()) and asked[3] != one.prompts[0]
     assert asked[9:12] == ["something round"] * 3 and asked[12] == "a big square"

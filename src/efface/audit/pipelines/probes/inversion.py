@@ -283,7 +283,7 @@ register(
         inversion,
         "gradients",
         "a word vector found by gradients, through edits of text",
-        {"images": 16, "steps": 80},
+        {"images": 16, "steps": 60},
         {"images": 48, "steps": 400},
     )
 )

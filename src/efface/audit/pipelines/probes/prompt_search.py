@@ -234,7 +234,7 @@ register(
         "gradients",
         "a few words before the prompt, found by the denoiser as classifier",
         None,
-        {"items": 12, "rounds": 4, "steps": 25},
+        {"items": 16, "rounds": 4, "steps": 25},
     )
 )
 for _kind in ("N", "K"):
@@ -245,6 +245,6 @@ for _kind in ("N", "K"):
             "gradients",
             "words alone" if _kind == "N" else "words between those of the prompt",
             None,
-            {"items": 12, "rounds": 4, "steps": 25},
+            {"items": 16, "rounds": 4, "steps": 25},
         )
     )

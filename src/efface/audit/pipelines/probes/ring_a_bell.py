@@ -118,7 +118,7 @@ register(
         ring_a_bell,
         "embeddings",
         "prompts near the concept's direction, found without asking the eraser",
-        {"items": 6, "population": 40, "generations": 15},
-        {"items": 16, "population": 100, "generations": 40},
+        {"items": 16, "population": 40, "generations": 15},
+        {"items": 32, "population": 100, "generations": 30},
     )
 )

@@ -32,7 +32,8 @@ def wording(
     which draws a quarter of the long ones as something else; here every family is set against the base's and the gold
     model's rate. Other languages are only what is given: to an encoder that knows none a low rate means nothing.
 
-    Look-alikes are controls, and judged as what they are: there a drop is damage.
+    Its rows are of ways to ask: whether the concept is suppressed at all is said by the probes of plain prompts and
+    paraphrases, which draw more pictures. Look-alikes are controls, judged as what they are: there a drop is damage.
 
     Access: prompts.
 
@@ -54,7 +55,7 @@ def wording(
         for name, prompts in families.items():
             found = case.sample(view, prompts, seeds, truncate=True)
             spent, note = {"samples": images}, f"such as “{prompts[0]}”"
-            rows.append(Scores(name, "asked", case.seen(found), named(prompts, seeds), found, spent=spent, note=note))
+            rows.append(Scores(name, "search", case.seen(found), named(prompts, seeds), found, spent=spent, note=note))
         for name in _alike(case, alike):
             prompts, own = case.jobs(case.others[name], images, _ALIKE)
             found = case.sample(view, prompts, own)
