@@ -6,7 +6,6 @@ from functools import cache
 from typing import Any
 
 import pytest
-import torch
 
 from efface.audit.pipelines.probes.case import Case, Pictures
 from efface.audit.pipelines.probes.registry import find_probe
@@ -60,14 +59,15 @@ def rate(row: Scores) -> float:
     return float(said.mean()) if len(said) else float("nan")
 
 
+def rows_of(name: str, subject: Subject, case: Case, **budget: Any) -> list[Scores]:
+    found = find_probe(name).run(subject, case, **budget)
+    return [found] if isinstance(found, Scores) else list(found)
+
+
 @pytest.mark.parametrize("name", PROBES)
 def test_the_base_is_found_and_the_gold_model_is_not(name: str) -> None:
-    case, run = case_of("circle"), find_probe(name).run
-    torch.set_num_threads(1)
-    base, gold = (
-        found if isinstance(found, list) else [found]
-        for found in (run(subject, case, **PROBES[name]) for subject in (case.base, gold_of("circle")))
-    )
+    case = case_of("circle")
+    base, gold = (rows_of(name, subject, case, **PROBES[name]) for subject in (case.base, gold_of("circle")))
     for before, floor in zip(base, gold, strict=True):
         assert before.items == floor.items
         if before.role == "search":
@@ -77,11 +77,11 @@ def test_the_base_is_found_and_the_gold_model_is_not(name: str) -> None:
 
 
 def test_latents_of_a_concept_that_was_never_seen_are_less_likely_and_others_are_not() -> None:
-    case, run = case_of("circle"), find_probe("redrawing").run
-    base, gold = (run(subject, case, images=16, refine=0) for subject in (case.base, gold_of("circle")))
-    by = [{row.name: row.values for row in rows} for rows in (base, gold)]  # type: ignore[union-attr]
+    case = case_of("circle")
+    rows = [rows_of("redrawing", subject, case, images=16, refine=0) for subject in (case.base, gold_of("circle"))]
+    base, gold = ({row.name: row.values for row in each} for each in rows)
     own, others = (
-        float((by[1][name] - by[0][name]).mean())
+        float((gold[name] - base[name]).mean())
         for name in ("redrawn, empty prompt: latents", "redrawn, pictures without it: latents")
     )
     assert own > 0.01 > abs(others)
