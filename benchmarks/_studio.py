@@ -25,6 +25,7 @@ from efface.diffusion.text.semantic_surgery.erasure import NAME as SURGERY
 from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
 from efface.diffusion.text.semantic_surgery.feedback import look_again
 from efface.diffusion.weights.ablation import NAME as ABLATION
+from efface.diffusion.weights.adv_unlearn import NAME as ADV_UNLEARN
 from efface.diffusion.weights.esd import NAME as ESD
 from efface.diffusion.weights.mace import NAME as MACE
 from efface.diffusion.weights.receler import NAME as RECELER
@@ -172,6 +173,8 @@ SCALED: dict[str, dict[str, Any]] = {
     ESD: {"learning_rate": 5e-4},
     ABLATION: {"learning_rate": 8e-4, "pictures": 100, "sampling_steps": 30, "at_once": 32},
     RECELER: {"steps": 100, "learning_rate": 1e-3, "rank": 32, "attack_steps": 8, "sampling_steps": 20},
+    ADV_UNLEARN: {"steps": 100, "warm_up": 20, "attack_steps": 4, "attack_rate": 1e-2, "learning_rate": 1e-4}
+    | {"sampling_steps": 20, "at_once": 32},
     MACE: {"learning_rate": 1e-2, "sampling_steps": 30, "at_once": 32},
 }
 """Options of methods that tune, whose published rates are for models a hundred times as large.

@@ -24,6 +24,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "esd": _TUNED,
     "midsteer": {"samples": 1, "steps": 2},
     "spm": _TUNED | {"others": 2, "keeping": 1.0},
+    "adv-unlearn": _TUNED | {"warm_up": 1, "attack_steps": 2, "attack_rate": 1e-2, "retained": 2},
     "mace": _TUNED | {"pictures": 2, "steps": 1, "learning_rate": 1e-2},
     "receler": _TUNED | {"rank": 4, "attack_steps": 2, "attack_rows": 3, "learning_rate": 1e-2},
     **dict.fromkeys(("concept-ablation", "gradient-ascent", "task-vector"), _TUNED | {"pictures": 2, "batch": 2}),

@@ -29,7 +29,7 @@ from tests.emoji_world import tiny_emoji
 PROMPTS = ["a cat in noto style on a blue background", "an owl", ""]
 CAT = Concept("cat", preserve=["dog", "lion", "owl"], templates=["{}", "a {}", "a {} emoji", "one {}", "the {}"])
 METHODS = [method.name for method in efface.methods("pipeline")]
-LONG = ("concept-ablation", "gradient-ascent", "task-vector", "spm", "receler", "mace")  # tuned as esd is
+LONG = ("concept-ablation", "gradient-ascent", "task-vector", "spm", "receler", "mace", "adv-unlearn")
 EACH = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in METHODS]
 IN_TEMPLATES = ("uce", "rece", "speed", "oce")
 OPTIONS: dict[str, dict[str, Any]] = {**QUICK, "sld": {"preset": "max"}}

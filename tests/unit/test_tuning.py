@@ -33,6 +33,7 @@ OF: dict[str, dict[str, Any]] = {
     "gradient-ascent": {"learning_rate": 1e-3, "pictures": 2, "batch": 2},
     "task-vector": {"learning_rate": 1e-3, "pictures": 2, "batch": 2},
     "spm": {"learning_rate": 1e-2, "others": 2},
+    "adv-unlearn": {"learning_rate": 1e-3, "warm_up": 2, "attack_steps": 2, "attack_rate": 1e-2, "retained": 2},
     "receler": {"learning_rate": 1e-2, "rank": 4, "attack_steps": 2, "attack_rows": 3},
 }
 

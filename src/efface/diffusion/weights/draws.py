@@ -38,12 +38,24 @@ class Draws:
         aims: One of these is drawn for each sample.
         by_student: Whether the student samples them.
         within: Whether times lie anywhere between the step that the sampling stopped at and the one before.
+        batch: Samples a step; None for the fit's.
+        stream: Of random numbers, where a step is taken on several batches.
     """
 
-    def __init__(self, tuning: Tuning, aims: Sequence[Aim], *, by_student: bool = False, within: bool = False) -> None:
-        self._tuning, self._aims, self._by_student = tuning, aims, by_student
+    def __init__(
+        self,
+        tuning: Tuning,
+        aims: Sequence[Aim],
+        *,
+        by_student: bool = False,
+        within: bool = False,
+        batch: int | None = None,
+        stream: int = _STREAM,
+    ) -> None:
+        self._tuning, self._aims, self._by_student, self._stream = tuning, aims, by_student, stream
         config = tuning.config
-        self._steps_ahead = 1 if by_student or config.at_once == 1 else max(1, _AHEAD * config.at_once // config.batch)
+        self._batch = config.batch if batch is None else batch
+        self._steps_ahead = 1 if by_student or config.at_once == 1 else max(1, _AHEAD * config.at_once // self._batch)
         self._block: tuple[int, list[Drawn]] = (-1, [])
         self._schedule = tuning.passes.schedule(config.sampling_steps) if within else None
 
@@ -55,8 +67,8 @@ class Draws:
         return self._block[1][place]
 
     def _drawn(self, number: int) -> list[Drawn]:
-        config, n = self._tuning.config, self._steps_ahead * self._tuning.config.batch
-        source = generator(config.seed, _STREAM, number)
+        config, n = self._tuning.config, self._steps_ahead * self._batch
+        source = generator(config.seed, self._stream, number)
         aims = [self._aims[i] for i in torch.randint(len(self._aims), (n,), generator=source).tolist()]
         stops = torch.randint(config.sampling_steps, (n,), generator=source).tolist()
         seeds, jitter = seeds_of(n, source), torch.rand(n, generator=source)
@@ -72,7 +84,7 @@ class Draws:
             times |= dict(zip(part, t, strict=True))
         t = self._within(torch.stack([times[i] for i in range(n)]), stops, jitter)
         x = torch.stack([latents[i] for i in range(n)])
-        parts = [slice(i, i + config.batch) for i in range(0, n, config.batch)]
+        parts = [slice(i, i + self._batch) for i in range(0, n, self._batch)]
         return [Drawn(x[p], t[p], aims[p]) for p in parts]
 
     def _within(self, t: Tensor, stops: Sequence[int], jitter: Tensor) -> Tensor:

@@ -71,23 +71,31 @@ def denoiser_of(view: PipelineView) -> nn.Module:
     Raises:
         InputError: If there are several, adapters are around layers of it, or its weights are elsewhere or quantised.
     """
-    denoiser = unwrapped(view.components.denoisers[view.denoising.only])
-    name = type(denoiser).__name__
-    if is_dressed(denoiser):
+    return tunable(unwrapped(view.components.denoisers[view.denoising.only]))
+
+
+def tunable(model: nn.Module) -> nn.Module:
+    """A model, if its weights can be tuned.
+
+    Raises:
+        InputError: If adapters are around layers of it, or its weights are elsewhere or quantised.
+    """
+    name = type(model).__name__
+    if is_dressed(model):
         raise InputError(
             f"{name} has adapters around its layers: fuse or unload them first, as by pipe.unload_lora_weights()"
         )
-    if any("forward" in vars(module) for module in denoiser.modules()):
+    if any("forward" in vars(module) for module in model.modules()):
         raise InputError(
             f"the forward of {name} was replaced, as accelerate does to offload it, and tuning wants its weights in "
             "one place: load the pipeline without offloading, pipe.to(device)"
         )
-    for path, value in denoiser.named_parameters():
+    for path, value in model.named_parameters():
         if value.device.type == "meta" or not value.is_floating_point():
             raise InputError(
                 f"{path} of {name} is quantised or not in memory: load the model unquantised, without offload"
             )
-    return denoiser
+    return model
 
 
 def _transformers(paths: set[str]) -> set[str]:

@@ -109,12 +109,17 @@ class TunedWeights(Reweighted):
 
     def changes(self, values: Sequence[Tensor]) -> dict[str, Change]:
         """What is added to each weight; those that are what they were are left out."""
-        found: dict[str, Change] = {}
-        for name, old, new in zip(self.names, self.before, values, strict=True):
-            difference = (new.double() - old.detach().to(new).double()).to(new.dtype)
-            if bool(difference.any()):
-                found[name] = Add(difference)
-        return found
+        return additions(self.names, self.before, values)
+
+
+def additions(names: Sequence[str], before: Sequence[Tensor], after: Sequence[Tensor]) -> dict[str, Change]:
+    """Name of a parameter -> what is added to it; those that are what they were are left out."""
+    found: dict[str, Change] = {}
+    for name, old, new in zip(names, before, after, strict=True):
+        difference = (new.double() - old.detach().to(new).double()).to(new.dtype)
+        if bool(difference.any()):
+            found[name] = Add(difference)
+    return found
 
 
 class LowRankAdapters(Reweighted):
