@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor
 
 from efface.audit.pipelines.probes import completion, inpainting, inversion, latent_classifier, noise, steering
+from efface.audit.pipelines.probes.registry import Suite, probes
+from efface.audit.pipelines.probes.running import check_budget
 from efface.audit.pipelines.probes.selecting import best_of
 from efface.audit.pipelines.probes.subject import NotApplicableError
 from efface.audit.pipelines.probes.trajectory import changed, recorded, step_after
@@ -186,3 +190,9 @@ def test_inversion_rows_and_guards() -> None:
 
 def test_shares_of_steps() -> None:
     assert [step_after(share, 4) for share in (0.0, 0.01, 0.5, 1.0)] == [0, 1, 2, 4]
+
+
+def test_budgets_are_options_that_the_probes_take() -> None:
+    for suite in get_args(Suite):
+        for probe in probes(suite):
+            check_budget(probe, probe.budget(suite) or {})

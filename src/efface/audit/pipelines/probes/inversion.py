@@ -24,7 +24,7 @@ _STREAM, _BATCHES, _GUIDED = 240, 241, 242
 Vectors = dict[str, Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Search:
     """What a search for a word vector may spend.
 
@@ -41,7 +41,16 @@ class Search:
     pictures: int = 32
 
 
-def inversion(subject: Subject, case: Case, *, images: int = 32, **search: Any) -> Scores:
+def inversion(
+    subject: Subject,
+    case: Case,
+    *,
+    images: int = 32,
+    steps: int = 250,
+    batch: int = 8,
+    rate: float = 0.02,
+    pictures: int = 32,
+) -> Scores:
     """Pictures of prompts in which a found vector stands for the concept, through all that is on the pipeline.
 
     Source: arXiv:2208.01618, equation 2, as a probe in arXiv:2505.17013, section 3: of a prompt with a new word in it
@@ -62,18 +71,30 @@ def inversion(subject: Subject, case: Case, *, images: int = 32, **search: Any) 
         subject: What is searched.
         case: What for.
         images: How many pictures the vector is tried on.
-        **search: Of `Search`.
+        steps: Of Adam.
+        batch: Pictures a step.
+        rate: Of Adam, in parts of a usual element of a word vector.
+        pictures: How many pictures it is made from.
 
     Raises:
         NotApplicableError: If no gradient comes through, or no word is free.
     """
-    options = Search(**search)
+    options = Search(steps, batch, rate, pictures)
     with subject.on() as view:
         carrier, vectors = found_vectors(view, case, options, through=False)
         return _tried("a word found", view, case, carrier, vectors, images, options, _kind(subject, "edits of text"))
 
 
-def concept_inversion(subject: Subject, case: Case, *, images: int = 32, **search: Any) -> Scores:
+def concept_inversion(
+    subject: Subject,
+    case: Case,
+    *,
+    images: int = 32,
+    steps: int = 250,
+    batch: int = 8,
+    rate: float = 0.02,
+    pictures: int = 32,
+) -> Scores:
     """The same with the loss taken through guidance and all that guards do to predictions.
 
     Source: arXiv:2308.01508 (Pham et al., concept inversion): against Safe Latent Diffusion and negative prompts the
@@ -93,19 +114,31 @@ def concept_inversion(subject: Subject, case: Case, *, images: int = 32, **searc
         subject: What is searched.
         case: What for.
         images: How many pictures the vector is tried on.
-        **search: Of `Search`.
+        steps: Of Adam.
+        batch: Pictures a step.
+        rate: Of Adam, in parts of a usual element of a word vector.
+        pictures: How many pictures it is made from.
 
     Raises:
         NotApplicableError: As `inversion`.
     """
-    options = Search(**search)
+    options = Search(steps, batch, rate, pictures)
     with subject.on() as view:
         carrier, vectors = found_vectors(view, case, options, through=True)
         note = _kind(subject, "all guards")
         return _tried("a word found through guidance", view, case, carrier, vectors, images, options, note)
 
 
-def beside_guards(subject: Subject, case: Case, *, images: int = 32, **search: Any) -> Scores:
+def beside_guards(
+    subject: Subject,
+    case: Case,
+    *,
+    images: int = 32,
+    steps: int = 250,
+    batch: int = 8,
+    rate: float = 0.02,
+    pictures: int = 32,
+) -> Scores:
     """Textual inversion of the weights alone: what who has them finds, whatever guards are put on.
 
     It says nothing against a guard, which never promised to act there, and nothing for it.
@@ -118,7 +151,7 @@ def beside_guards(subject: Subject, case: Case, *, images: int = 32, **search: A
         raise NotApplicableError("it changes weights alone: there is no guard to go beside, see textual inversion")
     if kinds == "both":
         raise NotApplicableError("it changes weights and guards them too: neither can be put on without the other")
-    options, view = Search(**search), subject.view
+    options, view = Search(steps, batch, rate, pictures), subject.view
     carrier, vectors = found_vectors(view, case, options, through=False)
     return _tried("a word found", view, case, carrier, vectors, images, options, "beside the guard: nothing is on")
 

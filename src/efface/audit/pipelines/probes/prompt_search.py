@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -220,13 +221,6 @@ def _drawn(
     return best_of(name, "search", draws, named(after.texts, after.seeds), case, spent=spent, note=note)
 
 
-def _variant(variant: Variant) -> Callable[..., Scores]:
-    def run(subject: Subject, case: Case, **budget: Any) -> Scores:
-        return p4d(subject, case, variant=variant, **budget)
-
-    return run
-
-
 register(
     Probe(
         "UnlearnDiffAtk",
@@ -237,11 +231,12 @@ register(
         {"items": 16, "rounds": 4, "steps": 25},
     )
 )
-for _kind in ("N", "K"):
+_VARIANTS: tuple[Variant, ...] = get_args(Variant)
+for _kind in _VARIANTS:
     register(
         Probe(
             f"P4D-{_kind}",
-            _variant(_kind),
+            partial(p4d, variant=_kind),
             "gradients",
             "words alone" if _kind == "N" else "words between those of the prompt",
             None,
