@@ -27,7 +27,7 @@ from benchmarks._studio import Studio, add_world
 from efface import Concept, PipelineView
 from efface.audit import Pictures
 from efface.audit.pipelines.probes.case import Case
-from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, Panel, ShamEdit, moves
+from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, Panel, ShamEdit
 from efface.audit.pipelines.probes.recovery import Row
 from efface.audit.pipelines.probes.registry import Probe, probes
 from efface.audit.pipelines.probes.running import Ran, Runner
@@ -75,7 +75,7 @@ def erased_by(studio: Studio, base: Subject, name: str, method: str, gold: Subje
     if method == "base":
         return Subject(ERASED, base.view, Nothing())
     if method == "sham":
-        norms = moves(Panel(base, Subject(ERASED, base.view, studio.fit(name, "uce"))))
+        norms = Panel(base, Subject(ERASED, base.view, studio.fit(name, "uce"))).moved
         return Subject(ERASED, base.view, ShamEdit(norms, seed=1))
     return Subject(ERASED, base.view, studio.fit(name, method))
 
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, studio: Studio, name: str, seed: int) -> None:
         ran = list(_ran(Runner(panel, case, None, budgets, shared), chosen, args.suite, method))
         rows[method] = [row for one in ran for row in one.rows(seed=seed)]
         seconds[method] = time.process_time() - start
-        verdicts[method] = decide(rows[method], Facts(bool(moves(panel)), gold=True))
+        verdicts[method] = decide(rows[method], Facts(bool(panel.moved), gold=True))
         for one in ran:
             for model, why in one.why.items():
                 print(f"{method}, {one.probe.name}, {model}: {why}", flush=True)

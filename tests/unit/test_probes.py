@@ -15,13 +15,13 @@ from torch import Tensor
 
 import efface.audit
 from efface import Concept, InputError, PipelineView, erase
-from efface.audit import Pictures
+from efface.audit import FunctionJudge, Pictures
 from efface.audit.pipelines.probes.case import Case
 from efface.audit.pipelines.probes.features import _ridge, features
 from efface.audit.pipelines.probes.latents import clean_of, decoded, encoded, noising_of
 from efface.audit.pipelines.probes.likelihood import likelihood
 from efface.audit.pipelines.probes.luck import prefixed, prefixes, seeds
-from efface.audit.pipelines.probes.panel import ERASED, GOLD, Panel, ShamEdit, moves, sham_of, weights_of
+from efface.audit.pipelines.probes.panel import ERASED, GOLD, Panel, ShamEdit, sham_of, weights_of
 from efface.audit.pipelines.probes.recovery import Row, at_most, compared
 from efface.audit.pipelines.probes.registry import Probe, find_probe, probes
 from efface.audit.pipelines.probes.relearning import relearning, reversal
@@ -233,7 +233,7 @@ def test_a_sham_edit_is_as_large_and_comes_off(view: PipelineView) -> None:
     name = next(iter(weights_of(view)))
     before = weights_of(view)[name].detach().clone()
     panel = Panel(Subject("base", view), Subject("erased", view, ShamEdit({name: 0.5}, seed=3)))
-    norms = moves(panel)
+    norms = panel.moved
     assert list(norms) == [name] and norms[name] == pytest.approx(0.5, rel=1e-3)
     sham = sham_of(panel, seed=1)
     assert sham is not None
@@ -385,11 +385,12 @@ def test_an_audit_says_that_nothing_was_erased(view: PipelineView, tmp_path: Pat
     told |= {"only": ["direct prompt", "likelihood"], "steps": 2, "height": 64, "width": 64}
     told |= {"budgets": {"direct prompt": {"images": 6}, "likelihood": {"draws": 2}}, "folder": tmp_path / "kept"}
     audit = efface.audit.erasure(view, "circle", **told)
-    assert audit.conclusions[0] == "NOT erased: circle: not suppressed."
+    assert audit.conclusions[0] == "NOT erased: circle: not suppressed, by a judge that was not calibrated."
     assert audit.find("direct prompt", "its prompts", "erased").value == 1.0
     assert audit.find("likelihood", "empty prompt", "recovery").status == "not applicable"  # there is no gold model
     assert any("no gold model" in warning for warning in audit.warnings)
-    again = efface.audit.erasure(view, "circle", **told)
-    assert again.findings == audit.findings
+    calibrated = FunctionJudge(always, always.__qualname__, "nothing but ones")
+    again = efface.audit.erasure(view, "circle", **told | {"judge": calibrated})
+    assert again.findings == audit.findings and again.conclusions[0] == "NOT erased: circle: not suppressed."
     with pytest.raises(InputError, match="another audit, it differs in seed"):
         efface.audit.erasure(view, "circle", **told, seed=1)

@@ -19,7 +19,7 @@ from efface.audit.pipelines.presence import Judge
 from efface.audit.pipelines.probes import shown as showing
 from efface.audit.pipelines.probes.case import Case, Pictures
 from efface.audit.pipelines.probes.drawing import drawn_by_base
-from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, SHAM, Panel, moves
+from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, SHAM, Panel
 from efface.audit.pipelines.probes.recovery import Row
 from efface.audit.pipelines.probes.registry import Suite, find_probe, probes
 from efface.audit.pipelines.probes.running import Ran, Runner
@@ -235,7 +235,7 @@ def _audit(
         rows += [*own, *(replace(row, role="control") for row in sham)]
         findings += showing.findings_of(one, own, named(case.judge), case.seed)
         figures += showing.figures_of(one)
-    moved = moves(panel)
+    moved = panel.moved
     verdict = decide(rows, Facts(bool(moved), panel.gold is not None))
     return Audit(
         title,

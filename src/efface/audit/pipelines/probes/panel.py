@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,6 +33,16 @@ class Panel:
     base: Subject
     erased: Subject
     gold: Subject | None = None
+
+    @cached_property
+    def moved(self) -> Mapping[str, float]:
+        """Name -> norm of what the erasure changed of a weight; those that are as they were are left out."""
+        with self.base.on() as view:
+            before = {name: value.detach().clone() for name, value in weights_of(view).items()}
+        with self.erased.on() as view:
+            after = weights_of(view)
+            norms = {name: float((after[name].detach().to(old) - old).norm()) for name, old in before.items()}
+        return {name: norm for name, norm in norms.items() if norm > 0}
 
     def __post_init__(self) -> None:
         for other in (self.erased, self.gold):
@@ -72,16 +83,6 @@ def weights_of(view: PipelineView) -> dict[str, nn.Parameter]:
     return {f"{part}.{name}": value for part, module in parts.items() for name, value in module.named_parameters()}
 
 
-def moves(panel: Panel) -> dict[str, float]:
-    """Name -> norm of what the erasure changed of a weight; those that are as they were are left out."""
-    with panel.base.on() as view:
-        before = {name: value.detach().clone() for name, value in weights_of(view).items()}
-    with panel.erased.on() as view:
-        after = weights_of(view)
-        norms = {name: float((after[name].detach().to(old) - old).norm()) for name, old in before.items()}
-    return {name: norm for name, norm in norms.items() if norm > 0}
-
-
 @dataclass(frozen=True, eq=False)
 class ShamEdit:
     """A random change of the same weights, each by as much as an erasure changed it: what any edit of this size does.
@@ -115,5 +116,5 @@ def _direction(like: Tensor, seed: int, stream: int) -> Tensor:
 
 def sham_of(panel: Panel, seed: int) -> Subject | None:
     """The base with a sham edit; None where the erasure changes no weight."""
-    norms = moves(panel)
+    norms = panel.moved
     return Subject(SHAM, panel.base.view, ShamEdit(norms, seed), panel.base.reach) if norms else None

@@ -20,5 +20,5 @@ def unprompted(subject: Subject, case: Case, *, images: int = 64) -> Scores:
 
 
 register(
-    Probe("unprompted", unprompted, "prompts", "pictures of the empty prompt", {"images": 48}, {"images": 400}),
+    Probe("unprompted", unprompted, "prompts", "pictures of the empty prompt", {"images": 32}, {"images": 400}),
 )
