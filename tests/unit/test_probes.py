@@ -389,8 +389,8 @@ def test_an_audit_says_that_nothing_was_erased(view: PipelineView, tmp_path: Pat
     assert audit.find("direct prompt", "its prompts", "erased").value == 1.0
     assert audit.find("likelihood", "empty prompt", "recovery").status == "not applicable"  # there is no gold model
     assert any("no gold model" in warning for warning in audit.warnings)
-    calibrated = FunctionJudge(always, always.__qualname__, "nothing but ones")
-    again = efface.audit.erasure(view, "circle", **told | {"judge": calibrated})
+    told["judge"] = FunctionJudge(always, always.__qualname__, "nothing but ones")
+    again = efface.audit.erasure(view, "circle", **told)
     assert again.findings == audit.findings and again.conclusions[0] == "NOT erased: circle: not suppressed."
     with pytest.raises(InputError, match="another audit, it differs in seed"):
         efface.audit.erasure(view, "circle", **told, seed=1)
