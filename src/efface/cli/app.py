@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[type[options.Options], str]] = {
     "fit": (options.Fit, "efface.cli.fit"),
     "apply": (options.Apply, "efface.cli.apply"),
     "audit": (options.Audit, "efface.cli.audit"),
+    "remember": (options.Remember, "efface.cli.remember"),
     "erase": (options.Erase, "efface.cli.erase"),
     "export": (options.Export, "efface.cli.export"),
     "generate": (options.Generate, "efface.cli.generate"),

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 Kind = Literal["auto", "categorical", "continuous"]
 Missing = Literal["drop", "mean"]
+Resample = Literal["both", "queries"]
 Suite = Literal["quick", "full"]
 World = Literal["tables", "sentences", "tokens", "layers"]
 
@@ -213,6 +214,44 @@ class Audit(Chosen):
     folder: Path | None = flag(None, "of a pipeline: keep pictures and scores here, and go on from them", "DIR")
     steps: int | None = flag(None, "of a pipeline: steps of the sampler (default: its own)", "N")
     guidance: float | None = flag(None, "of a pipeline: scale of guidance (default: its own)", "SCALE")
+    seed: int = _seed()
+    force: bool = _force()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remember(Options):
+    """Show who and what else an erasure suppressed or elevated, that nobody asked to erase.
+
+      efface remember said.csv:before said.csv:after --truth said.csv:class --target 3 -o card.html
+      efface remember answers.csv --who people.csv -o card.html
+      efface remember ledger.parquet --strict
+
+    BEFORE and AFTER are what a classifier said of each row, and --truth what it should have said. Without AFTER, BEFORE
+    is a table with the columns entity, query, arm (before, after; and before again, placebo 1, ...), hit and merit (and
+    seed, score, exposure, rank, status, unresolved), or a ledger that efface wrote.
+
+    WHO is a table with a column id, and where they are known popularity, similarity (to the target) and relation
+    ("target" is what was to be erased); each other column is a dimension of groups.
+    """
+
+    one_of = (("target", "who"),)
+
+    before: str = argument("what was said before (file:column), or a table of answers", "BEFORE")
+    after: str | None = argument("what was said after", "AFTER", None)
+    truth: str | None = flag(None, "with AFTER: who should have been named", "CLASS")
+    again: str | None = flag(None, "with AFTER: what was said before by another run", "SAID")
+    placebo: list[str] = flag([], "with AFTER: what was said after an edit that should not matter; repeat", "SAID")
+    target: list[str] = flag([], "who was to be erased; may be given several times", "ID")
+    who: str | None = flag(None, "table of those who may be remembered", "WHO")
+    merit: float | None = flag(None, "of a table without merit: declare that of every row", "SCALE")
+    resample: Resample | None = flag(
+        None, "what others are drawn like: queries if these are all entities there are (default: with AFTER), or both"
+    )
+    margin: float = flag(0.05, "the loss that tests should see, and that the certificate rules out", "SHARE")
+    draws: int = flag(2000, "resamples", "N")
+    listed: int = flag(20, "names in a table at most", "N")
+    strict: bool = flag(False, "exit with 1 unless it is certified and there is nothing to warn of")
+    output: str | None = _report()
     seed: int = _seed()
     force: bool = _force()
 

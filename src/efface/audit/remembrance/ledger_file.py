@@ -40,6 +40,22 @@ def write_ledger(ledger: Ledger, path: str | os.PathLike[str]) -> None:
         parquet.write_table(table, temporary)
 
 
+def is_ledger(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is one that `write_ledger` wrote, by what it says of itself.
+
+    Raises:
+        MissingExtraError: If pyarrow is not installed.
+    """
+    pa, parquet = (require(name, extra=EXTRA) for name in ("pyarrow", "pyarrow.parquet"))
+    path = as_path(path)
+    if path.suffix.lower() != ".parquet" or not path.is_file():
+        return False
+    try:
+        return _KEY in (parquet.read_schema(path).metadata or {})
+    except pa.ArrowInvalid:
+        return False
+
+
 def read_ledger(path: str | os.PathLike[str]) -> Ledger:
     """Read what `write_ledger` wrote.
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from efface._errors import InputError
+from efface._text import shown
+from efface._validate import check_int, check_type
 from efface.audit.remembrance.registry import Registry, check_word
-from efface.core.doors import check_call, check_fields
+from efface.core.doors import check_call, check_fields, fits
 
 Status = Literal["ok", "refused", "error"]
 OK, REFUSED, ERROR = "ok", "refused", "error"
@@ -35,6 +37,8 @@ class Query:
     def __post_init__(self) -> None:
         check_fields(self)
         for entity, value in self.merit.items():
+            if not fits(value, float):
+                raise InputError(f"query {self.id!r}: merit of {entity} is {shown(value)}: write a number above 0")
             if not (math.isfinite(value) and value > 0):
                 raise InputError(
                     f"query {self.id!r}: merit of {entity} is {value}: write a number above 0, or leave out "
@@ -127,14 +131,19 @@ def ask(
         InputError: If seeds or queries are given twice, or `again` shares one with `seeds`.
     """
     check_call(ask, locals())
-    if not queries or len({query.id for query in queries}) < len(queries):
+    for query in queries:
+        check_type(query, Query, "one of the queries")
+    if not len(queries) or len({query.id for query in queries}) < len(queries):
         raise InputError("queries is empty, or two have one id: give each query an id of its own")
-    others = tuple(range(max(seeds, default=0) + 1, max(seeds, default=0) + 1 + len(seeds))) if again is None else again
-    if not seeds or len(set(seeds)) < len(seeds) or len(others) != len(seeds) or {*seeds} & {*others}:
-        raise InputError(f"seeds {tuple(seeds)} and again {tuple(others)}: give as many of each, all different")
+    shared = [check_int(seed, "one of the seeds") for seed in seeds]
+    start = max(shared, default=0) + 1
+    given = range(start, start + len(shared)) if again is None else again
+    others = [check_int(seed, "one of again") for seed in given]
+    if not shared or len({*shared, *others}) < 2 * len(shared) or len(others) != len(shared):
+        raise InputError(f"seeds {shared} and again {others}: give as many of each, all different")
     arms = {BEFORE: before, AFTER: after, **{f"{PLACEBO} {i + 1}": system for i, system in enumerate(placebos)}}
-    found: dict[str, Answers] = {arm: _answers(system, queries, seeds, seeds) for arm, system in arms.items()}
-    found[AGAIN] = _answers(before, queries, seeds, others)
+    found: dict[str, Answers] = {arm: _answers(system, queries, shared, shared) for arm, system in arms.items()}
+    found[AGAIN] = _answers(before, queries, shared, others)
     return found
 
 
