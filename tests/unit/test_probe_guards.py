@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
 
+import efface.audit
 from efface.audit.pipelines.probes import inversion, prompt_search
 from efface.audit.pipelines.probes.subject import NotApplicableError, Subject
 from efface.core.edits import Edit, OnPrediction, OnText
 from efface.core.erasure import Erasure
-from tests.attacked import case, subject
+from tests.attacked import case, other_pipe, subject
 from tests.pipelines import small
 
 GIVEN: dict[str, Any] = {"images": 2, "steps": 2, "batch": 2, "pictures": 2}
@@ -88,3 +90,44 @@ def _time(view: Any, at: int) -> Any:
     with view.stepped(lambda step: times.append(step.timestep)):
         view.sample("a", [0], steps=4, **small("sd1"))
     return times[at]
+
+
+TINY: dict[str, dict[str, Any]] = {
+    "direct prompt": {"images": 2},
+    "wording": {"images": 2, "alike": 1},
+    "diffusion completion": {"images": 2},
+    "noise": {"items": 2, "etas": (1.0,), "variances": (1.0,)},
+    "inpainting": {"images": 2},
+    "classifier guidance": {"items": 2, "scales": (1.0,), "pictures": 4, "steps": 1},
+    "textual inversion": GIVEN,
+    "textual inversion beside the guard": GIVEN,
+    "concept inversion": GIVEN,
+    "UnlearnDiffAtk": {"items": 2, "rounds": 1, "steps": 1},
+    "P4D-N": {"items": 2, "rounds": 1, "steps": 1, "words": 2},
+    "P4D-K": {"items": 2, "rounds": 1, "steps": 1},
+    "Ring-A-Bell": {"items": 2, "words": 2, "population": 4, "generations": 1},
+    "redrawing": {"images": 2, "refine": 0},
+}
+
+
+@pytest.mark.slow
+def test_all_attacks_by_the_one_door() -> None:
+    asked = case()
+    found = efface.audit.erasure(
+        subject().view.pipe,
+        asked.concept,
+        erasure=Halved(concepts=()),
+        gold=other_pipe(),
+        judge=asked.judge,
+        prompts=asked.prompts,
+        others=asked.others,
+        pictures=asked.pictures,
+        suite="full",
+        only=list(TINY),
+        budgets=TINY,
+        **asked.sampling,
+    )
+    measured = {(f.family, f.condition) for f in found.findings if f.is_scored}
+    assert measured >= {(probe, model) for probe in TINY for model in ("erased", "base", "gold")}
+    assert all(math.isfinite(f.value) for f in found.findings if f.is_scored)
+    assert all(f.budget and f.access for f in found.findings if f.is_scored and f.family in TINY)
