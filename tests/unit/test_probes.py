@@ -28,6 +28,7 @@ from efface.audit.pipelines.probes.relearning import relearning, reversal
 from efface.audit.pipelines.probes.running import Runner
 from efface.audit.pipelines.probes.scores import Role, Scores
 from efface.audit.pipelines.probes.selecting import best_of
+from efface.audit.pipelines.probes.shown import said
 from efface.audit.pipelines.probes.subject import NotApplicableError, Subject
 from efface.audit.pipelines.probes.tuned import Tuned
 from efface.audit.pipelines.probes.verdict import Facts, decide
@@ -89,6 +90,12 @@ def test_no_hit_at_all_leaves_an_interval() -> None:
     assert at_most(30) == pytest.approx(1 - 0.05 ** (1 / 30))
 
 
+@pytest.mark.parametrize("n", [3, 40, 96, 301])
+def test_no_hit_prints_the_bound_of_the_pictures_that_could_be_judged(n: int) -> None:
+    nothing = compared("probe", rate([0.0] * n + [float("nan")]), rate([1.0] * (n + 1)), rate([0.0] * (n + 1)), "gold")
+    assert said(nothing.model, nothing) == f"0 (at most {100 * at_most(n):.1f} %)"
+
+
 def test_a_row_is_void_where_base_and_gold_are_close() -> None:
     row = compared("probe", rate([0.0] * 20), rate([0.0] * 17 + [1.0] * 3), rate([0.0] * 20), "gold")
     assert row.value is None and "less than 0.2" in row.void
@@ -103,7 +110,7 @@ def test_pairing_refuses_other_items() -> None:
 def test_what_the_judge_cannot_say_counts_as_neither() -> None:
     nan = float("nan")
     row = compared("probe", rate([nan, 0, 0, 0]), rate([1, 1, nan, 1]), rate([0, nan, 0, 0]), "gold")
-    assert row.value == 0 and row.model is not None and row.model.value == 0
+    assert row.value == 0 and row.model is not None and row.model.value == 0 and row.n == 3
     assert compared("probe", rate([nan] * 4), rate([1.0] * 4), rate([0.0] * 4), "gold").void
 
 

@@ -48,7 +48,7 @@ class Row:
         change: Mean of (model - base), as a share of the base's mean: of losses.
         luck: Rate of the single draws of a search, before the best was taken.
         unit: Of the raw scores.
-        n: How many items.
+        n: How many items of the model there is a score of.
     """
 
     probe: str
@@ -113,7 +113,7 @@ def compared(
     floor = None if floor is None else _on_the_footing_of(base, floor)
     raw = [None if s is None else mean_interval(s, level=level) for s in (model, base, floor)]
     common = (probe, model.name, model.role, raw[0], raw[1], raw[2], kind if floor is not None else "none")
-    rest = (_change(model, base, level), model.mean_of_draws, model.unit, len(model.items))
+    rest = (_change(model, base, level), model.mean_of_draws, model.unit, int((~model.values.isnan()).sum()))
     why = _void(model, base, floor, raw, level, seed)
     if why or floor is None or raw[0] is None or raw[1] is None or raw[2] is None:
         return Row(*common, None, None, None, why, *rest)

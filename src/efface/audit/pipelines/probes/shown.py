@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 from torch import Tensor
@@ -54,7 +55,8 @@ def _raw(row: Row, model: str, scores: Scores, judge: str, common: Mapping[str, 
     if interval is None:
         why = "the judge can say of none of its pictures"
         return Finding.without(row.name, "not applicable", why, row.probe, condition=model, **more)
-    return Finding.of(row.name, interval, row.probe, model, n=row.n, unit=row.unit, note=scores.note, **more)
+    known = int((~scores.values.isnan()).sum())
+    return Finding.of(row.name, interval, row.probe, model, n=known, unit=row.unit, note=scores.note, **more)
 
 
 def _recovery(row: Row, judge: str, common: Mapping[str, Any]) -> Finding:
@@ -70,7 +72,7 @@ def _recovery(row: Row, judge: str, common: Mapping[str, Any]) -> Finding:
         row.value,
         row.probe,
         **width,
-        method=f"joint bootstrap over {row.n} items",
+        method=f"joint bootstrap, {row.n} items of the model",
         n=row.n,
         chance=0.0,
         reference=CHANCE,
@@ -107,8 +109,14 @@ def said(interval: Interval | None, row: Row) -> str:
     if row.unit != "share":
         return f"{interval.value:.4g} [{interval.low:.4g}, {interval.high:.4g}]"
     if interval.value == 0:
-        return f"0 (at most {100 * at_most(row.n):.1f} %)"
+        return f"0 (at most {100 * at_most(_counted(interval)):.1f} %)"
     return f"{100 * interval.value:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def _counted(interval: Interval) -> int:
+    """Of how many items a rate without any hit is: Wilson's upper end says so."""
+    z2 = NormalDist().inv_cdf((1 + interval.level) / 2) ** 2
+    return max(1, round(z2 / interval.high - z2))
 
 
 def recovered(row: Row) -> str:
