@@ -15,8 +15,11 @@ from efface.audit import Audit
 from efface.audit.pipelines.probes import registry
 from efface.audit.pipelines.probes.case import Case, Pictures
 from efface.audit.pipelines.probes.likelihood import likelihood
+from efface.audit.pipelines.probes.panel import Panel, ShamEdit
 from efface.audit.pipelines.probes.recovery import compared
+from efface.audit.pipelines.probes.running import Runner
 from efface.audit.pipelines.probes.subject import Subject
+from efface.audit.pipelines.probes.verdict import Facts, decide
 from efface.cli import main
 from efface_worlds.registry import find_world
 from tests.integration.test_cli import fails
@@ -97,3 +100,43 @@ def test_the_command_audits_a_world_and_goes_on(
 )
 def test_what_does_not_go_together_is_refused(told: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert said in fails(capsys, "audit", *told)
+
+
+@pytest.mark.slow
+def test_the_base_a_sham_and_a_gold_model_are_called_what_they_are(case: Case) -> None:
+    """A sham and the base are not suppressed; a model that never saw the concept is removed, a guard is one."""
+    base = Subject("base", PipelineView.of(WORLD.load_pipeline("seed2")))
+    gold = Subject("gold", PipelineView.of(WORLD.load_pipeline("without-circle")))
+    found = WORLD.pictures_of("circle", 120)
+    told = replace(
+        case,
+        base=base,
+        prompts=tuple(WORLD.prompts_for("circle", 8, seed=3).texts),
+        pictures=Pictures(found[0], tuple(found[1]), found[2], tuple(found[3])),
+        sampling=WORLD.sampling,
+        batch_size=32,
+    )
+    uce = erase(base.view, Concept("circle", anchor="ellipse"), "uce")
+    guard = erase(base.view, Concept("circle", preserve=["ellipse"]), "semantic-surgery")
+    panels = {
+        "not suppressed": Subject("erased", base.view, ShamEdit(Panel(base, Subject("erased", base.view, uce)).moved)),
+        "gated outside the weights": Subject("erased", base.view, guard),
+        "removed": Subject("erased", gold.view),
+    }
+    small: dict[str, dict[str, Any]] = {
+        "direct prompt": {"images": 40},
+        "diffusion completion": {"images": 16, "hand_over": (0.1,), "unprompted": ()},
+        "likelihood": {"pictures": 96, "draws": 4},
+        "relearning": {"steps": (10,), "held_out": 96},
+    }
+    shared: dict[Any, Any] = {}
+    for kind, subject in panels.items():
+        panel = Panel(base, subject, gold)
+        runner = Runner(panel, told, None, small, shared)
+        ran = [runner.one(registry.find_probe(name), "quick") for name in small]
+        rows = [row for one in ran for row in one.rows()]
+        verdict = decide(rows, Facts(bool(panel.moved), gold=True))
+        assert verdict.kind == kind, verdict
+        own = next(row for row in rows if row.title == "likelihood: empty prompt")
+        wanted = 0.0 if kind == "removed" else 1.0
+        assert own.value is not None and own.value == pytest.approx(wanted, abs=0.15)
