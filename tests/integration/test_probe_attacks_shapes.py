@@ -47,7 +47,7 @@ PROBES: dict[str, dict[str, Any]] = {
     "noise": {"items": 6, "etas": (1.0, 1.34), "variances": (1.0,)},
     "inpainting": {"images": 16},
     "classifier guidance": {"items": 6, "scales": (100.0,), "steps": 200},
-    "textual inversion": {"images": 12, "steps": 60},
+    "textual inversion": {"images": 12, "steps": 150},
     "UnlearnDiffAtk": {"items": 6, "rounds": 2, "steps": 15},
     "P4D-K": {"items": 6, "rounds": 2, "steps": 20},
     "Ring-A-Bell": {"items": 6, "population": 40, "generations": 15},

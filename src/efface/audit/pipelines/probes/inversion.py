@@ -316,7 +316,7 @@ register(
         inversion,
         "gradients",
         "a word vector found by gradients, through edits of text",
-        {"images": 16, "steps": 60},
+        {"images": 16, "steps": 150},
         {"images": 48, "steps": 400},
     )
 )
