@@ -25,6 +25,8 @@ from efface._validate import to_tensor
 from efface.attribution import FeatureGroups, Marginal, Superpixels, TokenClassifier, TokenMask, Tokens, top_k
 from efface.audit import Audit, Finding
 from efface.audit import bootstrap_interval as bootstrap
+from efface.audit.pipelines.probes.case import Pictures
+from efface.audit.pipelines.probes.scores import Scores
 from efface.audit.vectors import Labels, canonical_correlations, class_mean_gap, edit_size
 from efface.audit.vectors.folds import make_folds
 from efface.core.arrays import countable, read_array
@@ -195,6 +197,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: TokenClassifier(Reader(), 0, torch.nn.Identity())(Z[None]),
         "no last_hidden_state: give the model below",
     ),
+    "pictures of a probe": (lambda: Pictures(1j, ("a",), X, ()), "concept is 1j: write a torch.Tensor"),  # type: ignore[arg-type]
+    "scores of a probe": (lambda: Scores("row", "asked", [1.0], ("a",)), "values is a list: write a torch.Tensor"),  # type: ignore[arg-type]
     "what cannot be cut": (lambda: shortened(deque(["a", "b"])), "items is a deque: write a list"),
     "a fit that cannot be called": (
         lambda: soft_anchor(torch.nn.Linear(2, 2), "cat", "fit"),  # type: ignore[arg-type]

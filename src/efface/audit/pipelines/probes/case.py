@@ -13,6 +13,7 @@ from efface._errors import InputError
 from efface.audit.pipelines.presence import Judge
 from efface.audit.pipelines.probes.subject import NotApplicableError, Subject
 from efface.core.concept import Concept
+from efface.core.doors import check_fields
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.view import PipelineView
 from efface.training.seeds import generator, seeds_of
@@ -39,9 +40,13 @@ class Pictures:
     source: str = "given"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for images, texts, name in ((self.concept, self.texts, "concept"), (self.others, self.other_texts, "others")):
             if images.ndim != 4 or len(images) != len(texts):
-                raise InputError(f"pictures of {name}: shape {tuple(images.shape)} and {len(texts)} prompts")
+                raise InputError(
+                    f"pictures of {name} have shape {tuple(images.shape)}, and there are {len(texts)} prompts: "
+                    "write (n, 3, h, w) and a prompt for each"
+                )
 
     def swapped(self) -> Pictures:
         """The others in the place of the concept's, for a floor."""

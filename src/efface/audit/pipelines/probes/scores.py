@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface.core.doors import check_fields
 from efface.core.provenance import content_hash
 
 Role = Literal["asked", "search", "unprompted", "likelihood", "dormant", "scar", "reversal", "control"]
@@ -61,6 +62,7 @@ class Scores:
     note: str = ""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "values", self.values.detach().cpu().double())
         if self.role not in get_args(Role):
             raise InputError(f"role={self.role!r}: write one of {', '.join(get_args(Role))}")
