@@ -29,7 +29,7 @@ from efface.audit.remembrance.popularity import Slope
 from efface.audit.remembrance.registry import UNKNOWN
 from efface.audit.remembrance.spillover import POPULARITY, SIMILARITY
 from efface.audit.remembrance.systems import AFTER, AGAIN, BEFORE
-from efface.report.data import CHANGE, NO_CHANGE
+from efface.report.data import CHANGE, NO_CHANGE, NO_DIFFERENCE
 from efface.stats.intervals import Interval, percentile_interval, wilson_interval
 
 Floats = NDArray[np.float64]
@@ -123,10 +123,10 @@ def _retention(found: Measured) -> Iterator[Finding]:
     with np.errstate(divide="ignore", invalid="ignore"):
         lost, resampled = float(1 - kept[0] / chance[0]), 1 - draws[0] / lots[0]
     span = ratio_interval(lost, resampled, units, level=1 - found.plan.alpha, what=what)
-    note = "share of what is remembered by chance alone that the edit took"
+    note = "share of what the system remembers twice that the edit took; the control is the system before, asked twice"
     yield Finding.of(
         COLLATERAL, span, BYSTANDERS, AFTER, unit="share", n=int(rows), seed=found.plan.seed, chance=0.0,
-        reference=NO_CHANGE, note=note,
+        reference=NO_DIFFERENCE, note=note,
     )  # fmt: skip
 
 
@@ -162,18 +162,18 @@ def attention(found: Measured, standard: str) -> Iterator[Finding]:
     p = (1 + int((chance["shift"] >= moved - 1e-12).sum())) / (_FLIPS + 1)
     again = float(shift(then, found.attention[AGAIN])) if AGAIN in found.attention else None
     note = f"half the sum of changes of shares; p = {p:.3f}; chance: median of {_FLIPS} exchanges of before and after"
-    yield Finding(
-        "shift", moved, ATTENTION, AFTER, unit="share", n=len(panel.asked), seed=seed,
-        chance=float(np.median(chance["shift"])), baseline=again, note=note,
-    )  # fmt: skip
-    if again is not None:
-        yield Finding("shift", again, ATTENTION, AGAIN, unit="share", n=len(panel.asked))
     for name, statistic in (("effective number", effective_number), ("gini", gini)):
         gap = statistic(now) - statistic(then)
         usual = np.quantile(chance[name], [0.025, 0.975])
         said = f"change {gap:+.3f}; exchanges of before and after give {usual[0]:+.3f} to {usual[1]:+.3f}"
         for arm, note in ((BEFORE, ""), (AFTER, said)):
             yield Finding(name, statistic(found.attention[arm]), ATTENTION, arm, n=len(panel.asked), note=note)
+    yield Finding(
+        "shift", moved, ATTENTION, AFTER, unit="share", n=len(panel.asked), seed=seed,
+        chance=float(np.median(chance["shift"])), baseline=again, note=note,
+    )  # fmt: skip
+    if again is not None:
+        yield Finding("shift", again, ATTENTION, AGAIN, unit="share", n=len(panel.asked))
     gains = gain_concentration(then, now)
     yield Finding("concentration of gains", gains, ATTENTION, AFTER, detail=True, note="1 where one has all of it")
     yield from _parities(found, standard)
@@ -250,7 +250,7 @@ def likeness(found: Measured) -> Iterator[Finding]:
         span = percentile_interval(float(value), draws, "bootstrap over queries", level=1 - found.plan.alpha)
         note = "change of being remembered for one more of it" if name in (SIMILARITY, POPULARITY) else ""
         more = {"n": int(found.spill.used.sum()), "seed": found.plan.seed, "note": note}
-        yield Finding.of(name, span, LIKENESS, chance=0.0, reference=NO_CHANGE, **more)
+        yield Finding.of(name, span, LIKENESS, **more)
 
 
 def certificate(found: Measured) -> Iterator[Finding]:
@@ -265,7 +265,7 @@ def certificate(found: Measured) -> Iterator[Finding]:
         f"nothing changed {100 * said.power:.0f}%"
     )
     more = {"unit": "share", "n": int(found.sums.exact[of.N][0]), "seed": found.plan.seed, "note": note}
-    yield Finding("smallest margin", said.smallest, CERTIFICATE, **more)
+    yield Finding("smallest margin", said.smallest, CERTIFICATE, AFTER, **more)
 
 
 def refusals_rose(panel: Panel) -> tuple[float, float]:

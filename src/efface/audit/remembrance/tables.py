@@ -43,7 +43,7 @@ def _entity(found: Measured, place: int) -> tuple[object, ...]:
         one.id,
         one.relation,
         one.popularity,
-        int(standing.found.n[place]),
+        f"{int(standing.found.n[place]):,}",
         percent(standing.found.before[place]),
         percent(standing.found.after[place]),
         f"{points(changed)} ({points(low)} to {points(high)})",
@@ -91,7 +91,7 @@ def classes(found: Measured) -> Table | None:
     rows = tuple(
         (
             each.of.title,
-            each.entities,
+            f"{each.entities:,}",
             percent(each.before),
             percent(each.after),
             f"{points(each.change)} ({points(each.low)} to {points(each.high)})",
@@ -191,7 +191,7 @@ def likeness_figure(found: Measured) -> Figure | None:
     similarity, standing = found.panel.registry.similarity[used], found.standing.found
     x, y = isotonic(similarity, standing.change[used], standing.n[used])
     ends = np.r_[True, np.diff(y) != 0] | np.r_[np.diff(y) != 0, True]
-    series = Series("best falling curve", tuple(map(float, x[ends])), tuple(map(float, y[ends])))
+    series = Series("best falling curve", tuple(round(float(v), 3) for v in x[ends]), tuple(map(float, y[ends])))
     return Figure(
         "Change against likeness to the target",
         (series,),
