@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from efface import InputError
 from efface.pipelines import PipelineView
 from tests.pipelines import BUILDERS, EMBEDDED, VIDEO, build, direct, small, state, tiny
 
@@ -58,6 +59,14 @@ def test_encoding_first_and_sampling_then_is_the_same(name):
     assert torch.equal(v.sample(embedding, SEEDS, steps=2, **small(name)), plain)
     latents = v.sample(embedding, SEEDS, steps=2, latent=True, **small(name))
     assert latents.shape == v.prepare(embedding, seeds=SEEDS, **small(name)).latents.shape
+
+
+def test_prompts_that_are_read_whole_are_not_refused():
+    v = view("sd1")
+    assert v.check_prompts(PROMPTS) is None
+    assert v.check_prompts([]) is None
+    with pytest.raises(InputError, match="a prompt is a string, not int"):
+        v.check_prompts([3])
 
 
 @every_pipeline

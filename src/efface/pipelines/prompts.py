@@ -48,10 +48,11 @@ class PromptEncoder:
 
     def check(self, prompts: Sequence[str], *, truncate: bool, allow_unknown: bool, **options: Any) -> None:
         """Refuse prompts that the pipeline would silently cut off or not understand."""
-        for prompt in listed(prompts, "prompts"):
+        prompts = listed(prompts, "prompts")
+        for prompt in prompts:
             if not isinstance(prompt, str):
                 raise InputError(f"a prompt is a string, not {type(prompt).__name__}: {shown(prompt)}")
-        if truncate and allow_unknown:
+        if not prompts or (truncate and allow_unknown):
             return
         for prompt, encoders in zip(prompts, self.tokenization(prompts, **options), strict=True):
             for tokens in encoders:
