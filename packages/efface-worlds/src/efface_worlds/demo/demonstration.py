@@ -1,4 +1,4 @@
-"""What the demo measures: worlds with known truth, LEACE, and an audit of each."""
+"""What the demo measures: worlds with known truth, an eraser, and an audit of each."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from efface.core.provenance import provenance
 from efface.erasers.leace import LeaceEraser
 from efface.report.data import is_warning
 from efface_worlds.demo import Say
+from efface_worlds.demo.emoji_pictures import emoji
 from efface_worlds.demo.minilm_layers import layers
 from efface_worlds.demo.token_world import tokens
 from efface_worlds.sentences import embed, make_sentences
@@ -42,7 +43,8 @@ def demo_audit(names: Sequence[str], *, seed: int = 0, say: Say = lambda text: N
             "A concept (here sex, the gender of a pronoun, or the lexical type of a token) is taken out of vectors "
             "with LEACE, the smallest edit after which no linear model can use it. Then fresh models, called probes, "
             "try to read the concept from rows that neither they nor the eraser have seen. A task, or the loss of a "
-            "language model, shows what else went.",
+            "language model, shows what else went. From a text-to-image pipeline a thing is taken that is drawn, by a "
+            "method that edits prompts.",
             *_CLAIMS,
         ),
         conclusions=tuple(first for part in parts for first in _first(part)),
@@ -119,5 +121,6 @@ WORLDS: dict[str, Callable[[int, Say], Audit]] = {
     "sentences": sentences,
     "tokens": tokens,
     "layers": layers,
+    "emoji": emoji,
 }
 """Name for `--only` -> the audit of that world."""
