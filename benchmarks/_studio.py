@@ -82,7 +82,11 @@ class Studio:
 
     def prompts_of(self, name: str, n: int) -> list[str]:
         """Prompts that name every factor, this one by its name."""
-        return self.world.prompts_for(name, n, seed=_PROMPT_SEED).texts
+        return self.asked_of(name, n).texts
+
+    def asked_of(self, name: str, n: int) -> Any:
+        """The same, with what each asks for: `.texts` and `.scenes`."""
+        return self.world.prompts_for(name, n, seed=_PROMPT_SEED)
 
     def held_out(self, name: str, n: int, seed: int = _PROMPT_SEED + 1) -> list[str]:
         """Prompts by the concept's name, in templates that nothing was trained on."""
