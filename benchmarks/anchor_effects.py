@@ -8,7 +8,9 @@ finds ("--soft", the slowest), SELECT's, and SELECT's with its boundary as words
 preserved. ACC_e: share of images of its prompts in which judge 2 sees it; ACC_g: the same of its synonyms in templates
 that nothing was trained on; near, far: two siblings, and two strangers, seen at their prompts. H: harmonic mean of
 1 - ACC_e, 1 - ACC_g and the mean of near and far, an interval over concepts. Last, SELECT with its boundary less the
-fixed anchor that is best on average, concept by concept. An image of which the judge cannot say shows nothing.
+fixed anchor that is best on average, concept by concept. An image of which the judge cannot say shows nothing. FID: of
+judge 1's features of what is kept, from what is drawn at other seeds without an erasure; what is drawn without one has
+such a distance, too, and it depends on n.
 
 "many": the first n of the world's concepts, in an order by seed, at once, with the parent as anchor and with SELECT's
 and its boundary. At most 24 of them are drawn, and as many siblings and strangers that are not erased. Seconds are of
@@ -25,19 +27,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from benchmarks._measure import table
 from benchmarks._studio import Studio, add_world, kept_by
-from efface import Concept, Erasure, erase
+from efface import Concept, erase
 from efface.audit.pipelines.balance import harmonic
 from efface.diffusion.anchors.fixed import fixed_anchor
 from efface.diffusion.anchors.selection import apart, select_anchors, select_for_each
 from efface.diffusion.anchors.soft import soft_anchor
 from efface.stats.intervals import percentile_interval
+from efface_worlds.shapes.metrics import frechet_distance
 
 FIXED = ('""', "parent", "random sibling")
-SELECT = "SELECT + boundary"
+OTHER_SEEDS, PLAIN, SELECT = "other seeds", "nothing erased", "SELECT + boundary"
 _ORDER, _DRAWS, _DRAWN, _EACH = 5, 4000, 24, 2
 
 
@@ -50,6 +55,8 @@ class Seen:
     near: NDArray[np.float64]
     far: NDArray[np.float64]
     rest: NDArray[np.float64]
+    kept: Tensor
+    """What judge 1 makes of the images of siblings and strangers, `(n, features)`."""
 
     def balance(self, of: NDArray[np.int64], kept: NDArray[np.int64]) -> float:
         """H of the concepts and of the kept words with these numbers."""
@@ -67,16 +74,19 @@ def spread(seen: Seen, other: Seen | None = None) -> str:
 
     draws = [value(generator.integers(n, size=n), generator.integers(m, size=m)) for _ in range(_DRAWS)]
     found = percentile_interval(value(np.arange(n), np.arange(m)), draws, "bootstrap")
-    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    ends = f"[{100 * found.low:.1f}, {100 * found.high:.1f}]" if found.has_width else "(all alike)"
+    return f"{100 * found.value:.1f} {ends}"
 
 
-def drawn(studio: Studio, sample: Any, names: Sequence[str], near: Any, far: Any, images: int) -> Seen:
+def drawn(
+    studio: Studio, sample: Any, names: Sequence[str], near: Any, far: Any, images: int, first_seed: int = 0
+) -> Seen:
     """What is seen of some concepts, and of others, in so many images each; they are drawn together."""
     asked = [(word, studio.prompts_of(word, images)) for word in names]
     asked += [(word, studio.paraphrases_of(word, images)) for word in names]
     asked += [(word, studio.prompts_of(word, images)) for word in (*near, *far)]
     texts = [text for _, prompts in asked for text in prompts]
-    pictures = sample(texts, [*range(images)] * len(asked)).split(images)
+    pictures = sample(texts, [*range(first_seed, first_seed + images)] * len(asked)).split(images)
     judge, n = studio.judge(2), len(names)
     words = [word for word, _ in asked]
     seen = [float(judge(each, word).nan_to_num(0.0).mean()) for each, word in zip(pictures, words, strict=True)]
@@ -84,7 +94,8 @@ def drawn(studio: Studio, sample: Any, names: Sequence[str], near: Any, far: Any
     told = zip(pictures, scenes, names, strict=False)  # of the first n pictures
     rest = [kept_by(studio.world, judge.judge(each), asked_for, name) for each, asked_for, name in told]
     of, reworded, of_near, of_far = np.split(np.array(seen), [n, 2 * n, 2 * n + len(near)])
-    return Seen(of, reworded, of_near, of_far, np.array(rest))
+    kept = studio.judge(1).features(torch.cat(pictures[2 * n :]))
+    return Seen(of, reworded, of_near, of_far, np.array(rest), kept)
 
 
 # ----------------------------------------------------------------------------------------------- one at a time
@@ -117,39 +128,39 @@ def choice(studio: Studio, methods: Sequence[str], names: Sequence[str], images:
     for method in methods:
         concepts = {name: anchored(studio, name, method if soft else None) for name in names}
         found: dict[str, Seen] = {}
-        for kind in ("nothing erased", *concepts[names[0]]):
+        for kind in (OTHER_SEEDS, PLAIN, *concepts[names[0]]):
             each = []
             for name in names:
-                erasure = None if kind == "nothing erased" else erase(studio.view, concepts[name][kind], method)
-                each.append(drawn(studio, _with(studio, erasure), [name], near[name], far[name], images))
+                bare = kind in (OTHER_SEEDS, PLAIN)
+                sample = studio.plain if bare else studio.erased(erase(studio.view, concepts[name][kind], method))
+                first = images if kind == OTHER_SEEDS else 0
+                each.append(drawn(studio, sample, [name], near[name], far[name], images, first))
             found[kind] = _together(each)
         best = max(FIXED, key=lambda kind: _average(found[kind]))
         gains.append((method, best, spread(found[SELECT], found[best]), spread(found["SELECT"], found[best])))
-        rows = [(kind, *_cells(seen)) for kind, seen in found.items()]
+        rows = [(kind, *_cells(seen, found[OTHER_SEEDS])) for kind, seen in found.items() if kind != OTHER_SEEDS]
         table(f"{method} on {studio.world.name}, {len(names)} concepts x {images} images, per cent", _HEADER, rows)
         print("anchors: " + "; ".join(f"{n}: {c['SELECT'].anchor}" for n, c in concepts.items()))
     table("SELECT less the best fixed anchor, H", ("method", "best fixed", "with its boundary", "anchor alone"), gains)
 
 
-_HEADER = ("anchor", "ACC_e", "ACC_g", "near", "far", "H", "rest kept")
+_HEADER = ("anchor", "ACC_e", "ACC_g", "near", "far", "H", "rest kept", "FID of kept")
 
 
 def _together(each: Sequence[Seen]) -> Seen:
-    parts = ("erased", "reworded", "near", "far", "rest")
-    return Seen(**{part: np.concatenate([getattr(seen, part) for seen in each]) for part in parts})
+    shares = ("erased", "reworded", "near", "far", "rest")
+    parts = {part: np.concatenate([getattr(seen, part) for seen in each]) for part in shares}
+    return Seen(**parts, kept=torch.cat([seen.kept for seen in each]))
 
 
 def _average(seen: Seen) -> float:
     return seen.balance(np.arange(len(seen.erased)), np.arange(len(seen.near) + len(seen.far)))
 
 
-def _cells(seen: Seen) -> list[str]:
+def _cells(seen: Seen, other: Seen) -> list[str]:
     means = [f"{100 * part.mean():.1f}" for part in (seen.erased, seen.reworded, seen.near, seen.far)]
-    return [*means, spread(seen), f"{100 * seen.rest.mean():.0f}" if len(seen.rest) else "-"]
-
-
-def _with(studio: Studio, erasure: Erasure | None) -> Any:
-    return studio.plain if erasure is None else studio.erased(erasure)
+    distance = frechet_distance(seen.kept, other.kept)
+    return [*means, spread(seen), f"{100 * seen.rest.mean():.0f}", f"{distance:.0f}"]
 
 
 # ---------------------------------------------------------------------------------------------------- at once
@@ -166,18 +177,16 @@ def many(studio: Studio, methods: Sequence[str], counts: Sequence[int], images: 
         far = [n for n in order[count:] if n not in near]
         near, far, shown = (_some(words) for words in (near, far, names))
         concepts, spent = at_once(studio, names)
-        rows, found = [], {}
+        plain, other = (drawn(studio, studio.plain, shown, near, far, images, first) for first in (0, images))
+        rows, found = [("none", "", *_cells(plain, other), "", "")], {}
         for method, (kind, given) in ((m, k) for m in methods for k in concepts.items()):
             start = time.process_time()
             erasure: Any = erase(studio.view, given, method)
             fit = time.process_time() - start
-            seen = drawn(studio, studio.erased(erasure), shown, near, far, images)
-            found[method, kind] = seen
-            rows.append(
-                (method, kind, *_cells(seen)[:-1], f"{spent[kind]:.1f} + {fit:.1f}", f"{erasure.nbytes / 2**20:.2f}")
-            )
-        rows.insert(0, ("none", "", *_cells(drawn(studio, studio.plain, shown, near, far, images))[:-1], "", ""))
-        header = ("method", *_HEADER[:-1], "CPU-s", "MiB")
+            seen = found[method, kind] = drawn(studio, studio.erased(erasure), shown, near, far, images)
+            cost = (f"{spent[kind]:.1f} + {fit:.1f}", f"{erasure.nbytes / 2**20:.2f}")
+            rows.append((method, kind, *_cells(seen, other), *cost))
+        header = ("method", *_HEADER, "CPU-s", "MiB")
         table(f"{count} concepts at once, {len(shown)} of them drawn, {images} images a word", header, rows)
         against = ("speed", "parent")
         if against in found:
