@@ -20,7 +20,6 @@ from efface._errors import InputError
 from efface._lazy import require
 from efface.stats.intervals import bootstrap_interval
 from efface_worlds.shapes.judge import Judge, check_images
-from efface_worlds.shapes.networks import WIDTH
 
 _Z = 1.959963984540054
 _HALVES = 60
@@ -54,7 +53,9 @@ class ImageMetric:
 class _Given(nn.Module):
     """Stands where torchmetrics expects a network: the features have been computed already."""
 
-    num_features = WIDTH
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.num_features = width
 
     def forward(self, features: Tensor) -> Tensor:
         return features
@@ -92,11 +93,11 @@ def image_metrics(
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
-    """Frechet distance of two sets of features, `(n, 128)` and `(m, 128)` (Heusel et al., arXiv:1706.08500).
+    """Frechet distance of two sets of features, `(n, d)` and `(m, d)` (Heusel et al., arXiv:1706.08500).
 
     Does not guarantee: freedom from bias, which depends on n; compare at equal n.
     """
-    metric = _torchmetrics("fid").FrechetInceptionDistance(feature=_Given())
+    metric = _torchmetrics("fid").FrechetInceptionDistance(feature=_Given(x.shape[1]))
     metric.update(x, real=True)
     metric.update(y, real=False)
     return max(float(metric.compute()), 0.0)
