@@ -102,6 +102,9 @@ def test_the_first_steps_read_plain_captions(tmp_path: Path, monkeypatch: pytest
     _, facts = train_denoiser(replace(data, embeddings=embeddings), tmp_path, recipe, plain=0.6)
     assert read == [0.0] * 6 + [1.0] * 4
     assert facts["plain"] == 0.6
+    largest = 1 - 2.0**-24  # of torch.rand; a power of it rounds to 1
+    monkeypatch.setattr(torch, "rand", lambda n, **_: torch.full((n,), largest))
+    train_denoiser(replace(data, embeddings=embeddings), tmp_path / "latest", recipe, plain=0.6)
 
 
 def test_stages_of_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

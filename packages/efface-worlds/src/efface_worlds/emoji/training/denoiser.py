@@ -38,7 +38,7 @@ CHANNELS = (64, 128, 176)
 _CROSSING = 2  # levels that read the text: the coarsest, where it costs least
 _EMPTY = 0.1  # share of prompts that are dropped, for guidance
 _PLAIN = 0.6  # share of the steps that read plain captions
-_NOISY_PLAIN, _NOISY = 0.25, 0.5  # below 1, more steps of much noise, where what the prompt says is all that there is
+_NOISY_PLAIN, _NOISY = 0.25, 0.7  # below 1, more steps of much noise, where what the prompt says is all that there is
 
 
 def build_denoiser(channels: tuple[int, ...] = CHANNELS) -> Any:
@@ -97,7 +97,8 @@ def train_denoiser(
         rows, texts, noisy = (single, data.plain, _NOISY_PLAIN) if first else (every, data.texts, _NOISY)
         chosen = rows[torch.randint(0, len(rows), (recipe.batch,), generator=generator)]
         told = torch.where(torch.rand(recipe.batch, generator=generator) < _EMPTY, 0, texts[chosen])
-        times = (len(alphas) * torch.rand(recipe.batch, generator=generator) ** noisy).long()
+        late = torch.rand(recipe.batch, generator=generator) ** noisy  # which rounds to 1 at times
+        times = (len(alphas) * late).long().clamp(max=len(alphas) - 1)
         x0 = data.latents[chosen]
         latents, target = noised(x0, alphas[times], generator)
         latents = latents.to(device, memory_format=torch.channels_last)
