@@ -16,7 +16,7 @@ from efface_worlds.shapes.training.autoencoder import gradient_loss
 from efface_worlds.shapes.training.loop import Recipe, train
 
 RECIPE = Recipe(
-    "vae", steps=1800, batch=32, learning_rate=3e-3, flat_until=0.4, weight_decay=0.0, average=0.995, seed=3
+    "vae", steps=2400, batch=32, learning_rate=2e-3, flat_until=0.4, weight_decay=0.0, average=0.995, seed=3
 )
 CHANNELS = (16, 48, 96)
 _KL = 3e-4
