@@ -18,12 +18,17 @@ from efface_worlds.emoji.scenes import NONE, sample_scenes
 from efface_worlds.emoji.shipped import emoji_variants, load_emoji_pipeline
 from efface_worlds.emoji.text import LENGTH, WIDTH, embed_prompts, load_text_encoder
 from efface_worlds.emoji.training import denoiser, stages
+from efface_worlds.emoji.training.autoencoder import DECODER, build_autoencoder, train_autoencoder, train_decoder
 from efface_worlds.emoji.training.autoencoder import RECIPE as VAE
-from efface_worlds.emoji.training.autoencoder import train_autoencoder
 from efface_worlds.emoji.training.denoiser import RECIPE as UNET
 from efface_worlds.emoji.training.denoiser import train_denoiser
 from efface_worlds.emoji.training.latents import _SEED, LatentSet, _scenes, encode_captions
 from efface_worlds.emoji.world import shows
+
+
+def fresh_autoencoder() -> Any:
+    torch.manual_seed(0)
+    return build_autoencoder()
 
 
 def latents(n: int = 8) -> LatentSet:
@@ -40,7 +45,16 @@ DATA = latents()
 TRAINERS: dict[str, Callable[..., tuple[Any, dict[str, Any]]]] = {
     "unet": lambda folder, **o: train_denoiser(DATA, folder, replace(UNET, steps=2, batch=2), **o),
     "vae": lambda folder, **o: train_autoencoder(folder, replace(VAE, steps=2, batch=2), **o),
+    "decoder": lambda folder, **o: train_decoder(fresh_autoencoder(), folder, replace(DECODER, steps=2, batch=2), **o),
 }
+
+
+def test_a_decoder_that_is_trained_for_longer_reads_the_same_latents(tmp_path: Path) -> None:
+    before = fresh_autoencoder().state_dict()
+    vae, _ = TRAINERS["decoder"](tmp_path)
+    changed = {name for name, value in vae.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert {name.partition(".")[0] for name in changed} <= {"decoder", "post_quant_conv"}
 
 
 @pytest.mark.parametrize("stage", TRAINERS)
@@ -114,13 +128,14 @@ def test_stages_of_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     data = LatentSet(torch.randn(64, 4, 12, 12), none, none, DATA.embeddings, scenes)
     monkeypatch.setattr(stages, "read_latents", lambda vae, folder: data)
     monkeypatch.setattr(stages, "train_autoencoder", lambda folder, **o: TRAINERS["vae"](folder, **o))
+    monkeypatch.setattr(stages, "train_decoder", lambda vae, folder, **o: TRAINERS["decoder"](folder, **o))
     for name in ("RECIPE", "TRUNK", "BRANCH"):
         monkeypatch.setattr(stages, name, replace(getattr(stages, name), steps=1, batch=2))
     with pytest.raises(InputError, match="run .* vae  first"):
         stages.run_stage("unet", tmp_path)
     with pytest.raises(InputError, match="is no concept"):
         stages.run_stage("gold:catt", tmp_path)
-    for name in ("vae", "latents", "unet", "trunk", "gold:black and white"):
+    for name in ("vae", "decoder", "latents", "unet", "trunk", "gold:black and white"):
         stages.run_stage(name, tmp_path)
     trained = json.loads((tmp_path / "without-black-and-white" / "training.json").read_text())
     kept = data.without(["black and white"])
@@ -132,4 +147,9 @@ def test_stages_of_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert str(tmp_path) not in config.read_text()
     assert torch.equal(pipeline.unet.conv_in.weight, own.half().float())
     assert emoji_variants(tmp_path / "gold") == ("base", "without-black-and-white")
-    assert set(json.loads((tmp_path / "weights" / "training.json").read_text())) == {"vae", "latents", "unet"}
+    assert set(json.loads((tmp_path / "weights" / "training.json").read_text())) == {
+        "vae",
+        "decoder",
+        "latents",
+        "unet",
+    }

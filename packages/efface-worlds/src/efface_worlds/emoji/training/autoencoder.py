@@ -1,4 +1,7 @@
-"""Stage `vae`: an autoencoder with four latent channels on a 12 x 12 grid, cheap to decode."""
+"""Stages `vae` and `decoder`: an autoencoder with four latent channels on a 12 x 12 grid, cheap to decode.
+
+The second trains the decoder alone for longer: latents stay what they were, so that a denoiser of them goes with it.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,11 @@ from efface_worlds.shapes.training.loop import Recipe, train
 RECIPE = Recipe(
     "vae", steps=2400, batch=32, learning_rate=2e-3, flat_until=0.4, weight_decay=0.0, average=0.995, seed=3
 )
+DECODER = Recipe("decoder", steps=1500, batch=32, learning_rate=1e-3, weight_decay=0.0, average=0.995, seed=4)
 CHANNELS = (16, 48, 96)
 _KL = 3e-4
 _GRADIENT = 0.5
+_ERRORS = 0.1  # of latents that a denoiser gives, in their standard deviations
 
 
 def build_autoencoder() -> Any:
@@ -53,19 +58,53 @@ def train_autoencoder(
 
     def loss(step: int) -> Tensor:
         generator = recipe.generator(step)
-        scenes = sample_scenes(recipe.batch, generator=generator, two_objects=0.25, small=0.2, balanced=True)
-        x = (render(scenes) * 2 - 1).to(device, memory_format=torch.channels_last)
+        x = _pictures(recipe.batch, generator).to(device, memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16):
             posterior = vae.encode(x).latent_dist
             mean, std, kl = posterior.mean.float(), posterior.std.float(), posterior.kl().float()
             noise = torch.randn(mean.shape, generator=generator).to(device)
             y = vae.decode(mean + std * noise).sample.float()
-        return F.l1_loss(y, x) + _GRADIENT * gradient_loss(y, x) + _KL * kl.mean() / mean[0].numel()
+        return _apart(y, x) + _KL * kl.mean() / mean[0].numel()
 
     facts = train(vae, loss, recipe, folder, **options)
     vae = vae.cpu().to(memory_format=torch.contiguous_format)
     vae.register_to_config(scaling_factor=_scaling(vae))
     return vae, facts
+
+
+def train_decoder(
+    vae: Any, folder: Path, recipe: Recipe = DECODER, device: str = "cpu", **options: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Train the decoder alone, on latents as the denoiser learns them: the means; as `train_autoencoder` otherwise.
+
+    Denoisers err, so that a tenth of the latents' spread is noise.
+    """
+    vae = vae.to(device, memory_format=torch.channels_last).requires_grad_(False)
+    for part in (vae.decoder, vae.post_quant_conv):
+        part.requires_grad_(True)
+    spread = _ERRORS / vae.config.scaling_factor
+
+    def loss(step: int) -> Tensor:
+        generator = recipe.generator(step)
+        x = _pictures(recipe.batch, generator).to(device, memory_format=torch.channels_last)
+        with torch.autocast(device, torch.bfloat16):
+            with torch.no_grad():
+                mean = vae.encode(x).latent_dist.mean.float()
+            noise = torch.randn(mean.shape, generator=generator).to(device)
+            y = vae.decode(mean + spread * noise).sample.float()
+        return _apart(y, x)
+
+    facts = train(vae, loss, recipe, folder, **options)
+    return vae.cpu().to(memory_format=torch.contiguous_format), facts
+
+
+def _pictures(n: int, generator: torch.Generator) -> Tensor:
+    scenes = sample_scenes(n, generator=generator, two_objects=0.25, small=0.2, balanced=True)
+    return render(scenes) * 2 - 1
+
+
+def _apart(y: Tensor, x: Tensor) -> Tensor:
+    return F.l1_loss(y, x) + _GRADIENT * gradient_loss(y, x)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from efface._io import load_folder, reading, save_folder, write_json
 from efface._lazy import require
 from efface_worlds.emoji.concepts import named_by
 from efface_worlds.emoji.networks import NETWORKS, JudgeNetwork
-from efface_worlds.emoji.training.autoencoder import train_autoencoder
+from efface_worlds.emoji.training.autoencoder import train_autoencoder, train_decoder
 from efface_worlds.emoji.training.denoiser import ALONE, BRANCH, RECIPE, TRUNK, build_scheduler, train_denoiser
 from efface_worlds.emoji.training.judges import train_judge
 from efface_worlds.emoji.training.latents import read_latents
@@ -25,7 +25,7 @@ from efface_worlds.shelf import folder_name
 GOLDS = ("cat", "animal-bug", "black and white")
 """A concept, a subgroup and a style, of which the gold models that ship never saw anything."""
 
-STAGES = ("vae", "judge", "judge2", "latents", "unet", "trunk", "seed2", *(f"gold:{name}" for name in GOLDS))
+STAGES = ("vae", "decoder", "judge", "judge2", "latents", "unet", "trunk", "seed2", *(f"gold:{name}" for name in GOLDS))
 
 
 def run_stage(name: str, work: Path, **options: Any) -> None:
@@ -60,6 +60,12 @@ def _vae(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[s
     return facts
 
 
+def _decoder(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    vae, facts = train_decoder(_autoencoder(_before(work, "vae")), folder, **options)
+    vae.save_pretrained(folder)
+    return facts
+
+
 def _latents(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
     data = read_latents(autoencoder(work), folder)
     return {"images": len(data.latents), "distinct": len(data.embeddings)}
@@ -82,6 +88,7 @@ def _unet(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[
 
 _STAGES = {
     "vae": _vae,
+    "decoder": _decoder,
     "judge": _judge,
     "judge2": _judge,
     "latents": _latents,
@@ -97,9 +104,13 @@ def _denoiser(folder: Path) -> Any:
 
 
 def autoencoder(work: Path) -> Any:
-    """The autoencoder that was trained in a work folder."""
+    """The autoencoder that was trained in a work folder, with the decoder that was trained for longer if it is there."""
+    return _autoencoder(_before(work, "decoder" if finished(work / "decoder") else "vae"))
+
+
+def _autoencoder(folder: Path) -> Any:
     kl = require("diffusers", extra="diffusion").AutoencoderKL
-    return kl.from_pretrained(_before(work, "vae")).float().eval().requires_grad_(False)
+    return kl.from_pretrained(folder).float().eval().requires_grad_(False)
 
 
 def _before(work: Path, name: str) -> Path:
@@ -134,7 +145,8 @@ def ship(work: Path, weights: Path, gold: Path) -> None:
         build_scheduler().save_pretrained(weights / "pipeline" / "scheduler")
         for part in ("vae", "unet"):
             forget_origin(weights / "pipeline" / part / "config.json")
-        facts |= {name: read_facts(work / name) for name in ("vae", "latents", "unet")}
+        made = [name for name in ("vae", "decoder", "latents", "unet") if finished(work / name)]
+        facts |= {name: read_facts(work / name) for name in made}
         facts.pop("measured", None)
     write_json(path, facts)
     for folder in sorted(work.iterdir()):
