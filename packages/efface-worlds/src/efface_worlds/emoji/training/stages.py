@@ -104,7 +104,7 @@ def _denoiser(folder: Path) -> Any:
 
 
 def autoencoder(work: Path) -> Any:
-    """The autoencoder that was trained in a work folder, with the decoder that was trained for longer if it is there."""
+    """The autoencoder of a work folder, with the decoder that was trained for longer if there is one."""
     return _autoencoder(_before(work, "decoder" if finished(work / "decoder") else "vae"))
 
 
