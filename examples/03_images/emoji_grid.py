@@ -18,7 +18,7 @@ pipe = emoji.load_emoji_pipeline()
 view = efface.PipelineView.of(pipe)
 CONCEPTS = ("cat", "banana", "sunflower", "bicycle", "guitar", "hot dog")
 STYLES = ("noto", "twemoji", "fluent", "noto", "twemoji", "fluent")
-STEPS, GUIDANCE = 20, 3.0
+STEPS, GUIDANCE = 15, 2.0
 
 # %% A picture of each, from one seed a column.
 prompts = [emoji.prompt(word, style=style, background="white") for word, style in zip(CONCEPTS, STYLES, strict=True)]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from efface_worlds.shelf import sample
 
-STEPS, GUIDANCE = 20, 3.0
+STEPS, GUIDANCE = 15, 2.0
 """DDIM steps and guidance at which the world's quality is stated."""
 
 

@@ -28,7 +28,7 @@ from efface_worlds.emoji.training.latents import LatentSet
 from efface_worlds.shapes.training.denoiser import build_scheduler, noised
 from efface_worlds.shapes.training.loop import Recipe, train
 
-RECIPE = Recipe("unet", steps=16_000, batch=64, learning_rate=1e-3, flat_until=0.5, warmup=200, average=0.9995, seed=7)
+RECIPE = Recipe("unet", steps=12_000, batch=64, learning_rate=1e-3, flat_until=0.5, warmup=200, average=0.998, seed=7)
 TRUNK = replace(RECIPE, stage="trunk", steps=8000, flat_until=1.0, seed=8)
 BRANCH = replace(RECIPE, stage="branch", steps=4000, flat_until=0.25, seed=9)
 ALONE = replace(RECIPE, stage="alone", steps=TRUNK.steps + BRANCH.steps, seed=8)
