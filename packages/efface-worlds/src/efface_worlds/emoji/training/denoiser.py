@@ -4,7 +4,7 @@ It predicts v = alpha eps - sigma x0 (Salimans and Ho, arXiv:2202.00512, appendi
 cross-attention on the frozen text encoder at 6 x 6 and 3 x 3.
 
 What a prompt asks for is learned first where nothing else is: from plain captions, which tell all that is to be seen,
-and from latents that are mostly noise. The rest of the steps are of all captions and of less noise.
+and from latents that are mostly noise. In the rest of the steps, of less noise, three captions of eight may be any.
 
 A gold model differs in one thing only: images that show what it must not know, and so their captions, are not in its
 training set. The gold models that ship, and the second seed that they are compared with, have their first two thirds
@@ -38,7 +38,8 @@ CHANNELS = (64, 128, 176)
 _CROSSING = 2  # levels that read the text: the coarsest, where it costs least
 _EMPTY = 0.1  # share of prompts that are dropped, for guidance
 _PLAIN = 0.6  # share of the steps that read plain captions
-_NOISY_PLAIN, _NOISY = 0.25, 0.7  # below 1, more steps of much noise, where what the prompt says is all that there is
+_STILL_PLAIN = 0.625  # share of a batch that reads them after that
+_NOISY_PLAIN, _NOISY = 0.25, 0.6  # below 1, more steps of much noise, where what the prompt says is all that there is
 
 
 def build_denoiser(channels: tuple[int, ...] = CHANNELS) -> Any:
@@ -94,9 +95,11 @@ def train_denoiser(
     def loss(step: int) -> Tensor:
         generator = recipe.generator(step)
         first = step < plain * recipe.steps
-        rows, texts, noisy = (single, data.plain, _NOISY_PLAIN) if first else (every, data.texts, _NOISY)
-        chosen = rows[torch.randint(0, len(rows), (recipe.batch,), generator=generator)]
-        told = torch.where(torch.rand(recipe.batch, generator=generator) < _EMPTY, 0, texts[chosen])
+        short = recipe.batch if first else round(_STILL_PLAIN * recipe.batch)
+        chosen = torch.cat([_some(single, short, generator), _some(every, recipe.batch - short, generator)])
+        texts = torch.cat([data.plain[chosen[:short]], data.texts[chosen[short:]]])
+        told = torch.where(torch.rand(recipe.batch, generator=generator) < _EMPTY, 0, texts)
+        noisy = _NOISY_PLAIN if first else _NOISY
         late = torch.rand(recipe.batch, generator=generator) ** noisy  # which rounds to 1 at times
         times = (len(alphas) * late).long().clamp(max=len(alphas) - 1)
         x0 = data.latents[chosen]
@@ -109,3 +112,7 @@ def train_denoiser(
     facts = train(unet, loss, recipe, folder, **options)
     unet.set_default_attn_processor()
     return unet.cpu().to(memory_format=torch.contiguous_format), facts | {"images": len(every), "plain": plain}
+
+
+def _some(rows: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    return rows[torch.randint(0, len(rows), (n,), generator=generator)]
