@@ -49,7 +49,7 @@ class Project:
 EFFACE = Project(
     ROOT,
     "efface",
-    MEGABYTE,
+    1.5 * MEGABYTE,
     ("py.typed", ".css", ".html.j2"),
     (
         *("src", "tests", "tools", "examples", "docs", "benchmarks", ".ci", "pyproject.toml", "README.md"),
