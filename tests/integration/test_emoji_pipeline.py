@@ -14,6 +14,7 @@ import torch
 from efface._errors import FormatError, InputError, MissingExtraError
 from efface_worlds import emoji
 from efface_worlds.emoji import shipped
+from efface_worlds.emoji.generation import GUIDANCE
 from efface_worlds.emoji.text import LENGTH, tokenize
 from efface_worlds.shelf import Shelf, folder_name
 from tests.emoji_world import CHANNELS, save_parts, tiny_emoji
@@ -55,7 +56,9 @@ class TestLoading:
         assert plain.tokenizer.model_max_length == LENGTH
         assert plain.text_encoder.config.use_attention_mask is True
         noise = [torch.Generator().manual_seed(7 + i) for i in range(2)]
-        images = plain(list(PROMPTS[:2]), num_inference_steps=2, guidance_scale=3.0, output_type="pt", generator=noise)
+        images = plain(
+            list(PROMPTS[:2]), num_inference_steps=2, guidance_scale=GUIDANCE, output_type="pt", generator=noise
+        )
         assert torch.equal(images.images, emoji.generate(tiny_emoji(), PROMPTS[:2], seed=7, steps=2))
 
     def test_variants_share_everything_but_the_denoiser(self, shelved: Path) -> None:

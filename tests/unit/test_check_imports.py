@@ -103,7 +103,12 @@ BREACHES = {
         "erasers may not import efface.cli",
     ),
     "package facade": ("erasers/x.py", "from efface import LeaceEraser\n", 1, "imports efface itself"),
-    "foreign package": ("erasers/x.py", "def f():\n    import sklearn\n", 2, "rooms that may: audit.remembrance, audit.vectors"),
+    "foreign package": (
+        "erasers/x.py",
+        "def f():\n    import sklearn\n",
+        2,
+        "rooms that may: audit.remembrance, audit.vectors",
+    ),
     "unknown package": ("erasers/x.py", "import requests\n", 1, "rooms that may: none"),
     "not lazy": ("report/x.py", "import jinja2\n", 1, "lazily"),
     "not lazy in try": (
