@@ -99,7 +99,9 @@ def test_siblings_are_preserved_where_nobody_says_what() -> None:
 
 def test_a_tuned_method_goes_on_from_where_it_was(capsys: pytest.CaptureFixture[str]) -> None:
     argv = [*UCE, "--checkpoint", "state"]
-    assert "--checkpoint: uce is not tuned and keeps no state; those that do are concept-abl" in fails(capsys, *argv)
+    assert "--checkpoint: uce is not tuned and keeps no state; those that do are adv-unlearn, concept-abl" in fails(
+        capsys, *argv
+    )
     seen: dict[str, Any] = {}
 
     def fit(view: Any, concepts: Any, config: Any, *, checkpoint: Any = None) -> Any:

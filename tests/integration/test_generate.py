@@ -138,7 +138,7 @@ class TestWorlds:
         (["digits", "-o", "a.png"], "a world of another kind (digits with"),
         (["nowhere", "-o", "a.gif"], ".png, .jpg"),
         (["nowhere", "-o", "a.png", "--seeds", "0"], "--seeds 0: write at least 1"),
-        (["nowhere", "-o", "a.png", "--erase", "circle"], "--erase needs --method: one of adavd, cgce, "),
+        (["nowhere", "-o", "a.png", "--erase", "circle"], "--erase needs --method: one of adavd, adv-unlearn, cgce, "),
         (["nowhere", "-o", "a.png", "--method", "uce"], "--method goes with --erase"),
         (["nowhere", "-o", "a.png", "--erase", "c", "--with", "d"], "give one of the two"),
     ],

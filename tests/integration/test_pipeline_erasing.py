@@ -124,7 +124,9 @@ def test_methods_are_registered_and_named_in_the_error():
     assert get_method("sld", tiny("sd1")).erasure.__name__ == "SafeLatentDiffusion"
     with pytest.raises(InputError, match=r"'leace' erases from .*, not from pipeline: choose one of .*negative-prompt"):
         erase(tiny("sd1"), "circle", method="leace")
-    with pytest.raises(InputError, match=r"name a method, erase\(pipe, concept, method=...\): one of adavd, cgce, "):
+    with pytest.raises(
+        InputError, match=r"name a method, erase\(pipe, concept, method=...\): one of adavd, adv-unlearn, cgce, "
+    ):
         erase(tiny("sd1"), "circle")
 
 

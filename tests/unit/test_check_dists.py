@@ -78,8 +78,8 @@ def test_a_wheel_with_weights(project: Project, tmp_path: Path) -> None:
 
 
 def test_a_wheel_that_is_too_large(project: Project, tmp_path: Path) -> None:
-    with pytest.raises(Wrong, match=r"at most 1,000,000 are allowed"):
-        check_wheel(project, make_wheel(tmp_path, *FILES, size=250_000))
+    with pytest.raises(Wrong, match=r"at most 1,500,000 are allowed"):
+        check_wheel(project, make_wheel(tmp_path, *FILES, size=400_000))
 
 
 def test_an_sdist(project: Project, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class Shut(Erasure):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Halved(Erasure):
+class Dimmed(Erasure):
     """Half of what the prompt adds to the prediction."""
 
     method: str = field(default="toy-halved", kw_only=True)
@@ -60,7 +60,7 @@ def test_a_guard_that_lets_no_gradient_through_is_not_applicable() -> None:
 
 
 def test_which_guards_there_are_and_beside_them() -> None:
-    asked, guard = case(), guarded(Halved(concepts=()))
+    asked, guard = case(), guarded(Dimmed(concepts=()))
     assert inversion.guards(guard) == "guards" and inversion.guards(guarded(Shut(concepts=()))) == "guards"
     beside = inversion.beside_guards(guard, asked, **GIVEN)
     plain = inversion.inversion(subject(), asked, **GIVEN)
@@ -69,7 +69,7 @@ def test_which_guards_there_are_and_beside_them() -> None:
 
 
 def test_concept_inversion_goes_through_a_guard_of_predictions() -> None:
-    asked, guard = case(), guarded(Halved(concepts=()))
+    asked, guard = case(), guarded(Dimmed(concepts=()))
     view, embedding = guard.view, guard.view.encode("a red circle")
     latents = view.prepare(embedding.replace(negative=None), **small("sd1")).latents
     given = {"steps": 4, "guidance": 3.0, **small("sd1")}
@@ -116,7 +116,7 @@ def test_all_attacks_by_the_one_door() -> None:
     found = efface.audit.erasure(
         subject().view.pipe,
         asked.concept,
-        erasure=Halved(concepts=()),
+        erasure=Dimmed(concepts=()),
         gold=other_pipe(),
         judge=asked.judge,
         prompts=asked.prompts,

@@ -68,7 +68,7 @@ def focal(u: Tensor, n: int) -> Tensor:
         n: How many timesteps there are.
 
     >>> [round(float(x), 2) for x in focal(torch.tensor([0.1, 0.5, 0.9]), 1000)]
-    [0.22, 0.3, 0.38]
+    [0.21, 0.3, 0.39]
     """
     first, last, slope = _FOCUS
     t = (torch.arange(n, dtype=torch.float64)) / n
