@@ -69,6 +69,12 @@ def test_prompts_that_are_read_whole_are_not_refused():
         v.check_prompts([3])
 
 
+def test_a_denoiser_that_there_is_not():
+    v, embedding, latents, t = prepared("sd1")
+    with pytest.raises(InputError, match="denoiser='x': write one of "):
+        v.denoise(latents, t, embedding, denoiser="x")
+
+
 @every_pipeline
 def test_a_sample_does_not_depend_on_its_batch(name):
     v = view(name)

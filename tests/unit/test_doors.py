@@ -22,7 +22,7 @@ from efface._io import as_path
 from efface._memory import check_room
 from efface._text import visible
 from efface._validate import to_tensor
-from efface.attribution import FeatureGroups, Marginal, Superpixels, TokenClassifier, TokenMask, Tokens, top_k
+from efface.attribution import FeatureGroups, Grid, Marginal, Superpixels, TokenClassifier, TokenMask, Tokens, top_k
 from efface.audit import Audit, Finding
 from efface.audit import bootstrap_interval as bootstrap
 from efface.audit.pipelines.probes.case import Pictures
@@ -199,6 +199,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "pictures of a probe": (lambda: Pictures(1j, ("a",), X, ()), "concept is 1j: write a torch.Tensor"),  # type: ignore[arg-type]
     "scores of a probe": (lambda: Scores("row", "asked", [1.0], ("a",)), "values is a list: write a torch.Tensor"),  # type: ignore[arg-type]
+    "six of two": (lambda: Grid(cells=Z), "cells is a Tensor: write"),  # type: ignore[arg-type]
+    "pairs without numbers": (
+        lambda: efface.audit.similarity(X, X, pairs=torch.zeros(3, 2, device="meta")),
+        "pairs",
+    ),
     "what cannot be cut": (lambda: shortened(deque(["a", "b"])), "items is a deque: write a list"),
     "a fit that cannot be called": (
         lambda: soft_anchor(torch.nn.Linear(2, 2), "cat", "fit"),  # type: ignore[arg-type]

@@ -263,6 +263,8 @@ def _fits_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
     if hasattr(value, "columns") and parts:  # a table, whose items are columns
         return False
     if isinstance(value, Tensor | np.ndarray) and parts:
+        if len(parts) > 1 and parts[-1] is not Ellipsis and len(value) != len(parts):
+            return False
         return _fits_array(value, parts)
     if not isinstance(value, list | tuple) and not _can_be_cut(value):
         return False

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from efface._errors import InputError
 from efface._validate import check_finite, to_tensor
@@ -117,7 +118,7 @@ def _units(x: Any, name: str) -> Floats:
 
 
 def _pairs(pairs: Any, n: int) -> NDArray[np.int64]:
-    at = np.asarray(pairs)
+    at = to_tensor(pairs, "pairs").detach().cpu().numpy() if isinstance(pairs, Tensor) else np.asarray(pairs)
     if at.ndim != 2 or at.shape[1] != 2 or not np.issubdtype(at.dtype, np.integer):
         raise InputError(
             f"pairs has shape {at.shape} of {at.dtype}, expected (p, 2) integers: rows that belong together"
