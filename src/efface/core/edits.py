@@ -81,6 +81,25 @@ class OnStates(Edit):
     base: str | None = None
     part: str = ""
 
+    @classmethod
+    def of_parts(
+        cls,
+        paths: Mapping[str, Iterable[str]],
+        edited: Callable[..., Tensor | None],
+        bases: Mapping[str, str],
+    ) -> tuple[OnStates, ...]:
+        """One for each denoiser, of what some of its layers give.
+
+        Args:
+            paths: Denoiser -> paths of its layers.
+            edited: `(part, path, states, given)` -> what replaces the states, or None.
+            bases: Denoiser -> fingerprint.
+        """
+        return tuple(
+            cls({Site(path): partial(edited, part, path) for path in own}, bases.get(part), part)
+            for part, own in paths.items()
+        )
+
     @property
     def needs(self) -> tuple[Kind, ...]:  # type: ignore[override]
         """A pipeline if its part is named, else a model."""

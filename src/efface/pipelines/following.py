@@ -12,7 +12,7 @@ import inspect
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -63,6 +63,13 @@ class Given:
     branches: int
     prompts: tuple[int, ...]
     negatives: tuple[int, ...]
+
+    def of_prompts(self, states: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """States of a pass, `(branches n, ...)`, in which those of the prompts are changed."""
+        parts = list(states.chunk(self.branches))
+        for i in self.prompts:
+            parts[i] = change(parts[i])
+        return torch.cat(parts)
 
 
 def edits_of(pipe: Any) -> Mapping[int, Any]:

@@ -17,7 +17,6 @@ from efface.core.edits import OnStates
 from efface.core.erasure import Erasure
 from efface.core.fingerprint import fingerprint
 from efface.core.method import Field, Method, register
-from efface.core.site import Site
 from efface.core.subjects import unwrapped
 from efface.diffusion.text.contexts import filled, others_of
 from efface.diffusion.values.layers import AT_ONCE, ByLayer, picked_prompts, rows_that_differ, value_layers, values_of
@@ -121,10 +120,7 @@ class AdaVD(Erasure):
     @property
     def edits(self) -> tuple[OnStates, ...]:
         """The values of each denoiser."""
-        return tuple(
-            OnStates({Site(path): partial(self.edited, part, path) for path in of}, self.bases.get(part), part)
-            for part, of in self.values.items()
-        )
+        return OnStates.of_parts(self.values, self.edited, self.bases)
 
     def edited(self, part: str, path: str, x: Tensor, given: Given) -> Tensor | None:
         """The values of a pass with the prompts' part along the concept taken off.
@@ -138,17 +134,14 @@ class AdaVD(Erasure):
         Raises:
             InputError: If branches are to be read jointly and there is no negative one.
         """
-        parts = list(x.chunk(given.branches))
         if self.config.branches == "cond":
-            for i in given.prompts:
-                parts[i] = self.without(part, path, parts[i])
-            return torch.cat(parts)
+            return given.of_prompts(x, partial(self.without, part, path))
         if not given.negatives:
             raise InputError(
                 "branches='joint' reads a prompt with its negative prompt, and there is none in this pass (guidance is "
                 "off, or the pipeline makes two passes): fit with branches='cond'"
             )
-        behind = given.negatives[0]
+        parts, behind = list(x.chunk(given.branches)), given.negatives[0]
         negative = parts[behind]
         for i in given.prompts:
             both = self.without(part, path, torch.cat([negative, parts[i]], -1))

@@ -20,7 +20,6 @@ from efface.core.erasure import Erasure
 from efface.core.fingerprint import fingerprint
 from efface.core.hooks import look
 from efface.core.method import Method, register
-from efface.core.site import Site
 from efface.core.subjects import unwrapped
 from efface.diffusion.text.contexts import filled
 from efface.diffusion.values.layers import value_layers
@@ -86,10 +85,7 @@ class ConceptSwitch(Erasure):
     @property
     def edits(self) -> tuple[OnStates, ...]:
         """What each cross-attention gives."""
-        return tuple(
-            OnStates({Site(path): partial(self.edited, part, path) for path in of}, self.bases.get(part), part)
-            for part, of in self.maps.items()
-        )
+        return OnStates.of_parts(self.maps, self.edited, self.bases)
 
     def edited(self, part: str, path: str, x: Tensor, given: Given) -> Tensor:
         """The states of a pass, those of the prompts switched.
@@ -100,11 +96,8 @@ class ConceptSwitch(Erasure):
             x: (branches n, ..., d) states.
             given: Which branches are the prompts'.
         """
-        parts = list(x.chunk(given.branches))
         switch = self.maps[part][path].to(x.device)
-        for i in given.prompts:
-            parts[i] = switch(parts[i]).to(x.dtype)
-        return torch.cat(parts)
+        return given.of_prompts(x, lambda own: switch(own).to(x.dtype))
 
 
 def switch_of(

@@ -21,7 +21,6 @@ from efface.core.fingerprint import fingerprint
 from efface.core.hooks import edit_call
 from efface.core.method import Method, register
 from efface.core.saved_types import saved
-from efface.core.site import Site
 from efface.core.weights import nbytes_of
 from efface.diffusion.weights.draws import Draws
 from efface.diffusion.weights.layers import denoiser_of
@@ -32,7 +31,7 @@ from efface.diffusion.weights.tuning import Plan, Tuning, TuningConfig, ready
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.following import Given
 from efface.pipelines.view import PipelineView
-from efface.training.loop import optimizer_tensors
+from efface.training.loop import below, load_optimizer, optimizer_tensors
 from efface.training.seeds import generator
 
 NAME = "receler"
@@ -139,10 +138,7 @@ class Receler(Erasure):
     @property
     def edits(self) -> tuple[OnStates, ...]:
         """What each cross-attention gives."""
-        return tuple(
-            OnStates({Site(path): partial(self.edited, part, path) for path in of}, self.bases.get(part), part)
-            for part, of in self.adapters.items()
-        )
+        return OnStates.of_parts(self.adapters, self.edited, self.bases)
 
     def edited(self, part: str, path: str, x: Tensor, given: Given) -> Tensor:
         """The states of a pass, with what the adapter adds.
@@ -154,12 +150,7 @@ class Receler(Erasure):
             given: Which branches are the prompts'.
         """
         adapter = self.adapters[part][path]
-        if self.config.branches == "all":
-            return adapter(x)
-        parts = list(x.chunk(given.branches))
-        for i in given.prompts:
-            parts[i] = adapter(parts[i])
-        return torch.cat(parts)
+        return adapter(x) if self.config.branches == "all" else given.of_prompts(x, adapter)
 
 
 class Adapters(Student):
@@ -247,13 +238,10 @@ class Adversary:
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what `tensors` gave."""
-        state: dict[int, dict[str, Tensor]] = {}
         for i, row in enumerate(self.rows.values()):
             row.copy_(tensors[f"rows-{i}"])
-            names = ("step", "exp_avg", "exp_avg_sq")
-            if f"adam-{i}-step" in tensors:
-                state[i] = {name: tensors[f"adam-{i}-{name}"] for name in names}
-        self._optimizer.load_state_dict({"state": state, "param_groups": self._optimizer.state_dict()["param_groups"]})
+        state = below(tensors, "adam-")
+        load_optimizer(self._optimizer, {name.replace("-", "."): x for name, x in state.items()})
 
 
 def outside(added: Mapping[str, Tensor], masks: Tensor, latents: Tensor) -> Tensor:
