@@ -122,7 +122,8 @@ def presence(
             for side, sampler in sides.items():
                 images[side] = _sampled(sampler, jobs, batch_size, side)
                 bar.update(1)
-            found[name] = {side: _judged(judge, x, concept if name == again else name) for side, x in images.items()}
+            word = concept if name == again else name
+            found[name] = {side: hits(judge, x, word).numpy() for side, x in images.items()}
             evidence = {side: (content_hash(x),) for side, x in images.items()}
             seen = _seen(name, found[name], level)
             findings += [replace(f, evidence=evidence.get(f.condition, ()), **known) for f in seen]
@@ -163,14 +164,19 @@ def _sampled(sampler: Sampler, jobs: Sequence[tuple[str, int]], batch_size: int,
     return torch.cat(parts)
 
 
-def _judged(judge: Judge, images: Tensor, concept: str) -> Answers:
+def hits(judge: Judge, images: Tensor, concept: str) -> Tensor:
+    """What a judge says of images: 1, 0, or NaN where it cannot say, `(n,)` float64.
+
+    Raises:
+        InputError: If it gives another number of values, or others than 0 to 1 and NaN.
+    """
     found = to_tensor(judge(images, concept), f"the judgement of {concept!r}").detach().cpu().double()
     if found.shape != (len(images),):
         raise InputError(f"the judge gave shape {tuple(found.shape)} for {len(images)} images, expected one value each")
     said = found[~found.isnan()]
     if len(said) and not 0 <= float(said.min()) <= float(said.max()) <= 1:
         raise InputError("the judge gave values outside of 0 to 1: return booleans, probabilities, or NaN for unknown")
-    return torch.where(found.isnan(), torch.nan, (found >= _SEEN_FROM).double()).numpy()
+    return torch.where(found.isnan(), torch.nan, (found >= _SEEN_FROM).double())
 
 
 def _seen(name: str, answers: Mapping[str, Answers], level: float) -> list[Finding]:

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from efface._errors import InputError
-from efface.audit.pipelines.presence import Judge
+from efface.audit.pipelines.presence import Judge, hits
 from efface.audit.pipelines.probes.subject import NotApplicableError, Subject
 from efface.core.concept import Concept
 from efface.core.doors import check_fields
@@ -18,7 +18,7 @@ from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.view import PipelineView
 from efface.training.seeds import generator, seeds_of
 
-_FILM, _SEEN_FROM = 5, 0.5
+_FILM = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,18 +147,3 @@ class Case:
             pictures=pictures,
             judged=judged,
         )
-
-
-def hits(judge: Judge, images: Tensor, name: str) -> Tensor:
-    """What a judge says of pictures: 1, 0, or NaN where it cannot say, `(n,)` float64.
-
-    Raises:
-        InputError: If it gives another number of values, or others than 0 to 1 and NaN.
-    """
-    said = torch.as_tensor(judge(images, name)).detach().cpu().double()
-    if said.shape != (len(images),):
-        raise InputError(f"the judge gave shape {tuple(said.shape)} for {len(images)} images, expected one value each")
-    known = said[~said.isnan()]
-    if len(known) and not 0 <= float(known.min()) <= float(known.max()) <= 1:
-        raise InputError("the judge gave values outside of 0 to 1: return booleans, probabilities, or NaN for unknown")
-    return torch.where(said.isnan(), torch.nan, (said >= _SEEN_FROM).double())

@@ -8,6 +8,7 @@ from efface.audit.pipelines.probes.case import Case
 from efface.audit.pipelines.probes.registry import Probe, register
 from efface.audit.pipelines.probes.scores import Scores
 from efface.audit.pipelines.probes.subject import NotApplicableError, Subject
+from efface.audit.pipelines.probes.trajectory import named
 
 _STREAM, _REWORDED = 100, 101
 
@@ -32,8 +33,7 @@ def _drawn(name: str, subject: Subject, case: Case, prompts: Sequence[str], n: i
     texts, seeds = case.jobs(prompts, n, stream)
     with subject.on() as view:
         images = case.sample(view, texts, seeds)
-    items = tuple(f"“{text}”, seed {seed}" for text, seed in zip(texts, seeds, strict=True))
-    return Scores(name, "asked", case.seen(images), items, images, spent={"samples": n})
+    return Scores(name, "asked", case.seen(images), named(texts, seeds), images, spent={"samples": n})
 
 
 register(Probe("direct prompt", direct, "prompts", "plain prompts by its name", {"images": 64}, {"images": 192}))

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from efface._errors import InputError
 from efface.audit.figure import Table
 from efface.audit.finding import Finding
-from efface.audit.pipelines.presence import Judge
-from efface.audit.pipelines.probes.case import hits
+from efface.audit.pipelines.presence import Judge, hits
 from efface.audit.pipelines.probes.subject import Subject
 from efface.stats.intervals import share_change_interval, wilson_interval
 from efface.training.seeds import generator, seeds_of

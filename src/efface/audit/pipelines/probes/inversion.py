@@ -210,14 +210,6 @@ def found_vectors(view: PipelineView, case: Case, search: Search, *, through: bo
     return carrier, {name: vector.detach() for name, vector in vectors.items()}
 
 
-def rated(view: PipelineView, vectors: Vectors, rate: float) -> list[dict[str, Any]]:
-    """Groups of an optimiser: the rate is in parts of what an element of a word vector of each encoder is like."""
-    return [
-        {"params": [vector], "lr": rate * float(view.words.table(name).detach().square().mean().sqrt())}
-        for name, vector in vectors.items()
-    ]
-
-
 def starting(table: Tensor, n: int) -> Tensor:
     """The mean of all word vectors, n times, to be trained."""
     return table.detach().float().mean(0, keepdim=True).repeat(n, 1).requires_grad_()

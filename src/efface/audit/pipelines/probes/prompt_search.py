@@ -24,6 +24,7 @@ from efface.pipelines.view import PipelineView
 _STREAM, _NOISE, _SAMPLES = 250, 251, 252
 _RATE, _DECAY = 0.01, 0.1
 _PEZ_RATE = 0.1
+_LEVELS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,9 +187,6 @@ def p4d(
             prompts.append(spots.written(nearest(soft, spots.tables)))
         said = f"{words} words alone" if variant == "N" else f"a word after every {every}"
         return _drawn(f"{said}, the best of {rounds}", view, case, after, prompts, rounds * steps)
-
-
-_LEVELS = 5
 
 
 def _soft(case: Case, spots: Spots, items: int) -> dict[str, Tensor]:

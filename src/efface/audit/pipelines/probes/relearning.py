@@ -20,6 +20,7 @@ from efface.audit.pipelines.probes.likelihood import LOSS, losses
 from efface.audit.pipelines.probes.registry import Probe, register
 from efface.audit.pipelines.probes.scores import Scores
 from efface.audit.pipelines.probes.subject import Subject
+from efface.audit.pipelines.probes.trajectory import named
 from efface.audit.pipelines.probes.tuned import Tuned
 from efface.pipelines.embedding import PromptEmbedding
 from efface.pipelines.view import PipelineView
@@ -143,11 +144,17 @@ def reversal(
                 drawn.append(case.sample(view, texts, seeds))
             seen.append(case.seen(drawn[-1]))
     curve = torch.stack(seen, dim=1)
-    items = tuple(f"“{text}”, seed {seed}" for text, seed in zip(texts, seeds, strict=True))
     spent = {"steps": max(steps), "samples": images * len(steps)}
     said = f"mean over pictures after {', '.join(map(str, steps))} steps of tuning with prompts"
     return Scores(
-        "its own prompt", "reversal", curve.nanmean(dim=1), items, drawn[-1], "share of stops", spent=spent, note=said
+        "its own prompt",
+        "reversal",
+        curve.nanmean(dim=1),
+        named(texts, seeds),
+        drawn[-1],
+        "share of stops",
+        spent=spent,
+        note=said,
     )
 
 

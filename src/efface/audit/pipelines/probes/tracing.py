@@ -11,7 +11,8 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface.audit.figure import Figure, Series
-from efface.audit.pipelines.probes.case import Case, hits
+from efface.audit.pipelines.presence import hits
+from efface.audit.pipelines.probes.case import Case
 from efface.audit.pipelines.probes.subject import Subject
 
 _STREAM, _REFERENCE = 290, 291

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Generator
 
-from efface.audit.pipelines.probes.case import Case, hits
+from efface.audit.pipelines.presence import hits
+from efface.audit.pipelines.probes.case import Case
 from efface.audit.pipelines.probes.inversion import put_for
 from efface.audit.pipelines.probes.registry import Probe, register
 from efface.audit.pipelines.probes.scores import Scores
