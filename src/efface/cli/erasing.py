@@ -6,6 +6,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
+from operator import and_
+from pathlib import Path
 from typing import Any
 
 from efface._errors import EffaceError, EffaceWarning, InputError
@@ -61,6 +64,20 @@ def in_shell(said: dict[str, str]) -> Iterator[None]:
         for call, flag in said.items():
             text = text.replace(call, flag)
         raise type(error)(text) from error
+
+
+def loaded(folders: Sequence[Path], view: PipelineView) -> Erasure | None:
+    """Erasures that were saved, one after the other, which the pipeline takes; None where none is named.
+
+    Raises:
+        InputError: If they were fitted to another pipeline.
+    """
+    if not folders:
+        return None
+    found = reduce(and_, map(Erasure.load, folders))
+    with in_shell(ON_ANOTHER):
+        found.on(view).undo()
+    return found
 
 
 def read_concepts(names: Sequence[str], args: Erasing) -> tuple[Concept, ...]:

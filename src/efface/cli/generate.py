@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import reduce
-from operator import and_
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._io import atomic_path
 from efface._lazy import require
-from efface.cli.erasing import FIELDS, ON_ANOTHER, fitted, in_shell, read_concepts
+from efface.cli.erasing import FIELDS, fitted, loaded, read_concepts
 from efface.cli.options import Generate
 from efface.cli.outputs import check_free, teller
 from efface.cli.pipelines import files_of, open_view, world_of
@@ -76,12 +74,7 @@ def _erasure(args: Generate, view: PipelineView, concepts: Sequence[Concept], wo
     """
     if concepts:
         return fitted(args, concepts, view, world, teller("generate"))
-    if not args.erasures:
-        return None
-    found = reduce(and_, map(Erasure.load, args.erasures))
-    with in_shell(ON_ANOTHER):
-        found.on(view).undo()
-    return found
+    return loaded(args.erasures, view)
 
 
 def _sampling(args: Generate, world: Any) -> dict[str, Any]:

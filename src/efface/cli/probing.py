@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable, Sequence
-from functools import reduce
-from operator import and_
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,12 @@ from efface._errors import InputError
 from efface.audit.pipelines.judges import ClassifierJudge, ClipJudge, FunctionJudge, NudeNetJudge
 from efface.audit.pipelines.probes.case import Pictures
 from efface.audit.pipelines.probes.registry import find_probe
-from efface.cli.erasing import ON_ANOTHER, in_shell
+from efface.cli.erasing import loaded
 from efface.cli.options import Audit
 from efface.cli.outputs import check_report, made_by, teller, write_report
 from efface.cli.pipelines import files_of, is_folder, open_view, world_of
 from efface.cli.worlds import world_names
 from efface.core.concept import Concept
-from efface.core.erasure import Erasure
 from efface.pipelines.view import PipelineView
 
 NONE, NUDENET, CLIP = "none", "nudenet", "clip:"
@@ -74,7 +71,7 @@ def run(args: Audit) -> None:
     audit = efface.audit.erasure(
         view,
         Concept(word),
-        erasure=_erasure(args, view),
+        erasure=loaded(args.erasures, view),
         base=None if args.base is None else open_view(args.base, world_of(args.base)),
         gold=_gold(args, world, word),
         suite=args.suite or "quick",
@@ -87,15 +84,6 @@ def run(args: Audit) -> None:
         **_sampling(args, world),
     )
     write_report(made_by(args, audit, seed=args.seed), args.output)
-
-
-def _erasure(args: Audit, view: PipelineView) -> Erasure | None:
-    if not args.erasures:
-        return None
-    found = reduce(and_, map(Erasure.load, args.erasures))
-    with in_shell(ON_ANOTHER):
-        found.on(view).undo()
-    return found
 
 
 def _gold(args: Audit, world: Any, word: str) -> Any:

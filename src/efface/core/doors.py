@@ -262,17 +262,15 @@ def _fits_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
         return False
     if hasattr(value, "columns") and parts:  # a table, whose items are columns
         return False
+    fixed = len(parts) > 1 and parts[-1] is not Ellipsis
     if isinstance(value, Tensor | np.ndarray) and parts:
-        if len(parts) > 1 and parts[-1] is not Ellipsis and len(value) != len(parts):
-            return False
-        return _fits_array(value, parts)
+        return not (fixed and len(value) != len(parts)) and _fits_array(value, parts)
     if not isinstance(value, list | tuple) and not _can_be_cut(value):
         return False
     if not parts:
         return True
     if not isinstance(value, Sequence):
         return _fits_container(value, parts)
-    fixed = len(parts) > 1 and parts[-1] is not Ellipsis
     if fixed:
         return len(parts) == len(value) and all(map(fits, value, parts))
     hint, first = next(iter(parts)), [*itertools.islice(value, _LOOKED_AT)]
