@@ -3,8 +3,9 @@
 python -m benchmarks.anchors            on a text encoder of Stable Diffusion 1.5's size, with random weights
 python -m benchmarks.anchors emoji      on the emoji world's text encoder (MiniLM): WordNet, siblings and vocabulary
 python -m benchmarks.anchors senses     how often the right sense of a word is found, on the emoji world's vocabulary
-python -m benchmarks.anchors shapes     what an anchor does to UCE on the shapes world: images judged, with intervals
-options: --candidates 1000 --concepts 3 --images 16 --threads 2
+options: --candidates 1000 --concepts 3 --threads 2
+
+What an anchor does to erasers, in images: `python -m benchmarks.anchor_effects choice`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,15 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from benchmarks._measure import table
 from efface.core.concept import Concept
-from efface.core.method import erase
 from efface.diffusion.anchors.anchors import Anchors
 from efface.diffusion.anchors.candidates import meant
 from efface.diffusion.anchors.encoding import ShortEncoder
-from efface.diffusion.anchors.fixed import fixed_anchor
 from efface.diffusion.anchors.selection import select_anchors
 from efface.diffusion.anchors.vocabulary import Vocabulary
 from efface.diffusion.anchors.wordnet import meanings
@@ -148,38 +146,6 @@ def senses(concepts: int) -> None:
     table("Which sense is meant", ["rule", "right"], [["text encoder", _share(right)], ["first", _share(first)]])
 
 
-def shapes(concepts: int, images: int) -> None:
-    """Share of images in which judge 2 sees the concept at its prompts, and other objects at theirs."""
-    from efface_worlds.registry import WORLDS
-    from efface_worlds.shapes import load_judge, load_shapes_pipeline
-
-    world: Any = WORLDS["shapes"]
-    view, judge = PipelineView.of(load_shapes_pipeline()), load_judge(2)
-    seen: dict[str, dict[str, list[float]]] = {}
-    for name in world.shown[:concepts]:
-        siblings, others = world.siblings(name), [v for v in world.values_of(name) if v != name]
-        far = [other for other in others if other not in siblings]
-        chosen = select_anchors(view, name, others)
-        print(f"\n{chosen}")
-        anchors = {
-            "nothing erased": None,
-            '""': Concept(name, anchor=""),
-            "random sibling": fixed_anchor(view, name, "random-sibling", siblings or others).fill(name),
-            "SELECT, anchor alone": Concept(name, anchor=chosen.anchor),
-            "SELECT": chosen.fill(name),
-        }
-        for kind, concept in anchors.items():
-            erasure = None if concept is None else erase(view, concept, "uce")
-            found = seen.setdefault(kind, {"erased": [], "siblings": [], "far": []})
-            with nullcontext() if erasure is None else erasure.on(view.pipe):
-                for part, words in (("erased", [name]), ("siblings", siblings[:2]), ("far", far[:2])):
-                    for word in words:
-                        pictures = view.sample(world.prompts_for(word, images).texts, list(range(images)), steps=15)
-                        found[part] += judge(pictures, word).nan_to_num(0.0).tolist()
-    rows = [[kind, *(_share(found[part]) for part in ("erased", "siblings", "far"))] for kind, found in seen.items()]
-    table("UCE on shapes, by anchor", ["anchor", "concept seen", "siblings seen", "others seen"], rows)
-
-
 def _share(values: list[float]) -> str:
     interval = wilson_interval(sum(v >= 0.5 for v in values), len(values))
     return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f}; n {len(values)})"
@@ -194,10 +160,9 @@ SHOWN = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("world", nargs="?", choices=["full-size", "emoji", "senses", "shapes"], default="full-size")
+    parser.add_argument("world", nargs="?", choices=["full-size", "emoji", "senses"], default="full-size")
     parser.add_argument("--candidates", type=int, default=1000)
     parser.add_argument("--concepts", type=int, default=None)
-    parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -205,8 +170,6 @@ def main() -> None:
         emoji(options.concepts or len(SHOWN))
     elif options.world == "senses":
         senses(options.concepts or 100)
-    elif options.world == "shapes":
-        shapes(options.concepts or 3, options.images)
     else:
         full_size(options.candidates, options.concepts or 3)
 
