@@ -12,13 +12,21 @@ import pytest
 import torch
 
 from efface._errors import FormatError, InputError, MissingExtraError
+from efface._io import write_json
 from efface_worlds import emoji
 from efface_worlds.emoji import shipped
 from efface_worlds.emoji.generation import GUIDANCE
 from efface_worlds.emoji.text import LENGTH, tokenize
+from efface_worlds.registry import find_world
 from efface_worlds.shelf import Shelf, folder_name
 from tests.emoji_world import CHANNELS, save_parts, tiny_emoji
 
+UNSEEN = {
+    "seed2": [],
+    "gold": ["cat", "animal-bug", "twemoji"],
+    "without-cat": ["cat"],
+    "without-black and white": ["black and white"],
+}
 PROMPTS = ("a cat in noto style on a blue background", "an owl", "")
 
 
@@ -26,8 +34,9 @@ PROMPTS = ("a cat in noto style on a blue background", "an owl", "")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of weights and gold models, as they ship."""
     folder = save_parts(tmp_path_factory.mktemp("emoji"))
-    for variant in ("seed2", "without-cat", "without-black and white"):
-        shutil.copytree(folder / "pipeline" / "unet", folder / "gold" / folder_name(variant))
+    for variant, without in UNSEEN.items():
+        shutil.copytree(folder / "pipeline" / "unet", own := folder / "gold" / folder_name(variant))
+        write_json(own / "training.json", {"without": without})
     return folder
 
 
@@ -62,9 +71,22 @@ class TestLoading:
         assert torch.equal(images.images, emoji.generate(tiny_emoji(), PROMPTS[:2], seed=7, steps=2))
 
     def test_variants_share_everything_but_the_denoiser(self, shelved: Path) -> None:
-        assert emoji.emoji_variants() == ("base", "seed2", "without-black-and-white", "without-cat")
+        assert emoji.emoji_variants() == ("base", "gold", "seed2", "without-black-and-white", "without-cat")
         gold = emoji.load_emoji_pipeline("without-black and white")
         assert tuple(gold.unet.config.block_out_channels) == CHANNELS
+
+    def test_a_gold_model_is_found_by_what_it_never_saw(self, shelved: Path) -> None:
+        found = find_world("emoji", "pipeline").gold_of
+        assert [found(word) for word in ("cat", "black and white", "twemoji")] == [
+            "without-cat",  # the gold model lacks more
+            "without-black-and-white",
+            "gold",
+        ]
+        assert found("honeybee") == "gold" and found("dog") is None
+        assert set(emoji.subgroups()["animal-bug"]) < set(emoji.unseen("gold"))
+        assert emoji.unseen("seed2") == emoji.unseen("base") == ()
+        with pytest.raises(InputError, match="did you mean 'gold'"):
+            emoji.unseen("golds")
 
     def test_an_unknown_variant_says_what_there_is(self, shelved: Path) -> None:
         with pytest.raises(InputError, match=r"did you mean 'without-cat'.*here are 'base'.*emoji.training gold:NAME"):

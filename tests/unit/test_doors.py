@@ -200,6 +200,18 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "pictures of a probe": (lambda: Pictures(1j, ("a",), X, ()), "concept is 1j: write a torch.Tensor"),  # type: ignore[arg-type]
     "scores of a probe": (lambda: Scores("row", "asked", [1.0], ("a",)), "values is a list: write a torch.Tensor"),  # type: ignore[arg-type]
     "six of two": (lambda: Grid(cells=Z), "cells is a Tensor: write"),  # type: ignore[arg-type]
+    "an index of two": (lambda: Grid(cells=pd.RangeIndex(6)), "cells is a RangeIndex: write"),  # type: ignore[arg-type]
+    "a column of two": (lambda: Grid(cells=pl.Series([1, 2, 3])), "cells is a Series: write"),  # type: ignore[arg-type]
+    "a field without a name": (
+        lambda: efface.audit.Figure.from_dict({1: 2, None: 3, "t": 1}),  # type: ignore[dict-item]
+        "1 is no name of a field",
+    ),
+    "names of other options": (
+        lambda: ScrubConfig.of({"x": 1}, more=X),  # type: ignore[arg-type]
+        "more is a Tensor, expected a tuple",
+    ),
+    "shapes of text": (lambda: LeaceTransformer(concept="y").partial_fit(X.numpy(), Shaped()), "y is a Shaped"),
+    "ragged pairs": (lambda: efface.audit.similarity(X, X, pairs=[[0, 1], [2]]), "pairs has rows of different lengths"),
     "pairs without numbers": (
         lambda: efface.audit.similarity(X, X, pairs=torch.zeros(3, 2, device="meta")),
         "pairs",
@@ -226,6 +238,16 @@ class Unreadable:
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         raise RuntimeError("nothing to read")
+
+
+class Shaped:
+    """Says that it has a shape."""
+
+    shape = ("a", None)
+    dtype = "float"
+
+    def __len__(self) -> int:
+        raise RuntimeError("no length")
 
 
 class Unshowable:

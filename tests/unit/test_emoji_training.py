@@ -113,40 +113,40 @@ def test_the_first_steps_read_plain_captions(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(denoiser, "build_denoiser", Watched)
     recipe = replace(UNET, steps=10, batch=8)
-    _, facts = train_denoiser(replace(data, embeddings=embeddings), tmp_path, recipe, plain=0.6)
+    train_denoiser(replace(data, embeddings=embeddings), tmp_path, recipe)
     assert read == [0.0] * 6 + [1.0] * 4
-    assert facts["plain"] == 0.6
     largest = 1 - 2.0**-24  # of torch.rand; a power of it rounds to 1
     monkeypatch.setattr(torch, "rand", lambda n, **_: torch.full((n,), largest))
-    train_denoiser(replace(data, embeddings=embeddings), tmp_path / "latest", recipe, plain=0.6)
+    train_denoiser(replace(data, embeddings=embeddings), tmp_path / "latest", recipe)
 
 
 def test_stages_of_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the autoencoder to a gold model that begins with the trunk; what ships is read as it was trained."""
+    """From the autoencoder to gold models; what ships is read as it was trained."""
     scenes = sample_scenes(64, generator=torch.Generator().manual_seed(2), balanced=True)
     none = torch.zeros(64, dtype=torch.long)
     data = LatentSet(torch.randn(64, 4, 12, 12), none, none, DATA.embeddings, scenes)
     monkeypatch.setattr(stages, "read_latents", lambda vae, folder: data)
     monkeypatch.setattr(stages, "train_autoencoder", lambda folder, **o: TRAINERS["vae"](folder, **o))
     monkeypatch.setattr(stages, "train_decoder", lambda vae, folder, **o: TRAINERS["decoder"](folder, **o))
-    for name in ("RECIPE", "TRUNK", "BRANCH"):
-        monkeypatch.setattr(stages, name, replace(getattr(stages, name), steps=1, batch=2))
+    monkeypatch.setattr(stages, "RECIPE", replace(stages.RECIPE, steps=1, batch=2))
     with pytest.raises(InputError, match="run .* vae  first"):
         stages.run_stage("unet", tmp_path)
     with pytest.raises(InputError, match="is no concept"):
         stages.run_stage("gold:catt", tmp_path)
-    for name in ("vae", "decoder", "latents", "unet", "trunk", "gold:black and white"):
+    for name in ("vae", "decoder", "latents", "unet", "gold", "gold:black and white"):
         stages.run_stage(name, tmp_path)
-    trained = json.loads((tmp_path / "without-black-and-white" / "training.json").read_text())
-    kept = data.without(["black and white"])
-    assert (trained["start"], trained["without"], trained["images"]) == ("trunk", ["black and white"], len(kept.texts))
+    seed = json.loads((tmp_path / "unet" / "training.json").read_text())["recipe"]["seed"]
+    for folder, unseen in (("without-black-and-white", ["black and white"]), ("gold", list(stages.GOLDS))):
+        trained = json.loads((tmp_path / folder / "training.json").read_text())
+        assert (trained["without"], trained["images"]) == (unseen, len(data.without(unseen).texts))
+        assert trained["recipe"]["seed"] != seed
     stages.ship(tmp_path, tmp_path / "weights", tmp_path / "gold")
     pipeline = load_emoji_pipeline(folder=tmp_path / "weights" / "pipeline")
     own = stages._denoiser(tmp_path / "unet").conv_in.weight
     for config in (*(tmp_path / "weights").rglob("config.json"), *(tmp_path / "gold").rglob("config.json")):
         assert str(tmp_path) not in config.read_text()
     assert torch.equal(pipeline.unet.conv_in.weight, own.half().float())
-    assert emoji_variants(tmp_path / "gold") == ("base", "without-black-and-white")
+    assert emoji_variants(tmp_path / "gold") == ("base", "gold", "without-black-and-white")
     assert set(json.loads((tmp_path / "weights" / "training.json").read_text())) == {
         "vae",
         "decoder",

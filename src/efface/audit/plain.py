@@ -35,6 +35,8 @@ class Plain:
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         if not isinstance(data, Mapping):
             raise FormatError(f"this is not a {cls.__name__}: it is a {type(data).__name__}")
+        if unnamed := [key for key in data if not isinstance(key, str)]:
+            raise FormatError(f"this is not a {cls.__name__}: {shown(unnamed[0])} is no name of a field")
         strange = sorted(set(data) - known - cls._derived())
         if strange:
             warnings.warn(f"{cls.__name__}: unknown keys {strange} ignored", EffaceWarning, stacklevel=2)

@@ -112,6 +112,7 @@ class Config:
             InputError: If one is unknown; the text names those there are.
         """
         check_type(method, str, "method")
+        check_type(more, tuple, "more", "a tuple of names")
         given = dict(check_type({} if given is None else given, Mapping, "given", "option by name"))
         names = cls.names()
         if unknown := [name for name in given if name not in names]:

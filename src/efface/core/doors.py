@@ -270,7 +270,7 @@ def _fits_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
     if not parts:
         return True
     if not isinstance(value, Sequence):
-        return _fits_container(value, parts)
+        return not (fixed and len(value) != len(parts)) and _fits_container(value, parts)
     if fixed:
         return len(parts) == len(value) and all(map(fits, value, parts))
     hint, first = next(iter(parts)), [*itertools.islice(value, _LOOKED_AT)]
@@ -292,7 +292,7 @@ def _fits_container(value: Any, parts: tuple[Any, ...]) -> bool:
     if listed is None:
         return True
     items = listed()
-    return not isinstance(items, list) or _fits_sequence(items, parts[:1])
+    return not isinstance(items, list) or _fits_sequence(items, parts)
 
 
 def _fits_array(value: Any, parts: tuple[Any, ...]) -> bool:
@@ -303,4 +303,4 @@ def _fits_array(value: Any, parts: tuple[Any, ...]) -> bool:
         items = value[:_LOOKED_AT].tolist()
     except RuntimeError:  # without data: the stand-in of a trace, or a zero of torch's own
         return False
-    return _fits_sequence(items, parts[:1])
+    return _fits_sequence(items, parts)

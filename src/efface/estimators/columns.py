@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import shown
 from efface._validate import to_tensor
 from efface.core.arrays import array_of_sequence, countable, dense, read_array
 from efface.core.labels import Column, on_host, read_column
@@ -60,10 +61,12 @@ def read_columns(value: Any, source: str) -> list[Column]:
         parts = [(value.column(n), f"{source}[{n!r}]", n) for n in value.column_names]
         return each_of(partial(read_column, part, label, name=n) for part, label, n in parts)
     array: Any = array_of_sequence(value, source) if isinstance(value, (list, tuple)) else value
-    array = dense(array, source) if isinstance(array, Tensor) else array
+    array: Any = dense(array, source) if isinstance(array, Tensor) else array
     array = array.toarray() if hasattr(array, "tocsr") else array if hasattr(array, "__len__") else np.asarray(array)
     name = None if getattr(array, "name", None) is None else str(array.name)
     shape = tuple(array.shape) if hasattr(array, "shape") else (len(array),)
+    if not all(isinstance(side, int) for side in shape):
+        raise InputError(f"{source} is {shown(array)}, expected one value or one row of columns a row of X")
     if len(shape) == 1:
         return [read_column(array, source, name=name)]
     if len(shape) != 2:
@@ -159,8 +162,8 @@ def _no_numbers(table: Any) -> list[str]:
 
 def _listed(found: Mapping[str, str]) -> str:
     """Names with what is said of each, the first of them, and how many more there are."""
-    shown = ", ".join(f"{name} ({what})" for name, what in list(found.items())[:_SHOWN])
-    return shown if len(found) <= _SHOWN else f"{shown} and {len(found) - _SHOWN} more"
+    first = ", ".join(f"{name} ({what})" for name, what in list(found.items())[:_SHOWN])
+    return first if len(found) <= _SHOWN else f"{first} and {len(found) - _SHOWN} more"
 
 
 def _without_sparse_columns(table: Any) -> Any:

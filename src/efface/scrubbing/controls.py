@@ -134,4 +134,6 @@ _REMEMBERED = 256
 
 def _some(x: Tensor) -> Tensor:
     flat = x.detach().reshape(-1)
-    return flat[:: max(1, len(flat) // 64)].double().cpu()
+    some = flat[:: max(1, len(flat) // 64)]
+    # Tensors that stand for a shape have no numbers to be known by.
+    return torch.zeros(some.shape, dtype=torch.float64) if some.is_meta else some.double().cpu()

@@ -72,9 +72,10 @@ class PipelineWorld:
         return self.of_room("prompts_for")(name, n, **options)
 
     def gold_of(self, word: str) -> str | None:
-        """The variant that never saw a concept, if it is at hand."""
-        variant = f"without-{self.concept(word).name.replace(' ', '-').replace(':', '-')}"
-        return variant if variant in self.variants() else None
+        """The variant that never saw a concept, if one is at hand: of several, which lacks the least."""
+        name, unseen = self.concept(word).name, self.of_room("unseen")
+        found = [(len(without), variant) for variant in self.variants() if name in (without := unseen(variant))]
+        return min(found)[1] if found else None
 
     def pictures_of(self, word: str, n: int, *, seed: int = 7) -> tuple[Any, list[str], Any, list[str]]:
         """N renderings that show a concept and n that do not, no model's own, each with a prompt in other templates.

@@ -13,12 +13,16 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._io import read_json, reading
 from efface._lazy import require
 from efface._validate import did_you_mean
 from efface_worlds.loading import check_files, quiet_transformers, remedy
 
 UNET_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 """Of the folder of a denoiser."""
+
+FACTS = "training.json"
+"""Beside a denoiser: how it was trained, and without what."""
 
 PARTS_FILES = (
     "scheduler/scheduler_config.json",
@@ -55,11 +59,19 @@ class Shelf:
         gold = self.gold if folder is None else Path(folder)
         return ("base", *sorted(path.parent.name for path in gold.glob(f"*/{UNET_FILES[1]}")))
 
+    def unseen(self, variant: str, folder: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
+        """What a variant's denoiser never saw, by the names that it was trained without."""
+        found = self.variant_unet(variant, folder)
+        if found is None or not (found / FACTS).is_file():
+            return ()
+        with reading(found / FACTS):
+            return tuple(read_json(found / FACTS)["without"])
+
     def variant_unet(self, variant: str, folder: str | os.PathLike[str] | None) -> Path | None:
         """The folder of a variant's denoiser; None for the base.
 
         Args:
-            variant: `"base"`, `"seed2"`, `"without-NAME"`.
+            variant: `"base"`, `"seed2"`, `"gold"`, `"without-NAME"`.
             folder: Where the variants' folders lie; None takes those that ship.
 
         Raises:

@@ -19,6 +19,7 @@ from efface.audit.states.measures import Setting, SiteScores
 from efface.audit.states.reading import read_column
 from efface.audit.vectors.folds import CONDITIONS, Rows, View, check_classes, halves, make_folds
 from efface.audit.vectors.labels import Labels
+from efface.core.arrays import read_array
 from efface.core.labels import settled
 
 
@@ -170,7 +171,7 @@ def _setting(asked: Asked, plain: States, units: NDArray[np.int64]) -> Setting:
     place = plain.sequence.numpy()
     drawn = None
     if asked.control is not None:
-        items = np.asarray(asked.control)
+        items = np.asarray(read_array(asked.control, "control").values)
         drawn = control_labels(items[place, plain.position.numpy()] if items.ndim > 1 else items[place], labels)
     return replace(Setting(labels, drawn, units[place], (), asked.seed, asked.level), probes=tuple(asked.probes))
 

@@ -13,6 +13,7 @@ from efface._validate import check_finite, to_tensor
 from efface.audit.audit import Audit
 from efface.audit.figure import Figure, Series
 from efface.audit.finding import Finding
+from efface.core.arrays import read_array
 from efface.core.column_names import check_same_rows, compare_tables
 from efface.core.doors import check_call
 from efface.core.labels import read_groups
@@ -118,7 +119,8 @@ def _units(x: Any, name: str) -> Floats:
 
 
 def _pairs(pairs: Any, n: int) -> NDArray[np.int64]:
-    at = to_tensor(pairs, "pairs").detach().cpu().numpy() if isinstance(pairs, Tensor) else np.asarray(pairs)
+    found = read_array(pairs, "pairs").values
+    at = found.cpu().numpy() if isinstance(found, Tensor) else found
     if at.ndim != 2 or at.shape[1] != 2 or not np.issubdtype(at.dtype, np.integer):
         raise InputError(
             f"pairs has shape {at.shape} of {at.dtype}, expected (p, 2) integers: rows that belong together"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from efface_worlds.emoji.judge import Judge, Verdict
     from efface_worlds.emoji.nearest import NearestJudge
     from efface_worlds.emoji.scenes import Scenes, sample_scenes
-    from efface_worlds.emoji.shipped import emoji_variants, load_emoji_pipeline, load_judge
+    from efface_worlds.emoji.shipped import emoji_variants, load_emoji_pipeline, load_judge, unseen
     from efface_worlds.emoji.text import embed_prompts, load_text_encoder
     from efface_worlds.emoji.world import Prompts, labels_of, prompts_for, shows
 
@@ -54,7 +54,7 @@ _NAMES = {
     "efface_worlds.emoji.judge": ("Judge", "Verdict"),
     "efface_worlds.emoji.nearest": ("NearestJudge",),
     "efface_worlds.emoji.scenes": ("Scenes", "sample_scenes"),
-    "efface_worlds.emoji.shipped": ("emoji_variants", "load_emoji_pipeline", "load_judge"),
+    "efface_worlds.emoji.shipped": ("emoji_variants", "load_emoji_pipeline", "load_judge", "unseen"),
     "efface_worlds.emoji.text": ("embed_prompts", "load_text_encoder"),
     "efface_worlds.emoji.world": ("Prompts", "labels_of", "prompts_for", "shows"),
 }
@@ -91,6 +91,7 @@ __all__ = [
     "siblings",
     "strangers",
     "subgroups",
+    "unseen",
 ]
 
 __getattr__, __dir__ = attach(__name__, {name: module for module, names in _NAMES.items() for name in names}, globals())

@@ -8,6 +8,7 @@ from typing import Any
 
 from efface._errors import InputError
 from efface._io import load_folder
+from efface_worlds.emoji.concepts import named_by
 from efface_worlds.emoji.judge import Judge
 from efface_worlds.emoji.networks import NETWORKS
 from efface_worlds.emoji.text import load_text_encoder
@@ -30,8 +31,8 @@ def load_emoji_pipeline(variant: str = "base", *, folder: str | os.PathLike[str]
     `pipeline.save_pretrained` writes has them in it, and plain diffusers reads that.
 
     Args:
-        variant: `"base"`; `"seed2"`, another seed; or a gold model, `"without-cat"`, `"without-animal-bug"`,
-            `"without-twemoji"`, which never saw that concept, subgroup or style. All share text encoder and VAE.
+        variant: `"base"`; `"gold"`, of another seed, which never saw any of `unseen("gold")`, a concept, a subgroup and
+            a style; or what else was trained here: `"without-dog"`, `"seed2"`. All share text encoder and VAE.
         folder: For `"base"` the folder of a pipeline, otherwise the folder in which the variants' folders lie;
             `None` takes what ships.
 
@@ -71,6 +72,20 @@ def build_pipeline(unet: Any, vae: Any, scheduler: Any) -> Any:
 def emoji_variants(folder: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
     """Names that `load_emoji_pipeline` takes here: the base, and the variants whose folders are at hand."""
     return _SHELF.variants(folder)
+
+
+def unseen(variant: str, *, folder: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
+    """Names of the concepts that a variant was trained without; none of those that saw all.
+
+    Args:
+        variant: One of `emoji_variants()`.
+        folder: As of `load_emoji_pipeline`.
+
+    Raises:
+        InputError: If there is no such variant.
+        FormatError: If the file that says it is damaged.
+    """
+    return tuple(name for said in _SHELF.unseen(variant, folder) for name in named_by(said))
 
 
 def load_judge(which: int = 1, *, folder: str | os.PathLike[str] | None = None) -> Judge:

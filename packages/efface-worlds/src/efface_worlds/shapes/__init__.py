@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from efface_worlds.shapes.judge import Judge, Verdict
     from efface_worlds.shapes.metrics import ImageMetric, image_metrics, perceptual_distance, text_image_score
     from efface_worlds.shapes.scenes import Scene, Scenes, sample_scenes
-    from efface_worlds.shapes.shipped import load_contrast, load_judge, load_shapes_pipeline, shapes_variants
+    from efface_worlds.shapes.shipped import load_contrast, load_judge, load_shapes_pipeline, shapes_variants, unseen
     from efface_worlds.shapes.world import Prompts, ShapesWorld, labels_of, make_shapes, prompts_for, shows
 
 _NAMES = {
@@ -33,7 +33,13 @@ _NAMES = {
     "efface_worlds.shapes.metrics": ("ImageMetric", "image_metrics", "perceptual_distance", "text_image_score"),
     "efface_worlds.shapes.drawing": ("render",),
     "efface_worlds.shapes.scenes": ("Scene", "Scenes", "sample_scenes"),
-    "efface_worlds.shapes.shipped": ("load_contrast", "load_judge", "load_shapes_pipeline", "shapes_variants"),
+    "efface_worlds.shapes.shipped": (
+        "load_contrast",
+        "load_judge",
+        "load_shapes_pipeline",
+        "shapes_variants",
+        "unseen",
+    ),
     "efface_worlds.shapes.world": ("Prompts", "ShapesWorld", "labels_of", "make_shapes", "prompts_for", "shows"),
 }
 
@@ -72,6 +78,7 @@ __all__ = [
     "siblings",
     "strangers",
     "text_image_score",
+    "unseen",
 ]
 
 __getattr__, __dir__ = attach(__name__, {name: module for module, names in _NAMES.items() for name in names}, globals())

@@ -57,6 +57,20 @@ def shapes_variants(folder: str | os.PathLike[str] | None = None) -> tuple[str, 
     return _SHELF.variants(folder)
 
 
+def unseen(variant: str, *, folder: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
+    """Names of the concepts that a variant was trained without; none of those that saw all.
+
+    Args:
+        variant: One of `shapes_variants()`.
+        folder: As of `load_shapes_pipeline`.
+
+    Raises:
+        InputError: If there is no such variant.
+        FormatError: If the file that says it is damaged.
+    """
+    return _SHELF.unseen(variant, folder)
+
+
 def load_judge(which: int = 1, *, folder: str | os.PathLike[str] | None = None) -> Judge:
     """A judge: 1 is a plain convolutional net, 2 a residual one, trained apart; select with one, score with the other.
 

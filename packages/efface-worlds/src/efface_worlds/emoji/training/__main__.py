@@ -1,6 +1,6 @@
 """Train the emoji world: `python -m efface_worlds.emoji.training STAGE [STAGE ...] --work FOLDER`.
 
-Stages: vae, decoder, judge, judge2, latents, unet, trunk, seed2, gold:NAME, all. `ship` copies what is finished to
+Stages: vae, decoder, judge, judge2, latents, unet, gold, seed2, gold:NAME, all. `ship` copies what is finished to
 where the package reads it, `measure` adds what the judges are worth to `training.json`, and `quality` writes what the
 pipeline draws of each concept to `quality.json`. Interrupted or killed, a stage goes on from its last checkpoint.
 """

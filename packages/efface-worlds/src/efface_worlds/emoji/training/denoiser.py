@@ -1,4 +1,4 @@
-"""Stages `unet`, `seed2` and the gold models: the denoiser, and the same denoiser that never saw one concept.
+"""Stages `unet`, `seed2` and the gold models: the denoiser, and the same denoiser that never saw something.
 
 It predicts v = alpha eps - sigma x0 (Salimans and Ho, arXiv:2202.00512, appendix D) in latents, conditioned by
 cross-attention on the frozen text encoder at 6 x 6 and 3 x 3.
@@ -6,14 +6,12 @@ cross-attention on the frozen text encoder at 6 x 6 and 3 x 3.
 What a prompt asks for is learned first where nothing else is: from plain captions, which tell all that is to be seen,
 and from latents that are mostly noise. In the rest of the steps, of less noise, three captions of eight may be any.
 
-A gold model differs in one thing only: images that show what it must not know, and so their captions, are not in its
-training set. The gold models that ship, and the second seed that they are compared with, have their first two thirds
-in common: the trunk, which saw nothing of what any of them lacks.
+A gold model begins with other weights and lacks the images that show what it must not know, and so their captions.
+Everything else of it is the denoiser's.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +27,11 @@ from efface_worlds.shapes.training.denoiser import build_scheduler, noised
 from efface_worlds.shapes.training.loop import Recipe, train
 
 RECIPE = Recipe("unet", steps=12_000, batch=64, learning_rate=1e-3, flat_until=0.5, warmup=200, average=0.998, seed=7)
-TRUNK = replace(RECIPE, stage="trunk", steps=8000, flat_until=1.0, seed=8)
-BRANCH = replace(RECIPE, stage="branch", steps=4000, flat_until=0.25, seed=9)
-ALONE = replace(RECIPE, stage="alone", steps=TRUNK.steps + BRANCH.steps, seed=8)
-"""Of gold models that ship, after the trunk, and of others, which have none to begin with."""
 
 CHANNELS = (64, 128, 176)
 _CROSSING = 2  # levels that read the text: the coarsest, where it costs least
 _EMPTY = 0.1  # share of prompts that are dropped, for guidance
-_PLAIN = 0.6  # share of the steps that read plain captions
+_PLAIN = 0.6  # share of the steps, the first, that read plain captions of single large objects
 _STILL_PLAIN = 0.625  # share of a batch that reads them after that
 _NOISY_PLAIN, _NOISY = 0.25, 0.6  # below 1, more steps of much noise, where what the prompt says is all that there is
 
@@ -65,9 +59,7 @@ def train_denoiser(
     folder: Path,
     recipe: Recipe = RECIPE,
     *,
-    plain: float = _PLAIN,
     device: str = "cpu",
-    start: Any = None,
     **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """Train it on `data`; returns it, with averaged weights, and the facts for `training.json`.
@@ -78,15 +70,11 @@ def train_denoiser(
         data: Latents and captions.
         folder: Where checkpoints are written.
         recipe: How.
-        plain: Share of the steps, the first ones, that read plain captions of single large objects.
         device: Where.
-        start: Another denoiser, whose weights it begins with.
         options: For the loop.
     """
     torch.manual_seed(recipe.seed)
     unet = build_denoiser().to(device, memory_format=torch.channels_last)
-    if start is not None:
-        unet.load_state_dict(start.state_dict())
     # On processors the backward pass of the fused attention is slower than plain products at these sizes.
     unet.set_attn_processor(require("diffusers.models.attention_processor", extra="diffusion").AttnProcessor())
     alphas = build_scheduler().alphas_cumprod
@@ -94,7 +82,7 @@ def train_denoiser(
 
     def loss(step: int) -> Tensor:
         generator = recipe.generator(step)
-        first = step < plain * recipe.steps
+        first = step < _PLAIN * recipe.steps
         short = recipe.batch if first else round(_STILL_PLAIN * recipe.batch)
         chosen = torch.cat([_some(single, short, generator), _some(every, recipe.batch - short, generator)])
         texts = torch.cat([data.plain[chosen[:short]], data.texts[chosen[short:]]])
@@ -111,7 +99,7 @@ def train_denoiser(
 
     facts = train(unet, loss, recipe, folder, **options)
     unet.set_default_attn_processor()
-    return unet.cpu().to(memory_format=torch.contiguous_format), facts | {"images": len(every), "plain": plain}
+    return unet.cpu().to(memory_format=torch.contiguous_format), facts | {"images": len(every)}
 
 
 def _some(rows: Tensor, n: int, generator: torch.Generator) -> Tensor:

@@ -16,23 +16,23 @@ from efface._lazy import require
 from efface_worlds.emoji.concepts import named_by
 from efface_worlds.emoji.networks import NETWORKS, JudgeNetwork
 from efface_worlds.emoji.training.autoencoder import train_autoencoder, train_decoder
-from efface_worlds.emoji.training.denoiser import ALONE, BRANCH, RECIPE, TRUNK, build_scheduler, train_denoiser
+from efface_worlds.emoji.training.denoiser import RECIPE, build_scheduler, train_denoiser
 from efface_worlds.emoji.training.judges import train_judge
 from efface_worlds.emoji.training.latents import read_latents
 from efface_worlds.shapes.training.loop import finished, forget_origin, read_facts, run_once
 from efface_worlds.shelf import folder_name
 
 GOLDS = ("cat", "animal-bug", "black and white")
-"""A concept, a subgroup and a style, of which the gold models that ship never saw anything."""
+"""A concept, a subgroup and a style, of which the gold model that ships never saw anything."""
 
-STAGES = ("vae", "decoder", "judge", "judge2", "latents", "unet", "trunk", "seed2", *(f"gold:{name}" for name in GOLDS))
+STAGES = ("vae", "decoder", "judge", "judge2", "latents", "unet", "gold", "seed2")
 
 
 def run_stage(name: str, work: Path, **options: Any) -> None:
     """Run one stage, or go on with it.
 
     Args:
-        name: One of `STAGES`, or `gold:` and anything that is drawn or a set of it.
+        name: One of `STAGES`, or `gold:` and anything that is drawn or a set of it, of which that model sees nothing.
         work: The folder that all stages share.
         options: For the training loop.
 
@@ -73,17 +73,11 @@ def _latents(work: Path, folder: Path, name: str, options: dict[str, Any]) -> di
 
 def _unet(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
     data = read_latents(autoencoder(work), _before(work, "latents"))
-    gold = name.removeprefix("gold:") if name.startswith("gold:") else None
-    branches = name == "seed2" or gold in GOLDS
-    recipe = BRANCH if branches else {"unet": RECIPE, "trunk": TRUNK}.get(name, ALONE)
-    start = _denoiser(_before(work, "trunk")) if branches else None
-    unseen = GOLDS if name == "trunk" else () if gold is None else (gold,)
-    recipe = replace(recipe, stage=name)
-    if branches:
-        options |= {"start": start, "plain": 0.0}  # the trunk has read plain captions
+    unseen = GOLDS if name == "gold" else (name.removeprefix("gold:"),) if name.startswith("gold:") else ()
+    recipe = replace(RECIPE, stage=name, seed=RECIPE.seed + (name != "unet"))
     unet, facts = train_denoiser(data.without(unseen), folder, recipe, **options)
     unet.save_pretrained(folder)
-    return facts | {"without": list(unseen), "start": "trunk" if branches else None}
+    return facts | {"without": list(unseen)}
 
 
 _STAGES = {
@@ -93,9 +87,8 @@ _STAGES = {
     "judge2": _judge,
     "latents": _latents,
     "unet": _unet,
-    "trunk": _unet,
-    "seed2": _unet,
     "gold": _unet,
+    "seed2": _unet,
 }
 
 
@@ -150,9 +143,7 @@ def ship(work: Path, weights: Path, gold: Path) -> None:
         facts.pop("measured", None)
     write_json(path, facts)
     for folder in sorted(work.iterdir()):
-        if folder.name.startswith(("without-", "seed2")) and finished(folder):
+        if folder.name.startswith(("gold", "seed2", "without-")) and finished(folder):
             _denoiser(folder).half().save_pretrained(gold / folder.name)
             forget_origin(gold / folder.name / "config.json")
-            facts = read_facts(folder)
-            trunk = {"trunk": read_facts(work / "trunk")} if facts["start"] else {}
-            write_json(gold / folder.name / "training.json", facts | trunk)
+            write_json(gold / folder.name / "training.json", read_facts(folder))

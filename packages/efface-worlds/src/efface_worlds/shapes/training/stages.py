@@ -90,14 +90,14 @@ def _latents(work: Path, folder: Path, name: str, options: dict[str, Any]) -> di
 
 
 def _unet(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
-    gold = name.startswith("gold:")
+    gold = name.removeprefix("gold:") if name.startswith("gold:") else None
     short = replace(DENOISER, stage=name, steps=SHORT_STEPS, seed=DENOISER.seed if gold else DENOISER.seed + 1)
     recipe = DENOISER if name == "unet" else short
     _before(work, "latents")
-    data = _data(work).without(name.removeprefix("gold:") if gold else None)
+    data = _data(work).without(gold)
     unet, facts = train_denoiser(data, folder, recipe, **options)
     unet.half().save_pretrained(folder)
-    return facts
+    return facts | {"without": [gold] if gold else []}
 
 
 _STAGES = {
