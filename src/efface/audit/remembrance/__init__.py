@@ -10,6 +10,7 @@ from __future__ import annotations
 from efface.audit.remembrance.exposure import DCG, RBP, Flat, UserModel
 from efface.audit.remembrance.ledger import Ledger
 from efface.audit.remembrance.registry import Entity, Registry
+from efface.audit.remembrance.streamed import StreamedLedger
 from efface.audit.remembrance.systems import Mention, Observation, Query, System, ask
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Observation",
     "Query",
     "Registry",
+    "StreamedLedger",
     "System",
     "UserModel",
     "ask",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,6 +114,13 @@ def _due(merit: Floats, model: UserModel) -> Floats:
     return np.where(merit > 0, each[place], 0.0)
 
 
+def coins(entities: int, queries: int, flips: int, seed: int) -> Iterator[Floats]:
+    """In which queries before and after are exchanged, 1 or -1, `(queries, b)`, a block of flips at a time."""
+    rng, step = np.random.default_rng(seed), max(1, _NUMBERS // max(entities, queries))
+    for start in range(0, flips, step):
+        yield rng.choice([-1.0, 1.0], size=(queries, min(step, flips - start)))
+
+
 def exchanged(before: Matrix, after: Matrix, *, flips: int, seed: int) -> dict[str, Floats]:
     """Statistics of attention where before and after are exchanged in queries by fair coins: what chance does.
 
@@ -123,12 +130,17 @@ def exchanged(before: Matrix, after: Matrix, *, flips: int, seed: int) -> dict[s
     Returns:
         `"shift"`, `"effective number"` and `"gini"`: changes from one to the other, `(flips,)`.
     """
-    rng, queries = np.random.default_rng(seed), before.shape[1]
-    whole = np.asarray(before.sum(axis=1) + after.sum(axis=1)).reshape(-1, 1)
-    gap, found = after - before, {"shift": [], "effective number": [], "gini": []}
-    step = max(1, _NUMBERS // max(before.shape))
-    for start in range(0, flips, step):
-        moved = np.asarray(gap @ rng.choice([-1.0, 1.0], size=(queries, min(step, flips - start))))
+    gap = after - before
+    whole = np.asarray(before.sum(axis=1) + after.sum(axis=1)).reshape(-1)
+    return exchanged_sums(
+        whole, (np.asarray(gap @ side) for side in coins(before.shape[0], before.shape[1], flips, seed))
+    )
+
+
+def exchanged_sums(whole: Floats, moves: Iterable[Floats]) -> dict[str, Floats]:
+    """The same from M `(entities,)` and blocks of D s, `(entities, b)`."""
+    found, whole = {"shift": [], "effective number": [], "gini": []}, whole.reshape(-1, 1)
+    for moved in moves:
         one, other = shares(np.maximum(whole - moved, 0)), shares(np.maximum(whole + moved, 0))
         found["shift"].append(shift(one, other))
         for name, statistic in (("effective number", effective_number), ("gini", gini)):
@@ -137,7 +149,22 @@ def exchanged(before: Matrix, after: Matrix, *, flips: int, seed: int) -> dict[s
     return {name: np.concatenate([np.empty(0), *parts]) for name, parts in found.items()}
 
 
-def heirs(panel: Panel, lost_by: NDArray[np.bool_], before: str, after: str) -> tuple[Floats, Floats, int]:
+def moved(panel: Panel, before: str, after: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Rows of who dropped out of an answer, and of who came into one."""
+    fine = panel.fine(before, after)
+    then, now = panel.hit[before] > 0, panel.hit[after] > 0
+    return fine & then & ~now, fine & ~then & now
+
+
+def heirs(
+    panel: Panel,
+    lost_by: NDArray[np.bool_],
+    before: str,
+    after: str,
+    *,
+    came: Floats | None = None,
+    dropped: NDArray[np.bool_] | None = None,
+) -> tuple[Floats, Floats, int]:
     """Who comes into answers that some entities dropped out of.
 
     `T(tau -> f) = mean over those answers of 1[f in A - B] / |A - B|`, with B and A who is in the answer before and
@@ -148,17 +175,19 @@ def heirs(panel: Panel, lost_by: NDArray[np.bool_], before: str, after: str) -> 
         lost_by: Whose place it is, `(entities,)`.
         before: Arm.
         after: Arm.
+        came: How many entities came into each answer, where the panel does not have all of them.
+        dropped: Whether one of those dropped out of it, likewise.
 
     Returns:
         Transfer to each entity, what it gains anyway, and how many answers they dropped out of.
     """
-    fine = panel.fine(before, after)
-    then, now = panel.hit[before] > 0, panel.hit[after] > 0
-    gone, came = fine & then & ~now, fine & ~then & now
+    gone, new = moved(panel, before, after)
     answers = len(panel.asked)
-    dropped = np.bincount(panel.answer, gone & lost_by[panel.entity], answers) > 0
+    came = np.bincount(panel.answer, new, answers).astype(np.float64) if came is None else came
+    if dropped is None:
+        dropped = np.bincount(panel.answer, gone & lost_by[panel.entity], answers) > 0
     given = (panel.status[before] == 0) & (panel.status[after] == 0)
-    weight = came / np.maximum(np.bincount(panel.answer, came, answers), 1)[panel.answer]
+    weight = new / np.maximum(came, 1)[panel.answer]
     cases = ((dropped, dropped & given), (~dropped, ~dropped & given))
     sums = [panel.by_entity(weight * which[panel.answer]) / max(1, int(counted.sum())) for which, counted in cases]
     return sums[0], sums[1], int((dropped & given).sum())
@@ -172,9 +201,3 @@ def gain_concentration(before: ArrayLike, after: ArrayLike) -> float:
     """
     gain = np.maximum(0.0, np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64))
     return round(float((shares(gain) ** 2).sum()), 12)
-
-
-def exposures(panel: Panel, arms: tuple[str, ...]) -> Mapping[str, Floats]:
-    """Share of attention of each entity in each arm, over answers that all arms gave."""
-    fine = panel.fine(*arms)
-    return {arm: shares(panel.by_entity(panel.exposure[arm] * fine)) for arm in arms}

@@ -8,7 +8,7 @@ what is left three times, so that intervals are too wide rather than too short.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -30,34 +30,39 @@ def resampled(
     draws: int,
     seed: int,
     each: Callable[[Mapping[str, Floats]], None] | None = None,
+    there: NDArray[np.int64] | slice | None = None,
+    drawn: Iterable[tuple[NDArray[Any], NDArray[Any]]] | None = None,
 ) -> dict[str, Floats]:
     """Resampled sums of each matrix over each class of entities, `(classes, draws)`.
 
     Args:
         matrices: Name -> `(entities, queries)`.
-        classes: Which entities a class has, `(classes, entities)`, 0 or 1.
+        classes: Which entities a class has, `(classes, all entities)`, 0 or 1.
         free: Which classes are samples of entities `(classes,)`: of the others, which are whole, only queries are
             resampled.
         draws: How many times.
         seed: Seed.
         each: Called with the sums of each entity by resampled queries, `(entities, draws of a block)`, block by block.
+        there: Which of all entities the matrices have; None for all of them.
+        drawn: How often each entity and query is drawn, see `weights`; None draws it from the seed.
     """
-    entities, queries = next(iter(matrices.values())).shape
-    members = np.asarray(classes, dtype=np.float64)
+    queries = next(iter(matrices.values())).shape[1]
+    there = slice(None) if there is None else there
+    entities, members = np.shape(classes)[1], np.asarray(classes, dtype=np.float64)[:, there]
     parts: dict[str, list[Floats]] = {name: [] for name in matrices}
-    for of_entities, of_queries in _weights(entities, queries, draws, seed):
+    for all_entities, all_queries in weights(entities, queries, draws, seed) if drawn is None else drawn:
+        of_entities, of_queries = all_entities[there].astype(np.float64), all_queries.astype(np.float64)
         sums = {name: np.asarray(matrix @ of_queries) for name, matrix in matrices.items()}
         if each is not None:
             each(sums)
         for name, found in sums.items():
-            drawn = members[free] @ (found * of_entities)
             block = np.empty((len(members), found.shape[1]))
-            block[free], block[~free] = drawn, members[~free] @ found
+            block[free], block[~free] = members[free] @ (found * of_entities), members[~free] @ found
             parts[name].append(block)
     return {name: np.concatenate(blocks, axis=1) for name, blocks in parts.items()}
 
 
-def _weights(entities: int, queries: int, draws: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
+def weights(entities: int, queries: int, draws: int, seed: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """How often each entity and each query is drawn, `(entities, b)` and `(queries, b)`, a block of draws at a time."""
     rng = np.random.default_rng(seed)
     step = max(1, _NUMBERS // max(entities, queries))
@@ -66,10 +71,11 @@ def _weights(entities: int, queries: int, draws: int, seed: int) -> Iterator[tup
         yield _counts(rng, entities, count), _counts(rng, queries, count)
 
 
-def _counts(rng: np.random.Generator, units: int, draws: int) -> Floats:
-    """Counts of `units` draws of as many units with replacement, a column a resample."""
+def _counts(rng: np.random.Generator, units: int, draws: int) -> NDArray[Any]:
+    """Counts of `units` draws of as many units with replacement, a column a resample, as small as they can be kept."""
     drawn = rng.integers(0, units, size=(units, draws)) * draws + np.arange(draws)
-    return np.bincount(drawn.ravel(), minlength=units * draws).reshape(units, draws).astype(np.float64)
+    counts = np.bincount(drawn.ravel(), minlength=units * draws).reshape(units, draws)
+    return counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
 
 
 def ratio_interval(value: float, draws: Floats, units: int, *, level: float, what: str) -> Interval:

@@ -12,10 +12,9 @@ from efface.audit.remembrance.certificate import Certificate, certify
 from efface.audit.remembrance.classes import Class
 from efface.audit.remembrance.effects import agresti_min
 from efface.audit.remembrance.multiplicity import adjusted, max_t
-from efface.audit.remembrance.panel import Panel
 from efface.audit.remembrance.plan import Plan
 from efface.audit.remembrance.sums import NOW, THEN, N, Sums
-from efface.audit.remembrance.systems import AFTER, BEFORE
+from efface.audit.remembrance.totals import Totals
 
 Floats = NDArray[np.float64]
 
@@ -50,7 +49,7 @@ class ClassResult:
 
 
 def class_results(
-    panel: Panel, classes: Sequence[Class], sums: Sums, squares: Floats, plan: Plan
+    first: Totals, classes: Sequence[Class], sums: Sums, squares: Floats, plan: Plan
 ) -> tuple[tuple[ClassResult, ...], Certificate | None]:
     """Changes of all classes with simultaneous intervals; nothing where one has no answers of both arms."""
     few = len(classes)
@@ -64,9 +63,9 @@ def class_results(
     errors = np.maximum(np.nanstd(draws, axis=1), least)
     certificate = certify(estimate, errors, draws, margin=plan.margin, alpha=plan.alpha, min_power=plan.min_power)
     critical = max_t(draws - estimate[:, None], errors, level=1 - plan.alpha, two_sided=True)
-    p = adjusted(_exchanged(panel, members, plan), "holm")
+    p = adjusted(_exchanged(sums.by_query[:few], plan), "holm")
     before, after = (sums.exact[name][:few] / rows for name in (THEN, NOW))
-    refused = _newly_refused(panel, members)
+    refused = members @ first.refused / np.maximum(members @ first.asked, 1)
     results = (
         ClassResult(
             each,
@@ -81,17 +80,8 @@ def class_results(
     return tuple(results), certificate
 
 
-def _exchanged(panel: Panel, members: Floats, plan: Plan) -> Floats:
+def _exchanged(by_query: Floats, plan: Plan) -> Floats:
     """P-value of no change of each class: before and after exchanged in whole queries by fair coins."""
-    used = panel.relevant & panel.fine(BEFORE, AFTER)
-    gap = panel.matrix((panel.hit[AFTER] - panel.hit[BEFORE]) * used)
-    by_query = np.asarray((gap.T @ members.T).T)
     signs = np.random.default_rng(plan.seed).choice([-1.0, 1.0], size=(by_query.shape[1], plan.draws))
     reached = np.abs(by_query @ signs) >= np.abs(by_query.sum(axis=1))[:, None] - 1e-9
     return (1 + reached.sum(axis=1)) / (plan.draws + 1)
-
-
-def _newly_refused(panel: Panel, members: Floats) -> Floats:
-    gap = (~panel.fine(AFTER)).astype(np.float64) - ~panel.fine(BEFORE)
-    rows = members @ panel.by_entity(panel.relevant)
-    return members @ panel.by_entity(panel.relevant * gap) / np.maximum(rows, 1)

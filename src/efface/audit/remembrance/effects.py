@@ -6,6 +6,7 @@ independent witnesses. A change `d_q` of a query is in [-1, 1], and -1, 0 or 1 w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -35,7 +36,7 @@ class Changes:
         entity: Entity of each query's change, `(cells,)`.
         query: Query of each.
         value: The changes themselves.
-        replicates: The most answers that a query has.
+        replicates: The most answers that a query was given.
     """
 
     n: Floats
@@ -82,8 +83,41 @@ def changes(panel: Panel, first: str, second: str, *, outcome: str = "hit") -> C
     n, before, after, change, squares = (
         np.bincount(entity, weights, size).astype(np.float64) for weights in (np.ones(len(gap)), then, now, gap, gap**2)
     )
-    each, replicates = np.maximum(n, 1), int(count.max(initial=1))
+    each, replicates = np.maximum(n, 1), int(np.bincount(panel.asked).max(initial=1))
     return Changes(n, before / each, after / each, change / each, squares, entity, query, gap, replicates)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What tests need of each entity, `(entities,)`.
+
+    Attributes:
+        p: P-value of no change, see `p_values`.
+        turned: Queries that changed, either way.
+    """
+
+    p: Floats
+    turned: Floats
+
+
+def evidence(found: Changes, queries: int | None = None, *, flips: int, seed: int, exact: bool = True) -> Evidence:
+    """Test each entity, and count what turned; arguments as of `p_values`."""
+    turned = np.bincount(found.entity, found.value != 0, len(found.n)).astype(np.float64)
+    return Evidence(p_values(found, queries, flips=flips, seed=seed, exact=exact), turned)
+
+
+def joined(parts: Sequence[tuple[Changes, Evidence]]) -> tuple[Changes, Evidence]:
+    """Changes of all entities, from parts that have all rows of some of them each; queries are not kept."""
+    if len(parts) == 1:
+        return parts[0]
+    sums = {
+        name: np.sum([getattr(changed, name) for changed, _ in parts], axis=0)
+        for name in ("n", "before", "after", "change", "squares")
+    }
+    none, replicates = np.empty(0, dtype=np.int64), max(changed.replicates for changed, _ in parts)
+    p = np.min([each.p for _, each in parts], axis=0)  # of who is in another part it is 1
+    turned = np.sum([each.turned for _, each in parts], axis=0)
+    return Changes(**sums, entity=none, query=none, value=np.empty(0), replicates=replicates), Evidence(p, turned)
 
 
 def agresti_min(n: ArrayLike, change: ArrayLike, squares: ArrayLike) -> tuple[Floats, Floats]:
@@ -106,29 +140,32 @@ def agresti_min(n: ArrayLike, change: ArrayLike, squares: ArrayLike) -> tuple[Fl
     return sums / more, np.sqrt(np.maximum(0.0, spread - sums**2 / more)) / more
 
 
-def p_values(found: Changes, *, flips: int, seed: int, exact: bool = True) -> Floats:
+def p_values(found: Changes, queries: int | None = None, *, flips: int, seed: int, exact: bool = True) -> Floats:
     """P-value of no change of each entity: had the arms been exchanged in any queries, how often as much?
 
-    Single answers: mid-p McNemar. Several answers a query: the same with changes of several sizes, exactly. Grades:
-    `flips` random exchanges, the same for all entities.
+    Single answers: mid-p McNemar. Several answers a query: the same with changes of several sizes, exactly. Grades, and
+    entities some of whose answers are missing: `flips` random exchanges, the same for all entities.
 
     Args:
         found: The changes.
+        queries: How many queries there are; None takes those up to the last that changed anyone.
         flips: How many exchanges to draw for grades.
         seed: Seed of these.
         exact: Whether changes are multiples of one over the replicates.
     """
     size = len(found.n)
     if not exact:
-        return _flipped(found, flips, seed)
+        return _flipped(found, queries, flips, seed)
     steps = np.rint(found.value * found.replicates).astype(np.int64)
-    if np.abs(steps - found.value * found.replicates).max(initial=0) > _ROUNDING * found.replicates:
-        return _flipped(found, flips, seed)  # queries have different numbers of answers
     if found.replicates == 1:
         lost, gained = (np.bincount(found.entity, steps == side, size) for side in (-1, 1))
         return mcnemar_midp(lost, gained)
     counts = np.stack([np.bincount(found.entity, np.abs(steps) == k, size) for k in range(1, found.replicates + 1)], 1)
-    return flip_midp(counts, np.bincount(found.entity, steps, size))
+    p = flip_midp(counts, np.bincount(found.entity, steps, size))
+    # Where an answer is missing, changes are no multiples of one over the replicates.
+    broken = np.abs(steps - found.value * found.replicates) > _ROUNDING * found.replicates
+    odd = np.bincount(found.entity, broken, size) > 0
+    return np.where(odd, _flipped(found, queries, flips, seed), p) if odd.any() else p
 
 
 def mcnemar_midp(lost: ArrayLike, gained: ArrayLike) -> Floats:
@@ -180,10 +217,10 @@ def _tails(counts: Floats, sums: NDArray[np.int64], cosines: Floats, reach: int)
     return 2 * beyond[rows, sums] - chance[rows, sums]
 
 
-def _flipped(found: Changes, flips: int, seed: int) -> Floats:
+def _flipped(found: Changes, queries: int | None, flips: int, seed: int) -> Floats:
     """`(1 + #{|S| >= |s|}) / (flips + 1)`."""
     sparse = require("scipy.sparse", extra=EXTRA)
-    queries = int(found.query.max(initial=0)) + 1
+    queries = int(found.query.max(initial=0)) + 1 if queries is None else queries
     matrix = sparse.csr_array((found.value, (found.entity, found.query)), shape=(len(found.n), queries))
     reached, own = np.ones(len(found.n)), np.abs(found.change * found.n) - _ROUNDING
     rng, step = np.random.default_rng(seed), max(1, _GRID // len(found.n))

@@ -12,7 +12,6 @@ from efface.audit.finding import Finding
 from efface.audit.remembrance import sums as of
 from efface.audit.remembrance.attention import (
     effective_number,
-    exchanged,
     expected_exposure,
     gain_concentration,
     gini,
@@ -37,7 +36,6 @@ _NORMAL = NormalDist()
 TARGET, BYSTANDERS, ATTENTION, POPULAR = "target", "bystanders", "attention", "popularity"
 GROUPS, LIKENESS, TRUTH, CERTIFICATE, PLACEBOS = "groups", "likeness", "answers", "certificate", "placebos"
 REMEMBERED, OMISSION, RETENTION, COLLATERAL = "remembered", "omission", "remembered, given before", "collateral"
-_FLIPS = 499
 
 
 def headline(found: Measured) -> Iterator[Finding]:
@@ -54,7 +52,7 @@ def headline(found: Measured) -> Iterator[Finding]:
 def _units(found: Measured, place: int) -> tuple[int, str]:
     """Independent units behind a class, and what was resampled, in words."""
     entities = int((found.sums.classes[place].members).sum())
-    queries = int(len(np.unique(found.panel.query[found.sums.classes[place].members[found.panel.entity]])))
+    queries = int(found.sums.queries[place])
     free = found.sums.classes[place].kind != TARGET and found.plan.resample == "both"
     if free:
         return min(entities, queries), f"{entities} entities and {queries} queries"
@@ -155,13 +153,11 @@ def attention(found: Measured, standard: str) -> Iterator[Finding]:
     if not then.sum() or not now.sum():
         yield Finding.without("shift", "not applicable", "one of the arms mentions nobody", ATTENTION, condition=AFTER)
         return
-    used = panel.fine(BEFORE, AFTER)
-    matrices = [panel.matrix(panel.exposure[arm] * used) for arm in (BEFORE, AFTER)]
-    chance = exchanged(*matrices, flips=_FLIPS, seed=seed)
+    chance = found.sums.chance
     moved = float(shift(then, now))
-    p = (1 + int((chance["shift"] >= moved - 1e-12).sum())) / (_FLIPS + 1)
+    p = (1 + int((chance["shift"] >= moved - 1e-12).sum())) / (of.FLIPS + 1)
     again = float(shift(then, found.attention[AGAIN])) if AGAIN in found.attention else None
-    note = f"half the sum of changes of shares; p = {p:.3f}; chance: median of {_FLIPS} exchanges of before and after"
+    note = f"half the sum of changes of shares; p = {p:.3f}; chance: median of {of.FLIPS} exchanges of before and after"
     for name, statistic in (("effective number", effective_number), ("gini", gini)):
         gap = statistic(now) - statistic(then)
         usual = np.quantile(chance[name], [0.025, 0.975])
@@ -182,7 +178,7 @@ def attention(found: Measured, standard: str) -> Iterator[Finding]:
 def expected(found: Measured, attention: str) -> Iterator[Finding]:
     """S2: expected exposure, where the model of users is known by its name."""
     model = model_named(attention)
-    if model is None:
+    if model is None or not found.whole:
         return
     for arm in (BEFORE, AFTER):
         said = expected_exposure(found.panel, arm, model)
@@ -194,7 +190,7 @@ def expected(found: Measured, attention: str) -> Iterator[Finding]:
 
 
 def _parities(found: Measured, standard: str) -> Iterator[Finding]:
-    due = merit_shares(found.panel, standard)
+    due = merit_shares(found, standard)
     kinds = {name: found.panel.registry.group(name) for name in found.panel.registry.dimensions}
     if len(set(found.strata.tolist()) - {UNKNOWN}) > 1:
         kinds[POPULAR] = found.strata
@@ -213,13 +209,17 @@ def popularity(found: Measured) -> Iterator[Finding]:
     slopes = found.slopes
     why = "popularity is not known, does not vary, or tells hits apart without error"
     ready = [arm for arm in (BEFORE, AFTER) if slopes[arm] is not None]
-    if len(ready) < 2:
+    if not found.whole:
+        yield Finding.without(
+            "slope", "not run", "it needs all rows at once, and they are streamed", POPULAR, condition=AFTER
+        )
+    elif len(ready) < 2:
         yield Finding.without("slope", "not applicable", why, POPULAR, condition=AFTER)
     else:
         for arm in ready:
             yield _of_slope(found, slopes[arm], None, arm)  # type: ignore[arg-type]
         yield _of_slope(found, slopes[AFTER], slopes[BEFORE], CHANGE)  # type: ignore[arg-type]
-    merit = merit_shares(found.panel, "merit")
+    merit = merit_shares(found, "merit")
     for arm in (BEFORE, AFTER):
         lean = lift(found.attention[arm], merit, found.panel.registry.popularity)
         if lean is not None:

@@ -12,10 +12,9 @@ from efface.audit.remembrance.classes import Class
 from efface.audit.remembrance.disparity import common_odds_ratio, difference, permutation_p
 from efface.audit.remembrance.effects import Changes
 from efface.audit.remembrance.multiplicity import adjusted
-from efface.audit.remembrance.panel import Panel
 from efface.audit.remembrance.plan import Plan
 from efface.audit.remembrance.registry import STRATA, UNKNOWN
-from efface.audit.remembrance.systems import AFTER, BEFORE
+from efface.audit.remembrance.totals import Totals
 
 Floats = NDArray[np.float64]
 _BLOCK = 100
@@ -46,11 +45,9 @@ class Disparity:
     high: float | None
 
 
-def disparities(
-    panel: Panel, classes: Sequence[Class], found: Changes, strata: NDArray[np.str_], plan: Plan
-) -> tuple[Disparity, ...]:
+def disparities(first: Totals, classes: Sequence[Class], strata: NDArray[np.str_], plan: Plan) -> tuple[Disparity, ...]:
     """Each group that is shown next to the others of its dimension, those withheld among them."""
-    registry, everyone = panel.registry, classes[0].members
+    registry, everyone, found = first.answers.registry, classes[0].members, first.found[0]
     layer = np.unique(np.char.add(np.char.add(strata, "/"), registry.relation), return_inverse=True)[1]
     pairs = []
     for each in classes:
@@ -61,7 +58,7 @@ def disparities(
     numbers = [_differences(found, each.members, others, layer, plan) for each, others in pairs]
     corrected = adjusted([p for *_, p in numbers], "holm")
     return tuple(
-        Disparity(each.kind, each.name, raw, within, float(p), *_odds(panel, each.members, others, strata, plan))
+        Disparity(each.kind, each.name, raw, within, float(p), *_odds(first, each.members, others, strata, plan))
         for (each, others), (raw, within, _), p in zip(pairs, numbers, corrected, strict=True)
     )
 
@@ -77,11 +74,10 @@ def _differences(
 
 
 def _odds(
-    panel: Panel, members: NDArray[np.bool_], others: NDArray[np.bool_], strata: NDArray[np.str_], plan: Plan
+    first: Totals, members: NDArray[np.bool_], others: NDArray[np.bool_], strata: NDArray[np.str_], plan: Plan
 ) -> tuple[float | None, float | None, float | None]:
     """Odds ratio of omission after, by strata, with percentiles over Poisson resamples of entities."""
-    used = panel.relevant & panel.fine(BEFORE, AFTER)
-    missed, rows = panel.by_entity(used * (1 - panel.hit[AFTER])), panel.by_entity(used)
+    missed, rows = first.missed, first.paired
     layers = [strata == name for name in (*STRATA, UNKNOWN) if (strata == name).any()]
     sides = [[side & layer for layer in layers] for side in (members, others)]
 

@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface._errors import InputError
-from efface.audit.remembrance.attention import exposures, shares, shift
+from efface.audit.remembrance.attention import shares, shift
 from efface.audit.remembrance.certificate import Certificate, excess
 from efface.audit.remembrance.class_results import ClassResult, class_results
 from efface.audit.remembrance.classes import Class, declared
-from efface.audit.remembrance.effects import changes
+from efface.audit.remembrance.effects import Changes, Evidence, joined
 from efface.audit.remembrance.group_results import Disparity, disparities
-from efface.audit.remembrance.ledger import Ledger
-from efface.audit.remembrance.panel import Panel, aligned
+from efface.audit.remembrance.panel import Panel, Rows
 from efface.audit.remembrance.plan import Plan
 from efface.audit.remembrance.popularity import Slope, slope
 from efface.audit.remembrance.registry import Registry
@@ -24,6 +23,7 @@ from efface.audit.remembrance.spillover import Design, design
 from efface.audit.remembrance.standing import SUPPRESSED, Standing, stand
 from efface.audit.remembrance.sums import Sums, summed
 from efface.audit.remembrance.systems import AFTER, AGAIN, BEFORE, PLACEBO
+from efface.audit.remembrance.totals import Totals, tested, totals
 
 Floats = NDArray[np.float64]
 TARGET = Class("target", "target", np.zeros(0, dtype=bool))
@@ -31,9 +31,16 @@ TARGET = Class("target", "target", np.zeros(0, dtype=bool))
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Everything."""
+    """Everything.
+
+    Attributes:
+        panel: The answers; it has the rows too where `whole`.
+        first: What the first pass over the rows found.
+        whole: Whether all rows were there at once; what needs that is left out otherwise.
+    """
 
     panel: Panel
+    first: Totals
     plan: Plan
     strata: NDArray[np.str_]
     bystanders: NDArray[np.bool_]
@@ -49,6 +56,7 @@ class Measured:
     slopes: Mapping[str, Slope | None]
     placebos: Mapping[str, tuple[float, float, float]]
     critical: float
+    whole: bool = True
 
     @property
     def target(self) -> int | None:
@@ -57,25 +65,24 @@ class Measured:
         return last if self.sums.classes[last].kind == TARGET.kind else None
 
 
-def measure(ledger: Ledger, registry: Registry, plan: Plan) -> Measured:
+def measure(rows: Rows, registry: Registry, plan: Plan) -> Measured:
     """Measure it.
 
     Raises:
         InputError: If an arm is missing or unbalanced, or nobody who is no target is relevant anywhere.
     """
-    placebos = tuple(arm for arm in ledger.arms if arm.startswith(PLACEBO))
-    arms = (BEFORE, AFTER, *([AGAIN] if AGAIN in ledger.arms else []))
-    panel = aligned(ledger, registry, arms)
-    found = changes(panel, BEFORE, AFTER, outcome=plan.outcome)
-    asked = panel.by_entity(panel.relevant) > 0
+    placebos = tuple(arm for arm in rows.arms if arm.startswith(PLACEBO))
+    arms = (BEFORE, AFTER, *([AGAIN] if AGAIN in rows.arms else []))
+    first = totals(rows, registry, arms, plan)
+    found, tests = first.found
+    asked = first.asked > 0
     bystanders = asked & ~registry.targets
     if not bystanders.any():
         raise InputError("nobody but the target is relevant to a query: ask for those who should be remembered too")
-    again = changes(panel, BEFORE, AGAIN, outcome=plan.outcome) if AGAIN in arms else None
-    options = {name: getattr(plan, name) for name in ("margin", "fdr", "alpha", "min_power", "rule", "seed")}
-    options |= {"flips": plan.draws, "exact": plan.outcome == "hit"}
-    standing = stand(found, bystanders, **options)
-    twice = None if again is None else stand(again, bystanders, **options)
+    options = {name: getattr(plan, name) for name in ("margin", "fdr", "alpha", "min_power", "rule")}
+    options |= {"exact": plan.outcome == "hit"}
+    standing = stand(found, bystanders, tests=tests, **options)
+    twice = None if first.again is None else stand(first.again[0], bystanders, tests=first.again[1], **options)
     strata = registry.strata()
     answered = bystanders & (found.n > 0)
     classes, withheld = declared(registry, strata, answered if answered.any() else bystanders, plan.smallest_cell)
@@ -83,10 +90,12 @@ def measure(ledger: Ledger, registry: Registry, plan: Plan) -> Measured:
     hit = asked & registry.targets
     listed = [*classes, *([Class(TARGET.kind, TARGET.name, hit)] if hit.any() else [])]
     free = np.array([each.kind != TARGET.kind for each in listed])
-    sums = summed(panel, listed, free, standing, spill, draws=plan.draws, resample=plan.resample, seed=plan.seed)
-    results, certificate = class_results(panel, classes, sums, found.squares, plan)
+    sums = summed(rows, arms, first, listed, free, standing, spill, plan)
+    results, certificate = class_results(first, classes, sums, found.squares, plan)
+    whole = rows.parts == 1
     return Measured(
-        panel,
+        first.answers,
+        first,
         plan,
         strata,
         bystanders,
@@ -96,12 +105,13 @@ def measure(ledger: Ledger, registry: Registry, plan: Plan) -> Measured:
         spill,
         results,
         tuple(withheld),
-        disparities(panel, classes, found, strata, plan),
+        disparities(first, classes, strata, plan),
         certificate,
-        exposures(panel, arms),
-        {arm: _slope(panel, arm, bystanders) for arm in arms},
-        _placebos(ledger, registry, placebos, standing, bystanders, panel, options),
+        {arm: shares(first.exposure[arm]) for arm in arms},
+        {arm: _slope(first.answers, arm, bystanders) if whole else None for arm in arms},
+        _placebos(rows, registry, placebos, standing, bystanders, plan, options),
         float(np.quantile(sums.largest, 1 - plan.alpha)),
+        whole,
     )
 
 
@@ -124,42 +134,52 @@ def _slope(panel: Panel, arm: str, bystanders: NDArray[np.bool_]) -> Slope | Non
 
 
 def _placebos(
-    ledger: Ledger,
+    rows: Rows,
     registry: Registry,
     arms: Sequence[str],
     standing: Standing,
     bystanders: NDArray[np.bool_],
-    panel: Panel,
+    plan: Plan,
     options: Mapping[str, object],
 ) -> dict[str, tuple[float, float, float]]:
     """Statistic -> value, excess over the placebos, p-value."""
     if not arms:
         return {}
 
-    def statistics(one: Panel, stood: Standing, arm: str) -> tuple[float, float, float]:
+    def statistics(stood: Standing, moved: float) -> tuple[float, float, float]:
         n = stood.found.n[bystanders]
         loss = -float((stood.found.change[bystanders] * n).sum() / max(1.0, n.sum()))
-        seen = exposures(one, (BEFORE, arm))
-        return loss, float(shift(seen[BEFORE], seen[arm])), float((stood.status == SUPPRESSED).sum())
+        return loss, moved, float((stood.status == SUPPRESSED).sum())
 
-    own = statistics(panel, standing, AFTER)
+    own = statistics(standing, _of_arm(rows, registry, AFTER, plan)[1])
     found = []
     for arm in arms:
-        other = aligned(ledger, registry, (BEFORE, arm))
-        found.append(statistics(other, stand(changes(other, BEFORE, arm), bystanders, **options), arm))  # type: ignore[arg-type]
+        (changed, tests), moved = _of_arm(rows, registry, arm, plan)
+        found.append(statistics(stand(changed, bystanders, tests=tests, **options), moved))  # type: ignore[arg-type]
     columns = np.array(found).T
     names = ("mean loss of bystanders", "shift of attention", "suppressed bystanders")
     return {name: (value, *excess(value, column)) for name, value, column in zip(names, own, columns, strict=True)}
 
 
-def merit_shares(panel: Panel, standard: str) -> Floats:
+def _of_arm(rows: Rows, registry: Registry, arm: str, plan: Plan) -> tuple[tuple[Changes, Evidence], float]:
+    """Changes from before to an arm with their tests, and the shift of attention."""
+    parts, seen = [], {BEFORE: np.zeros(len(registry)), arm: np.zeros(len(registry))}
+    for panel in rows.panels(registry, (BEFORE, arm)):
+        parts.append(tested(panel, BEFORE, arm, plan))
+        fine = panel.fine(BEFORE, arm)
+        for name in seen:
+            seen[name] += panel.by_entity(panel.exposure[name] * fine)
+    return joined(parts), float(shift(shares(seen[BEFORE]), shares(seen[arm])))
+
+
+def merit_shares(found: Measured, standard: str) -> Floats:
     """Attention that each entity is due by a standard: `"merit"`, `"popularity"` or `"uniform"`."""
-    asked = panel.by_entity(panel.relevant) > 0
+    asked = found.first.asked > 0
     if standard == "merit":
-        return shares(panel.by_entity(panel.merit))
+        return shares(found.first.merit)
     if standard == "uniform":
         return shares(asked.astype(np.float64))
-    popularity = panel.registry.popularity
+    popularity = found.panel.registry.popularity
     if not np.isfinite(popularity[asked]).all():
         raise InputError("standard='popularity' needs the popularity of everyone: give it, or write standard='merit'")
     return shares(np.where(asked, popularity, 0.0))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,16 +86,64 @@ class Panel:
         """Sums over answers, one for each entity."""
         return np.bincount(self.entity, values, len(self.registry)).astype(np.float64, copy=False)
 
+    @cached_property
+    def there(self) -> NDArray[np.int64] | slice:
+        """Places of the entities that have rows, where these are few of the registry; else of all."""
+        found = np.unique(self.entity)
+        return found if 2 * len(found) <= len(self.registry) else slice(None)
+
     def matrix(self, values: NDArray[Any]) -> Matrix:
-        """Sums over seeds, `(entities, queries)`."""
-        cells = self.by_cell(values)
+        """Sums over seeds, `(entities, queries)`, of the entities that are `there`."""
+        cells, (entity, query) = self.by_cell(values), self.cells
         entities, queries = self.size
+        if not isinstance(self.there, slice):
+            entities, entity = len(self.there), np.searchsorted(self.there, entity)
         if entities * queries <= _FILLED * len(cells):
             found = np.zeros(entities * queries)
-            found[self._cells[0]] = cells
+            found[entity * queries + query] = cells
             return found.reshape(entities, queries)
         sparse = require("scipy.sparse", extra=EXTRA)
-        return sparse.csr_array((cells, self.cells), shape=self.size)
+        return sparse.csr_array((cells, (entity, query)), shape=(entities, queries))
+
+    def without_rows(self) -> Panel:
+        """The same answers, of no entity."""
+        none, empty = np.empty(0, dtype=np.int64), np.empty(0)
+        columns = {name: dict.fromkeys(self.hit, empty) for name in ("hit", "score", "exposure")}
+        return replace(self, entity=none, query=none, answer=none, merit=empty, **columns)
+
+
+class Rows(Protocol):
+    """Rows of all arms, as panels that have all rows of some entities each."""
+
+    @property
+    def arms(self) -> Sequence[str]:
+        """Names."""
+        ...
+
+    @property
+    def parts(self) -> int:
+        """How many panels there are."""
+        ...
+
+    def panels(self, registry: Registry, arms: Sequence[str]) -> Iterator[Panel]:
+        """Arms side by side; may be asked for again."""
+        ...
+
+
+class InMemory:
+    """A ledger as rows of one part."""
+
+    parts = 1
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger, self.arms = ledger, ledger.arms
+        self._last: tuple[tuple[str, ...], Panel] | None = None
+
+    def panels(self, registry: Registry, arms: Sequence[str]) -> Iterator[Panel]:
+        """The one panel; it is kept until other arms are asked for."""
+        if self._last is None or self._last[0] != tuple(arms):
+            self._last = tuple(arms), aligned(self._ledger, registry, arms)
+        yield self._last[1]
 
 
 def aligned(ledger: Ledger, registry: Registry, arms: Sequence[str]) -> Panel:

@@ -14,7 +14,9 @@ from efface.audit.remembrance import tables
 from efface.audit.remembrance.bootstrap import Resample
 from efface.audit.remembrance.ledger import Ledger
 from efface.audit.remembrance.measured import Measured, Plan, measure
+from efface.audit.remembrance.panel import InMemory
 from efface.audit.remembrance.registry import Registry, check_word
+from efface.audit.remembrance.streamed import StreamedLedger
 from efface.audit.remembrance.text import INTRODUCTION, caveats, conclude
 from efface.core.doors import check_call
 from efface.core.provenance import called, provenance
@@ -56,8 +58,8 @@ def remembered(
 
     Args:
         before: A `Ledger` with the arms `"before"`, `"after"`, and where there are any `"before again"` and such that
-            begin with `"placebo"`; or a table that `Ledger.of_table` reads; or what a classifier said of each row
-            before, `(n,)`.
+            begin with `"placebo"`; or a `StreamedLedger`, of more rows than memory holds; or a table that
+            `Ledger.of_table` reads; or what a classifier said of each row before, `(n,)`.
         after: What it said after; None with a ledger.
         registry: Who may be remembered. None takes who is there, with nothing known about them.
         truth: True class of each row, with predictions: who should be named there.
@@ -114,7 +116,10 @@ def remembered(
     who = _registry(registry, ledger, target)
     rule = "bh" if dependence == "positive" else "by"
     plan = Plan(outcome, margin, fdr, alpha, min_power, rule, draws, resample, smallest_cell, seed)
-    found = measure(ledger, who, plan)
+    streamed = isinstance(ledger, StreamedLedger)
+    if streamed and outcome != "hit":
+        raise InputError("outcome='score' needs all rows at once: write outcome='hit', or give a Ledger")
+    found = measure(ledger if streamed else InMemory(ledger), who, plan)
     findings = (*of.headline(found), *of.certificate(found))
     settings = {
         "arms": list(ledger.arms),
@@ -139,8 +144,8 @@ def remembered(
     )
 
 
-def _ledger(before: Any, after: Any, truth: Any, again: Any, placebos: Sequence[Any]) -> Ledger:
-    if isinstance(before, Ledger):
+def _ledger(before: Any, after: Any, truth: Any, again: Any, placebos: Sequence[Any]) -> Ledger | StreamedLedger:
+    if isinstance(before, Ledger | StreamedLedger):
         if after is not None or truth is not None or again is not None or len(placebos):
             raise InputError("a ledger holds all arms: leave out after, truth, again and placebos")
         return before
@@ -155,7 +160,7 @@ def _ledger(before: Any, after: Any, truth: Any, again: Any, placebos: Sequence[
     return Ledger.of_predictions(truth, before, after, again=again, placebos=placebos)
 
 
-def _registry(registry: Registry | None, ledger: Ledger, target: Sequence[Any]) -> Registry:
+def _registry(registry: Registry | None, ledger: Ledger | StreamedLedger, target: Sequence[Any]) -> Registry:
     if registry is None:
         return Registry.of(ledger.entities, target=target)
     if len(target):
@@ -163,7 +168,7 @@ def _registry(registry: Registry | None, ledger: Ledger, target: Sequence[Any]) 
     return registry
 
 
-def _parts(found: Measured, ledger: Ledger, standard: Standard, listed: int) -> Iterable[Audit]:
+def _parts(found: Measured, ledger: Ledger | StreamedLedger, standard: Standard, listed: int) -> Iterable[Audit]:
     """The blocks below the headline; what has nothing to show is left out."""
     yield from _part("Suppressed and elevated", tables=tables.lists(found, listed))
     yield from _part(

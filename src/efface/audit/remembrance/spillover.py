@@ -28,9 +28,13 @@ class Design:
     used: NDArray[np.bool_]
     solver: Floats
 
-    def fit(self, change: ArrayLike) -> Floats:
-        """Coefficients of changes `(entities, ...)`."""
-        return self.solver @ np.asarray(change, dtype=np.float64)[self.used]
+    def fit(self, change: ArrayLike, there: NDArray[np.int64] | slice = slice(None)) -> Floats:
+        """Coefficients of changes `(entities, ...)`; of some entities, what they add to them."""
+        used = self.used[there]
+        return (
+            self.solver[:, np.isin(np.flatnonzero(self.used), np.arange(len(self.used))[there])]
+            @ (np.asarray(change, dtype=np.float64)[used])
+        )
 
 
 SIMILARITY, POPULARITY = "similarity", "log popularity"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from efface.audit.remembrance.effects import Changes, p_values, power_to_see, shrunk
+from efface.audit.remembrance.effects import Changes, Evidence, evidence, power_to_see, shrunk
 from efface.audit.remembrance.multiplicity import Rule, adjusted
 
 Floats = NDArray[np.float64]
@@ -55,6 +55,7 @@ def stand(
     flips: int = 2000,
     seed: int = 0,
     exact: bool = True,
+    tests: Evidence | None = None,
 ) -> Standing:
     """Test each entity, and say of whom nothing was found whether anything could have been.
 
@@ -73,15 +74,16 @@ def stand(
         flips: Exchanges for graded outcomes.
         seed: Seed of these.
         exact: Whether outcomes are hits, and not grades.
+        tests: The tests, where they were made already.
     """
+    tests = evidence(found, flips=flips, seed=seed, exact=exact) if tests is None else tests
     # Who is remembered less than the margin cannot lose it: of grades nothing of the kind is known.
     most = np.minimum(margin, np.maximum(found.before, found.after)) if exact else margin
     power = power_to_see(found.n, most, found.churn(tested), alpha=alpha)
     there = tested & (found.n > 0)
-    turned = np.bincount(found.entity, found.value != 0, len(found.n))
-    able = there & (0.5**turned <= fdr)
+    able = there & (0.5**tests.turned <= fdr)
     p, q, small = (np.full(len(found.n), np.nan) for _ in range(3))
-    p[able] = p_values(found, flips=flips, seed=seed, exact=exact)[able]
+    p[able] = tests.p[able]
     q[able] = adjusted(p[able], rule)
     small[there] = shrunk(found.change[there], found.error[there])
     status = np.where(there & (power >= min_power), NO_EVIDENCE, NOT_TESTABLE)

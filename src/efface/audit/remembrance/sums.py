@@ -1,26 +1,31 @@
-"""One pass over the resamples: sums of hits and attention of each class, from which S1, S2, S4, S7 and S10 follow."""
+"""Second pass over the rows: resampled sums of hits and attention, from which S1, S2, S4, S7 and S10 follow."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from efface.audit.remembrance.bootstrap import Resample, resampled
+from efface.audit.remembrance.attention import coins, exchanged, exchanged_sums, heirs
+from efface.audit.remembrance.bootstrap import resampled, weights
 from efface.audit.remembrance.classes import Class
-from efface.audit.remembrance.panel import Panel
+from efface.audit.remembrance.panel import Panel, Rows
+from efface.audit.remembrance.plan import Plan
 from efface.audit.remembrance.spillover import Design
 from efface.audit.remembrance.standing import Standing
 from efface.audit.remembrance.systems import AFTER, AGAIN, BEFORE
+from efface.audit.remembrance.totals import Totals
 
 Floats = NDArray[np.float64]
 N, THEN, NOW, BOTH = "rows", "hits before", "hits after", "hits before and after"
 N_AGAIN, THEN_AGAIN, BOTH_AGAIN = "rows again", "hits before, of those", "hits before and again"
 DUE_THEN, GOT_THEN, DUE_NOW, GOT_NOW = "merit before", "merit hit before", "merit after", "merit hit after"
 SEEN_THEN, SEEN_NOW = "attention before", "attention after"
+FLIPS = 499
+_KEPT = 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +38,21 @@ class Sums:
         draws: Name -> `(classes, draws)`.
         largest: Largest error of a bystander in each resample, in its standard errors, `(draws,)`.
         slopes: Coefficients of the spillover in each resample, `(terms, draws)`, if there is one.
+        by_query: Sum over a class of the changes in each query, `(classes, queries)`.
+        queries: How many queries have a row of each class, `(classes,)`.
+        heirs: See `attention.heirs`, of the targets.
+        chance: See `attention.exchanged`.
     """
 
     classes: Sequence[Class]
     exact: Mapping[str, Floats]
     draws: Mapping[str, Floats]
     largest: Floats
-    slopes: Floats | None = None
+    slopes: Floats | None
+    by_query: Floats
+    queries: NDArray[np.int64]
+    heirs: tuple[Floats, Floats, int]
+    chance: Mapping[str, Floats]
 
     def ratio(self, top: str, bottom: str, less: str | None = None) -> tuple[Floats, Floats]:
         """`(top - less) / bottom` of each class, and of each resample; NaN where there is nothing to divide by."""
@@ -51,20 +64,24 @@ class Sums:
         return pairs[0], pairs[1]
 
 
-def matrices_of(panel: Panel) -> dict[str, NDArray[Any]]:
-    """What is summed, a value a row `(n,)`."""
+def matrices_of(panel: Panel, *, weighted: bool) -> dict[str, NDArray[Any]]:
+    """What is summed, a value a row `(n,)`.
+
+    Args:
+        panel: The arms.
+        weighted: Whether sums by merit are others than counts.
+    """
     before, after = panel.hit[BEFORE], panel.hit[AFTER]
-    paired = panel.relevant & panel.fine(BEFORE, AFTER)
+    answered = panel.fine(BEFORE, AFTER)
+    paired = panel.relevant & answered
     found = {N: paired * 1.0, THEN: before * paired, NOW: after * paired, BOTH: before * after * paired}
-    # With one merit for all and no answer missing the sums by merit are those already there.
-    if np.ptp(panel.merit[panel.relevant]) > 0 or (panel.relevant & ~paired).any():
+    if weighted:
         for due, got, arm in ((DUE_THEN, GOT_THEN, BEFORE), (DUE_NOW, GOT_NOW, AFTER)):
             found[due] = panel.merit * panel.fine(arm)
             found[got] = found[due] * panel.hit[arm]
     if AGAIN in panel.hit:
         twice = panel.relevant & panel.fine(BEFORE, AGAIN)
         found |= {N_AGAIN: twice * 1.0, THEN_AGAIN: before * twice, BOTH_AGAIN: before * panel.hit[AGAIN] * twice}
-    answered = panel.fine(BEFORE, AFTER)
     return {**found, SEEN_THEN: panel.exposure[BEFORE] * answered, SEEN_NOW: panel.exposure[AFTER] * answered}
 
 
@@ -74,57 +91,148 @@ class _Entities:
 
     standing: Standing
     spill: Design | None
+    there: NDArray[np.int64] | slice
     largest: list[Floats] = field(default_factory=list)
     slopes: list[Floats] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        own, there = self.standing, self.there
+        self._change, self._error, self._able = (
+            own.found.change[there],
+            own.error[there],
+            np.isfinite(own.shrunk[there]),
+        )
+
     def __call__(self, sums: Mapping[str, Floats]) -> None:
-        rows, own = sums[N], self.standing.found.change[:, None]
+        rows, own = sums[N], self._change[:, None]
         change = np.where(rows > 0, (sums[NOW] - sums[THEN]) / np.where(rows > 0, rows, 1), own)
-        able = np.isfinite(self.standing.shrunk)
-        far = np.abs(change[able] - own[able]) / self.standing.error[able][:, None]
+        far = np.abs(change[self._able] - own[self._able]) / self._error[self._able][:, None]
         self.largest.append(far.max(axis=0, initial=0.0))
         if self.spill is not None:
-            self.slopes.append(self.spill.fit(change))
+            self.slopes.append(self.spill.fit(change, self.there))
+
+
+@dataclass(eq=False)
+class _Second:
+    """What the second pass adds up, panel by panel."""
+
+    classes: Sequence[Class]
+    free: NDArray[np.bool_]
+    standing: Standing
+    spill: Design | None
+    plan: Plan
+    first: Totals
+    drawn: Iterable[tuple[NDArray[Any], NDArray[Any]]] | None
+    sides: Sequence[Floats] | None
+    found: dict[str, Any] = field(default_factory=dict)
+    largest: Floats | None = None
+    moves: list[Floats] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.members = np.stack([each.members for each in self.classes]).astype(np.float64)
+        self.seen = np.zeros((len(self.classes), self.first.answers.queries), dtype=bool)
+
+    def add(self, panel: Panel) -> None:
+        values = matrices_of(panel, weighted=self.first.weighted)
+        kept = _Entities(self.standing, self.spill, panel.there)
+        matrices = {name: panel.matrix(value) for name, value in values.items()}
+        draws = resampled(
+            matrices,
+            self.members,
+            free=self.free & (self.plan.resample == "both"),
+            draws=self.plan.draws,
+            seed=self.plan.seed,
+            each=kept,
+            there=panel.there,
+            drawn=self.drawn,
+        )
+        exact = {name: self.members @ panel.by_entity(value) for name, value in values.items()}
+        gap = matrices[NOW] - matrices[THEN]
+        by_query = np.asarray((gap.T @ self.members[:, panel.there].T).T)
+        gained, anyway, self.answers = heirs(
+            panel, panel.registry.targets, BEFORE, AFTER, came=self.first.came, dropped=self.first.dropped
+        )
+        self._sum({f"draws {name}": each for name, each in draws.items()})
+        self._sum({f"exact {name}": each for name, each in exact.items()})
+        self._sum({"by query": by_query, "gained": gained, "anyway": anyway})
+        if kept.slopes:
+            self._sum({"slopes": np.concatenate(kept.slopes, axis=1)})
+        largest = np.concatenate(kept.largest)
+        self.largest = largest if self.largest is None else np.maximum(self.largest, largest)
+        for place, each in enumerate(self.classes):
+            self.seen[place, panel.query[each.members[panel.entity]]] = True
+        self._exchange(panel, matrices[SEEN_THEN], matrices[SEEN_NOW])
+
+    def _sum(self, parts: Mapping[str, Any]) -> None:
+        for name, part in parts.items():
+            self.found[name] = self.found[name] + part if name in self.found else part
+
+    def _exchange(self, panel: Panel, then: Any, now: Any) -> None:
+        """Attention where arms are exchanged; of several panels what moved is kept until all are there."""
+        if self.sides is None:
+            self.chance = exchanged(then, now, flips=FLIPS, seed=self.plan.seed)
+            return
+        whole = np.zeros(len(panel.registry))
+        whole[panel.there] = np.asarray(then.sum(axis=1) + now.sum(axis=1)).reshape(-1)
+        self._sum({"whole": whole})
+        self.moves = self.moves or [np.zeros((len(whole), side.shape[1])) for side in self.sides]
+        for moved, side in zip(self.moves, self.sides, strict=True):
+            moved[panel.there] += np.asarray((now - then) @ side)
+
+    def result(self) -> Sums:
+        parts = {
+            kind: {n.removeprefix(kind): v for n, v in self.found.items() if n.startswith(kind)} for kind in _KINDS
+        }
+        exact, draws = (parts[kind] for kind in _KINDS)
+        for sums in (exact, draws):
+            for due, got, rows, hits in ((DUE_THEN, GOT_THEN, N, THEN), (DUE_NOW, GOT_NOW, N, NOW)):
+                sums.setdefault(due, sums[rows])
+                sums.setdefault(got, sums[hits])
+        return Sums(
+            self.classes,
+            exact,
+            draws,
+            np.empty(0) if self.largest is None else self.largest,
+            self.found.get("slopes"),
+            self.found["by query"],
+            self.seen.sum(axis=1),
+            (self.found["gained"], self.found["anyway"], self.answers),
+            self.chance if self.sides is None else exchanged_sums(self.found["whole"], self.moves),
+        )
+
+
+_KINDS = ("exact ", "draws ")
 
 
 def summed(
-    panel: Panel,
+    rows: Rows,
+    arms: Sequence[str],
+    first: Totals,
     classes: Sequence[Class],
     free: NDArray[np.bool_],
     standing: Standing,
     spill: Design | None,
-    *,
-    draws: int,
-    resample: Resample,
-    seed: int,
+    plan: Plan,
 ) -> Sums:
     """Sums of all classes with their resamples.
 
     Args:
-        panel: The arms.
+        rows: The rows.
+        arms: Arms to read.
+        first: What the first pass found.
         classes: Of which entities.
         free: Which classes are samples of entities; the others, such as the target, are whole.
         standing: What each entity's change is.
         spill: Regression on likeness, if there is one.
-        draws: How many resamples.
-        resample: `"both"` entities and queries, or `"queries"` where the entities asked for are all there are.
-        seed: Seed.
+        plan: How the audit is run.
     """
-    values = matrices_of(panel)
-    members = np.stack([each.members for each in classes]).astype(np.float64)
-    kept = _Entities(standing, spill)
-    found = resampled(
-        {name: panel.matrix(value) for name, value in values.items()},
-        members,
-        free=free & (resample == "both"),
-        draws=draws,
-        seed=seed,
-        each=kept,
-    )
-    exact = {name: members @ panel.by_entity(value) for name, value in values.items()}
-    for sums in (exact, found):
-        for due, got, rows, hits in ((DUE_THEN, GOT_THEN, N, THEN), (DUE_NOW, GOT_NOW, N, NOW)):
-            sums.setdefault(due, sums[rows])
-            sums.setdefault(got, sums[hits])
-    slopes = np.concatenate(kept.slopes, axis=1) if kept.slopes else None
-    return Sums(classes, exact, found, np.concatenate(kept.largest), slopes)
+    registry, queries = first.answers.registry, first.answers.queries
+    drawn, sides = None, None
+    if rows.parts > 1:
+        sides = list(coins(len(registry), queries, FLIPS, plan.seed))
+        if (len(registry) + queries) * plan.draws <= _KEPT:
+            drawn = list(weights(len(registry), queries, plan.draws, plan.seed))
+    second = _Second(classes, free, standing, spill, plan, first, drawn, sides)
+    for panel in rows.panels(registry, arms):
+        second.add(panel)
+    return second.result()

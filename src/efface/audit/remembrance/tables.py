@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from efface.audit.figure import Figure, Series, Table
-from efface.audit.remembrance.attention import heirs
 from efface.audit.remembrance.classes import ALL, STRATUM
 from efface.audit.remembrance.measured import ClassResult, Measured
 from efface.audit.remembrance.spillover import isotonic
@@ -132,10 +131,9 @@ def disparities(found: Measured) -> Table | None:
 
 def heir_table(found: Measured) -> Table | None:
     """S8: who stands where the target was."""
-    targets = found.panel.registry.targets
     if found.target is None:
         return None
-    gained, anyway, answers = heirs(found.panel, targets, BEFORE, AFTER)
+    gained, anyway, answers = found.sums.heirs
     best = [int(i) for i in np.argsort(-gained, kind="stable")[:_HEIRS] if gained[i] > 0]
     if not answers or not best:
         return None

@@ -29,6 +29,10 @@ _ALONE = (
     "There is no arm 'before again': how much the system forgets by chance between two runs is not known, and is "
     "not taken off."
 )
+_STREAMED = (
+    "The rows were streamed. The slope on popularity and the loss of expected exposure need all of them at once, and "
+    "are left out."
+)
 _SHOWN = 5
 
 
@@ -52,6 +56,7 @@ def caveats(found: Measured) -> tuple[str, ...]:
     cell = found.plan.smallest_cell
     withheld = f"{held} classes of fewer than {cell} entities are not shown, because they would tell of persons."
     alone = () if AGAIN in found.panel.hit else (_ALONE,)
+    alone = alone if found.whole else (*alone, _STREAMED)
     return (*CAVEATS, *alone, *((withheld,) if held else ()))
 
 
