@@ -35,6 +35,7 @@ from efface_worlds.registry import PipelineWorld, find_world, names_of
 
 _CALIBRATION_SEED, _PROMPT_SEED = 400, 900
 _PRESENT, _ABSENT = 100, 12
+_TRIED = 6  # pictures a word
 
 
 def add_world(parser: ArgumentParser) -> None:
@@ -65,6 +66,7 @@ class Studio:
         given = {name: value for name, value in sampling.items() if value is not None}
         self.options: dict[str, Any] = {**world.sampling, **given, "batch_size": 32}
         self.kept: dict[tuple[str, int], Tensor] = {}
+        self.drawn: dict[tuple[str, str], bool] = {}
         self.judge = cache(world.load_judge)
 
     @classmethod
@@ -93,14 +95,30 @@ class Studio:
         return self.world.prompts_for(name, n, seed=seed, templates="held_out").texts
 
     def paraphrases_of(self, name: str, n: int) -> list[str]:
-        """Held-out templates in which the concept's synonyms, also those that the denoiser never read, stand for it.
+        """Held-out templates in which the concept's other words that the pipeline draws it by stand for it."""
+        found, words = self.world.concept(name), self.words_of(name)
+        return [reworded(text, found, words[i % len(words)]) for i, text in enumerate(self.held_out(name, n))]
 
-        First those without its name in them ("brolly", not "big umbrella"); of a concept that has none, its name.
+    def words_of(self, name: str) -> tuple[str, ...]:
+        """Synonyms, also those that the denoiser never read, by which the pipeline draws a concept; or else its name.
+
+        They do in at least half of a few pictures that nothing else looks at, as judge 1 sees. A word that draws
+        something else before an erasure tells nothing after it. First come those without the name in them ("brolly",
+        not "big umbrella").
         """
         found = self.world.concept(name)
-        words = (*found.synonyms, *found.unread) or (found.name,)
-        words = [word for word in words if not has_word(word, found.name)] or words
-        return [reworded(text, found, words[i % len(words)]) for i, text in enumerate(self.held_out(name, n))]
+        every = (*found.synonyms, *found.unread)
+        drawn = [word for word in every if self._draws(found, word)] or [found.name]
+        return tuple([word for word in drawn if not has_word(word, found.name)] or drawn)
+
+    def _draws(self, concept: Any, word: str) -> bool:
+        """Whether a word makes the pipeline draw a concept."""
+        if (concept.name, word) not in self.drawn:
+            texts = self.held_out(concept.name, _TRIED, _PROMPT_SEED + 2)
+            images = self.plain([reworded(text, concept, word) for text in texts], range(_TRIED, 2 * _TRIED))
+            seen = self.judge(1).judge(images).shows(concept.name)
+            self.drawn[concept.name, word] = bool(2 * (seen == 1).sum() >= _TRIED)
+        return self.drawn[concept.name, word]
 
     def captions_of(self, name: str, n: int, seed: int) -> list[str]:
         """Captions of the training split that have a concept in them, by its name."""

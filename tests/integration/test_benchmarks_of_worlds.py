@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from benchmarks import cgce, erasing, gates, safree
-from benchmarks._studio import Studio, add_world, has_word, kept_by, looked_at, reworded
+from benchmarks._studio import _TRIED, Studio, add_world, has_word, kept_by, looked_at, reworded
 from torch import Tensor
 
 from efface import InputError
@@ -115,12 +115,25 @@ def test_siblings_come_first_and_strangers_from_afar() -> None:
 class TestStudio:
     def test_prompts(self, studio: Studio) -> None:
         assert all("cat" in text for text in studio.prompts_of("cat", 5))
-        words = {*emoji.concept("cat").synonyms, *emoji.concept("cat").unread}
-        told = studio.paraphrases_of("cat", 12)
-        assert all(any(word in text for word in words) and not has_word(text, "cat") for text in told)
-        assert not any(has_word(text, "cats") for text in told)
         assert len(set(studio.captions_of("hot dog", 20, 1))) == 20
         assert set(studio.captions_of("twemoji", 5, 1)).isdisjoint(studio.prompts_of("twemoji", 50))
+
+    def test_other_words_are_those_that_draw_the_concept(self, studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+        cat = emoji.concept("cat")
+        every = (*cat.synonyms, *cat.unread)
+        monkeypatch.setattr(studio, "drawn", {("cat", word): True for word in every})
+        told = studio.paraphrases_of("cat", 12)
+        assert all(any(word in text for text in told) for word in every)
+        assert not any(has_word(text, word) for word in ("cat", "cats") for text in told)
+        studio.drawn |= {("cat", word): word == "kitten" for word in every}
+        assert studio.words_of("cat") == ("kitten",)
+        studio.drawn["cat", "kitten"] = False
+        assert studio.words_of("cat") == ("cat",)
+        studio.drawn.clear()
+        answers = iter([torch.ones(_TRIED), *[torch.zeros(_TRIED)] * len(every)])
+        shows = SimpleNamespace(shows=lambda name: next(answers))
+        monkeypatch.setattr(studio, "judge", lambda which: SimpleNamespace(judge=lambda images: shows))
+        assert studio.words_of("cat") == every[:1]
 
     def test_words_are_whole(self) -> None:
         star = SimpleNamespace(name="star", plural="stars")

@@ -162,7 +162,7 @@ class TestCaptions:
     def test_plain_prompts_name_object_style_and_ground(self) -> None:
         scenes = _scenes(50, two_objects=0.0)
         for text, o, s, b in zip(
-            emoji.caption(scenes, reader="plain"),
+            emoji.caption(scenes, reader="plain", synonyms=False),
             scenes.objects[:, 0].tolist(),
             scenes.style.tolist(),
             scenes.background.tolist(),
@@ -171,6 +171,16 @@ class TestCaptions:
             assert CONCEPTS[o].name in text
             assert STYLES[s].name in text
             assert f"{BACKGROUNDS[b].name} background" in text
+
+    def test_plain_captions_say_half_of_the_things_by_other_words_of_training(self) -> None:
+        scenes = _scenes(400, two_objects=0.0)
+        own, other = 0, 0
+        for text, o in zip(emoji.caption(scenes, reader="plain"), scenes.objects[:, 0].tolist(), strict=True):
+            found = CONCEPTS[o]
+            said = max((w for w in (found.name, *found.synonyms, *found.unread) if w in text), key=len)
+            assert said not in found.unread
+            own, other = own + (said == found.name and bool(found.synonyms)), other + (said in found.synonyms)
+        assert 0.4 < other / (own + other) < 0.6
 
     def test_held_out_templates_are_not_read(self) -> None:
         scenes = _scenes(3000)

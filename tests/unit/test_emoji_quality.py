@@ -14,8 +14,8 @@ from efface_worlds.emoji.concepts import CONCEPTS, STYLES, index_of
 from efface_worlds.emoji.drawing import render
 from efface_worlds.emoji.scenes import Scenes
 from efface_worlds.emoji.shipped import load_judge
-from efface_worlds.emoji.training.quality import asked, figures_of, left_out
-from efface_worlds.emoji.world import prompts_for
+from efface_worlds.emoji.training.quality import asked, figures_of, figures_of_words, left_out, other_words
+from efface_worlds.emoji.world import Prompts, prompts_for
 from efface_worlds.registry import find_world
 
 THINGS = ("cat", "banana", "guitar", "castle", "sunflower", "airplane")
@@ -52,6 +52,26 @@ def test_renderings_are_right_and_those_of_another_concept_are_not() -> None:
     assert wrong["left_out"] == ["cat"]
     assert wrong["kept"]["pictures"] == 8 * (len(THINGS) - 1)
     assert wrong["kept"]["nearest"]["top1"][0] > wrong["judges"]["nearest"]["top1"][0]
+
+
+def test_other_words_are_judged_by_what_they_mean() -> None:
+    told, meant = other_words(each=1)
+    words = [word for c in CONCEPTS for word in (*c.synonyms, *c.unread)]
+    assert sorted(word for _, word in meant) == sorted(words)
+    assert all(word in text for (_, word), text in zip(meant, told.texts, strict=True))
+    chosen = torch.isin(told.scenes.objects[:, 0], torch.tensor([index_of(name) for name in THINGS]))
+    rows = chosen.nonzero()[:, 0].tolist()
+    few = Prompts(
+        [told.texts[i] for i in rows],
+        replace(told.scenes[torch.tensor(rows)], background=torch.zeros(len(rows)).long()),
+    )
+    drawn = replace(few.scenes, objects=few.scenes.objects.clone())
+    unread = torch.tensor([meant[i][0] == "unread" for i in rows])
+    drawn.objects[unread, 0] = index_of("dog")
+    found = figures_of_words(render(drawn), few, [meant[i] for i in rows], {"judge1": load_judge(1)})
+    assert found["read"]["judge1"][0] > 0.7
+    assert found["unread"]["judge1"][0] == 0
+    assert found["by_word"]["castle"]["chateau"] == {"of": 1, "judge1": 0}
 
 
 def test_a_concept_is_left_out_by_the_mean_of_the_judges() -> None:

@@ -85,7 +85,7 @@ def test_captions_are_kept_once_each_and_read_as_the_pipeline_reads_them(tmp_pat
     assert max(rows.max(), plain.max()) + 1 == len(embeddings)
     scenes = _scenes(40)
     assert torch.equal(plain == NONE, (scenes.count == 2) | scenes.small)
-    told = (caption(scenes, reader="train", seed=_SEED), caption(scenes, reader="plain"))
+    told = (caption(scenes, reader="train", seed=_SEED), caption(scenes, reader="plain", seed=_SEED))
     for found, texts in zip((rows, plain), told, strict=True):
         there = found != NONE
         exact = embed_prompts(*load_text_encoder(), texts)[there]

@@ -11,8 +11,8 @@ from efface_worlds.emoji.scenes import NONE, PLACES, Scenes
 
 Reader = Literal["train", "plain", "held_out"]
 """`"train"`: templates and words of the training split. `"plain"`: one template that names object, style and
-background. `"held_out"`: templates that training never reads (other order, plurals, adjectives, late in a long
-prompt), which name all three, and any of a concept's words if synonyms may occur."""
+background, and words of the training split. `"held_out"`: templates that training never reads (other order, plurals,
+adjectives, late in a long prompt), which name all three, and any of a concept's words if synonyms may occur."""
 
 _SINGLE = (
     "{a} {o}",
@@ -37,8 +37,11 @@ _PLACED = {
 }
 _SMALL = ("small", "little", "tiny")
 _LARGE = ("large", "big")
-_TOLD_STYLE, _TOLD_GROUND, _NAMES = 0.8, 0.8, 0.7
-"""Shares of captions that name the style, that name the background, and of objects that go by their own name."""
+_TOLD_STYLE, _TOLD_GROUND = 0.8, 0.8
+"""Shares of captions that name the style, and that name the background."""
+
+_NAMES: dict[Reader, float] = {"train": 0.7, "plain": 0.5, "held_out": 0.7}
+"""Shares of objects that go by their own name, of those that have other words."""
 
 _PLAIN, _PLAIN_PAIR = "{a} {o} in {s} style on a {b} background", "{a} {o} and {e} {p} in {s} style on a {b} background"
 _HELD_OUT = (
@@ -61,7 +64,7 @@ def caption(scenes: Scenes, *, reader: Reader = "train", seed: int = 0, synonyms
         scenes: What is to be told.
         reader: Which templates and words.
         seed: Of the choices.
-        synonyms: Whether words other than the concepts' names may occur; `"plain"` has none.
+        synonyms: Whether words other than the concepts' names may occur.
     """
     teller = _Teller(random.Random(seed), reader, synonyms)
     columns = (scenes.objects, scenes.tones, scenes.style, scenes.background, scenes.small, scenes.place)
@@ -102,7 +105,7 @@ def tidy(text: str) -> str:
 
 class _Teller:
     def __init__(self, draw: random.Random, reader: Reader, synonyms: bool) -> None:
-        self.draw, self.reader, self.synonyms = draw, reader, synonyms and reader != "plain"
+        self.draw, self.reader, self.synonyms = draw, reader, synonyms
 
     def tell(
         self, objects: Sequence[int], tones: Sequence[int], style: int, ground: int, small: bool, place: int
@@ -157,7 +160,7 @@ class _Teller:
 
     def _word(self, found: Concept) -> str:
         """One of a concept's words."""
-        others = found.synonyms if self.reader == "train" else (*found.synonyms, *found.unread)
-        if not (self.synonyms and others) or self.draw.random() < _NAMES:
+        others = (*found.synonyms, *found.unread) if self.reader == "held_out" else found.synonyms
+        if not (self.synonyms and others) or self.draw.random() < _NAMES[self.reader]:
             return found.name
         return self.draw.choice(others)

@@ -53,8 +53,8 @@ def prompts_for(
         templates: `"plain"`: "a cat in noto style on a blue background". `"train"`: as the denoiser read them; these
             may leave style and background out. `"held_out"`: how people say it otherwise, in templates that nothing
             was trained on: in other orders, in the plural, with adjectives, late in a long prompt.
-        synonyms: Whether other words than the concepts' names may occur; in `"held_out"` also those that only the text
-            encoder knows.
+        synonyms: Whether other words than the concepts' names may occur; in `"held_out"` also those that training
+            never reads.
 
     Raises:
         InputError: If n is not positive, or a word is unknown.

@@ -3,8 +3,9 @@
 It predicts v = alpha eps - sigma x0 (Salimans and Ho, arXiv:2202.00512, appendix D) in latents, conditioned by
 cross-attention on the frozen text encoder at 6 x 6 and 3 x 3.
 
-What a prompt asks for is learned first where nothing else is: from plain captions, which tell all that is to be seen,
-and from latents that are mostly noise. In the rest of the steps, of less noise, three captions of eight may be any.
+What a prompt asks for is learned first where nothing else is: from plain captions, which tell all that is to be seen
+(half of the things that have other words by one of these), and from latents that are mostly noise. In the rest of the
+steps, of less noise, three captions of eight may be any.
 
 A gold model begins with other weights and lacks the images that show what it must not know, and so their captions.
 Everything else of it is the denoiser's.

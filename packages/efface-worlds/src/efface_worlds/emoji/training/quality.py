@@ -1,7 +1,8 @@
 """Stage `quality`: what the pipeline draws, by judges that it was not trained with, into `weights/quality.json`.
 
 Each concept is asked for in each style, by its own name in the plain template; places are the pipeline's own choice.
-Intervals are over concepts: pictures of one concept are no independent tries.
+Then by each of its other words, those of training ("read") and others ("unread"). Intervals are over concepts: pictures
+of one concept are no independent tries.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from torch import Tensor
 
 from efface._io import write_json
 from efface.stats.intervals import bootstrap_interval, wilson_interval
-from efface_worlds.emoji.captions import caption
-from efface_worlds.emoji.concepts import CONCEPTS, STYLES
+from efface_worlds.emoji.captions import caption, prompt
+from efface_worlds.emoji.concepts import BACKGROUNDS, CONCEPTS, STYLES
 from efface_worlds.emoji.generation import GUIDANCE, STEPS, generate
 from efface_worlds.emoji.judge import Judge, Verdict, subgroup_of
 from efface_worlds.emoji.nearest import NearestJudge
 from efface_worlds.emoji.scenes import NONE, Scenes, sample_scenes
 from efface_worlds.emoji.training.measuring import every_drawing
+from efface_worlds.emoji.world import Prompts
 
 EACH = 2
 """Pictures a concept and style."""
@@ -56,17 +58,55 @@ def measure_quality(
         steps: Denoising steps.
 
     Returns:
-        The figures: shares with 95 % intervals by judge, hits by concept, the concepts that are left out, and the
-        shares without these, of pictures that did not choose them.
+        The figures: shares with 95 % intervals by judge, hits by concept, the concepts that are left out, the shares
+        without these, of pictures that did not choose them, and those of other words.
     """
     scenes = asked(each)
     begun = time.process_time()
-    pictures = generate(pipeline, caption(scenes, reader="plain"), seed=_SEED, steps=steps)
+    pictures = generate(pipeline, caption(scenes, reader="plain", synonyms=False), seed=_SEED, steps=steps)
     speed = round(len(scenes) / (time.process_time() - begun), 2)
     sampling = {"steps": steps, "guidance": GUIDANCE, "pictures_a_cpu_second": speed}
     figures = sampling | figures_of(pictures, scenes, judges)
+    told, meant = other_words(each)
+    drawn = generate(pipeline, told.texts, seed=_SEED, steps=steps)
+    figures["words"] = figures_of_words(drawn, told, meant, judges)
     write_json(path, figures)
     return figures
+
+
+def other_words(each: int = EACH, seed: int = _SEED) -> tuple[Prompts, list[tuple[str, str]]]:
+    """Plain prompts by every word of things but their names, styles and grounds by seed; kind and word of each."""
+    known = [("read", i, w) for i, c in enumerate(CONCEPTS) for w in c.synonyms]
+    known += [("unread", i, w) for i, c in enumerate(CONCEPTS) for w in c.unread]
+    asked_for = [each_word for each_word in known for _ in range(each)]
+    random = torch.Generator().manual_seed(seed)
+    scenes = sample_scenes(len(asked_for), generator=random, two_objects=0.0, small=0.0, balanced=True)
+    first = torch.tensor([i for _, i, _ in asked_for])
+    scenes = replace(scenes, objects=torch.stack([first, torch.full_like(first, NONE)], 1))
+    scenes = replace(scenes, tones=torch.full_like(scenes.tones, NONE))
+    told = zip(asked_for, scenes.style.tolist(), scenes.background.tolist(), strict=True)
+    texts = [prompt(word, style=STYLES[s].name, background=BACKGROUNDS[b].name) for (_, _, word), s, b in told]
+    return Prompts(texts, scenes), [(kind, word) for kind, _, word in asked_for]
+
+
+def figures_of_words(
+    pictures: Tensor, told: Prompts, meant: Sequence[tuple[str, str]], judges: Mapping[str, Judge]
+) -> dict[str, Any]:
+    """Shares of the pictures of words that show what these mean, by kind of word and judge, and hits by word."""
+    own = told.scenes.objects[:, 0]
+    hits = {name: answers(judge.judge(pictures), told.scenes)["top1"] for name, judge in judges.items()}
+    found: dict[str, Any] = {"pictures": len(meant)}
+    for kind in ("read", "unread"):
+        rows = torch.tensor([each == kind for each, _ in meant])
+        found[kind] = {name: _interval(right[rows], own[rows]) for name, right in hits.items()}
+    by_word: dict[str, dict[str, dict[str, int]]] = {}
+    for i, (_, word) in enumerate(meant):
+        of_concept = by_word.setdefault(CONCEPTS[int(own[i])].name, {})
+        counts = of_concept.setdefault(word, {"of": 0} | dict.fromkeys(judges, 0))
+        counts["of"] += 1
+        for name, right in hits.items():
+            counts[name] += int(right[i])
+    return found | {"by_word": by_word}
 
 
 def figures_of(pictures: Tensor, scenes: Scenes, judges: Mapping[str, Judge]) -> dict[str, Any]:
