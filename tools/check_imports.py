@@ -73,7 +73,9 @@ TABLE: dict[str, Room] = {
     "audit.pipelines.probes": Room((*_AUDIT, "pipelines", "training")),
     # threadpoolctl comes with scikit-learn.
     "audit.vectors": Room(_AUDIT, lazy=frozenset({"sklearn", "threadpoolctl"})),
-    "audit.remembrance": Room(_AUDIT, lazy=frozenset({"scipy", "statsmodels", "pyarrow", "polars", "sklearn"})),
+    "audit.remembrance": Room(
+        _AUDIT, lazy=frozenset({"scipy", "statsmodels", "pyarrow", "polars", "bm25s", "sklearn"})
+    ),
     "report": Room(lazy=frozenset({"jinja2", "matplotlib", "pandas"})),
     "attribution": Room((*GROUND, "stats", "training")),
     "attribution.explainers": Room((*GROUND, "stats", "training"), lazy=frozenset({"captum"})),

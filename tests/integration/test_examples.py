@@ -52,6 +52,10 @@ SHOWN: dict[str, tuple[str, Callable[..., bool]]] = {
         r"qfa: the mask keeps (\S+)% of the patch, and (\S+)% of all",
         lambda patch, whole: patch > 2 * whole,
     ),
+    "05_remembrance/takedown_in_an_index.py": (
+        r"The target is named in (\S+)% .*?, (\S+)% before.\nThe \d+ others are named in (\S+)% [^\n]*?, (\S+)% before",
+        lambda after, before, others, earlier: after == 0 and before > 60 and abs(others - earlier) < 2,
+    ),
 }
 """Example -> numbers in what it prints, and what is to be seen in them."""
 

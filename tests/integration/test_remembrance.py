@@ -220,6 +220,14 @@ def test_predictions_of_a_classifier_are_enough() -> None:
     assert efface.audit.remembered is remembered
 
 
+def test_a_target_that_all_answers_named_and_none_does_is_gone() -> None:
+    truth = np.random.default_rng(9).integers(0, 4, 400)
+    audit = remembered(truth, np.where(truth == 3, 0, truth), truth=truth, target=[3], draws=50)
+    change = audit.find("target", "remembered", "change")
+    assert change.low == -1 and -1 < change.high < -0.9  # resamples agree, and are no certainty
+    assert audit.conclusions[0].startswith("The target is named in 0.0%")
+
+
 def test_what_was_to_be_erased_and_was_not_is_said_first() -> None:
     ledger = simulated(np.random.default_rng(7), entities=10, queries=60)
     audit = remembered(ledger, registry=people(10, target=1), **FEW)

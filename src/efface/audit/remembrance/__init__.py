@@ -7,8 +7,11 @@ standard. `efface.audit.remembered` is the door.
 
 from __future__ import annotations
 
+from efface.audit.remembrance.answering import AnswerSystem, RankedSystem
+from efface.audit.remembrance.corpus import Corpus, Takedown, takedown_table, takedowns
 from efface.audit.remembrance.exposure import DCG, RBP, Flat, UserModel
 from efface.audit.remembrance.ledger import Ledger
+from efface.audit.remembrance.names import AliasMatcher
 from efface.audit.remembrance.registry import Entity, Registry
 from efface.audit.remembrance.streamed import StreamedLedger
 from efface.audit.remembrance.systems import Mention, Observation, Query, System, ask
@@ -16,15 +19,22 @@ from efface.audit.remembrance.systems import Mention, Observation, Query, System
 __all__ = [
     "DCG",
     "RBP",
+    "AliasMatcher",
+    "AnswerSystem",
+    "Corpus",
     "Entity",
     "Flat",
     "Ledger",
     "Mention",
     "Observation",
     "Query",
+    "RankedSystem",
     "Registry",
     "StreamedLedger",
     "System",
+    "Takedown",
     "UserModel",
     "ask",
+    "takedown_table",
+    "takedowns",
 ]

@@ -21,6 +21,7 @@ from efface.audit.remembrance.attention import (
     shift,
 )
 from efface.audit.remembrance.bootstrap import ratio_interval
+from efface.audit.remembrance.effects import agresti_min
 from efface.audit.remembrance.exposure import model_named
 from efface.audit.remembrance.measured import Measured, merit_shares
 from efface.audit.remembrance.panel import Panel
@@ -68,12 +69,20 @@ def _ratio(found: Measured, place: int, top: str, bottom: str, less: str | None 
     value = float(exact[place])
     interval = ratio_interval(value, draws[place], units, level=level, what=what)
     if less is not None:
-        return interval
+        return interval if interval.has_width or not value else _paired(value, units, level)
     # A share whose resamples agree, or one of all or nothing, has at least Wilson's interval over queries or entities.
     wide = wilson_interval(value * units, units, level=level)
     if value in (0.0, 1.0) or not interval.has_width:
         return Interval(value, wide.low, wide.high, level, f"Wilson, each of {units} units as one trial")
     return Interval(value, max(0.0, interval.low), min(1.0, interval.high), level, interval.method)
+
+
+def _paired(value: float, units: int, level: float) -> Interval:
+    """Agresti and Min's interval of a change that is the same in all resamples, each unit as one pair."""
+    centre, error = (float(each) for each in agresti_min(units, value * units, abs(value) * units))
+    half = _NORMAL.inv_cdf((1 + level) / 2) * error
+    low, high = max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half))
+    return Interval(value, low, high, level, f"Agresti-Min, each of {units} units as one pair")
 
 
 def _share(found: Measured, name: str, interval: Interval | None, family: str, condition: str, n: float) -> Finding:

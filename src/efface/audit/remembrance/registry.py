@@ -6,7 +6,6 @@ Merit and popularity are inputs: a declared standard, which an audit measures an
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,11 +17,13 @@ from numpy.typing import NDArray
 from efface._errors import InputError
 from efface._text import shown
 from efface._validate import check_type
+from efface.audit.remembrance.words import folded
 from efface.core.doors import check_call, check_fields
 
 Floats = NDArray[np.float64]
 Relation = Literal["target", "alias", "neighbour", "sibling", "superclass", "subclass", "binomial", "unrelated"]
 Scheme = Literal["cumulative thirds", "equal thirds"]
+Ambiguous = Literal["refused", "apart"]
 TARGET, ALIAS, UNRELATED = "target", "alias", "unrelated"
 HEAD, TORSO, TAIL = "head", "torso", "tail"
 STRATA = (HEAD, TORSO, TAIL)
@@ -31,12 +32,12 @@ UNKNOWN = ""
 
 
 def normalised(name: str) -> str:
-    """A name as it is compared: NFKC, case folded, single spaces.
+    """A name as it is compared: folded (see `folded`), with single spaces.
 
     >>> normalised("  Ada  LOVELACE ")
     'ada lovelace'
     """
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return " ".join(folded(name).split())
 
 
 def check_word(value: Any, hint: Any, name: str) -> None:
@@ -89,16 +90,19 @@ class Registry:
 
     Args:
         entities: They.
+        ambiguous: What to do with a name that stands for several: refuse the registry, or keep the name `"apart"`, and
+            count as unresolved who is called so.
 
     Raises:
-        InputError: If two have one id, or one name stands for two.
+        InputError: If two have one id, or one name stands for two and is not kept apart.
 
     >>> registry = Registry([Entity("lovelace", ("Ada Lovelace",), popularity=3.0), Entity("somerville")])
     >>> registry.resolve("ada LOVELACE"), registry.resolve("Byron")
     ('lovelace', None)
     """
 
-    def __init__(self, entities: Sequence[Entity]) -> None:
+    def __init__(self, entities: Sequence[Entity], *, ambiguous: Ambiguous = "refused") -> None:
+        check_word(ambiguous, Ambiguous, "ambiguous")
         if not isinstance(entities, Sequence) or isinstance(entities, str) or not entities:
             raise InputError(f"entities is {shown(entities)}: give a list of at least one Entity")
         for entity in entities:
@@ -109,7 +113,8 @@ class Registry:
         if len(self._place) < len(self.ids):
             twice = sorted({name for name in self.ids if self.ids.count(name) > 1})
             raise InputError(f"the registry has {', '.join(twice[:5])} more than once: give each entity one id")
-        self._names = self._read_names()
+        self.ambiguous_names: dict[str, tuple[str, ...]] | None = None if ambiguous == "refused" else {}
+        self.names: dict[str, str | None] = self._read_names()
 
     @classmethod
     def of(
@@ -157,16 +162,20 @@ class Registry:
             ]
         )
 
-    def _read_names(self) -> dict[str, str]:
-        found: dict[str, str] = {}
+    def _read_names(self) -> dict[str, str | None]:
+        meant: dict[str, list[str]] = {}
         for entity in self.entities:
             for name in dict.fromkeys(map(normalised, (entity.id, *entity.aliases))):
-                if (other := found.setdefault(name, entity.id)) != entity.id:
-                    raise InputError(
-                        f"the name {name!r} stands for {other} and for {entity.id}: take it from one of them, "
-                        "or from both, and count what is called so as unresolved"
-                    )
-        return found
+                meant.setdefault(name, []).append(entity.id)
+        for name, ids in meant.items():
+            if len(ids) > 1 and self.ambiguous_names is None:
+                raise InputError(
+                    f"the name {name!r} stands for {ids[0]} and for {ids[1]}: take it from one of them, or write "
+                    "ambiguous='apart', and who is called so counts as unresolved"
+                )
+            if len(ids) > 1 and self.ambiguous_names is not None:
+                self.ambiguous_names[name] = tuple(ids)
+        return {name: ids[0] if len(ids) == 1 else None for name, ids in meant.items()}
 
     def __len__(self) -> int:
         return len(self.entities)
@@ -175,9 +184,9 @@ class Registry:
         return iter(self.entities)
 
     def resolve(self, name: str) -> str | None:
-        """The id of whom a name stands for, or None."""
+        """The id of whom a name stands for, or None: of nobody's name, and of one that is several's."""
         check_call(Registry.resolve, locals())
-        return self._names.get(normalised(name))
+        return self.names.get(normalised(name))
 
     def places(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Where each id stands in the registry.
