@@ -2,13 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from efface._errors import InputError
-from efface.audit.pipelines.probes import interference, prompt_search, redrawing, ring_a_bell, spots, tracing, wording
+from efface.audit.pipelines.probes import prompt_search, redrawing, ring_a_bell, spots, tracing, wording
 from efface.audit.pipelines.probes.case import Pictures
 from efface.audit.pipelines.probes.registry import probes
 from efface.audit.pipelines.probes.subject import NotApplicableError
@@ -188,25 +187,6 @@ def test_wording_rows_ask_what_they_say() -> None:
     assert asked[9:12] == ["something round"] * 3 and asked[12] == "a big square"
     with pytest.raises(NotApplicableError, match="no prompt names"):
         wording.wording(one.base, case(prompts=("a thing",)), images=2)
-
-
-def test_interference_is_paired_and_says_what_dropped() -> None:
-    def judge(images: Tensor, name: str) -> Tensor:
-        return images[:, 0].mean((1, 2)) > 0 if name == "star" else images[:, 1].mean((1, 2)) > 2
-
-    subjects = {"before": subject(), "circle": subject(other_pipe())}
-    asked = {"star": ["a star"], "square": ["a square", "a big square"]}
-    given = {"judge": judge, "before": "before", "images": 6, "steps": 2, **small("sd1")}
-    found = interference.interference(subjects, asked, **given)
-    assert found.table().header == ("", "star", "square") and len(found.table().rows) == 2
-    assert [(f.condition, f.name, f.value) for f in found.findings()] == [
-        ("circle", "star", 0.0),
-        ("circle", "square", 0.0),
-    ]
-    few = interference.Interference({"before": {"a": np.full(6, np.nan)}, "b": {"a": np.ones(6)}}, "before")
-    assert few.findings()[0].status == "not applicable" and few.table().rows[0][1] == "cannot say"
-    with pytest.raises(InputError, match="before='base'"):
-        interference.interference(subjects, asked, judge=judge, before="base")
 
 
 def test_tracing_tells_a_drift_from_a_switch() -> None:

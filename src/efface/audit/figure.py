@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from efface._errors import InputError
@@ -51,21 +51,24 @@ class Figure(Plain):
         title: What is to be seen.
         series: The points.
         kind: `"intervals"` (names against values with whiskers), `"histogram"` (shares of rows in bins), `"lines"`
-            (values against names in their order, or against numbers, with bands) or `"overlays"` (pictures side by
-            side, without series).
+            (values against names in their order, or against numbers, with bands), `"matrix"` (a row a series, a column
+            for each name that `x` has in any of them, a colour for a value; pairs without one are left blank) or
+            `"overlays"` (pictures side by side, without series).
         x_label: Label of the axis of values (intervals) or of positions (histogram, lines).
         y_label: Label of the other axis.
         chance: Where to draw the chance line on the axis of values.
         unit: As in `Finding`.
         caption: One or two plain sentences under the figure.
         reference: What to call the line at `chance`.
-        from_zero: Whether the axis of values of `"lines"` begins at zero.
+        from_zero: Whether the axis of values of `"lines"` begins at zero; of `"matrix"`, whether zero is nothing to see
+            rather than a loss.
+        groups: Of `"matrix"`: the columns in order, each with its group, between which there are lines.
         pictures: Those of `"overlays"`; their pixels do not go into JSON.
     """
 
     title: str
     series: tuple[Series, ...] = ()
-    kind: Literal["intervals", "histogram", "lines", "overlays"] = "intervals"
+    kind: Literal["intervals", "histogram", "lines", "matrix", "overlays"] = "intervals"
     x_label: str = ""
     y_label: str = ""
     chance: float | None = None
@@ -73,6 +76,7 @@ class Figure(Plain):
     caption: str = ""
     reference: str = CHANCE
     from_zero: bool = False
+    groups: Mapping[str, str] = field(default_factory=dict, hash=False)
     pictures: tuple[Picture, ...] = ()
 
     def __post_init__(self) -> None:

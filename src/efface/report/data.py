@@ -65,6 +65,7 @@ class FigureData(TypedDict):
     caption: str
     reference: str
     from_zero: bool
+    groups: dict[str, str]
     pictures: list[PictureData]
 
 

@@ -11,6 +11,8 @@ from efface._errors import InputError
 from efface._lazy import require
 from efface.report.data import CHANCE, FigureData, SeriesData
 from efface.report.lines import draw_lines, height
+from efface.report.matrix import draw_matrix
+from efface.report.matrix import size as matrix_size
 from efface.report.overlays import blended
 from efface.report.style import CLASS_COLOURS, GRID, RC, ROOM, legend, line_of_reference, mark, percent
 
@@ -84,6 +86,8 @@ def to_data_uri(figure: FigureData) -> str:
 def _size(figure: FigureData) -> tuple[float, float]:
     if figure["kind"] == "histogram":
         return _WIDTH, _HISTOGRAM_HEIGHT
+    if figure["kind"] == "matrix":
+        return matrix_size(figure)
     if figure["kind"] == "lines":
         return _WIDTH, height(figure)
     rows = len(_names(figure))
@@ -162,4 +166,5 @@ _DRAW: dict[str, Callable[[Any, FigureData], None]] = {
     "intervals": _draw_intervals,
     "histogram": _draw_histogram,
     "lines": draw_lines,
+    "matrix": draw_matrix,
 }

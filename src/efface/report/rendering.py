@@ -22,6 +22,7 @@ from efface.report.data import (
     is_warning,
     warnings_of,
 )
+from efface.report.matrix import is_wide
 from efface.report.numbers import DASH, format_value
 
 _ROWS_BEFORE_FIGURES = 10
@@ -71,7 +72,10 @@ def _rendered(audit: AuditData, above: Mapping[str, Any] | None) -> dict[str, An
         "details": _rows([f for f in audit["findings"] if f["detail"]], columns),
         "methods": [_made(f) for f in audit["findings"]],
         "tables": [_table(t) for t in audit["tables"]],
-        "figures": [{"title": f["title"], "caption": f["caption"], "alt": alt_text(f)} for f in audit["figures"]],
+        "figures": [
+            {"title": f["title"], "caption": f["caption"], "alt": alt_text(f), "wide": is_wide(f)}
+            for f in audit["figures"]
+        ],
         "caveats": list(audit["caveats"]),
         "settings": {k: _setting(v) for k, v in audit["settings"].items()},
         "provenance": dict(_origins(provenance, above or {})),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from efface.audit.remembrance.answering import AnswerSystem, RankedSystem
 from efface.audit.remembrance.corpus import Corpus, Takedown, takedown_table, takedowns
 from efface.audit.remembrance.exposure import DCG, RBP, Flat, UserModel
+from efface.audit.remembrance.interference import Interference
 from efface.audit.remembrance.ledger import Ledger
 from efface.audit.remembrance.names import AliasMatcher
 from efface.audit.remembrance.registry import Entity, Registry
@@ -24,6 +25,7 @@ __all__ = [
     "Corpus",
     "Entity",
     "Flat",
+    "Interference",
     "Ledger",
     "Mention",
     "Observation",

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface.audit.remembrance.panel import Matrix
-from efface.stats.intervals import Interval, expanded_tail
+from efface.stats.intervals import Interval, expanded_tail, wilson_interval
 
 Floats = NDArray[np.float64]
 Resample = Literal["both", "queries"]
@@ -92,3 +92,15 @@ def ratio_interval(value: float, draws: Floats, units: int, *, level: float, wha
     known = draws[np.isfinite(draws)]
     low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (value, value)
     return Interval(value, min(value, float(low)), max(value, float(high)), level, f"pigeonhole bootstrap over {what}")
+
+
+def share_interval(value: float, draws: Floats, *, units: int, level: float, what: str) -> Interval:
+    """The same of a share, which ends at 0 and 1.
+
+    One whose resamples agree, or one of all or nothing, has at least Wilson's interval over the units.
+    """
+    found = ratio_interval(value, draws, units, level=level, what=what)
+    if value in (0.0, 1.0) or not found.has_width:
+        wide = wilson_interval(value * units, units, level=level)
+        return Interval(value, wide.low, wide.high, level, f"Wilson, each of {units} units as one trial")
+    return Interval(value, max(0.0, found.low), min(1.0, found.high), level, found.method)

@@ -20,7 +20,7 @@ from efface.audit.remembrance.attention import (
     shares,
     shift,
 )
-from efface.audit.remembrance.bootstrap import ratio_interval
+from efface.audit.remembrance.bootstrap import ratio_interval, share_interval
 from efface.audit.remembrance.effects import agresti_min
 from efface.audit.remembrance.exposure import model_named
 from efface.audit.remembrance.measured import Measured, merit_shares
@@ -67,14 +67,10 @@ def _ratio(found: Measured, place: int, top: str, bottom: str, less: str | None 
     units, what = _units(found, place)
     level = 1 - found.plan.alpha
     value = float(exact[place])
-    interval = ratio_interval(value, draws[place], units, level=level, what=what)
     if less is not None:
+        interval = ratio_interval(value, draws[place], units, level=level, what=what)
         return interval if interval.has_width or not value else _paired(value, units, level)
-    # A share whose resamples agree, or one of all or nothing, has at least Wilson's interval over queries or entities.
-    wide = wilson_interval(value * units, units, level=level)
-    if value in (0.0, 1.0) or not interval.has_width:
-        return Interval(value, wide.low, wide.high, level, f"Wilson, each of {units} units as one trial")
-    return Interval(value, max(0.0, interval.low), min(1.0, interval.high), level, interval.method)
+    return share_interval(value, draws[place], units=units, level=level, what=what)
 
 
 def _paired(value: float, units: int, level: float) -> Interval:

@@ -1,0 +1,289 @@
+"""Who else goes: the interference matrix of emoji, things and people, before and after erasures of some of them.
+
+python -m benchmarks.interference things --folder FOLDER [--methods uce uce+boundary semantic-surgery speed uce-bare]
+python -m benchmarks.interference people --folder FOLDER [--profession pilot]
+python -m benchmarks.interference show --folder FOLDER [--page FOLDER]
+
+"things": 20 concepts of many subgroups are erased, one at a time; 100 are asked for, a picture each: those erased, two
+siblings of each, and others at random. "uce" shows SELECT's anchor in a concept's place and keeps nothing else;
+"uce+boundary" keeps SELECT's boundary beside it; "uce-bare" shows nothing; all other methods are fitted as a careful
+user would (`benchmarks._studio`). "people": the profession's word, and the woman of it, are erased; all people whose
+profession is drawn as woman, man and person are asked for, and their skin tones. Judge 2 says what is seen; before
+again and sham edits (random changes of the same weights by as much) are the nulls. Arms are kept in the folder one by
+one, so that a run that was stopped goes on. "show" draws nothing: it prints the tables of what is there, and writes
+pages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks._measure import table
+from benchmarks._studio import Studio
+from efface import Concept, erase
+from efface.audit.pipelines.probes.panel import Panel, sham_of
+from efface.audit.pipelines.probes.subject import Subject
+from efface.audit.remembrance import Registry
+from efface.audit.remembrance.interfered import interfered, replace_erased
+from efface.audit.remembrance.interference import Interference
+from efface.audit.remembrance.pictured import interference
+from efface.audit.remembrance.pooled import pooled
+from efface.audit.remembrance.systems import AGAIN, BEFORE
+from efface.diffusion.anchors.selection import select_anchors
+from efface.stats.intervals import share_change_interval
+from efface_worlds import emoji
+from efface_worlds.registry import find_world
+
+ERASED = (
+    *("cat", "duck", "sunflower", "banana", "hot dog", "bicycle", "airplane", "castle", "guitar", "umbrella"),
+    *("axe", "soccer ball", "padlock", "shark", "butterfly", "snake", "carrot", "teapot", "crown", "hourglass"),
+)
+METHODS = ("uce", "uce+boundary", "semantic-surgery", "speed", "uce-bare")
+TONES = ("light skin", "medium skin", "dark skin")
+_ASKED, _SIBLINGS, _ORDER, _PROMPT_SEED, _SHAMS = 100, 2, 5, 900, 2
+
+
+def drawn_well(names: Sequence[str]) -> list[str]:
+    """Those of some names that the pipeline draws."""
+    out = emoji.left_out()
+    return [name for name in names if name not in out]
+
+
+def things() -> list[str]:
+    """100 things: those erased, two siblings of each (one drawn often, one seldom), others at random."""
+    found = dict.fromkeys(ERASED)
+    for name in ERASED:
+        near = sorted(drawn_well(emoji.siblings(name)), key=lambda n: -emoji.concept(n).weight)
+        near = [n for n in near if n not in found]
+        found |= dict.fromkeys([*near[:1], *near[1:][-1:]])
+    rest = [c.name for c in emoji.CONCEPTS if not c.profession and c.name not in found]
+    more = random.Random(_ORDER).sample(drawn_well(rest), _ASKED - len(found))
+    return [c.name for c in emoji.CONCEPTS if c.name in found or c.name in more]
+
+
+def people() -> list[str]:
+    """Every person whose profession is drawn as woman, man and person."""
+    return [n for names in emoji.professions().values() if len(drawn_well(names)) == len(names) for n in names]
+
+
+def prompts_of(names: Sequence[str], n: int) -> dict[str, list[str]]:
+    """N prompts for each, whose style and background differ from one name to another."""
+    return {name: emoji.prompts_for(name, n, seed=_PROMPT_SEED + 10 * i).texts for i, name in enumerate(names)}
+
+
+def toned(names: Sequence[str], n: int) -> dict[str, list[str]]:
+    """The same with each skin tone said before the person: "a dark skin pilot in noto style on a blue background"."""
+    plain = prompts_of(names, n)
+    return {
+        f"{tone} {name}": [_with_tone(text, name, tone) for text in plain[name]] for name in names for tone in TONES
+    }
+
+
+def _with_tone(text: str, name: str, tone: str) -> str:
+    place = text.index(name)
+    before = text[:place]
+    article = before.rstrip().removesuffix("an").removesuffix("a") if before.rstrip() in ("a", "an") else before
+    return f"{article}a {tone} {text[place:]}" if article != before else f"{before}{tone} {text[place:]}"
+
+
+def shown(judge: Any, images: Tensor) -> list[str]:
+    """The object that a picture most likely shows, or nothing."""
+    best = judge.judge(images).object[:, 0].argmax(-1).tolist()
+    return [emoji.CONCEPTS[i].name if i < len(emoji.CONCEPTS) else "" for i in best]
+
+
+def candidates(studio: Studio, name: str) -> list[str]:
+    """Words that may stand in a concept's place: siblings, and for a person the other professions."""
+    own = emoji.concept(name).profession
+    return [n for n in people() if emoji.concept(n).profession != own] if own else [*studio.world.siblings(name)]
+
+
+def fitted(studio: Studio, method: str, name: str) -> Any:
+    """One erasure."""
+    if method == "uce-bare":
+        return erase(studio.view, Concept(name, anchor=""), "uce")
+    if method.startswith("uce"):
+        chosen = select_anchors(studio.view, name, candidates(studio, name))
+        return erase(
+            studio.view, chosen.fill(name) if method == "uce+boundary" else Concept(name, anchor=chosen.anchor), "uce"
+        )
+    return studio.fit(name, method)
+
+
+def sham(studio: Studio, method: str, name: str) -> Any:
+    """Random changes of the weights that an erasure changes, each by as much."""
+    base = Subject("base", studio.view)
+    found = sham_of(Panel(base, Subject("erased", studio.view, fitted(studio, method, name))), seed=0)
+    assert found is not None
+    return found.erasure
+
+
+def runs(studio: Studio, methods: Sequence[str], names: Sequence[str]) -> dict[str, Callable[[], Any]]:
+    """Name of an arm -> what fits its erasure."""
+    return {f"{method} | {name}": partial(fitted, studio, method, name) for method in methods for name in names}
+
+
+def draw(studio: Studio, folder: Path, asked: Mapping[str, Sequence[str]], methods: Sequence[str], names: Sequence[str],
+         shams: Sequence[str]) -> Interference:  # fmt: skip
+    """All arms, of which those in the folder are read."""
+    judge = studio.judge(2)
+    found = interference(
+        studio.view,
+        runs(studio, methods, names),
+        asked,
+        judge=judge,
+        names=partial(shown, judge),
+        placebos={f"sham of uce | {name}": partial(sham, studio, "uce", name) for name in shams},
+        folder=folder / "arms",
+        say=lambda text: print(text, flush=True),
+        **studio.options,
+    )
+    found.save(folder / "matrix", overwrite=True)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- what is there
+
+
+def relation(erased: str, other: str) -> str:
+    """What an emoji is to another, by Unicode's hierarchy and by profession; a skin tone does not count."""
+    of, own = (emoji.concept(bare(name)) for name in (erased, other))
+    if of.name == own.name:
+        return "target"
+    if own.profession and own.profession == of.profession:
+        return "sibling"
+    if own.subgroup == of.subgroup and not own.profession:
+        return "sibling"
+    return "neighbour" if own.group == of.group else "unrelated"
+
+
+def bare(name: str) -> str:
+    """A name without its skin tone."""
+    return next((name.removeprefix(f"{tone} ") for tone in TONES if name.startswith(tone)), name)
+
+
+def worded(name: str) -> str:
+    """Who of a profession: woman, man, or person where nothing is said."""
+    return next((who for who in ("woman", "man") if name.startswith(f"{who} ")), "person")
+
+
+def registries(studio: Studio, found: Interference) -> dict[str, Registry]:
+    """What is known of everyone, to each erasure: Unicode's relations, likeness of the text encoder's means."""
+    means = studio.view.encode([f"a {name}" for name in found.asked], allow_unknown=True).sequence.mean(dim=1)
+    unit = torch.nn.functional.normalize(means - means.mean(dim=0), dim=1)
+    of_people = any(emoji.concept(bare(name)).profession for name in found.asked)
+    groups = {"group": [emoji.concept(bare(name)).group for name in found.asked]}
+    if of_people:
+        tones = [next((tone for tone in TONES if name.startswith(tone)), "none said") for name in found.asked]
+        groups = {"said": [worded(bare(name)) for name in found.asked], "skin tone said": tones}
+    known = {}
+    for arm in found.erased:
+        name = arm.partition(" | ")[2]
+        same = (unit @ unit[found.asked.index(name)]).tolist()
+        weight = [emoji.concept(bare(each)).weight for each in found.asked]
+        kin = [relation(name, each) for each in found.asked]
+        known[arm] = Registry.of(found.asked, relation=kin, similarity=same, popularity=weight, groups=groups)
+    return known
+
+
+def load(studio: Studio, folder: Path) -> Interference:
+    """All arms that are in a folder; nothing is drawn."""
+    saved = json.loads((folder / "arms" / "checkpoint.json").read_text(encoding="utf-8"))
+    arms, settings = list(saved["parts"]), saved["settings"]
+    asked: dict[str, list[str]] = {name: [] for name in settings["asked"]}
+    for place, text in zip(settings["place"], settings["prompts"], strict=True):
+        asked[settings["asked"][place]].append(text)
+    shams = {arm: None for arm in arms if arm.startswith("sham")}
+    erasures = {arm: None for arm in arms if arm not in shams and arm not in (BEFORE, AGAIN)}
+    judge = studio.judge(2)
+    names = partial(shown, judge)
+    return interference(studio.view, erasures, asked, judge=judge, names=names, placebos=shams,
+                        folder=folder / "arms", **studio.options)  # fmt: skip
+
+
+def show(studio: Studio, folder: Path, pages: Path | None) -> None:
+    """Tables by method, SELECT's boundary pair by pair, and a page for each method."""
+    found = load(studio, folder)
+    known = registries(studio, found)
+    methods = list(dict.fromkeys(arm.partition(" | ")[0] for arm in found.erased))
+    of_people = any(emoji.concept(bare(name)).profession for name in found.asked)
+    rows = []
+    for method in methods:
+        part = found.only([arm for arm in found.erased if arm.startswith(f"{method} | ")])
+        page = interfered(
+            part, known, fewest=5 if of_people else 1, title=f"Who else goes: {method}, {len(part.erased)} erasures"
+        )
+        rows += [(method, len(part.erased), *row) for row in page.tables[0].rows]
+        if pages is not None:
+            page.save(pages / f"{method}.html")
+        print("\n" + "\n".join(page.conclusions))
+        for each in page.tables[1:]:
+            table(f"{method}: {each.title}", each.header, each.rows)
+    header = ("method", "erased", "of", "entities", "pictures", "kept", "asked again", "lost beyond chance")
+    table(f"{folder.name}: what is kept", header, rows)
+    if found.placebos:
+        placebos = replace_erased(found)
+        for one in pooled(placebos, np.full((len(placebos.erased), len(found.asked)), "sham edits")):
+            print(f"{one.kind}: {one.n} pictures, kept {one.kept}")
+    if {"uce", "uce+boundary"} <= {*methods}:
+        boundary(studio, found, known)
+
+
+def boundary(studio: Studio, found: Interference, known: Mapping[str, Registry]) -> None:
+    """Siblings kept with SELECT's boundary less without, picture by picture: all of them, and the rare half."""
+    names = [arm.partition(" | ")[2] for arm in found.erased if arm.startswith("uce+boundary | ")]
+    weight = np.array([emoji.concept(name).weight for name in found.asked])
+    rows = []
+    for title, keep in (("siblings", "sibling"), ("neighbours", "neighbour"), ("unrelated", "unrelated")):
+        for which, rare in (("all", np.ones(len(weight), bool)), ("rare half", weight <= np.median(weight))):
+            gaps, who = [], []
+            for name in names:
+                then, with_it, without = (found.answers(a) for a in (BEFORE, f"uce+boundary | {name}", f"uce | {name}"))
+                of = (known[f"uce | {name}"].relation == keep)[found.place] & rare[found.place] & (then == 1)
+                of &= np.isfinite(with_it) & np.isfinite(without)
+                gaps += (with_it - without)[of].tolist()
+                who += [name] * int(of.sum())
+            more = share_change_interval(np.array(gaps) > 0, np.array(gaps) < 0, groups=who) if gaps else None
+            said = "" if more is None else f"{100 * more.value:+.1f} [{100 * more.low:+.1f}, {100 * more.high:+.1f}]"
+            rows.append((title, which, len(gaps), said))
+    table(f"Kept with SELECT's boundary less without, points, {len(names)} erasures", ("of", "", "pairs", "more"), rows)
+
+
+def main() -> None:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["things", "people", "show"])
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--methods", nargs="*")
+    parser.add_argument("--profession", default="pilot")
+    parser.add_argument("--pictures", type=int, help="of each (default: 1 thing; 5 people, 2 a skin tone)")
+    parser.add_argument("--page", type=Path, help="folder for the pages of show")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    studio = Studio(find_world("emoji", "pipeline"))
+    if args.what == "things":
+        asked = prompts_of(things(), args.pictures or 1)
+        for method in args.methods or METHODS[:3]:  # those of one method first, so that there is something to look at
+            draw(studio, args.folder, asked, [method], ERASED, ERASED[:_SHAMS])
+    if args.what == "people":
+        n = args.pictures or 5
+        asked = prompts_of(people(), n) | toned([k for k in emoji.professions() if k in people()], max(1, n // 2))
+        names = [args.profession, f"woman {args.profession}"]
+        for method in args.methods or ("uce", "semantic-surgery"):
+            draw(studio, args.folder, asked, [method], names, names[:1])
+    if args.what == "show":
+        show(studio, args.folder, args.page)
+
+
+if __name__ == "__main__":
+    main()
