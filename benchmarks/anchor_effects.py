@@ -1,29 +1,35 @@
 """What an anchor does to the erasers that take one, and what many concepts at once do to them: images judged.
 
-python -m benchmarks.anchor_effects [choice many] [--world emoji] [--methods uce rece speed oce]
-    [--concepts 12 --images 4] [--counts 1 3 10 30 100] [--soft]
+python -m benchmarks.anchor_effects [choice many] [--world emoji] [--methods uce speed oce mace@adapters=false]
+    [--concepts 12 --images 4] [--counts 100 30 10 3 1] [--soft] [--cells FOLDER]
 
 "choice": each concept is erased alone, with each anchor: nothing (""), its parent, a random sibling, the word that AGE
-finds ("--soft", the slowest), SELECT's, and SELECT's with its boundary as words to preserve; nothing else is
-preserved. ACC_e: share of images of its prompts in which judge 2 sees it; ACC_g: the same of its synonyms in templates
-that nothing was trained on; near, far: two siblings, and two strangers, seen at their prompts. H: harmonic mean of
-1 - ACC_e, 1 - ACC_g and the mean of near and far, an interval over concepts. Last, SELECT with its boundary less the
-fixed anchor that is best on average, concept by concept. An image of which the judge cannot say shows nothing. FID: of
-judge 1's features of what is kept, from what is drawn at other seeds without an erasure; what is drawn without one has
-such a distance, too, and it depends on n.
+finds ("--soft"; two rounds, its erasure is UCE's), SELECT's, and SELECT's with its boundary as words to preserve.
+Beside that all preserve the same strangers. ACC_e: share of images of its prompts in which judge 2 sees it; ACC_g: the
+same of its synonyms in templates that nothing was trained on; near: two siblings that no choice names; boundary: one
+word of SELECT's boundary; far: two strangers that nobody preserves, each seen at its prompts. H: harmonic mean of
+1 - ACC_e, 1 - ACC_g and the mean of near and far, an interval over concepts. "leaves": where the concept is asked for,
+the share of images in which judge 2 sees it or cannot say what it sees. Last, SELECT less the fixed anchor that is best
+on average, concepts resampled alike for both. FID: of judge 1's features of what is kept, from what is drawn at other
+seeds without an erasure; what is drawn without one has such a distance, too, and it depends on n.
 
-"many": the first n of the world's concepts, in an order by seed, at once, with the parent as anchor and with SELECT's
-and its boundary. At most 24 of them are drawn, and as many siblings and strangers that are not erased. Seconds are of
-the processor, choice of anchors and fit apart.
+"many": the first n of the world's concepts, in an order by seed, at once, with their parents as anchors and with
+SELECT's and its boundary; all preserve the same strangers. Some of them are drawn, and siblings and strangers that no
+choice names. Seconds are of the processor, choice of anchors and fit apart.
+
+With --cells each cell is written as soon as it is drawn, with its pictures: the same command goes on where it was
+interrupted, and pictures of a table are written beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import random
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,205 +39,432 @@ from torch import Tensor
 
 from benchmarks._measure import table
 from benchmarks._studio import Studio, add_world, kept_by
-from efface import Concept, erase
+from efface import Concept, InputError, erase, get_method
 from efface.audit.pipelines.balance import harmonic
+from efface.cli.generate import write_picture
+from efface.diffusion.anchors.anchors import Anchors
 from efface.diffusion.anchors.fixed import fixed_anchor
-from efface.diffusion.anchors.selection import apart, select_anchors, select_for_each
+from efface.diffusion.anchors.selection import Selector, apart
 from efface.diffusion.anchors.soft import soft_anchor
 from efface.stats.intervals import percentile_interval
 from efface_worlds.shapes.metrics import frechet_distance
 
 FIXED = ('""', "parent", "random sibling")
-OTHER_SEEDS, PLAIN, SELECT = "other seeds", "nothing erased", "SELECT + boundary"
-_ORDER, _DRAWS, _DRAWN, _EACH = 5, 4000, 24, 2
+OTHER_SEEDS, PLAIN, ALONE, SELECT = "other seeds", "nothing erased", "SELECT", "SELECT + boundary"
+_ORDER, _DRAWS, _RETAINED = 5, 4000, 8
+_SHOWN, _BESIDE = 16, 8
+_MANY_RETAINED = 32
+
+PARENTS = {
+    "animal-bug": "insect",
+    "animal-marine": "sea animal",
+    "plant-other": "plant",
+    "food-prepared": "food",
+    "food-asian": "food",
+    "food-sweet": "dessert",
+    "place-map": "map",
+    "place-geographic": "landscape",
+    "place-religious": "building",
+    "place-other": "place",
+    "transport-ground": "vehicle",
+    "transport-water": "boat",
+    "transport-air": "aircraft",
+    "hotel": "object",
+    "time": "clock",
+    "sky-weather": "weather",
+    "award-medal": "award",
+    "arts-crafts": "tool",
+    "phone": "telephone",
+    "light-video": "device",
+    "book-paper": "paper",
+    "writing": "stationery",
+    "office": "stationery",
+    "science": "instrument",
+    "medical": "medicine",
+    "other-object": "object",
+}
+"""What the members of a subgroup are, where its last word does not say it."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Shares of images a word: of the concepts by name and in other words, of siblings, of strangers; the rest."""
+    """What judge 2 sees in the images of each word: shares of images.
+
+    Attributes:
+        erased: Of concepts, by name.
+        reworded: In other words.
+        near: Of siblings.
+        told: Of words of SELECT's boundary.
+        far: Of strangers.
+        rest: Of the images of concepts, what else they were asked for.
+        unsaid: Of these, where it cannot say what they show.
+        kept: What judge 1 makes of the images of siblings and strangers, `(n, features)`.
+        pictures: First image of each word, in this order: `(words, 3, h, w)`, bytes.
+        cost: Seconds and bytes.
+    """
 
     erased: NDArray[np.float64]
     reworded: NDArray[np.float64]
     near: NDArray[np.float64]
+    told: NDArray[np.float64]
     far: NDArray[np.float64]
     rest: NDArray[np.float64]
+    unsaid: NDArray[np.float64]
     kept: Tensor
-    """What judge 1 makes of the images of siblings and strangers, `(n, features)`."""
+    pictures: Tensor
+    cost: dict[str, float] = field(default_factory=dict)
 
-    def balance(self, of: NDArray[np.int64], kept: NDArray[np.int64]) -> float:
-        """H of the concepts and of the kept words with these numbers."""
-        stays = np.concatenate([self.near, self.far])[kept].mean()
-        return float(harmonic(1 - self.erased[of].mean(), 1 - self.reworded[of].mean(), stays))
+    def balance(self, of: NDArray[np.int64], near: NDArray[np.int64], far: NDArray[np.int64]) -> float:
+        """H of the concepts, siblings and strangers with these numbers."""
+        stays = [part[index].mean() for part, index in ((self.near, near), (self.far, far)) if len(part)]
+        return float(harmonic(1 - self.erased[of].mean(), 1 - self.reworded[of].mean(), np.mean(stays)))
+
+    @property
+    def average(self) -> float:
+        """H of all."""
+        return self.balance(*(np.arange(len(part)) for part in (self.erased, self.near, self.far)))
 
 
 def spread(seen: Seen, other: Seen | None = None) -> str:
-    """H, or how much more it is than another's, with an interval over words, resampled alike for both."""
-    n, m = len(seen.erased), len(seen.near) + len(seen.far)
+    """H, or how much more it is than another's, with an interval over words, resampled alike for both.
+
+    Where there are as many siblings and strangers as concepts, each goes with its concept.
+    """
     generator = np.random.default_rng(0)
+    sizes = [len(part) for part in (seen.erased, seen.near, seen.far)]
 
-    def value(of: NDArray[np.int64], kept: NDArray[np.int64]) -> float:
-        return seen.balance(of, kept) - (other.balance(of, kept) if other else 0.0)
+    def value(*at: NDArray[np.int64]) -> float:
+        return seen.balance(*at) - (other.balance(*at) if other else 0.0)
 
-    draws = [value(generator.integers(n, size=n), generator.integers(m, size=m)) for _ in range(_DRAWS)]
-    found = percentile_interval(value(np.arange(n), np.arange(m)), draws, "bootstrap")
+    def draw() -> list[NDArray[np.int64]]:
+        if len(set(sizes)) == 1:
+            return [generator.integers(sizes[0], size=sizes[0])] * 3
+        return [generator.integers(size, size=size) for size in sizes]
+
+    found = percentile_interval(
+        value(*(np.arange(size) for size in sizes)), [value(*draw()) for _ in range(_DRAWS)], "bootstrap"
+    )
     ends = f"[{100 * found.low:.1f}, {100 * found.high:.1f}]" if found.has_width else "(all alike)"
     return f"{100 * found.value:.1f} {ends}"
 
 
-def drawn(
-    studio: Studio, sample: Any, names: Sequence[str], near: Any, far: Any, images: int, first_seed: int = 0
-) -> Seen:
+class Cells:
+    """What was drawn, kept in a folder so that a run that is interrupted goes on.
+
+    Args:
+        folder: Where; None keeps nothing.
+        of: What all cells depend on.
+    """
+
+    def __init__(self, folder: Path | None, of: object) -> None:
+        self.folder, self.of = folder, of
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, key: Sequence[object], make: Callable[[], Any]) -> Any:
+        """The cell of a key: read, or else made and written."""
+        if self.folder is None:
+            return make()
+        text = repr((self.of, key))
+        name = "".join(c if c.isalnum() else "-" for c in str(key[:4]))[:80]
+        path = self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt"
+        if not path.exists():
+            made = make()
+            part = path.with_suffix(".part")
+            torch.save(made, part)
+            part.rename(path)
+        return torch.load(path, weights_only=False)
+
+    def seen(self, key: Sequence[object], make: Callable[[], Seen]) -> Seen:
+        """A cell of a table."""
+        return Seen(**self.get(key, lambda: asdict(make())))
+
+    def picture(self, name: str, rows: Sequence[tuple[str, Tensor]]) -> None:
+        """Rows of images as a file beside the cells."""
+        if self.folder is not None:
+            write_picture(self.folder / f"{name}.png", [(text, x.float() / 255) for text, x in rows])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The words of a cell."""
+
+    names: Sequence[str]
+    near: Sequence[str]
+    told: Sequence[str]
+    far: Sequence[str]
+
+
+def drawn(studio: Studio, sample: Any, asked: Asked, images: int, first_seed: int = 0, **cost: float) -> Seen:
     """What is seen of some concepts, and of others, in so many images each; they are drawn together."""
-    asked = [(word, studio.prompts_of(word, images)) for word in names]
-    asked += [(word, studio.paraphrases_of(word, images)) for word in names]
-    asked += [(word, studio.prompts_of(word, images)) for word in (*near, *far)]
-    texts = [text for _, prompts in asked for text in prompts]
-    pictures = sample(texts, [*range(first_seed, first_seed + images)] * len(asked)).split(images)
+    names = asked.names
+    beside = (*asked.near, *asked.told, *asked.far)
+    texts = [(word, studio.prompts_of(word, images)) for word in names]
+    texts += [(word, studio.paraphrases_of(word, images)) for word in names]
+    texts += [(word, studio.prompts_of(word, images)) for word in beside]
+    prompts = [text for _, some in texts for text in some]
+    pictures = sample(prompts, [*range(first_seed, first_seed + images)] * len(texts)).split(images)
     judge, n = studio.judge(2), len(names)
-    words = [word for word, _ in asked]
-    seen = [float(judge(each, word).nan_to_num(0.0).mean()) for each, word in zip(pictures, words, strict=True)]
+    said = [judge(each, word) for each, (word, _) in zip(pictures, texts, strict=True)]
+    seen = np.array([float(each.nan_to_num(0.0).mean()) for each in said])
     scenes = [studio.asked_of(name, images).scenes for name in names]
     told = zip(pictures, scenes, names, strict=False)  # of the first n pictures
     rest = [kept_by(studio.world, judge.judge(each), asked_for, name) for each, asked_for, name in told]
-    of, reworded, of_near, of_far = np.split(np.array(seen), [n, 2 * n, 2 * n + len(near)])
+    unsaid = [float(each.isnan().float().mean()) for each in said[:n]]
+    of, reworded, near, by, far = np.split(seen, np.cumsum([n, n, len(asked.near), len(asked.told)]))
     kept = studio.judge(1).features(torch.cat(pictures[2 * n :]))
-    return Seen(of, reworded, of_near, of_far, np.array(rest), kept)
+    first = (torch.stack([each[0] for each in pictures]).clamp(0, 1) * 255).round().byte()
+    return Seen(of, reworded, near, by, far, np.array(rest), np.array(unsaid), kept, first, dict(cost))
+
+
+def fitted(studio: Studio, concepts: Concept | Sequence[Concept], method: str) -> Any:
+    """An erasure by a method, "mace@adapters=false" with options."""
+    name, _, given = method.partition("@")
+    texts = given.split("+") if given else []
+    return erase(studio.view, concepts, name, **get_method(name, "pipeline").config.parse(texts, method=name))
+
+
+def parent_of(studio: Studio, name: str) -> str:
+    """What a concept is a kind of: its group, in the world's own words or ours."""
+    concept = studio.world.concept(name)
+    subgroup = getattr(concept, "subgroup", "")
+    return PARENTS.get(subgroup) or subgroup.rpartition("-")[2] or concept.factor
 
 
 # ----------------------------------------------------------------------------------------------- one at a time
 
 
-def anchored(studio: Studio, name: str, soft: str | None) -> dict[str, Concept]:
-    """The concept with each anchor that there is for it."""
-    view = studio.view
-    siblings = [*studio.world.siblings(name)]
-    chosen = select_anchors(view, name, siblings)
-    found = {'""': Concept(name, anchor="")}
-    found["parent"] = fixed_anchor(view, name, "parent", siblings, parent=_parent(studio, name)).fill(name)
-    found["random sibling"] = fixed_anchor(view, name, "random-sibling", siblings).fill(name)
-    if soft is not None:
-        found["AGE"] = soft_anchor(view, name, lambda c: erase(view, c, soft), siblings).fill(name)
-    return found | {"SELECT": Concept(name, anchor=chosen.anchor), SELECT: chosen.fill(name)}
+def anchored(studio: Studio, name: str, soft: bool) -> dict[str, Anchors]:
+    """The choices for a concept, by the kind of anchor."""
+    view, siblings = studio.view, [*studio.world.siblings(name)]
+    found = {'""': fixed_anchor(view, name, "empty")}
+    found["parent"] = fixed_anchor(view, name, "parent", siblings, parent=parent_of(studio, name))
+    found["random sibling"] = fixed_anchor(view, name, "random-sibling", siblings)
+    if soft:
+        found["AGE"] = soft_anchor(view, name, lambda c: erase(view, c, "uce"), siblings, rounds=2)
+    return found | {SELECT: Selector.of(view, {}).choose(Concept(name), [name], siblings, None, None, None)}
 
 
-def _parent(studio: Studio, name: str) -> str:
-    """What a concept is a kind of: its group, in the world's own words."""
-    concept = studio.world.concept(name)
-    return getattr(concept, "subgroup", "").rpartition("-")[2] or concept.factor
+def cast(studio: Studio, name: str, chosen: Mapping[str, Anchors]) -> tuple[Asked, list[str]]:
+    """The words that are drawn beside a concept, and strangers that all preserve; nobody's choice is among them."""
+    boundary = chosen[SELECT].boundary
+    named = {name, parent_of(studio, name), *boundary, *(each.anchor for each in chosen.values())}
+    near = [word for word in studio.world.siblings(name) if word not in named][:2]
+    far = [o for o in studio.others_of(name) if o not in studio.world.siblings(name) and o not in named]
+    strangers = [o for o in studio.world.values_of(name) if o not in {*studio.world.siblings(name), *named, *far[-2:]}]
+    kept = random.Random(_ORDER).sample(strangers, min(_RETAINED, len(strangers)))
+    return Asked([name], near, boundary[:1], far[-2:]), kept
 
 
-def choice(studio: Studio, methods: Sequence[str], names: Sequence[str], images: int, soft: bool) -> None:
+def choice(studio: Studio, cells: Cells, methods: Sequence[str], names: Sequence[str], images: int, soft: bool) -> None:
     """The table of each method, and what SELECT gains over the best fixed anchor."""
-    near = {name: studio.world.siblings(name)[:_EACH] for name in names}
-    far = {name: [o for o in studio.others_of(name) if o not in studio.world.siblings(name)][-_EACH:] for name in names}
+    found: dict[tuple[str, str], list[Seen]] = {}
+    lines = []
+    for name in names:
+        chosen: dict[str, Anchors] = cells.get(("anchors", name, soft), lambda name=name: anchored(studio, name, soft))
+        asked, kept = cast(studio, name, chosen)
+        lines.append(f"{name}: " + ", ".join(f"{kind} {each.anchor!r}" for kind, each in chosen.items()))
+        lines[-1] += f"; boundary {', '.join(chosen[SELECT].boundary)}; near {', '.join(asked.near)}"
+        for kind, first in ((OTHER_SEEDS, images), (PLAIN, 0)):
+            plain = cells.seen(
+                ("choice", name, kind, asked),
+                lambda asked=asked, first=first: drawn(studio, studio.plain, asked, images, first),
+            )
+            for method in methods:
+                found.setdefault((method, kind), []).append(plain)
+        concepts = {kind: Concept(name, anchor=each.anchor, preserve=kept) for kind, each in chosen.items()}
+        concepts = {(ALONE if kind == SELECT else kind): concept for kind, concept in concepts.items()}
+        concepts[SELECT] = chosen[SELECT].fill(Concept(name, preserve=kept))
+        for method in methods:
+            for kind, concept in concepts.items():
+                key = ("choice", name, method, kind, concept, asked)
+                make = _erased(studio, concept, method, asked, images)
+                found.setdefault((method, kind), []).append(cells.seen(key, make))
+        print(f"{len(lines)} of {len(names)}: {lines[-1]} ({time.process_time():.0f} CPU-s)", flush=True)
+    _tables(studio, cells, methods, found, names, images)
+
+
+def _erased(
+    studio: Studio, concepts: Concept | Sequence[Concept], method: str, asked: Asked, images: int
+) -> Callable[[], Seen]:
+    def make() -> Seen:
+        start = time.process_time()
+        erasure = fitted(studio, concepts, method)
+        cost = {"seconds": time.process_time() - start, "bytes": erasure.nbytes}
+        return drawn(studio, studio.erased(erasure), asked, images, **cost)
+
+    return make
+
+
+def _tables(
+    studio: Studio,
+    cells: Cells,
+    methods: Sequence[str],
+    found: Mapping[tuple[str, str], list[Seen]],
+    names: Sequence[str],
+    images: int,
+) -> None:
+    kinds = list(dict.fromkeys(kind for _, kind in found))
     gains = []
     for method in methods:
-        concepts = {name: anchored(studio, name, method if soft else None) for name in names}
-        found: dict[str, Seen] = {}
-        for kind in (OTHER_SEEDS, PLAIN, *concepts[names[0]]):
-            each = []
-            for name in names:
-                bare = kind in (OTHER_SEEDS, PLAIN)
-                sample = studio.plain if bare else studio.erased(erase(studio.view, concepts[name][kind], method))
-                first = images if kind == OTHER_SEEDS else 0
-                each.append(drawn(studio, sample, [name], near[name], far[name], images, first))
-            found[kind] = _together(each)
-        best = max(FIXED, key=lambda kind: _average(found[kind]))
-        gains.append((method, best, spread(found[SELECT], found[best]), spread(found["SELECT"], found[best])))
-        rows = [(kind, *_cells(seen, found[OTHER_SEEDS])) for kind, seen in found.items() if kind != OTHER_SEEDS]
+        of = {kind: _together(found[method, kind]) for kind in kinds}
+        best = max(FIXED, key=lambda kind, of=of: of[kind].average)
+        against = [*FIXED, *(["AGE"] if "AGE" in of else [])]
+        less = [spread(of[SELECT], of[kind]) for kind in against]
+        gains.append((method, best, spread(of[ALONE], of[best]), spread(of[SELECT], of[best]), *less))
+        rows = [(kind, *_cells(seen, of[OTHER_SEEDS])) for kind, seen in of.items() if kind != OTHER_SEEDS]
         table(f"{method} on {studio.world.name}, {len(names)} concepts x {images} images, per cent", _HEADER, rows)
-        print("anchors: " + "; ".join(f"{n}: {c['SELECT'].anchor}" for n, c in concepts.items()))
-    table("SELECT less the best fixed anchor, H", ("method", "best fixed", "with its boundary", "anchor alone"), gains)
+        pictures = [(kind, torch.stack([seen.pictures[0] for seen in found[method, kind]])) for kind in kinds]
+        words = [(f"{kind}, other words", torch.stack([s.pictures[1] for s in found[method, kind]])) for kind in kinds]
+        cells.picture(f"choice-{method}", [*pictures, *words])
+    header = ("method", "best fixed", "SELECT less it", f"{SELECT} less it", *(f"less {kind}" for kind in against))
+    table("SELECT less fixed anchors and AGE, H", header, gains)
 
 
-_HEADER = ("anchor", "ACC_e", "ACC_g", "near", "far", "H", "rest kept", "FID of kept")
+_HEADER = ("anchor", "ACC_e", "ACC_g", "near", "boundary", "far", "H", "leaves", "rest kept", "FID of kept")
 
 
 def _together(each: Sequence[Seen]) -> Seen:
-    shares = ("erased", "reworded", "near", "far", "rest")
-    parts = {part: np.concatenate([getattr(seen, part) for seen in each]) for part in shares}
-    return Seen(**parts, kept=torch.cat([seen.kept for seen in each]))
+    """Concepts that were erased one at a time as one: of the words beside each the mean, where it has any."""
+    shares = ("erased", "reworded", "near", "told", "far", "rest", "unsaid")
+    parts = {part: np.array([_mean(getattr(seen, part)) for seen in each]) for part in shares}
+    for part in ("near", "told", "far"):  # who has none says nothing of it
+        parts[part] = np.where(np.isnan(parts[part]), np.nanmean(parts[part]), parts[part])
+    return Seen(**parts, kept=torch.cat([s.kept for s in each]), pictures=torch.cat([s.pictures for s in each]))
 
 
-def _average(seen: Seen) -> float:
-    return seen.balance(np.arange(len(seen.erased)), np.arange(len(seen.near) + len(seen.far)))
+def _mean(part: NDArray[np.float64]) -> float:
+    return float(part.mean()) if len(part) else float("nan")
 
 
 def _cells(seen: Seen, other: Seen) -> list[str]:
-    means = [f"{100 * part.mean():.1f}" for part in (seen.erased, seen.reworded, seen.near, seen.far)]
+    parts = (seen.erased, seen.reworded, seen.near, seen.told, seen.far)
+    means = [f"{100 * part.mean():.1f}" if len(part) else "" for part in parts]
+    left = 100 * (seen.erased + seen.unsaid).mean()
     distance = frechet_distance(seen.kept, other.kept)
-    return [*means, spread(seen), f"{100 * seen.rest.mean():.0f}", f"{distance:.0f}"]
+    return [*means, spread(seen), f"{left:.1f}", f"{100 * seen.rest.mean():.0f}", f"{distance:.0f}"]
 
 
 # ---------------------------------------------------------------------------------------------------- at once
 
 
-def many(studio: Studio, methods: Sequence[str], counts: Sequence[int], images: int) -> None:
+def many(studio: Studio, cells: Cells, methods: Sequence[str], counts: Sequence[int], images: int) -> None:
     """Each method with the parents and with SELECT's anchors, of n concepts at once."""
     world = studio.world
     every = [n for n in world.values_of(world.shown[0]) if not getattr(world.concept(n), "profession", None)]
     order = random.Random(_ORDER).sample(every, len(every))
     for count in counts:
         names = order[:count]
-        near = list(dict.fromkeys(s for n in names for s in world.siblings(n) if s not in names))
-        far = [n for n in order[count:] if n not in near]
-        near, far, shown = (_some(words) for words in (near, far, names))
-        concepts, spent = at_once(studio, names)
-        plain, other = (drawn(studio, studio.plain, shown, near, far, images, first) for first in (0, images))
-        rows, found = [("none", "", *_cells(plain, other), "", "")], {}
-        for method, (kind, given) in ((m, k) for m in methods for k in concepts.items()):
-            start = time.process_time()
-            erasure: Any = erase(studio.view, given, method)
-            fit = time.process_time() - start
-            seen = found[method, kind] = drawn(studio, studio.erased(erasure), shown, near, far, images)
-            cost = (f"{spent[kind]:.1f} + {fit:.1f}", f"{erasure.nbytes / 2**20:.2f}")
-            rows.append((method, kind, *_cells(seen, other), *cost))
-        header = ("method", *_HEADER, "CPU-s", "MiB")
-        table(f"{count} concepts at once, {len(shown)} of them drawn, {images} images a word", header, rows)
-        against = ("speed", "parent")
+        chosen, spent = cells.get(("many anchors", *names), lambda names=names: selected(studio, names))
+        concepts, asked = at_once(studio, names, chosen, order)
+        print(f"{count}: " + "; ".join(f"{each.concept} -> {each.anchor}" for each in chosen), flush=True)
+        found: dict[tuple[str, str], Seen] = {}
+        for kind, first in ((OTHER_SEEDS, images), (PLAIN, 0)):
+            found["", kind] = cells.seen(
+                ("many", count, kind, asked),
+                lambda asked=asked, first=first: drawn(studio, studio.plain, asked, images, first),
+            )
+        released = [(AS_RELEASED, "parent")] * ("speed" in methods)
+        for method, kind in [*released, *((method, kind) for method in methods for kind in concepts)]:
+            key = ("many", count, method, kind, concepts[kind], asked)
+            found[method, kind] = cells.seen(key, _erased(studio, concepts[kind], method, asked, images))
+        _many_tables(cells, found, asked, count, images, spent)
+
+
+AS_RELEASED = "speed@key_span=last+null_of=all+least_free=0+filtered=true"
+"""SPEED with the rows that its released code edits, its filter, and a null space of all rows together."""
+
+
+def _many_tables(
+    cells: Cells, found: Mapping[tuple[str, str], Seen], asked: Asked, count: int, images: int, spent: float
+) -> None:
+    other = found["", OTHER_SEEDS]
+    rows = []
+    for (method, kind), seen in found.items():
+        if kind != OTHER_SEEDS:
+            seconds = f"{spent * (kind == SELECT):.1f} + {seen.cost['seconds']:.2f}" if seen.cost else ""
+            size = f"{seen.cost['bytes'] / 2**20:.2f}" if seen.cost else ""
+            rows.append((method, kind, *_cells(seen, other), seconds, size))
+    words = f"{len(asked.names)} drawn, {len(asked.near)} near, {len(asked.far)} far"
+    header = ("method", *_HEADER, "CPU-s", "MiB")
+    table(f"{count} concepts at once; {words}, {images} images a word", header, rows)
+    for against in (("speed", "parent"), (AS_RELEASED, "parent")):
         if against in found:
-            gains = [(m, k, spread(seen, found[against])) for (m, k), seen in found.items() if (m, k) != against]
-            table("H less that of speed with parents", ("method", "anchor", "more"), gains)
+            less = [(m, k, spread(s, found[against])) for (m, k), s in found.items() if m and (m, k) != against]
+            table(f"H less that of {against[0]} with parents", ("method", "anchor", "more"), less)
+    n = len(asked.names)
+    shown = [*range(min(n, 8)), *range(n, n + min(n, 4)), *range(2 * n, len(other.pictures))][:24]
+    cells.picture(f"many-{count}", [(f"{m} {k}", seen.pictures[shown]) for (m, k), seen in found.items()])
 
 
-def _some(words: Sequence[str]) -> list[str]:
-    return random.Random(_ORDER).sample(list(words), min(_DRAWN, len(words)))
+def _some(words: Sequence[str], most: int) -> list[str]:
+    return random.Random(_ORDER).sample(list(words), min(most, len(words)))
 
 
-def at_once(studio: Studio, names: Sequence[str]) -> tuple[dict[str, list[Concept]], Mapping[str, float]]:
-    """The concepts with their anchors, of which none is erased itself, and what choosing took."""
-    parents = [Concept(name, anchor=_parent(studio, name)) for name in names]
+def selected(studio: Studio, names: Sequence[str]) -> tuple[tuple[Anchors, ...], float]:
+    """SELECT's choices that go together, among siblings, or where none is left the vocabulary; and CPU seconds."""
     start = time.process_time()
-    chosen = apart(select_for_each(studio.view, list(names), "vocabulary"))
-    took = time.process_time() - start
-    return {"parent": parents, SELECT: [a.fill(n) for a, n in zip(chosen, names, strict=True)]}, {
-        "parent": 0,
-        SELECT: took,
-    }
+    selector = Selector.of(studio.view, {})
+    found = []
+    for name in names:
+        siblings: Any = [word for word in studio.world.siblings(name) if word not in names]
+        try:
+            chosen = selector.choose(Concept(name), names, siblings or "vocabulary", None, None, None)
+        except InputError:
+            chosen = selector.choose(Concept(name), names, "vocabulary", None, None, None)
+        found.append(chosen)
+    return apart(found), time.process_time() - start
+
+
+def at_once(
+    studio: Studio, names: Sequence[str], chosen: Sequence[Anchors], order: Sequence[str]
+) -> tuple[dict[str, list[Concept]], Asked]:
+    """The concepts with their parents and with SELECT's anchors, and the words that are drawn."""
+    boundary = {word for each in chosen for word in each.boundary}
+    parents = {name: parent_of(studio, name) for name in names}
+    parents = {name: "thing" if parent in names else parent for name, parent in parents.items()}
+    named = {*names, *boundary, *parents.values(), *(each.anchor for each in chosen)}
+    every = list(dict.fromkeys(word for name in names for word in studio.world.siblings(name)))
+    near = _some([word for word in every if word not in named], _BESIDE)
+    strangers = [word for word in order if word not in named and word not in every]
+    if len(strangers) < _BESIDE + _MANY_RETAINED:  # nearly all groups have one that is erased
+        strangers = [word for word in order if word not in {*named, *near}]
+    far = _some(strangers, _BESIDE)
+    kept = _some([word for word in strangers if word not in far], _MANY_RETAINED)
+    asked = Asked(_some(names, _SHOWN), near, _some(sorted(boundary & set(order)), _BESIDE // 2), far)
+    first, *others = names
+    given = {first: Concept(first, preserve=kept)} | {name: Concept(name) for name in others}
+    ours = [each.fill(given[name]) for each, name in zip(chosen, names, strict=True)]
+    fixed = [Concept(name, anchor=parents[name], preserve=given[name].preserve) for name in names]
+    return {"parent": fixed, SELECT: ours}, asked
 
 
 def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", choices=["choice", "many"], default=["choice", "many"])
+    parser.add_argument("sections", nargs="*", default=["choice", "many"], help="choice, many (default: both)")
     add_world(parser)
-    parser.add_argument("--methods", nargs="*", default=["uce", "rece", "speed", "oce"])
+    parser.add_argument("--methods", nargs="*", default=["uce", "rece", "speed", "oce", "mace@adapters=false"])
     parser.add_argument("--concepts", type=int, default=12)
     parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--counts", nargs="*", type=int, default=[1, 3, 10, 30, 100])
+    parser.add_argument("--counts", nargs="*", type=int, default=[100, 30, 10, 3, 1])
     parser.add_argument("--steps", type=int)
     parser.add_argument("--soft", action="store_true")
+    parser.add_argument("--cells", type=Path)
     args = parser.parse_args()
     studio = Studio.of(args, steps=args.steps)
-    things = [
-        n
-        for n in studio.world.shown
-        if studio.world.concept(n).factor == studio.world.concept(studio.world.shown[0]).factor
-    ]
+    cells = Cells(args.cells, (args.world, str(args.pipeline), sorted(studio.options.items()), args.images))
+    things = [n for n in studio.world.shown if studio.world.concept(n).factor == _factor(studio)]
+    things = [n for n in things if not getattr(studio.world.concept(n), "profession", None)]
+    things = [n for n in things if len(studio.world.siblings(n)) > 2]
     if "choice" in args.sections:
-        choice(studio, args.methods, things[: args.concepts], args.images, args.soft)
+        choice(studio, cells, args.methods, things[: args.concepts], args.images, args.soft)
     if "many" in args.sections:
-        many(studio, args.methods, args.counts, args.images)
+        many(studio, cells, args.methods, args.counts, args.images)
+
+
+def _factor(studio: Studio) -> str:
+    return studio.world.concept(studio.world.shown[0]).factor
 
 
 if __name__ == "__main__":

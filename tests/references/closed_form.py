@@ -50,25 +50,38 @@ def speed(
     fixed: Tensor,
     *,
     ridge: float,
-    below: float,
+    below: float | None = None,
+    each: float | None = None,
+    filtered: bool = True,
     fixed_ridge: float,
     noise: Tensor,
 ) -> Tensor:
-    """W' of arXiv:2503.07392 with its three steps, the noise along the last direction given, `(n, augment)`."""
+    """W' of arXiv:2503.07392 with its three steps, the noise along the last direction given, `(n, augment)`.
+
+    The null space is of eigenvalues `below`, or of the most of the smallest which hold less than `each` of every row.
+    """
     eye = torch.eye(w.shape[1], dtype=w.dtype)
     a1 = sum(torch.outer(k, k) for k in keys) / len(keys)
     star = sum(torch.outer(t, k) for k, t in zip(keys, targets, strict=True)) / len(keys)
-    e = w @ (star - a1) @ torch.linalg.inv(eye + a1)
+    unit = keys.square().mean()
+    e = w @ (star - a1) @ torch.linalg.inv(unit * eye + a1)
     size = (retain @ e.mT).norm(dim=1)
-    kept = size > size.mean()
+    kept = size > size.mean() if filtered else torch.ones(len(retain), dtype=torch.bool)
     last = torch.linalg.svd(w, full_matrices=False).Vh[-1]
     # The sign of a singular vector is arbitrary; drawn rows must be the same ones.
     drawn = torch.stack([x + g * last for x, gs in zip(retain[kept], noise[kept], strict=True) for g in gs])
     sizes = (drawn @ e.mT).norm(dim=1)
-    rows = torch.cat([retain[kept], drawn[sizes > sizes.mean()]])
+    rows = torch.cat([retain[kept], drawn[sizes > sizes.mean()] if filtered else drawn])
     values, vectors = torch.linalg.eigh(rows.mT @ rows / len(rows))
-    p = vectors[:, values < below] @ vectors[:, values < below].mT
-    m = torch.linalg.inv(a1 @ p + ridge * eye)
+    if each is None:
+        free = vectors[:, values < below]
+    else:  # one direction more, as long as no row has too much of them all
+        n = 0
+        while n < len(w.mT) and all((vectors[:, : n + 1].mT @ x).norm() ** 2 <= each * (x @ x) for x in retain[kept]):
+            n += 1
+        free = vectors[:, :n]
+    p = free @ free.mT
+    m = torch.linalg.inv(a1 @ p + ridge * unit * eye)
     c = fixed.mT
     inner = torch.linalg.pinv(c.mT @ p @ m @ c + fixed_ridge * torch.eye(c.shape[1], dtype=w.dtype), rtol=1e-10)
     return w + w @ (star - a1) @ p @ (eye - m @ c @ inner @ c.mT @ p) @ m

@@ -88,6 +88,19 @@ def test_it_is_what_the_paper_says(concepts: list[Concept], gate: bool) -> None:
                 torch.testing.assert_close(found[i, row], expected, **CLOSE)
 
 
+def test_the_mean_from_the_word_to_the_end_is_a_value_too() -> None:
+    """Uni-AdaVD's vector for what no one row names."""
+    pipe = double()
+    erasure = efface.erase(pipe, THREE[0], "adavd", target="mean", epsilon=0.43, strength=1.0)
+    last = len(pipe.tokenizer("circle").input_ids) - 2
+    for name, v in values(pipe, PROMPTS).items():
+        c = values(pipe, ["circle"])[name][0, last:].mean(0)
+        found = erasure.without("unet", name, v)
+        for row in (1, 5, 76):
+            torch.testing.assert_close(found[0, row], naive(v[0, row], [c], (1.0, 100.0, 0.43)), **CLOSE)
+    assert efface.erase(pipe, THREE, "adavd", target="mean").report["vectors"] == 3
+
+
 @pytest.mark.parametrize("concepts", [THREE[:1], THREE])
 def test_without_a_gate_nothing_along_the_concepts_is_left(concepts: list[Concept]) -> None:
     pipe = double()

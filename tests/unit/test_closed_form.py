@@ -174,6 +174,41 @@ def test_uce(span: Any) -> None:
         torch.testing.assert_close(after[name], naive.uce(w, keys, targets, kept, 0.3, 2.0, 1.0), **CLOSE)
 
 
+@pytest.mark.parametrize("span", ["last", "last_to_end"])
+def test_uce_towards_what_is_without_the_concept(span: Any) -> None:
+    """The release's "tensor": values of the anchor, less their projection on the concept's, a pair as one vector."""
+    pipe = double()
+    before = keys_and_values(pipe)
+    concepts = [CIRCLE, Concept("ring", anchor="star", preserve=["square"])]
+    erasure = efface.erase(pipe, CIRCLE, "uce", key_span=span, ridge=0.3, target="tensor")
+    keys, targets, kept = naive_rows(pipe, span)
+    with erasure.on(pipe):
+        after = keys_and_values(pipe)
+    for name, w in before.items():
+        own, shown = (w @ keys.mT).flatten(), (w @ targets.mT).flatten()
+        wanted = (shown - own * (own @ shown) / (own @ own)).view(-1, len(keys))
+        left = 0.3 * w + wanted @ keys + w @ kept.mT @ kept
+        right = 0.3 * torch.eye(w.shape[1], dtype=w.dtype) + keys.mT @ keys + kept.mT @ kept
+        torch.testing.assert_close(after[name], left @ torch.linalg.inv(right), **CLOSE)
+        if span == "last":
+            assert abs(float((wanted.mT @ w @ keys.mT).squeeze())) < 1e-9
+    both = efface.erase(pipe, [Concept("circle", anchor="star"), concepts[1]], "uce", key_span=span, target="tensor")
+    assert both.names == ("circle", "ring") and len(both.deltas["unet"].changes) == len(before)
+
+
+def test_towards_itself_nothing_is_left() -> None:
+    pipe = double()
+    circle = rows_of(pipe, "circle")[0][2]
+    before = keys_and_values(pipe)
+    concept = Concept("circle", neutral="circle")
+    options: dict[str, Any] = {"key_span": "last", "ridge": 1e-6, "preserve_weight": 0.0}
+    with efface.erase(pipe, concept, "uce", target="tensor", **options).on(pipe):
+        for name, w in keys_and_values(pipe).items():
+            assert (w @ circle).norm() < 1e-3 * (before[name] @ circle).norm()
+    with pytest.raises(InputError, match="with debias none is erased"):
+        efface.erase(pipe, "circle", "uce", target="tensor", debias={"red": 0.5})
+
+
 def test_uce_debias() -> None:
     pipe = double()
     before = keys_and_values(pipe)

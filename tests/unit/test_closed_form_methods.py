@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import efface
-from efface import Concept, InputError, NothingErasedWarning, PipelineView
+from efface import Concept, EffaceWarning, InputError, NothingErasedWarning, PipelineView
 from efface.diffusion.weights.fusion import fused
 from efface.diffusion.weights.oce import OceConfig, rotation
 from efface.diffusion.weights.speed import fixed_rows, guarded, null_space
@@ -57,12 +57,17 @@ def test_what_rece_finds_does_bring_the_concept_back() -> None:
 # ----------------------------------------------------------------------------------------------------- SPEED
 
 
+BELOW: dict[str, Any] = {"null_below": 0.5, "filtered": True}
+EACH: dict[str, Any] = {"null_share": 0.05, "least_free": 0.0}
+
+
+@pytest.mark.parametrize("space", [BELOW, EACH | {"filtered": False}, EACH | {"filtered": True}])
 @pytest.mark.parametrize("fixed_ridge", [0.0, 0.5])
 @pytest.mark.parametrize("span", ["last", "last_to_end"])
-def test_speed(span: Any, fixed_ridge: float) -> None:
+def test_speed(span: Any, fixed_ridge: float, space: dict[str, Any]) -> None:
     pipe = double()
     values = keys_and_values(pipe, ("to_v",))
-    options: dict[str, Any] = {"ridge": 0.7, "null_below": 0.5, "augment": 4, "fixed_ridge": fixed_ridge}
+    options: dict[str, Any] = {"ridge": 0.7, "augment": 4, "fixed_ridge": fixed_ridge, **space}
     erasure = efface.erase(pipe, CIRCLE, "speed", key_span=span, **options)
     with erasure.on(pipe):
         after = keys_and_values(pipe, ("to_v",))
@@ -75,7 +80,8 @@ def test_speed(span: Any, fixed_ridge: float) -> None:
         noise = torch.randn(len(retain), 4, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
         ways = []
         for sign in (1, -1):  # of the direction along which rows are drawn, which is arbitrary
-            given: dict[str, Any] = {"ridge": 0.7, "below": 0.5, "fixed_ridge": fixed_ridge, "noise": sign * noise}
+            given: dict[str, Any] = {"ridge": 0.7, "fixed_ridge": fixed_ridge, "noise": sign * noise}
+            given |= {"below": space.get("null_below"), "each": space.get("null_share"), "filtered": space["filtered"]}
             ways.append(naive.speed(w, keys, targets, retain, fixed, **given))
         assert min(float((after[name] - way).abs().max()) for way in ways) < 1e-8, name
 
@@ -110,6 +116,41 @@ def test_the_null_space_by_its_share() -> None:
     assert [null_space(gram, share).shape[1] for share in (0, 0.05, 0.1, 0.2, 1)] == [0, 1, 2, 3, 5]
     assert null_space(torch.zeros(4, 4, dtype=torch.float64), 0).shape[1] == 4
     assert null_space(gram, 0, below=0.6).shape[1] == 2
+    assert null_space(gram, 0, least=0.5).shape[1] == 3
+    rows = torch.tensor([[9.0, 0, 0, 0, 1], [9, 3, 0, 0, 0]], dtype=torch.float64)  # 1 / 82 in the least; 1 / 10 in 3
+    assert [null_space(gram, share, rows=rows).shape[1] for share in (0.012, 0.013, 0.099, 0.11, 1)] in (
+        [0, 2, 2, 4, 5],
+        [1, 2, 2, 4, 5],  # of two equal eigenvalues either may be the first
+    )
+
+
+def test_a_row_among_many_others_is_held_as_they_are() -> None:
+    """A word's own row differs from those behind it where all rows together have next to nothing."""
+    rows = torch.zeros(21, 8, dtype=torch.float64)
+    rows[:, 0], rows[-1, 5] = 10, 1
+    gram = rows.mT @ rows / len(rows)
+    alike, each = (null_space(gram, 0.001, rows=of) for of in (None, rows))
+    assert alike.shape[1] == 7 and float((rows[-1] @ alike).norm()) > 0.9
+    assert each.shape[1] == 6 and float((rows @ each).abs().max()) < 1e-12
+
+
+def test_what_is_preserved_stays_where_no_row_is_left_out() -> None:
+    pipe = double()
+    circle, *kept = rows_of(pipe, "circle", "ring", "square")
+    before = keys_and_values(pipe, ("to_v",))
+    for options, most in (({"filtered": False}, 1e-9), ({"filtered": True}, 1.0)):
+        given: dict[str, Any] = {"null_share": 1e-12, "least_free": 0.0, "key_span": "last", "augment": 0, **options}
+        with efface.erase(pipe, CIRCLE, "speed", **given).on(pipe):
+            for name, w in keys_and_values(pipe, ("to_v",)).items():
+                change = w - before[name]
+                held = torch.stack([rows[1] for rows in kept])
+                assert float((held @ change.mT).abs().max()) < most and float((circle[2] @ change.mT).norm()) > 0.01
+
+
+def test_rows_to_retain_that_fill_everything_are_told_of() -> None:
+    pipe = build("sd1")
+    with pytest.warns(EffaceWarning, match=r"directions left to change \(least_free=0.9\) hold up to"):
+        efface.erase(pipe, CIRCLE, "speed", least_free=0.9)
 
 
 def test_centres_are_means_of_the_rows_near_them() -> None:
@@ -123,7 +164,7 @@ def test_centres_are_means_of_the_rows_near_them() -> None:
 
 def test_retaining_everything_is_refused() -> None:
     with pytest.raises(InputError, match="leaves no direction in which .* may change: preserve fewer words"):
-        efface.erase(build("sd1"), CIRCLE, "speed", null_share=0.0)
+        efface.erase(build("sd1"), CIRCLE, "speed", null_share=0.0, least_free=0.0)
 
 
 # ------------------------------------------------------------------------------------------------------- OCE

@@ -57,12 +57,14 @@ class Given:
         branches: How many there are.
         prompts: Which of them are for the prompts: two of three in perturbed attention guidance.
         negatives: Which are for the negative prompts.
+        entered: What the module was given whose states are edited, `(branches n, ...)`; None if that is no tensor.
     """
 
     embedding: PromptEmbedding
     branches: int
     prompts: tuple[int, ...]
     negatives: tuple[int, ...]
+    entered: Tensor | None = None
 
     def of_prompts(self, states: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
         """States of a pass, `(branches n, ...)`, in which those of the prompts are changed."""

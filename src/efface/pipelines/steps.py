@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Self, TypeAlias
@@ -216,12 +216,14 @@ class _InsideOf(_Watch):
         """A pass begins."""
         self.now.reached = frozenset()
 
-    def passing(self, site: Site, _module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
+    def passing(self, site: Site, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """What a module gives instead, or None."""
         given = self.given()
         if given is None:
             return None
         self.now.reached |= {site}
+        entered = args[0] if args else kwargs.get("hidden_states", kwargs.get("input"))
+        given = replace(given, entered=entered if isinstance(entered, Tensor) else None)
         return edit_value(output, partial(self._changed, site, given), site.index, site)
 
     def _changed(self, site: Site, given: Given, x: Tensor) -> Tensor | None:

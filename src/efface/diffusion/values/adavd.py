@@ -41,6 +41,9 @@ class AdaVDConfig(Config):
     gate: bool = option(True, "take off by likeness to the concept; else all of it, from every row")
     strength: float = option(2.0, "s: most that is taken off; at epsilon it is half of it", above=0)
     steepness: float = option(100.0, "p: how steeply that rises with the cosine", above=0)
+    target: Literal["last", "mean"] = option(
+        "last", "a concept's value: of its word's last row, or the mean from there to the end of the window"
+    )
     epsilon: float | Literal["auto"] = option(
         "auto", "cosine at which half the strength is taken off; auto: per layer (cond), .93 (joint)", least=-1, most=1
     )
@@ -64,6 +67,11 @@ class AdaVD(Erasure):
     code has it: the vectors are `[value of the negative prompt; value of the prompt]` on `[value of the neutral prompt;
     c]`, row by row, of which **both halves** are edited; epsilon = .93 is calibrated for these. It needs guidance with
     both branches in one pass.
+
+    `target="mean"` takes for `c_j` the mean of the values from the word's last row to the end of the window, end of
+    text and padding among them. So Uni-AdaVD (arXiv:2607.14521) has it for what no one row names (nudity), with
+    `branches="joint", epsilon=0.43, strength=1`; for what has a name it does as above. Of that work this is all: its
+    decomposition for other architectures and its epsilons for them were in no text that we could read.
 
     The released code divides by the raw `c_j` in its Gram-Schmidt, which is not orthogonal for three concepts and more;
     and it knows 77 rows and SD 1's heads alone. The edits act in the pipeline's own calls (`pipe(...)`,
@@ -213,9 +221,9 @@ def fit(view: PipelineView, concepts: Sequence[Concept], config: AdaVDConfig) ->
         )
     words = [(i, word) for i, concept in enumerate(concepts) for word in concept.words]
     read = Read(view, [*(word for _, word in words), concepts[0].neutral])
-    at = [(i, word, row) for i, word in words for row in read.rows(Phrase(word, word), "last")]
+    at = [(i, word, rows) for i, word in words for rows in _target_rows(read, word, config.target)]
     dtype = torch.promote_types(read.embedding.sequence.dtype, torch.float32)
-    values = _own_values(view, read, [(word, row) for _, word, row in at], dtype)
+    values = _own_values(view, read, [(word, rows) for _, word, rows in at], dtype)
     neutral = _neutral_values(view, concepts[0].neutral, dtype) if config.branches == "joint" else {}
     edited = rows_that_differ(read.embedding)
     report: dict[str, Any] = {"vectors": len(at)}
@@ -253,20 +261,24 @@ def _inverse(c: Tensor) -> Tensor:
     return torch.linalg.pinv(wide @ wide.mT, hermitian=True, rtol=_RANK).to(c)
 
 
+def _target_rows(read: Read, word: str, target: str) -> list[list[int]]:
+    """Rows of a word's prompt whose mean is a vector: each of its last, or all from there on."""
+    phrase = Phrase(word, word)
+    return [read.rows(phrase, "last_to_end")] if target == "mean" else [[row] for row in read.rows(phrase, "last")]
+
+
 def _own_values(
-    view: PipelineView, read: Read, at: Sequence[tuple[str, int]], dtype: torch.dtype
+    view: PipelineView, read: Read, at: Sequence[tuple[str, Sequence[int]]], dtype: torch.dtype
 ) -> dict[str, dict[str, Tensor]]:
-    """The values of one row of each of some prompts."""
+    """The mean value of some rows of each of some prompts."""
     found: dict[str, dict[str, list[Tensor]]] = {}
     for start in range(0, len(at), AT_ONCE):
         some = at[start : start + AT_ONCE]
         prompts = torch.tensor([read.at[word] for word, _ in some])
         for part, of in values_of(view, picked_prompts(read.embedding, prompts)).items():
             for path, v in of.items():
-                rows = torch.tensor([row for _, row in some], device=v.device)
-                found.setdefault(part, {}).setdefault(path, []).append(
-                    v[torch.arange(len(rows), device=v.device), rows]
-                )
+                means = torch.stack([v[k, list(rows)].mean(0) for k, (_, rows) in enumerate(some)])
+                found.setdefault(part, {}).setdefault(path, []).append(means)
     values = {part: {path: torch.cat(vs).to(dtype) for path, vs in of.items()} for part, of in found.items()}
     for of in values.values():
         for path, c in of.items():

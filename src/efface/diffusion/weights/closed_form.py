@@ -127,11 +127,27 @@ class NormalEquations:
         keys = keys.to(self.gram)
         self.n += len(keys)
         self.gram.addmm_(keys.mT, keys, alpha=weight)
-        if targets is not None:
-            differences = targets.to(self.gram) - keys
-            self.cross.addmm_(differences.mT, keys, alpha=weight)
-            self._note(differences, weight * keys)
+        return self if targets is None else self.aim(keys, targets, weight)
+
+    def aim(self, keys: Tensor, targets: Tensor, weight: float = 1.0) -> Self:
+        """What keys that are in `gram` are to be read as: of another matrix with the same keys, say.
+
+        Args:
+            keys: `(n, width)`.
+            targets: What each is to be read as.
+            weight: Of each of them.
+        """
+        keys = keys.to(self.gram)
+        differences = targets.to(self.gram) - keys
+        self.cross.addmm_(differences.mT, keys, alpha=weight)
+        self._note(differences, weight * keys)
         return self
+
+    def beside(self, other: NormalEquations) -> NormalEquations:
+        """These targets, with the keys of other sums."""
+        found = NormalEquations(self.width, self.gram.device)
+        found.gram, found.n, found.cross, found._few = other.gram, other.n, self.cross, self._few
+        return found
 
     def _note(self, differences: Tensor, keys: Tensor) -> None:
         if self._few is None:
@@ -220,6 +236,15 @@ def pair_rows(
     view: PipelineView, streams: Sequence[Stream], pairs: Sequence[Pair], span: KeySpan
 ) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Some pairs at a time, of each stream `(n, width)` keys and the target of each."""
+    for some in rows_of_pairs(view, streams, pairs, span):
+        joined = [list(zip(*of_stream, strict=True)) for of_stream in some]
+        yield [(torch.cat(keys), torch.cat(targets)) for keys, targets in joined]
+
+
+def rows_of_pairs(
+    view: PipelineView, streams: Sequence[Stream], pairs: Sequence[Pair], span: KeySpan
+) -> Iterator[list[list[tuple[Tensor, Tensor]]]]:
+    """Some pairs at a time, of each stream and each of these pairs `(n, width)` keys and the target of each."""
     for some in in_parts(pairs):
         read = Read(view, [phrase.prompt for pair in some for phrase in (pair.key, pair.target)])
         places = [(pair, *read.paired(pair, span)) for pair in some]
@@ -227,7 +252,7 @@ def pair_rows(
         for stream, x in zip(streams, rows_read(view, streams, read.embedding), strict=True):
             keys = [picked(x, read.at[pair.key.prompt], i, stream.pooled) for pair, i, _ in places]
             targets = [picked(x, read.at[pair.target.prompt], j, stream.pooled) for pair, _, j in places]
-            found.append((torch.cat(keys), torch.cat(targets)))
+            found.append(list(zip(keys, targets, strict=True)))
         yield found
 
 
@@ -247,7 +272,7 @@ def phrase_rows(
 def mapped(
     view: PipelineView,
     streams: Sequence[Stream],
-    maps: Sequence[InputMap],
+    maps: Sequence[InputMap | Mapping[str, InputMap]],
     *,
     method: str,
     concepts: Sequence[Concept],
@@ -259,16 +284,22 @@ def mapped(
     Args:
         view: The pipeline.
         streams: Matrices of it.
-        maps: Of each stream, what its rows are read as.
+        maps: Of each stream, what its rows are read as; or path of a matrix -> what it reads them as.
         method: Name of the method.
         concepts: What is erased.
         config: The options.
         report: What the fit found.
     """
-    if all(found.rank == 0 for found in maps):
+    each = [(s.only(path), found) for s, of in zip(streams, maps, strict=True) for path, found in _of_each(s, of)]
+    if all(found.rank == 0 for _, found in each):
         warn_of_nothing(concepts)
-    deltas = deltas_of(view, [(s, s.changes(found.of)) for s, found in zip(streams, maps, strict=True)])
+    deltas = deltas_of(view, [(matrix, matrix.changes(found.of)) for matrix, found in each])
     return WeightErasure.made(deltas, method=method, concepts=concepts, config=config, report=report)
+
+
+def _of_each(stream: Stream, of: InputMap | Mapping[str, InputMap]) -> Iterator[tuple[str, InputMap]]:
+    for path in stream.matrices:
+        yield path, of if isinstance(of, InputMap) else of[path]
 
 
 def warn_of_nothing(concepts: Sequence[Concept]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from efface._errors import InputError
 from efface._io import as_path, atomic_dir
 from efface.core.doors import check_call
+from efface.core.edits import OnWeights
 from efface.core.subjects import as_subject
 from efface.core.weights import Change, LowRank, nbytes_of
 from efface.diffusion.weights.erasure import WeightErasure
@@ -92,12 +93,22 @@ def save_pipeline(erasure: WeightErasure, pipe: Any, folder: str | os.PathLike[s
         InputError: If the erasure does not suit the pipeline, or the folder has something in it.
     """
     check_call(save_pipeline, locals())
+    _in_weights(erasure)
     view = _view(pipe)
     path = _room(folder)
     if path.is_dir() and any(path.iterdir()):
         raise InputError(f"{path} has something in it: name another folder")
     with erasure.on(view), atomic_dir(path) as made:
         view.pipe.save_pretrained(made)
+
+
+def _in_weights(erasure: WeightErasure) -> None:
+    """Refuse a change that is not in the weights, but let in by each prompt."""
+    if not all(isinstance(edit, OnWeights) for edit in erasure.edits):
+        raise InputError(
+            f"this {type(erasure).__name__} leaves weights alone, as each prompt lets in its share: what is on for "
+            "every prompt can be exported, erasure.whole()"
+        )
 
 
 def _view(pipe: Any) -> PipelineView:
@@ -109,6 +120,7 @@ def _view(pipe: Any) -> PipelineView:
 
 def _checked(erasure: WeightErasure, pipe: Any) -> PipelineView:
     """The view of a pipeline that an erasure goes on."""
+    _in_weights(erasure)
     view = _view(pipe)
     erasure.on(view).undo()
     return view

@@ -24,14 +24,14 @@ from efface.diffusion.weights.closed_form import (
 from efface.diffusion.weights.erasure import WeightErasure
 from efface.diffusion.weights.projections import Stream, streams_of
 from efface.diffusion.weights.rows import READS, check_words, pairs_of, preserved, reads_of
-from efface.diffusion.weights.uce import UceConfig, preserve_weight, solutions
+from efface.diffusion.weights.uce import ReadAsConfig, preserve_weight, solutions
 from efface.pipelines.view import PipelineView
 
 NAME = "rece"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReceConfig(UceConfig):
+class ReceConfig(ReadAsConfig):
     """Options of RECE: those of UCE, with its own defaults, and of the rounds after it."""
 
     ridge: float = option(0.1, "how much the weights are held where they are", least=0)

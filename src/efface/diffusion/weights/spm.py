@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from efface.diffusion.weights.draws import Draws
 from efface.diffusion.weights.erasure import WeightErasure
 from efface.diffusion.weights.layers import Modules, chosen_layers, denoiser_of
 from efface.diffusion.weights.passes import Aim
+from efface.diffusion.weights.permeable import permeable
 from efface.diffusion.weights.student import LowRankAdapters
 from efface.diffusion.weights.tuning import LayersConfig, Plan, Tuning, ready
 from efface.pipelines.embedding import PromptEmbedding
@@ -43,6 +44,10 @@ class SpmConfig(LayersConfig):
     keeping: float = option(1000.0, "weight of saying the same of other texts", least=0)
     others: int = option(4, "random texts a step of which the same is to be said", least=1)
     sampling_steps: int = option(30, "steps of the scheduler, of which a sampling takes some", least=1)
+    transport: Literal["none", "cosine", "words", "both"] = option(
+        "none",
+        "let a prompt's share of the change in: by its cosine with the concept, words of its name, the larger",
+    )
 
     @property
     def plan(self) -> Plan:
@@ -111,11 +116,11 @@ def fit(
         |e'(x_t, c) - (e(x_t, s) - eta (e(x_t, c) - e(x_t, s)))|^2 + keeping |e'(x_t, r) - e(x_t, r)|^2
 
     with s the anchor, or the neutral prompt, and r random texts (see `other_texts`). The result is one low-rank change
-    of weights that is on for every prompt.
+    of weights that is on for every prompt; with `transport` (facilitated transport; the release has `"both"`) one that
+    leaves weights alone and is let in by each prompt as far as it is near the concept (`PermeableErasure`).
 
-    Where ours differs from the released code: there is no facilitated transport, which weighs adapters by each prompt
-    (`erasure.scaled(by)` weighs it by hand); AdamW keeps its state in float32, not 8 bits; the warm-up is a sixth of
-    the steps, as 500 are of 3000.
+    Where ours differs from the released code: AdamW keeps its state in float32, not 8 bits; the warm-up is a sixth of
+    the steps, as 500 are of 3000; transport is off by default, as with it a concept without its name is hardly erased.
 
     Args:
         view: The pipeline.
@@ -149,7 +154,8 @@ def fit(
             before = tuning.passes(tuning.teacher, there, times, others)
         return found + config.keeping * F.mse_loss(tuning.said(there, times, others), before)
 
-    return tuning.run(loss, checkpoint, checkpoint_seconds)
+    found = tuning.run(loss, checkpoint, checkpoint_seconds)
+    return found if config.transport == "none" else permeable(view, found, concepts, config.transport)
 
 
 register(

@@ -22,6 +22,7 @@ from efface.diffusion.weights.closed_form import (
     move,
     pair_rows,
     phrase_rows,
+    rows_of_pairs,
 )
 from efface.diffusion.weights.erasure import WeightErasure
 from efface.diffusion.weights.projections import LAYERS_HELP, Layers, Stream, streams_of
@@ -42,8 +43,8 @@ NAME = "uce"
 
 
 @dataclass(frozen=True, kw_only=True)
-class UceConfig(Config):
-    """Options of UCE."""
+class ReadAsConfig(Config):
+    """Options of what reads a concept's rows as its anchor's."""
 
     key_span: Span = option("last_to_end", SPAN_HELP)
     layers: Layers = option("auto", LAYERS_HELP)
@@ -55,6 +56,15 @@ class UceConfig(Config):
     in_templates: bool = option(False, "read words in the concept's templates, too, not by themselves")
 
 
+@dataclass(frozen=True, kw_only=True)
+class UceConfig(ReadAsConfig):
+    """Options of UCE."""
+
+    target: Literal["replace", "tensor"] = option(
+        "replace", "what a concept's values become: the anchor's, or those without their part along the concept's"
+    )
+
+
 def fit(
     view: PipelineView, concepts: Sequence[Concept], config: UceConfig, *, debias: Mapping[str, float] | None = None
 ) -> WeightErasure:
@@ -63,6 +73,14 @@ def fit(
     Each word of each concept is read as its anchor (as its neutral prompt where there is none), the words to preserve
     and the neutral prompt as before. With `debias`, a concept is read as itself and so much of each attribute:
     `v* = W (c + sum_a r_a c_a)`.
+
+    With `target="tensor"`, as the released code calls it, values are read as the anchor's without their part along the
+    concept's own, which are not the same rows for each matrix W:
+
+        V* = W T - (<W T, W C> / <W C, W C>) W C
+
+    for the rows C of a word's prompt and T of its anchor's, a pair as one vector, as in the release (with
+    `key_span="last"` that is row by row). An anchor that reads the same as its concept then leaves nothing of it.
 
     Differences from the released code: it has two key spans, this has both (`"last_to_end"`: the paper's time;
     `"last"`: since 2025); it inverts a matrix for each layer in the layer's own dtype, this one for all in float64; its
@@ -79,18 +97,67 @@ def fit(
             equations are singular.
     """
     debias = None if debias is None else _strengths(debias)
+    if debias is not None and config.target != "replace":
+        raise InputError(
+            f"target={config.target!r} says what an erased concept becomes, and with debias none is erased: leave one "
+            "of them out"
+        )
     check_words(view, concepts, more=tuple(debias or ()))
     streams = streams_of(view, config.layers)
     solved, sums = solutions(view, streams, concepts, config, debias)
-    report = {"keys": sums[0].n, "ranks": [found.rank for found in solved]}
-    return mapped(view, streams, solved, method=NAME, concepts=concepts, config=config, report=report)
+    report: dict[str, Any] = {"keys": sums[0].n, "ranks": [found.rank for found in solved]}
+    if config.target == "replace":
+        return mapped(view, streams, solved, method=NAME, concepts=concepts, config=config, report=report)
+    apart = projected(view, streams, concepts, config, sums)
+    report["ranks"] = [max(found.rank for found in of.values()) for of in apart]
+    return mapped(view, streams, apart, method=NAME, concepts=concepts, config=config, report=report)
+
+
+def projected(
+    view: PipelineView,
+    streams: Sequence[Stream],
+    concepts: Sequence[Concept],
+    config: ReadAsConfig,
+    sums: Sequence[NormalEquations],
+) -> list[dict[str, InputMap]]:
+    """Of each stream and matrix, what rows are read as where targets are without their part along the concept's values.
+
+    Args:
+        view: The pipeline.
+        streams: Matrices of it.
+        concepts: What is erased.
+        config: The options.
+        sums: Of each stream, with the keys of all concepts and of what is preserved.
+    """
+    weights = [{p: w.to(t.gram) for p, w in s.weights.items()} for s, t in zip(streams, sums, strict=True)]
+    aims = [{p: NormalEquations(w.shape[1], w.device) for p, w in of.items()} for of in weights]
+    for some in rows_of_pairs(view, streams, pairs_of(concepts, config.in_templates), config.key_span):
+        for of_stream, matrices, aimed in zip(some, weights, aims, strict=True):
+            for path, w in matrices.items():
+                for keys, targets in of_stream:
+                    aimed[path].aim(keys, without(w, keys.to(w), targets.to(w)), config.erase_weight)
+    return [
+        {path: aim.beside(total).solve(config.ridge) for path, aim in aimed.items()}
+        for aimed, total in zip(aims, sums, strict=True)
+    ]
+
+
+def without(weight: Tensor, keys: Tensor, targets: Tensor) -> Tensor:
+    """Rows `(n, width)` of which a matrix makes the targets' values without their part along the keys', as one vector.
+
+    >>> without(torch.eye(2), torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
+    tensor([[0., 4.]])
+    """
+    own, shown = keys @ weight.mT, targets @ weight.mT
+    size = own.square().sum()
+    return targets - ((own * shown).sum() / size if bool(size > 0) else size) * keys
 
 
 def solutions(
     view: PipelineView,
     streams: Sequence[Stream],
     concepts: Sequence[Concept],
-    config: UceConfig,
+    config: ReadAsConfig,
     debias: Mapping[str, float] | None = None,
 ) -> tuple[list[InputMap], list[NormalEquations]]:
     """What rows are read as in each stream, and the sums that it follows from."""
