@@ -327,7 +327,7 @@ _HEADER = ("anchor", "ACC_e", "ACC_g", "near", "boundary", "far", "H", "leaves",
 def _together(each: Sequence[Seen]) -> Seen:
     """Concepts that were erased one at a time as one: of the words beside each the mean, where it has any."""
     shares = ("erased", "reworded", "near", "told", "far", "rest", "unsaid")
-    parts = {part: np.array([_mean(getattr(seen, part)) for seen in each]) for part in shares}
+    parts: dict[str, Any] = {part: np.array([_mean(getattr(seen, part)) for seen in each]) for part in shares}
     for part in ("near", "told", "far"):  # who has none says nothing of it
         parts[part] = np.where(np.isnan(parts[part]), np.nanmean(parts[part]), parts[part])
     return Seen(**parts, kept=torch.cat([s.kept for s in each]), pictures=torch.cat([s.pictures for s in each]))
