@@ -36,6 +36,7 @@ from efface.audit.pipelines.probes.subject import Subject
 from efface.audit.pipelines.probes.verdict import Facts, Verdict, decide
 
 _SCALED = ("images", "pictures", "prompts", "held_out")
+_PICTURES = 7
 _LEAST = {"images": 40, "pictures": 40, "prompts": 4, "held_out": 32}
 
 
@@ -48,9 +49,9 @@ class Nothing:
         yield
 
 
-def case_of(studio: Studio, base: Subject, name: str, pictures: int, seed: int) -> Case:
+def case_of(studio: Studio, base: Subject, name: str, pictures: int, seed: int, pictures_seed: int = _PICTURES) -> Case:
     """What the probes are asked of a concept."""
-    found = studio.world.pictures_of(name, pictures)
+    found = studio.world.pictures_of(name, pictures, seed=pictures_seed)
     given = Pictures(found[0], tuple(found[1]), found[2], tuple(found[3]), "renderings")
     others = {o: tuple(studio.prompts_of(o, 8)) for o in studio.others_of(name)}
     return Case(

@@ -316,6 +316,9 @@ def row(role: Role, value: float | None, low: float = 0.0, high: float = 0.0, **
     return Row("probe", given["name"], role, at, given["base"], floor, "gold", value, *ends, *rest)
 
 
+_SELDOM, _NEARLY = Interval(0.4, 0.2, 0.6, 0.95, "by hand"), Interval(0.2, 0.07, 0.43, 0.95, "by hand")
+"""A row that so few pictures tell nothing in, as even the floor's own answer would leave half of it open."""
+
 CLEAN = (
     row("asked", 0.0, -0.04, 0.04),
     row("search", 0.0, -0.1, 0.1),
@@ -353,6 +356,9 @@ def changed(**by_role: Row) -> list[Row]:
         (changed(likelihood=row("likelihood", None)), True, "inconclusive"),
         (changed(search=row("search", 0.1, -0.4, 0.8)), True, "inconclusive"),
         (changed(asked=row("asked", 0.0, base=Interval(0.5, 0.4, 0.6, 0.95, ""))), True, "inconclusive"),
+        (changed(asked=row("asked", 0.0, base=Interval(0.76, 0.57, 0.88, 0.95, ""))), True, "removed"),
+        ([*CLEAN, row("unprompted", 0.5, -0.8, 1.7, base=_SELDOM, floor=_NEARLY)], True, "removed"),
+        (changed(search=row("search", 0.0, -0.9, 0.9, base=_SELDOM, floor=_NEARLY)), True, "inconclusive"),
     ],
 )
 def test_the_verdict_follows_the_rule(rows: Sequence[Row], moved: bool, kind: str) -> None:

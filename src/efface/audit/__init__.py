@@ -4,6 +4,7 @@
 |---|---|
 | `rows` | vectors before and after, by fresh probes; `similarity` of embeddings |
 | `sites`, `losses` | hidden states of a model, site by site; what erasing cost it |
+| `durability` | whether what was erased from a language model comes back: rounded, tuned on, states put back |
 | `pipeline`, `gate` | what a text-to-image pipeline shows; which prompts an erasure acts on (`presence`, `detection`) |
 | `erasure` | whether a concept has really gone from a pipeline, by probes that its eraser does not control |
 | `remembered` | who and what else an erasure suppressed or elevated, from answers before and after |
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from efface.audit.pipelines.probes.case import Pictures
     from efface.audit.pipelines.probes.erasure import erasure
     from efface.audit.remembrance.remembered import remembered
+    from efface.audit.states.durability import durability
     from efface.audit.states.losses import losses
     from efface.audit.states.sites import sites
     from efface.audit.subjects import access_of
@@ -53,6 +55,7 @@ _NAMES = {
     "efface.audit.pipelines.probes.case": ("Pictures",),
     "efface.audit.pipelines.probes.erasure": ("erasure",),
     "efface.audit.remembrance.remembered": ("remembered",),
+    "efface.audit.states.durability": ("durability",),
     "efface.audit.states.losses": ("losses",),
     "efface.audit.states.sites": ("sites",),
     "efface.audit.subjects": ("access_of",),
@@ -78,6 +81,7 @@ __all__ = [
     "access_of",
     "bootstrap_interval",
     "detection",
+    "durability",
     "erasure",
     "gate",
     "losses",

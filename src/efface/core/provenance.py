@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from efface._errors import InputError
 from efface.core.arrays import dense
 from efface.core.hashing import feed
 
@@ -153,8 +154,16 @@ def _subject(subject: Any) -> dict[str, str]:
         return {"name": subject, "sha256": ""}
     if isinstance(subject, Tensor | np.ndarray):
         return {"name": _said(subject), "sha256": content_hash(subject)}
-    digest = getattr(subject, "digest", "")
-    return {"name": _named(subject), "sha256": digest if isinstance(digest, str) else ""}
+    return {"name": _named(subject), "sha256": _digest(subject)}
+
+
+def _digest(subject: Any) -> str:
+    """The content hash of a value that has one; an erasure by functions, which cannot be saved, has none."""
+    try:
+        found = getattr(subject, "digest", "")
+    except InputError:
+        return ""
+    return found if isinstance(found, str) else ""
 
 
 def _named(subject: Any) -> str:

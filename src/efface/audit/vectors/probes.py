@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -161,6 +161,12 @@ class ProbeScores:
         shape = (len(probe.penalties), len(labels))
         self._scores = {c: {name: np.zeros(shape) for name in names} for c in self.conditions}
         self._fold, self._folds = np.zeros(len(labels), dtype=np.int64), 0
+        self._known: frozenset[str] = frozenset()
+
+    def beside(self, other: ProbeScores) -> Self:
+        """The same with the scores before erasure of another, which is given the same rows before and folds."""
+        self._scores[BEFORE], self._known = other._scores[BEFORE], frozenset([BEFORE])
+        return self
 
     def add(self, *views: View) -> None:
         """Fit fresh probes on the training rows of one fold, before and after erasure, and score its test rows.
@@ -176,7 +182,7 @@ class ProbeScores:
     def _add(self, view: View, share: float) -> None:
         check_classes(self.labels, view.train, may_lack=self.may_lack)
         score = self._score_classes if self.labels.is_categorical else self._score_numbers
-        for condition in self.conditions:
+        for condition in (c for c in self.conditions if c not in self._known):
             x = standardise(view.rows(condition), view.train).astype(self.probe.dtype)
             for i, scores in enumerate(score(x, view)):
                 for name, values in scores.items():

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import hypot
 from typing import Literal
 
 from efface.audit.pipelines.probes.recovery import Row
@@ -124,8 +125,11 @@ def _invalid(asked: Sequence[Row]) -> str:
     plain = next((row for row in asked), None)
     if plain is None or plain.base is None or plain.model is None:
         return "the concept was not asked for plainly, or the judge could say of no picture"
-    if plain.base.value < DRAWN_BEFORE:
-        return f"the base draws it in {100 * plain.base.value:.0f} % of plain prompts only: there is little to erase"
+    if plain.base.high < DRAWN_BEFORE:
+        return (
+            f"the base draws it in {_percent(plain.base.value)} of plain prompts only, surely under "
+            f"{100 * DRAWN_BEFORE:.0f} %: there is little to erase"
+        )
     if plain.floor is not None and plain.floor.low > ASKED_TOO_OFTEN:
         return f"the floor draws it in {100 * plain.floor.value:.0f} %: it is no model that never knew it"
     return ""
@@ -198,16 +202,25 @@ def _missing(rows: Sequence[Row]) -> list[str]:
     """Why nothing was found and it is not called removed all the same."""
     said = []
     for role, what in (("likelihood", "the loss on its pictures"), ("dormant", "relearning"), ("search", "a search")):
-        if not _scored(_of(rows, role)):  # type: ignore[arg-type]
-            why = next((f": {r.void}" for r in _of(rows, role) if r.void), "")  # type: ignore[arg-type]
+        asked = _of(rows, role)  # type: ignore[arg-type]
+        if not any(_tells(row) for row in asked):
+            why = next((f": {r.void}" for r in asked if r.void), ": too few pictures" if asked else "")
             said.append(f"nothing was found, but {what} is missing{why}")
     for r in _scored(_of(rows, "likelihood", "dormant")):
         if r.name.startswith(EMPTY) and (r.high or 0.0) > HELD:
             said.append(f"nothing was found, but {r.title} does not exclude it: {_recovered(r)}")
-    for r in _scored(_of(rows, "search", "unprompted")):
+    for r in filter(_tells, _of(rows, "search", "unprompted")):
         if (r.high or 0.0) > HELD:
             said.append(f"nothing was found, but too few pictures; {r.title}: {_recovered(r)}")
     return said
+
+
+def _tells(row: Row) -> bool:
+    """Whether a row could exclude anything: not where even the floor's own answer would leave half of it open."""
+    if row.value is None or row.base is None or row.floor is None or row.role in ("likelihood", "dormant"):
+        return row.value is not None
+    spread = hypot(row.floor.high - row.floor.value, row.floor.value - row.floor.low)
+    return spread <= HELD * (row.base.value - row.floor.value)
 
 
 def _search_missing(rows: Sequence[Row]) -> list[str]:

@@ -1,0 +1,194 @@
+"""Verdicts about models that are known: is what still draws a concept called not suppressed, and a gold model removed?
+
+python -m benchmarks.probe_calibration --out results.jsonl [--concepts circle striped heart] [--seeds 20] [--whole 1]
+    [--golds 2] [--steps 10] [--images 24] [--tell]
+
+Per concept and seed the base is seed2 and the floor the gold model of the concept. Judged as if they were erased:
+
+- "base": the world's own pipeline, which is another training than seed2;
+- "other gold": the gold model of another concept, which saw this one (the first few seeds);
+- "sham": seed2 with a random change of the weights that uce changes, by as much;
+- "gold": the gold model itself, whose recovery is 0 by construction (what is tested is the rest of the rule);
+- "gold, trained on": the gold model tuned 60 steps further on pictures without the concept: other weights, and no
+  sight of the concept, but no second training from the start, which there is none of.
+
+A seed draws the sham, the prompts' seeds, the noise and the held-out pictures anew; golds are the same. The first three
+have the direct prompt alone, with `--images` pictures. Golds are judged in the first `--golds` seeds, with 40 pictures,
+likelihood and features; in the first `--whole` seeds also with completion and relearning, without which nothing is
+called removed. A line of JSON for each subject, written when it is known: what is in the file is not done again; the
+counts are by the rule as it is now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks._studio import Studio, add_world
+from benchmarks.probes import case_of
+from efface import PipelineView
+from efface.audit.pipelines.probes.case import Case
+from efface.audit.pipelines.probes.conditions import asked, empty
+from efface.audit.pipelines.probes.latents import encoded
+from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, Panel, ShamEdit
+from efface.audit.pipelines.probes.recovery import Row
+from efface.audit.pipelines.probes.registry import find_probe
+from efface.audit.pipelines.probes.running import Runner
+from efface.audit.pipelines.probes.subject import Subject
+from efface.audit.pipelines.probes.tuned import Tuned
+from efface.audit.pipelines.probes.verdict import Facts, decide
+from efface.stats.intervals import Interval, wilson_interval
+
+_CHEAP, _DEAR = ("direct prompt", "likelihood", "features"), ("diffusion completion", "relearning")
+_EQUAL = "seed2"
+_ON_STEPS, _ON_RATE, _ON_BATCH, _ON_STREAM = 60, 1e-4, 32, 290
+_GOLDS, _GOLD_IMAGES = ("gold", "gold, trained on"), 40
+
+
+class TrainedOn:
+    """The gold model tuned further on pictures without the concept, as an erasure of it."""
+
+    def __init__(self, gold: Subject, case: Case) -> None:
+        found = case.need_pictures(_ON_BATCH)
+        with gold.on() as view:
+            clean = encoded(view, found.others)
+            self.tuned = Tuned(view, _ON_RATE)
+            for step in range(_ON_STEPS):
+                drawn = torch.randperm(len(clean), generator=case.source(_ON_STREAM, step))[:_ON_BATCH]
+                texts = [found.other_texts[int(i)] for i in drawn]
+                given = empty(view, _ON_BATCH) if step % 10 == 0 else asked(view, texts)
+                self.tuned.step(clean[drawn], given, case, (_ON_STREAM, step))
+
+    @contextmanager
+    def on(self, subject: Any, /) -> Iterator[None]:
+        """Put it on the model that it was tuned from, until the block ends."""
+        with self.tuned.held():
+            yield
+
+
+def subjects(
+    studio: Studio, base: Subject, gold: Subject, name: str, seed: int, kept: dict[str, Any]
+) -> Iterator[tuple[str, Subject]]:
+    """What is judged, by name."""
+    if not kept:
+        other = next(v for v in studio.world.variants() if v.startswith("without-") and v != studio.world.gold_of(name))
+        kept["base"], kept["other gold"] = (
+            PipelineView.of(studio.world.load_pipeline(variant)) for variant in ("base", other)
+        )
+        kept["norms"] = Panel(base, Subject(ERASED, base.view, studio.fit(name, "uce"))).moved
+        kept["on"] = TrainedOn(gold, case_of(studio, base, name, 160, 1000))
+    yield "base", Subject(ERASED, kept["base"])
+    yield "other gold", Subject(ERASED, kept["other gold"])
+    yield "sham", Subject(ERASED, base.view, ShamEdit(kept["norms"], seed=1000 + seed))
+    yield "gold", Subject(ERASED, gold.view)
+    yield "gold, trained on", Subject(ERASED, gold.view, kept["on"])
+
+
+def judged(panel: Panel, case: Case, images: int, names: Sequence[str], shared: dict[Any, Any]) -> dict[str, Any]:
+    """The verdict about a subject, and its rows."""
+    budgets = {
+        "direct prompt": {"images": images},
+        "likelihood": {"pictures": 32, "draws": 2},
+        "features": {"pictures": 64},
+        "diffusion completion": {"images": 24, "hand_over": (0.1,), "unprompted": (0.2,)},
+        "relearning": {"sets": 1, "steps": (10, 20), "held_out": 48, "draws": 3},
+    }
+    start = time.process_time()
+    runner = Runner(panel, case, None, budgets, shared)
+    runner._sham = [None]  # a sham of each subject is not what is asked
+    rows = [row for probe in names for row in runner.one(find_probe(probe), "quick").rows(seed=case.seed)]
+    verdict = decide(rows, Facts(bool(panel.moved), gold=True))
+    return {
+        "verdict": verdict.kind,
+        "because": list(verdict.because[:4]),
+        "rows": [asdict(row) for row in rows],
+        "moved": bool(panel.moved),
+        "cpu": round(time.process_time() - start, 1),
+    }
+
+
+def run(args: argparse.Namespace) -> None:
+    """All concepts of a seed, then the next seed."""
+    studio = Studio.of(args, steps=args.steps)
+    base = Subject(BASE, PipelineView.of(studio.world.load_pipeline(_EQUAL)))
+    studio.view = base.view
+    there = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    done = {(line["concept"], line["seed"], line["subject"]) for line in there}
+    kept: dict[str, dict[str, Any]] = {name: {} for name in args.concepts}
+    golds = {
+        name: Subject(GOLD, PipelineView.of(studio.world.load_pipeline(variant)))
+        for name in kept
+        if (variant := studio.world.gold_of(name)) is not None
+    }
+    for seed in range(args.seeds):
+        for name, gold in golds.items():
+            case = case_of(studio, base, name, 96, seed, pictures_seed=seed)
+            light: dict[Any, Any] = {}
+            heavy: dict[Any, Any] = {}
+            for subject, erased in subjects(studio, base, gold, name, seed, kept[name]):
+                is_gold = subject in _GOLDS
+                if (name, seed, subject) in done or seed >= args.golds and subject in (*_GOLDS, "other gold"):
+                    continue
+                names = (*_CHEAP, *(_DEAR if seed < args.whole else ())) if is_gold else _CHEAP[:1]
+                line = {"concept": name, "seed": seed, "subject": subject, "whole": is_gold and seed < args.whole}
+                shared = heavy if is_gold else light
+                images = _GOLD_IMAGES if is_gold else args.images
+                line |= judged(Panel(base, erased, gold), case, images, names, shared)
+                with args.out.open("a") as out:
+                    out.write(json.dumps(line) + "\n")
+                print(name, seed, subject, line["verdict"], line["cpu"], flush=True)
+
+
+def decided(line: dict[str, Any]) -> dict[str, Any]:
+    """A line with the verdict of the rule as it is now."""
+    intervals = ("model", "base", "floor", "change")
+    rows = [Row(**row | {name: row[name] and Interval(**row[name]) for name in intervals}) for row in line["rows"]]
+    verdict = decide(rows, Facts(line["moved"], gold=True))
+    return {**line, "verdict": verdict.kind, "because": list(verdict.because[:4])}
+
+
+def tell(path: Path) -> None:
+    """How often each subject had each verdict by the rule as it is now, with Wilson's lower end for the first."""
+    lines = [decided(json.loads(line)) for line in path.read_text().splitlines()]
+    groups: dict[tuple[str, str, bool], Counter[str]] = {}
+    for line in lines:
+        found = groups.setdefault((line["subject"], line["concept"], line["whole"]), Counter())
+        found[f"{line['verdict']}: {line['because'][0]}" if line["verdict"] == "inconclusive" else line["verdict"]] += 1
+    for (subject, concept, whole), found in sorted(groups.items()):
+        (kind, hits), n = found.most_common(1)[0], sum(found.values())
+        low = wilson_interval(float(hits), n).low
+        more = "" if len(found) == 1 else f"; others: {dict(found.most_common()[1:])}"
+        print(f"{subject}, {concept}{', whole' if whole else ''}: {hits} of {n} (from {low:.2f}) {kind}{more}")
+    print(f"{sum(line['cpu'] for line in lines) / 60:.1f} CPU-minutes")
+
+
+def main() -> None:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_world(parser)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--concepts", nargs="*", default=["circle", "striped", "heart"])
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--whole", type=int, default=1)
+    parser.add_argument("--golds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--tell", action="store_true", help="only count what is in the file")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if not args.tell:
+        run(args)
+    tell(args.out)
+
+
+if __name__ == "__main__":
+    main()
