@@ -124,7 +124,7 @@ def test_a_table_or_a_folder_of_them_is_read_as_a_ledger_of_it(folder: bool, tmp
         assert rows.parts == 2 and [p.merit.tolist() for p in panels] == [[1.0], [2.0]]
         assert panels[1].hit[AFTER].tolist() == [0.0] and panels[0].unresolved[AFTER].tolist() == [3.0]
         assert len(rows.digest) == 64
-        kept = rows._folder
+        kept = rows.folder
     assert not kept.exists()
 
 

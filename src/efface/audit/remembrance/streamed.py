@@ -71,8 +71,8 @@ class StreamedLedger:
         rows = self._read(merit)
         self.attention = self._attention()
         self._survey(rows)
-        self._folder = Path(tempfile.mkdtemp(prefix="efface-rows-", dir=folder))
-        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="efface-rows-", dir=folder))
+        self._remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._split(rows)
 
     def __enter__(self) -> StreamedLedger:
@@ -113,7 +113,7 @@ class StreamedLedger:
 
     def _part(self, part: int, arms: Sequence[str]) -> Ledger:
         pl, chosen = self._pl, [self.arms.index(arm) for arm in arms]
-        stored = pl.scan_parquet(self._folder / f"part={part}" / "*.parquet")
+        stored = pl.scan_parquet(self.folder / f"part={part}" / "*.parquet")
         rows = stored.filter(pl.col("arm").is_in(chosen)).collect()
         own = np.isin(self._answers["arm"], chosen)
         answers = {name: values[own] for name, values in self._answers.items()}
@@ -243,4 +243,4 @@ class StreamedLedger:
         columns += [pl.col(name).cast(small.get(name, pl.Float64)) for name in _NUMBERS[:-1]]
         place = pl.lit(pl.Series("part", part.astype(np.uint32))).gather(pl.col("entity").cast(pl.UInt32))
         written = rows.filter(pl.col("entity").is_not_null()).select(columns).with_columns(part=place)
-        written.sink_parquet(pl.PartitionBy(self._folder, key="part", include_key=False), compression="lz4")
+        written.sink_parquet(pl.PartitionBy(self.folder, key="part", include_key=False), compression="lz4")
