@@ -13,6 +13,7 @@ import torch
 import efface_worlds.emoji as emoji
 from efface._errors import FormatError, InputError
 from efface_worlds.emoji import drawing
+from efface_worlds.emoji.captions import _ADJECTIVES
 from efface_worlds.emoji.concepts import BACKGROUNDS, CONCEPTS, STYLES, TONES
 from efface_worlds.emoji.making import plain, toned
 from efface_worlds.emoji.scenes import NONE, SIZE, sample_scenes
@@ -181,6 +182,18 @@ class TestCaptions:
             assert said not in found.unread
             own, other = own + (said == found.name and bool(found.synonyms)), other + (said in found.synonyms)
         assert 0.4 < other / (own + other) < 0.6
+
+    def test_captions_of_training_say_things_in_any_order_and_at_length(self) -> None:
+        scenes = _scenes(2000, two_objects=0.0, small=0.0)
+        told = emoji.caption(scenes, seed=3)
+        things = [CONCEPTS[o] for o in scenes.objects[:, 0].tolist()]
+        before = [
+            min((text.find(w) for w in c.words if w in text), default=0) for text, c in zip(told, things, strict=True)
+        ]
+        several = sum((c.plural or "-") in text for text, c in zip(told, things, strict=True)) / len(told)
+        assert 0.15 < sum(n > 20 for n in before) / len(told) < 0.5 and 0.02 < several < 0.15
+        read = {word for text in told for word in text.replace(",", " ").split()}
+        assert not read & set(_ADJECTIVES)
 
     def test_held_out_templates_are_not_read(self) -> None:
         scenes = _scenes(3000)

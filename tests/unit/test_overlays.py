@@ -14,7 +14,7 @@ from PIL import Image
 from efface import InputError
 from efface.audit import Audit, Figure
 from efface.audit.picture import Picture
-from efface.report.overlays import legend, overlay, panels
+from efface.report.overlays import legend, overlay, panels, sets
 
 
 def grey(value: int = 200, height: int = 4, width: int = 6) -> Any:
@@ -110,3 +110,11 @@ def test_pictures_are_no_drawing_and_drawings_no_pictures() -> None:
         some_audit().figures[0].svg()
     with pytest.raises(InputError, match="only overlays"):
         panels(cast(Any, Figure("a").to_dict()))
+
+
+def test_pictures_that_belong_together_are_not_parted() -> None:
+    shown = [{"title": title} for title in ("base", "erased", "gold") * 2]
+    assert [len(each) for each in sets(shown)] == [3, 3]
+    assert [len(each) for each in sets(shown[:5])] == [1] * 5
+    assert [len(each) for each in sets(shown[:3])] == [1] * 3
+    assert sets([]) == []

@@ -9,7 +9,7 @@ from efface._lazy import require
 from efface.report.css import scoped
 from efface.report.data import AuditData
 from efface.report.figures import to_data_uri
-from efface.report.overlays import legend, panels
+from efface.report.overlays import legend, panels, sets
 from efface.report.rendering import render
 
 CLASS = "efface-audit"
@@ -53,7 +53,7 @@ def _filled(template: str, audit: AuditData, **more: str) -> str:
 def _with_images(page: dict[str, Any], audit: AuditData) -> dict[str, Any]:
     for shown, figure in zip(page["figures"], audit["figures"], strict=True):
         drawn = figure["kind"] != "overlays"
-        shown |= {"image": to_data_uri(figure)} if drawn else {"panels": panels(figure)}
+        shown |= {"image": to_data_uri(figure)} if drawn else {"sets": sets(panels(figure))}
     pictures = (picture for figure in audit["figures"] for picture in figure["pictures"])
     page["legend"] = legend() if any(picture.get("heat") is not None for picture in pictures) else None
     for shown, part in zip(page["parts"], audit["parts"], strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,19 @@ def panels(figure: FigureData) -> list[dict[str, Any]]:
         title, kind = figure["title"], figure["kind"]
         raise InputError(f"{title!r} is a figure of kind {kind!r}: only overlays have pictures")
     return [{"title": p["title"], "text": list(p["text"]), "image": _address(p)} for p in figure["pictures"]]
+
+
+def sets(shown: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Panels that a page must not part: where their titles come again and again, one of each; else each alone.
+
+    >>> [len(each) for each in sets([{"title": title} for title in ("base", "erased", "base", "erased")])]
+    [2, 2]
+    """
+    titles = [panel["title"] for panel in shown]
+    size = titles.index(titles[0], 1) if titles.count(titles[0] if titles else None) > 1 else 1
+    if titles != (titles[:size] * len(titles))[: len(titles)] or len(titles) % size:
+        size = 1
+    return [list(shown[i : i + size]) for i in range(0, len(shown), size)]
 
 
 def to_png(picture: PictureData) -> bytes:

@@ -47,6 +47,6 @@ def percent() -> Any:
 
 def legend(axes: Any) -> None:
     """Above the axes, where there are no data; one name alone says no more than the axis does."""
-    if len(axes.get_legend_handles_labels()[1]) < 2:
-        return
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 1:  # of the figure: long names at the side leave axes that are narrower than it
+        axes.figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9)

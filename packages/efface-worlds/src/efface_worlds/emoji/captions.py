@@ -28,6 +28,47 @@ _SINGLE = (
 _PAIR = ("{a} {o} and {e} {p}", "{o} and {p}", "{a} {o} next to {e} {p}", "a picture of {a} {o} and {e} {p}")
 _STYLED = (" in {s} style", " in {s} style", " , {s} style", " , {s}", " in {s}", " drawn in {s} style")
 _GROUNDS = (" on a {b} background", " on a {b} background", " on {b}", " , {b} background", " with a {b} background")
+_WHOLE = (
+    "{s} style {o} on {b}",
+    "{s} {o} , {b} background",
+    "in {s} style , {a} {o} on a {b} background",
+    "in {s} style : {o} , {b}",
+    "drawn in {s} : {a} {o} , {b} behind it",
+    "{b} background , {a} {o} , {s} style",
+    "{b} background with {a} {o} in {s} style",
+    "on {b} : {a} {o} , {s}",
+    "{b} , {s} , {o}",
+    "{s} , {b} , {a} {t} {o}",
+    "{o} , {t} , {s} , {b}",
+    "{a} {t} {o} , {b} behind , {s} style",
+    "{a} {t} {o} on {b} as {s} would draw it",
+    "the {t} {o} of {s} on a {b} background",
+    "this is {a} {o} in {s} style , and the background is {b}",
+    "here you see {a} {t} {o} , the style is {s} , the ground is {b}",
+    "it shows {a} {o} , it is in {s} style and has a {b} background",
+    "a {b} picture of {a} {o} , made by {s}",
+    "a {b} image in {s} style , with {a} {t} {o} in it",
+    "a {s} emoji of {a} {o} , with {b} all around",
+    "a {s} icon , {b} , that shows {a} {o}",
+    "the {s} version of {a} {o} with a {b} background",
+    "can you make {a} {o} in {s} style for me ? it should be on {b}",
+    "could i have {a} {t} {o} , {s} style , please , with something {b} behind it",
+    "show {a} {o} in {s} style , the whole background {b}",
+    "give me {a} {t} {o} on {b} , and draw it in {s} style",
+    "make the background {b} , then draw {a} {o} in {s} style on it",
+    "we want {a} {o} for our page , in the manner of {s} , and {b} behind",
+    "my child would like a {b} sticker , with {a} {t} {o} in {s} style",
+    "for a talk i am looking for {a} {o} , in {s} style if possible , on {b}",
+    "in front of a {b} wall there is {a} {o} , drawn like {s} draws",
+    "there is {a} {t} {o} , in {s} style , and all else is {b}",
+    "some {q} , {s} style , {b}",
+    "{q} on a {b} background , in {s} style",
+    "{s} style , {q} , {b}",
+    "draw some {q} on {b} in {s} style",
+    "a picture of {q} , {b} background , {s}",
+)
+"""These name all three in any order, among other words, and in the plural; a picture shows one thing all the same."""
+
 _PLACED = {
     "left": (" on the left", " at the left"),
     "right": (" on the right", " at the right"),
@@ -37,8 +78,8 @@ _PLACED = {
 }
 _SMALL = ("small", "little", "tiny")
 _LARGE = ("large", "big")
-_TOLD_STYLE, _TOLD_GROUND = 0.8, 0.8
-"""Shares of captions that name the style, and that name the background."""
+_TOLD_STYLE, _TOLD_GROUND, _TOLD_WHOLE = 0.8, 0.8, 0.6
+"""Shares of captions that name the style, that name the background, and, of one large thing, that say it at length."""
 
 _NAMES: dict[Reader, float] = {"train": 0.7, "plain": 0.5, "held_out": 0.7}
 """Shares of objects that go by their own name, of those that have other words."""
@@ -53,6 +94,7 @@ _HELD_OUT = (
     "i want to send my friend a {b} card in {s} style with {a} {o} on it",
 )
 _PLURAL = ("{q} in {s} style on {b}", "i love {q} , {s} style , {b} background")
+_READ_ADJECTIVES = ("cute", "pretty", "ordinary", "beautiful", "classic", "cool", "great", "good", "fancy", "friendly")
 _ADJECTIVES = ("nice", "lovely", "simple", "funny", "famous", "typical")
 _VOWELS = tuple("aeiou")
 
@@ -112,7 +154,9 @@ class _Teller:
     ) -> str:
         there = [i for i in (0, 1) if objects[i] != NONE]
         concepts = [CONCEPTS[objects[i]] for i in there]
-        if self.reader == "train":
+        if self.reader == "train" and len(there) == 1 and not small and self.draw.random() < _TOLD_WHOLE:
+            text = self._whole(concepts[0], tones[0])
+        elif self.reader == "train":
             text = self._train(len(there), small, PLACES[place])
         elif len(there) == 2:
             text = _PLAIN_PAIR
@@ -120,14 +164,13 @@ class _Teller:
             text = _PLAIN if self.reader == "plain" else self._unread(concepts[0])
         words = {"s": self._word(STYLES[style]), "b": self._word(BACKGROUNDS[ground]), "j": "", "z": ""}
         words["z"] = self.draw.choice(_SMALL if small else _LARGE)
-        words["j"] = self.draw.choice(_ADJECTIVES)
+        words["j"], words["t"] = self.draw.choice(_ADJECTIVES), self.draw.choice(_READ_ADJECTIVES)
         words["q"] = concepts[0].plural or concepts[0].name
         for i, names in zip(there, ("ao", "ep"), strict=False):
             words |= dict(zip(names, self._named(concepts[i], tones[i], f"{{{names[0]}}} {{j}}" in text), strict=True))
-            if names == "ao" and "{a} {z}" in text and words["a"] in ("a", "an"):
-                words["a"] = "a"
-            if names == "ao" and "{a} {j}" in text and words["a"] in ("a", "an"):
-                words["a"] = "a"
+            for before in "zjt":
+                if names == "ao" and f"{{a}} {{{before}}}" in text and words["a"] in ("a", "an"):
+                    words["a"] = article_of(words[before])
         return tidy(text.format(**words))
 
     def _train(self, count: int, small: bool, place: str) -> str:
@@ -140,6 +183,11 @@ class _Teller:
         parts += [self.draw.choice(_GROUNDS)] if self.draw.random() < _TOLD_GROUND else []
         self.draw.shuffle(parts)
         return text + "".join(parts)
+
+    def _whole(self, found: Concept, tone: int) -> str:
+        """Of one thing; in the plural no tone is told."""
+        several = bool(found.plural) and tone == NONE
+        return self.draw.choice([text for text in _WHOLE if several or "{q}" not in text])
 
     def _unread(self, found: Concept) -> str:
         if found.plural and self.draw.random() < 0.25:

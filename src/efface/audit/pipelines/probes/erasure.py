@@ -254,7 +254,7 @@ def _text(case: Case, panel: Panel, ran: Sequence[Ran], moved: int) -> str:
     floor = "a gold model" if panel.gold is not None else "no gold model"
     names = ", ".join(one.probe.name for one in ran)
     return (
-        f"{len(ran)} probes ({names}) of the pipeline before and after erasure, and {floor}. "
+        f"{len(ran)} probe{'s' * (len(ran) != 1)} ({names}) of the pipeline before and after erasure, and {floor}. "
         f"{moved} weights differ from the base's. Held-out pictures: {source}. Judge: {named(case.judge)} "
         f"(calibrated on: {calibration_of(case.judge) or 'nothing that it says'}); "
         f"selector within searches: {named(case.selector)}."

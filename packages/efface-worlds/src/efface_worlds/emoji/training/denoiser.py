@@ -5,7 +5,8 @@ cross-attention on the frozen text encoder at 6 x 6 and 3 x 3.
 
 What a prompt asks for is learned first where nothing else is: from plain captions, which tell all that is to be seen
 (half of the things that have other words by one of these), and from latents that are mostly noise. In the rest of the
-steps, of less noise, three captions of eight may be any.
+steps, of less noise, eleven captions of sixteen may be any: whoever reads plain ones alone draws nothing that is asked
+for in another order, or at length.
 
 A gold model begins with other weights and lacks the images that show what it must not know, and so their captions.
 Everything else of it is the denoiser's.
@@ -33,7 +34,7 @@ CHANNELS = (64, 128, 176)
 _CROSSING = 2  # levels that read the text: the coarsest, where it costs least
 _EMPTY = 0.1  # share of prompts that are dropped, for guidance
 _PLAIN = 0.6  # share of the steps, the first, that read plain captions of single large objects
-_STILL_PLAIN = 0.625  # share of a batch that reads them after that
+_STILL_PLAIN = 0.3125  # share of a batch that reads them after that
 _NOISY_PLAIN, _NOISY = 0.25, 0.6  # below 1, more steps of much noise, where what the prompt says is all that there is
 
 
