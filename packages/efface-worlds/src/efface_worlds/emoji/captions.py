@@ -147,7 +147,8 @@ def tidy(text: str) -> str:
 
 class _Teller:
     def __init__(self, draw: random.Random, reader: Reader, synonyms: bool) -> None:
-        self.draw, self.reader, self.synonyms = draw, reader, synonyms
+        self.draw, self.synonyms = draw, synonyms
+        self.reader: Reader = reader
 
     def tell(
         self, objects: Sequence[int], tones: Sequence[int], style: int, ground: int, small: bool, place: int
