@@ -295,6 +295,7 @@ class TestBadInput:
             ({"labels": torch.full((48, 16), -100)}, "no token that counts"),
             ({"labels": language(48, 1) * 0}, "at least two"),
             ({"labels": language(48, 1) + 0.5}, "quantity"),
+            ({"labels": [[0, 1], [2]]}, "rows of different lengths"),
             ({"erasure": None}, "no erasure"),
             ({"erasure": "scrubber"}, "no erasure"),
             ({"erasure": Other(nn.Linear(1, 1)), "sites": None}, "name the places"),

@@ -42,8 +42,10 @@ from efface.audit.vectors.folds import CONDITIONS, View, make_folds
 from efface.audit.vectors.guardedness import looks_fitted
 from efface.audit.vectors.judging import Reading, of_the_fit
 from efface.audit.vectors.labels import Labels
+from efface.core.arrays import read_array
 from efface.core.doors import check_call
 from efface.core.edits import check_sites
+from efface.core.labels import on_host
 from efface.core.provenance import called, provenance
 from efface.core.site import Site
 from efface.report.data import AFTER, BEFORE, NO_CHANGE
@@ -380,7 +382,7 @@ def _labels(labels: Any, texts: Texts) -> tuple[NDArray[Any], NDArray[np.bool_]]
     """Labels `(n, length)`, and which tokens have one."""
     if labels is None:
         raise InputError("labels is None: give the concept of each token, (n, length)")
-    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    values = on_host(read_array(labels, "labels").values)
     shape = tuple(texts.ids.shape)
     if values.shape != shape:
         raise InputError(f"labels have shape {values.shape}, expected {shape}: one for each token, {IGNORED} for none")
