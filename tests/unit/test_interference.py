@@ -226,6 +226,9 @@ def test_saved_and_read_again_and_damage_is_told(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="another SHA-256"):
         Interference.load(tmp_path / "m")
     assert found.only(["no trees"]).kept.value.tolist() == [[1, 1, 0, 0, 1, 1]]
+    for damaged in ({"place": found.place - 1}, {"place": found.place + 1}, {"seen": found.seen * 0 + 2}):
+        with pytest.raises(InputError, match="outside of its list|values other than"):
+            dataclasses.replace(found, **{k: v.astype(getattr(found, k).dtype) for k, v in damaged.items()})
     with pytest.raises(InputError, match="did you mean 'no cat'"):
         found.answers("no cats")
 

@@ -100,13 +100,10 @@ class Interference:
                 raise InputError(f"{name} has shape {getattr(self, name).shape}, expected {shape}")
         if not n or len({*self.arms}) < arms or len({*self.asked}) < len(self.asked):
             raise InputError("there are no pictures, or a name is there twice: give each erasure and entity its own")
-        ends = (
-            {"place": len(self.asked), "shown": len(self.names)}
-            if self.shown is not None
-            else {"place": len(self.asked)}
-        )
-        for name, end in ends.items():
-            if (values := getattr(self, name)).min() < NOTHING or values.max() >= end:
+        ends = {"place": (0, len(self.asked))}
+        ends |= {} if self.shown is None else {"shown": (NOTHING, len(self.names))}
+        for name, (first, end) in ends.items():
+            if (values := getattr(self, name)).min() < first or values.max() >= end:
                 raise InputError(f"{name} has places outside of its list of {end} names")
         if not np.isin(self.seen, (SEEN, NOT_SEEN, CANNOT_SAY)).all():
             raise InputError("seen has values other than 1, 0 and -1 (the judge cannot say)")
