@@ -35,7 +35,12 @@ class View:
     def __init__(self) -> None:
         self.gone: set[str] = set()
         self.calls: list[tuple[str, int]] = []
-        self.pipe, self.components = SimpleNamespace(), SimpleNamespace(denoisers={})
+        self.pipe = SimpleNamespace()
+        self.reader, net, vae = (torch.nn.Linear(1, 1).requires_grad_(False) for _ in range(3))
+        for part in (self.reader, net, vae):
+            part.load_state_dict({"weight": torch.ones(1, 1), "bias": torch.ones(1)})
+        parts = {"text_encoders": {"text_encoder": self.reader}, "denoisers": {"unet": net}}
+        self.components = SimpleNamespace(**parts, vae=vae)
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], **_options: Any) -> Tensor:
         self.calls += zip(prompts, seeds, strict=True)
@@ -117,6 +122,10 @@ def test_what_was_interrupted_goes_on_and_more_may_be_asked_later(tmp_path: Path
     assert pictures_of(tmp_path, "no cat").shape == (24, 3, 2, 2) and int(pictures_of(tmp_path, "no cat")[0].max()) == 0
     with pytest.raises(InputError, match="differs in seed"):
         drawn(View(), folder=tmp_path, pictures=True, seed=3)
+    other = View()
+    other.reader.weight += 1
+    with pytest.raises(InputError, match="differs in pipeline"):
+        drawn(other, folder=tmp_path, pictures=True)
     with pytest.raises(InputError, match="has no arm 'fourth'"):
         pictures_of(tmp_path, "fourth")
 

@@ -211,7 +211,8 @@ def _case(
 def _settings(case: Case, seed: int, pictures: bool) -> dict[str, Any]:
     """What must be the same where arms are added to a folder."""
     said = getattr(case.judge, "title", None)
-    denoisers: Mapping[str, Any] = getattr(getattr(case.view, "components", None), "denoisers", {})
+    parts = case.view.components
+    models = [*parts.text_encoders.values(), *parts.denoisers.values(), parts.vae]
     return {
         "asked": list(case.entities),
         "prompts": list(case.prompts),
@@ -221,7 +222,7 @@ def _settings(case: Case, seed: int, pictures: bool) -> dict[str, Any]:
         "named": case.names is not None,
         "pictures": pictures,
         "sampling": {name: repr(value) for name, value in case.sampling.items()},
-        "pipeline": [fingerprint(part) for part in denoisers.values()],
+        "pipeline": [fingerprint(model) for model in models],
     }
 
 
