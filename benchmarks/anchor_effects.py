@@ -17,6 +17,7 @@ seeds without an erasure; what is drawn without one has such a distance, too, an
 SELECT's and its boundary; all preserve the same strangers. Some of them are drawn, and siblings and strangers that no
 choice names. Seconds are of the processor, choice of anchors and fit apart.
 
+With --ablate also the anchors that one stage of SELECT alone would choose, the nearest, and the farthest that passes.
 With --cells each cell is written as soon as it is drawn, with its pictures: the same command goes on where it was
 interrupted, and pictures of a table are written beside it.
 """
@@ -256,7 +257,26 @@ def cast(studio: Studio, name: str, chosen: Mapping[str, Anchors]) -> tuple[Aske
     return Asked([name], near, boundary[:1], far[-2:]), kept
 
 
-def choice(studio: Studio, cells: Cells, methods: Sequence[str], names: Sequence[str], images: int, soft: bool) -> None:
+def ablated(chosen: Anchors) -> dict[str, str]:
+    """Other anchors among the candidates that pass SELECT's filters: by one stage alone, and by nearness alone."""
+    passed = [row for row in chosen.table if row.score is not None]
+
+    def most(score: str, sign: int = 1) -> str:
+        return max(passed, key=lambda row: (sign * (getattr(row, score) or 0.0), row.word)).word
+
+    found = {"most context": most("context"), "most coherence": most("coherence")}
+    return found | {"nearest": most("near"), "farthest": most("near", -1)}
+
+
+def choice(
+    studio: Studio,
+    cells: Cells,
+    methods: Sequence[str],
+    names: Sequence[str],
+    images: int,
+    soft: bool,
+    ablate: bool = False,
+) -> None:
     """The table of each method, and what SELECT gains over the best fixed anchor."""
     found: dict[tuple[str, str], list[Seen]] = {}
     lines = []
@@ -275,6 +295,9 @@ def choice(studio: Studio, cells: Cells, methods: Sequence[str], names: Sequence
         concepts = {kind: Concept(name, anchor=each.anchor, preserve=kept) for kind, each in chosen.items()}
         concepts = {(ALONE if kind == SELECT else kind): concept for kind, concept in concepts.items()}
         concepts[SELECT] = chosen[SELECT].fill(Concept(name, preserve=kept))
+        others = ablated(chosen[SELECT]) if ablate else {}
+        concepts |= {kind: Concept(name, anchor=word, preserve=kept) for kind, word in others.items()}
+        lines[-1] += "".join(f"; {kind} {word!r}" for kind, word in others.items())
         for method in methods:
             for kind, concept in concepts.items():
                 key = ("choice", name, method, kind, concept, asked)
@@ -309,7 +332,7 @@ def _tables(
     for method in methods:
         of = {kind: _together(found[method, kind]) for kind in kinds}
         best = max(FIXED, key=lambda kind, of=of: of[kind].average)
-        against = [*FIXED, *(["AGE"] if "AGE" in of else [])]
+        against = [kind for kind in of if kind not in (OTHER_SEEDS, PLAIN, ALONE, SELECT)]
         less = [spread(of[SELECT], of[kind]) for kind in against]
         gains.append((method, best, spread(of[ALONE], of[best]), spread(of[SELECT], of[best]), *less))
         rows = [(kind, *_cells(seen, of[OTHER_SEEDS])) for kind, seen in of.items() if kind != OTHER_SEEDS]
@@ -450,6 +473,7 @@ def main() -> None:
     parser.add_argument("--counts", nargs="*", type=int, default=[100, 30, 10, 3, 1])
     parser.add_argument("--steps", type=int)
     parser.add_argument("--soft", action="store_true")
+    parser.add_argument("--ablate", action="store_true")
     parser.add_argument("--cells", type=Path)
     args = parser.parse_args()
     studio = Studio.of(args, steps=args.steps)
@@ -458,7 +482,7 @@ def main() -> None:
     things = [n for n in things if not getattr(studio.world.concept(n), "profession", None)]
     things = [n for n in things if len(studio.world.siblings(n)) > 2]
     if "choice" in args.sections:
-        choice(studio, cells, args.methods, things[: args.concepts], args.images, args.soft)
+        choice(studio, cells, args.methods, things[: args.concepts], args.images, args.soft, args.ablate)
     if "many" in args.sections:
         many(studio, cells, args.methods, args.counts, args.images)
 

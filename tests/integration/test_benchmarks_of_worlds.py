@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from benchmarks import cgce, erasing, gates, safree
 from benchmarks._studio import _TRIED, Studio, add_world, has_word, kept_by, looked_at, reworded
+from benchmarks.anchor_effects import Cells, Seen, spread
 from torch import Tensor
 
 from efface import InputError
@@ -44,6 +47,33 @@ def studio(monkeypatch: pytest.MonkeyPatch) -> Studio:
     parser = argparse.ArgumentParser()
     add_world(parser)
     return Studio.of(parser.parse_args(["--world", "emoji"]), steps=1)
+
+
+def test_a_cell_that_is_written_is_not_made_again(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make() -> Seen:
+        made.append(1)
+        part = np.array([0.5, 1.0])
+        return Seen(*[part] * 7, kept=torch.ones(2, 3), pictures=torch.ones(1, 3, 4, 4).byte(), cost={"seconds": 1.0})
+
+    first = Cells(tmp_path, ("emoji", 2)).seen(("choice", "cat"), make)
+    again = Cells(tmp_path, ("emoji", 2)).seen(("choice", "cat"), make)
+    assert len(made) == 1 and again.average == first.average and torch.equal(again.kept, first.kept)
+    Cells(tmp_path, ("emoji", 3)).seen(("choice", "cat"), make)
+    Cells(None, ("emoji", 2)).seen(("choice", "cat"), make)
+    assert len(made) == 3 and not [*tmp_path.glob("*.part")]
+
+
+def test_one_h_less_another_is_of_words_resampled_alike() -> None:
+    part, none = np.array([0.0, 1.0, 0.0, 1.0]), np.zeros(4)
+    kept = {"told": none, "rest": none, "unsaid": none, "kept": torch.ones(1), "pictures": torch.ones(1)}
+    one = Seen(erased=none, reworded=part, near=1 - none, far=1 - none, **kept)
+    assert one.average == pytest.approx(3 / (1 + 2 + 1))
+    assert spread(one, one) == "0.0 (all alike)"
+    worse = Seen(erased=part, reworded=part, near=1 - none, far=1 - none, **kept)
+    low, high = (float(x) for x in spread(one, worse).split("[")[1].rstrip("]").split(", "))
+    assert 0 <= low < 100 * (one.average - worse.average) < high
 
 
 @pytest.mark.parametrize("name", names_of("pipeline"))
