@@ -52,7 +52,7 @@ from efface_worlds.shapes.metrics import frechet_distance
 
 FIXED = ('""', "parent", "random sibling")
 OTHER_SEEDS, PLAIN, ALONE, SELECT = "other seeds", "nothing erased", "SELECT", "SELECT + boundary"
-_ORDER, _DRAWS, _RETAINED = 5, 4000, 8
+_ORDER, _DRAWS, _RETAINED, _FEW = 5, 4000, 8, 2
 _SHOWN, _BESIDE = 16, 8
 _MANY_RETAINED = 32
 
@@ -235,23 +235,31 @@ def parent_of(studio: Studio, name: str) -> str:
 # ----------------------------------------------------------------------------------------------- one at a time
 
 
+def family(studio: Studio, name: str) -> list[str]:
+    """What can stand in a concept's place: its siblings, or of a small world all others of its factor."""
+    siblings = studio.world.siblings(name)
+    return [*siblings] if len(siblings) > _FEW else [*studio.world.others(name)]
+
+
 def anchored(studio: Studio, name: str, soft: bool) -> dict[str, Anchors]:
     """The choices for a concept, by the kind of anchor."""
-    view, siblings = studio.view, [*studio.world.siblings(name)]
+    view, siblings = studio.view, family(studio, name)
     found = {'""': fixed_anchor(view, name, "empty")}
     found["parent"] = fixed_anchor(view, name, "parent", siblings, parent=parent_of(studio, name))
     found["random sibling"] = fixed_anchor(view, name, "random-sibling", siblings)
     if soft:
         found["AGE"] = soft_anchor(view, name, lambda c: erase(view, c, "uce"), siblings, rounds=2)
-    return found | {SELECT: Selector.of(view, {}).choose(Concept(name), [name], siblings, None, None, None)}
+    options = {} if studio.world.siblings(name) == tuple(siblings) else {"boundary": _FEW}  # some must be left
+    return found | {SELECT: Selector.of(view, options).choose(Concept(name), [name], siblings, None, None, None)}
 
 
 def cast(studio: Studio, name: str, chosen: Mapping[str, Anchors]) -> tuple[Asked, list[str]]:
     """The words that are drawn beside a concept, and strangers that all preserve; nobody's choice is among them."""
     boundary = chosen[SELECT].boundary
     named = {name, parent_of(studio, name), *boundary, *(each.anchor for each in chosen.values())}
-    near = [word for word in studio.world.siblings(name) if word not in named][:2]
-    far = [o for o in studio.others_of(name) if o not in studio.world.siblings(name) and o not in named]
+    beside = dict.fromkeys((*studio.world.siblings(name), *family(studio, name)))
+    near = [word for word in beside if word not in named][:2]
+    far = [o for o in studio.others_of(name) if o not in {*studio.world.siblings(name), *named, *near}]
     strangers = [o for o in studio.world.values_of(name) if o not in {*studio.world.siblings(name), *named, *far[-2:]}]
     kept = random.Random(_ORDER).sample(strangers, min(_RETAINED, len(strangers)))
     return Asked([name], near, boundary[:1], far[-2:]), kept
@@ -480,7 +488,7 @@ def main() -> None:
     cells = Cells(args.cells, (args.world, str(args.pipeline), sorted(studio.options.items()), args.images))
     things = [n for n in studio.world.shown if studio.world.concept(n).factor == _factor(studio)]
     things = [n for n in things if not getattr(studio.world.concept(n), "profession", None)]
-    things = [n for n in things if len(studio.world.siblings(n)) > 2]
+    things = [n for n in things if len(family(studio, n)) > _FEW]
     if "choice" in args.sections:
         choice(studio, cells, args.methods, things[: args.concepts], args.images, args.soft, args.ablate)
     if "many" in args.sections:
