@@ -6,8 +6,8 @@ python -m benchmarks.anchor_effects [choice many] [--world emoji] [--methods uce
 "choice": each concept is erased alone, with each anchor: nothing (""), its parent, a random sibling, the word that AGE
 finds ("--soft"; two rounds, its erasure is UCE's), SELECT's, and SELECT's with its boundary as words to preserve.
 Beside that all preserve the same strangers. ACC_e: share of images of its prompts in which judge 2 sees it; ACC_g: the
-same of its synonyms in templates that nothing was trained on; near: two siblings that no choice names; boundary: one
-word of SELECT's boundary; far: two strangers that nobody preserves, each seen at its prompts. H: harmonic mean of
+same of its synonyms in templates that nothing was trained on; near: siblings that no choice names; boundary: one
+word of SELECT's boundary; far: strangers that nobody preserves, each seen at its prompts. H: harmonic mean of
 1 - ACC_e, 1 - ACC_g and the mean of near and far, an interval over concepts. "leaves": where the concept is asked for,
 the share of images in which judge 2 sees it or cannot say what it sees. Last, SELECT less the fixed anchor that is best
 on average, concepts resampled alike for both. FID: of judge 1's features of what is kept, from what is drawn at other
@@ -253,16 +253,18 @@ def anchored(studio: Studio, name: str, soft: bool) -> dict[str, Anchors]:
     return found | {SELECT: Selector.of(view, options).choose(Concept(name), [name], siblings, None, None, None)}
 
 
-def cast(studio: Studio, name: str, chosen: Mapping[str, Anchors]) -> tuple[Asked, list[str]]:
+def cast(studio: Studio, name: str, chosen: Mapping[str, Anchors], each: int = 2) -> tuple[Asked, list[str]]:
     """The words that are drawn beside a concept, and strangers that all preserve; nobody's choice is among them."""
     boundary = chosen[SELECT].boundary
     named = {name, parent_of(studio, name), *boundary, *(each.anchor for each in chosen.values())}
     beside = dict.fromkeys((*studio.world.siblings(name), *family(studio, name)))
-    near = [word for word in beside if word not in named][:2]
+    near = [word for word in beside if word not in named][:each]
     far = [o for o in studio.others_of(name) if o not in {*studio.world.siblings(name), *named, *near}]
-    strangers = [o for o in studio.world.values_of(name) if o not in {*studio.world.siblings(name), *named, *far[-2:]}]
+    strangers = [
+        o for o in studio.world.values_of(name) if o not in {*studio.world.siblings(name), *named, *far[-each:]}
+    ]
     kept = random.Random(_ORDER).sample(strangers, min(_RETAINED, len(strangers)))
-    return Asked([name], near, boundary[:1], far[-2:]), kept
+    return Asked([name], near, boundary[: each // 2], far[-each:]), kept
 
 
 def ablated(chosen: Anchors) -> dict[str, str]:
@@ -284,13 +286,14 @@ def choice(
     images: int,
     soft: bool,
     ablate: bool = False,
+    each: int = 2,
 ) -> None:
     """The table of each method, and what SELECT gains over the best fixed anchor."""
     found: dict[tuple[str, str], list[Seen]] = {}
     lines = []
     for name in names:
         chosen: dict[str, Anchors] = cells.get(("anchors", name, soft), lambda name=name: anchored(studio, name, soft))
-        asked, kept = cast(studio, name, chosen)
+        asked, kept = cast(studio, name, chosen, each)
         lines.append(f"{name}: " + ", ".join(f"{kind} {each.anchor!r}" for kind, each in chosen.items()))
         lines[-1] += f"; boundary {', '.join(chosen[SELECT].boundary)}; near {', '.join(asked.near)}"
         for kind, first in ((OTHER_SEEDS, images), (PLAIN, 0)):
@@ -480,6 +483,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--counts", nargs="*", type=int, default=[100, 30, 10, 3, 1])
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--each", type=int, default=2, help="of choice: how many siblings and strangers are drawn")
     parser.add_argument("--soft", action="store_true")
     parser.add_argument("--ablate", action="store_true")
     parser.add_argument("--cells", type=Path)
@@ -490,7 +494,7 @@ def main() -> None:
     things = [n for n in things if not getattr(studio.world.concept(n), "profession", None)]
     things = [n for n in things if len(family(studio, n)) > _FEW]
     if "choice" in args.sections:
-        choice(studio, cells, args.methods, things[: args.concepts], args.images, args.soft, args.ablate)
+        choice(studio, cells, args.methods, things[: args.concepts], args.images, args.soft, args.ablate, args.each)
     if "many" in args.sections:
         many(studio, cells, args.methods, args.counts, args.images)
 
