@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -171,7 +172,7 @@ class Cells:
         path = self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt"
         if not path.exists():
             made = make()
-            part = path.with_suffix(".part")
+            part = path.with_suffix(f".{os.getpid()}")
             torch.save(made, part)
             part.rename(path)
         return torch.load(path, weights_only=False)
@@ -259,10 +260,9 @@ def cast(studio: Studio, name: str, chosen: Mapping[str, Anchors], each: int = 2
     named = {name, parent_of(studio, name), *boundary, *(each.anchor for each in chosen.values())}
     beside = dict.fromkeys((*studio.world.siblings(name), *family(studio, name)))
     near = [word for word in beside if word not in named][:each]
-    far = [o for o in studio.others_of(name) if o not in {*studio.world.siblings(name), *named, *near}]
-    strangers = [
-        o for o in studio.world.values_of(name) if o not in {*studio.world.siblings(name), *named, *far[-each:]}
-    ]
+    out = {*studio.world.siblings(name), *named, *near}
+    far = [word for word in studio.others_of(name) if word not in out]
+    strangers = [word for word in studio.world.values_of(name) if word not in {*out, *far[-each:]}]
     kept = random.Random(_ORDER).sample(strangers, min(_RETAINED, len(strangers)))
     return Asked([name], near, boundary[: each // 2], far[-each:]), kept
 
@@ -363,7 +363,8 @@ def _together(each: Sequence[Seen]) -> Seen:
     shares = ("erased", "reworded", "near", "told", "far", "rest", "unsaid")
     parts: dict[str, Any] = {part: np.array([_mean(getattr(seen, part)) for seen in each]) for part in shares}
     for part in ("near", "told", "far"):  # who has none says nothing of it
-        parts[part] = np.where(np.isnan(parts[part]), np.nanmean(parts[part]), parts[part])
+        there = parts[part][~np.isnan(parts[part])]
+        parts[part] = np.where(np.isnan(parts[part]), there.mean(), parts[part]) if len(there) else there
     return Seen(**parts, kept=torch.cat([s.kept for s in each]), pictures=torch.cat([s.pictures for s in each]))
 
 
