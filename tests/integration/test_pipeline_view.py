@@ -71,8 +71,10 @@ def test_prompts_that_are_read_whole_are_not_refused():
 
 def test_a_denoiser_that_there_is_not():
     v, embedding, latents, t = prepared("sd1")
-    with pytest.raises(InputError, match="denoiser='x': write one of "):
+    with pytest.raises(InputError, match="there is no denoiser 'x': write one of "):
         v.denoise(latents, t, embedding, denoiser="x")
+    with pytest.raises(InputError, match="there is no denoiser 'x': write one of "):
+        v.install_inside("x", {})
 
 
 @every_pipeline

@@ -69,6 +69,16 @@ class Components:
             next(iter(found["scheduler"])),
         )
 
+    def denoiser(self, name: str) -> nn.Module:
+        """The denoiser of a name.
+
+        Raises:
+            InputError: If there is none; the text says which there are.
+        """
+        if name not in self.denoisers:
+            raise InputError(f"there is no denoiser {name!r:.60}: write one of {', '.join(self.denoisers)}")
+        return self.denoisers[name]
+
     def scheduler_of(self, pipe: Any) -> Any:
         """The sampler that the pipeline has now: it is swapped freely, which changes nothing else."""
         return getattr(pipe, self.scheduler_name, None) or self.scheduler

@@ -75,11 +75,10 @@ class Denoising:
         embedding = PromptEmbedding.cat([embedding] * len(latents)) if len(embedding) == 1 else embedding
         if len(embedding) != len(latents):
             raise InputError(f"{len(latents)} latents for {len(embedding)} prompts: give one prompt, or one for each")
-        if denoiser and denoiser not in self.components.denoisers:
-            raise InputError(f"denoiser={denoiser!r:.60}: write one of {', '.join(self.components.denoisers)}")
+        chosen = self.components.denoiser(denoiser) if denoiser else None
         size = {**self.size_of(latents), **call}
         prepared = self.prepare(embedding, latents=latents.detach(), **size)
-        return prediction(prepared, latents, t, embedding, self.components.denoisers[denoiser] if denoiser else None)
+        return prediction(prepared, latents, t, embedding, chosen)
 
     @property
     def only(self) -> str:

@@ -250,7 +250,7 @@ class _InsideOf(_Watch):
 
 def install_inside(text: PromptEncoder, part: str, edits: Mapping[Site, Inside]) -> Callable[[], None]:
     """Edit what modules inside a denoiser give in this pipeline's calls, until what is returned is called."""
-    watch, denoiser = _InsideOf(edits), text.components.denoisers[part]
+    watch, denoiser = _InsideOf(edits), text.components.denoiser(part)
     with ExitStack() as stack:
         stack.callback(_install(text, watch, {"input": watch.entering, "output": watch.leaving}, (denoiser,)))
         for site in edits:

@@ -231,6 +231,7 @@ def _first(names: Sequence[str], values: Any, count: int) -> tuple[tuple[str, fl
 
 def takedown_table(found: Sequence[Takedown]) -> Table:
     """What was taken down, how much attention moved, who rose most, and the first heirs."""
+    check_call(takedown_table, locals())
 
     def said(pairs: Sequence[tuple[str, float]]) -> str:
         return ", ".join(f"{name} {100 * value:+.1f}" for name, value in pairs[:3])
