@@ -1,6 +1,7 @@
 """Does the lexical type come back to a language model of the token world? Rounded, tuned on, states put back.
 
-python -m benchmarks.durability [--arch llama] [--fit 300] [--sequences 60] [--rows 3000] [--steps 50] [--rate 3e-4]
+python -m benchmarks.durability [--arch llama] [--fit 300] [--sequences 60] [--rows 3000] [--folds 3]
+    [--steps 50] [--rate 3e-4]
 
 Erasers of all norms are fitted on sequences of the training split, modules alone, one norm after the other. The audit
 is of other files of that split (held-out modules differ in their class means), tuning on a third part of it. By hooks
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--fit", type=int, default=300)
     parser.add_argument("--sequences", type=int, default=60)
     parser.add_argument("--rows", type=int, default=3000)
+    parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -72,11 +74,9 @@ def main() -> None:
     scrubber = scrub(model, {"input_ids": fit.input_ids}, fit.lexical_type, sites="norms", activations="memory")
     last = str(scrubber.sites[-1])
     broken = Scrubber.at({last: noise})
-    for name, erasure, sites in (
-        ("hooks", scrubber, None),
-        ("folded", scrubber.folded(model), None),
-        ("noise", broken, [last]),
-    ):
+    fold = scrubber.folded(model)
+    layers = [fold.layers[0], fold.layers[-2]]  # the last is the head
+    for name, erasure, sites in (("folded", fold, layers), ("noise", broken, [last]), ("hooks", scrubber, [last])):
         start = time.process_time()
         audit = efface.audit.durability(
             model,
@@ -84,12 +84,12 @@ def main() -> None:
             asked.input_ids,
             labels_of(asked),
             tuning=other.input_ids,
-            groups=asked.files,
             name="the lexical type",
             sites=sites,
             steps=args.steps,
             rate=args.rate,
             max_rows=args.rows,
+            folds=args.folds,
             seed=args.seed,
         )
         print(f"\n=== {name}: {len(fit)} fitted, {len(asked)} asked, {time.process_time() - start:.0f} CPU-s")

@@ -1,22 +1,21 @@
 """Verdicts about models that are known: is what still draws a concept called not suppressed, and a gold model removed?
 
-python -m benchmarks.probe_calibration --out results.jsonl [--concepts circle striped heart] [--seeds 20] [--whole 1]
-    [--golds 2] [--steps 10] [--images 24] [--tell]
+python -m benchmarks.probe_calibration --out results.jsonl [--concepts circle striped heart] [--seeds 20] [--golds 1]
+    [--steps 10] [--images 12] [--methods uce@anchor=sibling ...] [--tell]
 
 Per concept and seed the base is seed2 and the floor the gold model of the concept. Judged as if they were erased:
 
 - "base": the world's own pipeline, which is another training than seed2;
-- "other gold": the gold model of another concept, which saw this one (the first few seeds);
 - "sham": seed2 with a random change of the weights that uce changes, by as much;
 - "gold": the gold model itself, whose recovery is 0 by construction (what is tested is the rest of the rule);
 - "gold, trained on": the gold model tuned 60 steps further on pictures without the concept: other weights, and no
   sight of the concept, but no second training from the start, which there is none of.
 
-A seed draws the sham, the prompts' seeds, the noise and the held-out pictures anew; golds are the same. The first three
-have the direct prompt alone, with `--images` pictures. Golds are judged in the first `--golds` seeds, with 40 pictures,
-likelihood and features; in the first `--whole` seeds also with completion and relearning, without which nothing is
-called removed. A line of JSON for each subject, written when it is known: what is in the file is not done again; the
-counts are by the rule as it is now.
+A seed draws the sham, the prompts' seeds, the noise and the held-out pictures anew; golds are the same. The first two
+have the direct prompt alone, golds (in the first `--golds` seeds) 40 pictures of it, and likelihood, features,
+completion and relearning, without which nothing is called removed. With `--methods` erasures of seed2 are judged
+instead, by the direct prompt, likelihood, features and completion. A line of JSON for each subject, written when it is
+known: what is in the file is not done again; the counts are by the rule as it is now.
 """
 
 from __future__ import annotations
@@ -25,9 +24,11 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property, lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ from efface.stats.intervals import Interval, wilson_interval
 _CHEAP, _DEAR = ("direct prompt", "likelihood", "features"), ("diffusion completion", "relearning")
 _EQUAL = "seed2"
 _ON_STEPS, _ON_RATE, _ON_BATCH, _ON_STREAM = 60, 1e-4, 32, 290
+_LIGHT, _METHODS = ("base", "sham"), ("direct prompt", "likelihood", "features", "diffusion completion")
 _GOLDS, _GOLD_IMAGES = ("gold", "gold, trained on"), 40
 
 
@@ -75,22 +77,44 @@ class TrainedOn:
             yield
 
 
-def subjects(
-    studio: Studio, base: Subject, gold: Subject, name: str, seed: int, kept: dict[str, Any]
-) -> Iterator[tuple[str, Subject]]:
-    """What is judged, by name."""
-    if not kept:
-        other = next(v for v in studio.world.variants() if v.startswith("without-") and v != studio.world.gold_of(name))
-        kept["base"], kept["other gold"] = (
-            PipelineView.of(studio.world.load_pipeline(variant)) for variant in ("base", other)
-        )
-        kept["norms"] = Panel(base, Subject(ERASED, base.view, studio.fit(name, "uce"))).moved
-        kept["on"] = TrainedOn(gold, case_of(studio, base, name, 160, 1000))
-    yield "base", Subject(ERASED, kept["base"])
-    yield "other gold", Subject(ERASED, kept["other gold"])
-    yield "sham", Subject(ERASED, base.view, ShamEdit(kept["norms"], seed=1000 + seed))
-    yield "gold", Subject(ERASED, gold.view)
-    yield "gold, trained on", Subject(ERASED, gold.view, kept["on"])
+class Models:
+    """What is judged of one concept, made when it is asked for."""
+
+    def __init__(self, studio: Studio, base: Subject, gold: Subject, name: str) -> None:
+        self._studio, self._base, self.gold, self.name = studio, base, gold, name
+
+    def __call__(self, subject: str, seed: int) -> Subject:
+        """The model of a name."""
+        if subject == "sham":
+            return Subject(ERASED, self._base.view, ShamEdit(self._norms, seed=1000 + seed))
+        if subject == "gold":
+            return Subject(ERASED, self.gold.view)
+        if subject == "gold, trained on":
+            return Subject(ERASED, self.gold.view, self._trained_on)
+        if subject in ("base", "other gold"):
+            return Subject(ERASED, self._loaded("base" if subject == "base" else self._other))
+        return Subject(ERASED, self._base.view, self._fitted(subject))
+
+    @cached_property
+    def _norms(self) -> Mapping[str, float]:
+        return Panel(self._base, Subject(ERASED, self._base.view, self._studio.fit(self.name, "uce"))).moved
+
+    @cached_property
+    def _trained_on(self) -> TrainedOn:
+        return TrainedOn(self.gold, case_of(self._studio, self._base, self.name, 160, 1000))
+
+    @property
+    def _other(self) -> str:
+        own = self._studio.world.gold_of(self.name)
+        return next(v for v in self._studio.world.variants() if v.startswith("without-") and v != own)
+
+    @lru_cache  # noqa: B019
+    def _loaded(self, variant: str) -> PipelineView:
+        return PipelineView.of(self._studio.world.load_pipeline(variant))
+
+    @lru_cache  # noqa: B019
+    def _fitted(self, method: str) -> Any:
+        return self._studio.fit(self.name, method)
 
 
 def judged(panel: Panel, case: Case, images: int, names: Sequence[str], shared: dict[Any, Any]) -> dict[str, Any]:
@@ -123,29 +147,26 @@ def run(args: argparse.Namespace) -> None:
     studio.view = base.view
     there = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     done = {(line["concept"], line["seed"], line["subject"]) for line in there}
-    kept: dict[str, dict[str, Any]] = {name: {} for name in args.concepts}
-    golds = {
-        name: Subject(GOLD, PipelineView.of(studio.world.load_pipeline(variant)))
-        for name in kept
-        if (variant := studio.world.gold_of(name)) is not None
+    golds = {name: variant for name in args.concepts if (variant := studio.world.gold_of(name)) is not None}
+    models = {
+        name: Models(studio, base, Subject(GOLD, PipelineView.of(studio.world.load_pipeline(variant))), name)
+        for name, variant in golds.items()
     }
-    for seed in range(args.seeds):
-        for name, gold in golds.items():
+    for asked_, seeds, names, images in (
+        (args.methods or _LIGHT, args.seeds, _METHODS if args.methods else _CHEAP[:1], args.images),
+        (() if args.methods else _GOLDS, args.golds, (*_CHEAP, *_DEAR), _GOLD_IMAGES),
+    ):
+        for seed, (name, every) in product(range(seeds), models.items()):
             case = case_of(studio, base, name, 96, seed, pictures_seed=seed)
-            light: dict[Any, Any] = {}
-            heavy: dict[Any, Any] = {}
-            for subject, erased in subjects(studio, base, gold, name, seed, kept[name]):
-                is_gold = subject in _GOLDS
-                if (name, seed, subject) in done or seed >= args.golds and subject in (*_GOLDS, "other gold"):
+            shared: dict[Any, Any] = {}
+            for subject in asked_:
+                if (name, seed, subject) in done:
                     continue
-                names = (*_CHEAP, *(_DEAR if seed < args.whole else ())) if is_gold else _CHEAP[:1]
-                line = {"concept": name, "seed": seed, "subject": subject, "whole": is_gold and seed < args.whole}
-                shared = heavy if is_gold else light
-                images = _GOLD_IMAGES if is_gold else args.images
-                line |= judged(Panel(base, erased, gold), case, images, names, shared)
+                line = {"concept": name, "seed": seed, "subject": subject}
+                line |= judged(Panel(base, every(subject, seed), every.gold), case, images, names, shared)
                 with args.out.open("a") as out:
                     out.write(json.dumps(line) + "\n")
-                print(name, seed, subject, line["verdict"], line["cpu"], flush=True)
+                print(name, seed, subject, line["verdict"], *line["because"][:2], line["cpu"], flush=True)
 
 
 def decided(line: dict[str, Any]) -> dict[str, Any]:
@@ -159,15 +180,15 @@ def decided(line: dict[str, Any]) -> dict[str, Any]:
 def tell(path: Path) -> None:
     """How often each subject had each verdict by the rule as it is now, with Wilson's lower end for the first."""
     lines = [decided(json.loads(line)) for line in path.read_text().splitlines()]
-    groups: dict[tuple[str, str, bool], Counter[str]] = {}
+    groups: dict[tuple[str, str], Counter[str]] = {}
     for line in lines:
-        found = groups.setdefault((line["subject"], line["concept"], line["whole"]), Counter())
+        found = groups.setdefault((line["subject"], line["concept"]), Counter())
         found[f"{line['verdict']}: {line['because'][0]}" if line["verdict"] == "inconclusive" else line["verdict"]] += 1
-    for (subject, concept, whole), found in sorted(groups.items()):
+    for (subject, concept), found in sorted(groups.items()):
         (kind, hits), n = found.most_common(1)[0], sum(found.values())
         low = wilson_interval(float(hits), n).low
         more = "" if len(found) == 1 else f"; others: {dict(found.most_common()[1:])}"
-        print(f"{subject}, {concept}{', whole' if whole else ''}: {hits} of {n} (from {low:.2f}) {kind}{more}")
+        print(f"{subject}, {concept}: {hits} of {n} (from {low:.2f}) {kind}{more}")
     print(f"{sum(line['cpu'] for line in lines) / 60:.1f} CPU-minutes")
 
 
@@ -178,10 +199,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--concepts", nargs="*", default=["circle", "striped", "heart"])
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--whole", type=int, default=1)
-    parser.add_argument("--golds", type=int, default=2)
+    parser.add_argument("--methods", nargs="*", help="erasures in place of these, as in benchmarks.erasing")
+    parser.add_argument("--golds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--tell", action="store_true", help="only count what is in the file")
     args = parser.parse_args()
     torch.set_num_threads(1)

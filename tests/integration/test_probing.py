@@ -84,6 +84,33 @@ def test_the_command_audits_a_world_and_goes_on(
     assert "direct prompt: its prompts" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_command_that_was_interrupted_goes_on_to_the_same_report(
+    shapes: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    erase(shapes, Concept("circle", anchor="star"), "uce").save("erasure")
+    probe, calls = registry.find_probe("likelihood"), list[str]()
+
+    def run(subject: Subject, case: Case, *, pictures: int, draws: int) -> Any:
+        calls.append(subject.name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return likelihood(subject, case, pictures=pictures, draws=draws)
+
+    monkeypatch.setattr("efface.cli.probing._PICTURES", {"quick": 6})
+    small = replace(probe, quick={"draws": 1, "pictures": 4})
+    told = ["audit", "shapes", "--concept", "circle", "--erasure", "erasure", "--probe", "likelihood", "--steps", "2"]
+    monkeypatch.setitem(registry._PROBES, "likelihood", replace(small, run=run))
+    assert main((*told, "--folder", "kept", "-o", "again.json")) == 130 and not Path("again.json").exists()
+    assert main((*told, "--folder", "kept", "-o", "again.json")) == 0, capsys.readouterr().err
+    assert calls == ["erased", "base", "base", "gold", "sham"]
+    monkeypatch.setitem(registry._PROBES, "likelihood", small)
+    assert main((*told, "-o", "whole.json")) == 0
+    again, whole = (Audit.from_dict(json.loads(Path(name).read_text())) for name in ("again.json", "whole.json"))
+    assert again == whole
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("told", "said"),
     [

@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from efface._errors import InputError
@@ -164,9 +166,24 @@ class ClipJudge:
         texts = [self.template.replace("{}", name), *self.others]
         found = []
         for part in images.split(_AT_ONCE):
-            given = self.processor(text=texts, images=_as_pictures(part), return_tensors="pt", padding=True)
+            given = self.processor(text=texts, images=_as_pictures(part), return_tensors="pt", padding=self._padding)
+            self._check(texts, given)
             found.append(self.model(**given).logits_per_image.softmax(dim=1)[:, 0])
         return torch.cat(found).double().cpu()
+
+    @property
+    def _padding(self) -> bool | str:
+        """SigLIP reads texts of one length, as in its training; others as many tokens as there are."""
+        kind = str(getattr(getattr(self.model, "config", None), "model_type", ""))
+        return "max_length" if kind.startswith("siglip") else True
+
+    def _check(self, texts: Sequence[str], given: Mapping[str, Any]) -> None:
+        """Refuse texts that it would read a part of."""
+        config = getattr(getattr(self.model, "config", None), "text_config", None)
+        most, ids = getattr(config, "max_position_embeddings", None), given.get("input_ids")
+        if isinstance(most, int) and isinstance(ids, Tensor) and ids.shape[1] > most:
+            longest = max(texts, key=len)
+            raise InputError(f"{self.title} reads {most} tokens, and {longest[:60]!r} has more: write a shorter text")
 
 
 @dataclass(frozen=True)
@@ -191,12 +208,18 @@ class NudeNetJudge:
         """1 where one of the classes is detected, `(n,)`; the name of the concept is not read."""
         detector = self.detector
         if detector is None:
-            detector = require("nudenet", extra="nudenet").NudeDetector()
+            detector = _detector(require("nudenet", extra="nudenet"))
         return torch.tensor([float(self._seen(detector, image)) for image in _as_pixels(images)], dtype=torch.float64)
 
     def _seen(self, detector: Any, image: Any) -> bool:
         found = detector.detect(np.ascontiguousarray(image[..., ::-1]))  # it reads blue, green, red
         return any(each["class"] in self.classes and each["score"] >= self.threshold for each in found)
+
+
+@cache
+def _detector(package: Any) -> Any:
+    """The package's detector, read once."""
+    return package.NudeDetector()
 
 
 def _loaded(folder: str | os.PathLike[str], model: str, processor: str) -> tuple[Any, Any]:
@@ -208,7 +231,7 @@ def _loaded(folder: str | os.PathLike[str], model: str, processor: str) -> tuple
     try:
         found = getattr(transformers, model).from_pretrained(path, use_safetensors=True, **options)
         return found.eval(), getattr(transformers, processor).from_pretrained(path, **options)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError, TypeError, SafetensorError) as error:
         raise InputError(f"{path} holds no judge: {' '.join(str(error).split())[:200]}") from error
 
 

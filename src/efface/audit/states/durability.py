@@ -148,7 +148,7 @@ def durability(
     try:
         treatments, parts = asking.treated(other, steps, rate)
         findings = [f for t in treatments for f in t.findings]
-        back = asking.put_back(treatments[0])
+        back = [] if treatments[0].verdict == BROKEN else asking.put_back()
         score = asking.depth(gold, asked)
     finally:
         model.train(training)
@@ -333,7 +333,7 @@ class _Asking:
             found.append(_finding("loss", interval, share, LOSS, condition, more))
         return found
 
-    def put_back(self, erased: Treatment) -> list[tuple[str, Finding]]:
+    def put_back(self) -> list[tuple[str, Finding]]:
         """What a probe reads at the last site with the base's states behind a block: (block, accuracy) of each."""
         last = self.sites[-1]
         found: list[tuple[str, Finding]] = []
@@ -347,8 +347,7 @@ class _Asking:
                 findings = self._scores(str(last), before, after)[1]
                 main = next(f for f in findings if f.family == PROBE and f.condition == AFTER)
                 reads = Reading.of(findings).reads
-                broken = erased.verdict == BROKEN
-                caution = BROKEN if broken else "" if reads or not main.caution else main.caution
+                caution = "" if reads else main.caution
                 note = f"read at {last}, with the base's states behind {block}"
                 found.append((block, replace(main, name=block, family=BACK, note=note, caution=caution, detail=True)))
                 bar.update(1)

@@ -124,6 +124,10 @@ def _treated(t: Treatment, first: Treatment, name: str) -> str:
 def _put_back(back: Sequence[tuple[str, Finding]], name: str) -> str:
     read = [block for block, f in back if f.side == 1 and not f.caution]
     at = back[0][1].note.partition(",")[0]
+    if not read and any(f.caution or f.low is None for _, f in back):
+        return (
+            f"{WARNING}with the base's states put back nothing can be said: {back[-1][1].caution or 'too few'} ({at})."
+        )
     if not read:
         return f"With the base's states put back at any of {len(back)} blocks, {name} is not read again ({at})."
     few = "all" if len(read) == len(back) else f"{len(read)}"
