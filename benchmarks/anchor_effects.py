@@ -287,6 +287,7 @@ def choice(
     soft: bool,
     ablate: bool = False,
     each: int = 2,
+    distance: bool = True,
 ) -> None:
     """The table of each method, and what SELECT gains over the best fixed anchor."""
     found: dict[tuple[str, str], list[Seen]] = {}
@@ -296,7 +297,7 @@ def choice(
         asked, kept = cast(studio, name, chosen, each)
         lines.append(f"{name}: " + ", ".join(f"{kind} {each.anchor!r}" for kind, each in chosen.items()))
         lines[-1] += f"; boundary {', '.join(chosen[SELECT].boundary)}; near {', '.join(asked.near)}"
-        for kind, first in ((OTHER_SEEDS, images), (PLAIN, 0)):
+        for kind, first in _bases(images, distance):
             plain = cells.seen(
                 ("choice", name, kind, asked),
                 lambda asked=asked, first=first: drawn(studio, studio.plain, asked, images, first),
@@ -346,7 +347,7 @@ def _tables(
         against = [kind for kind in of if kind not in (OTHER_SEEDS, PLAIN, ALONE, SELECT)]
         less = [spread(of[SELECT], of[kind]) for kind in against]
         gains.append((method, best, spread(of[ALONE], of[best]), spread(of[SELECT], of[best]), *less))
-        rows = [(kind, *_cells(seen, of[OTHER_SEEDS])) for kind, seen in of.items() if kind != OTHER_SEEDS]
+        rows = [(kind, *_cells(seen, of.get(OTHER_SEEDS))) for kind, seen in of.items() if kind != OTHER_SEEDS]
         table(f"{method} on {studio.world.name}, {len(names)} concepts x {images} images, per cent", _HEADER, rows)
         pictures = [(kind, torch.stack([seen.pictures[0] for seen in found[method, kind]])) for kind in kinds]
         words = [(f"{kind}, other words", torch.stack([s.pictures[1] for s in found[method, kind]])) for kind in kinds]
@@ -372,18 +373,30 @@ def _mean(part: NDArray[np.float64]) -> float:
     return float(part.mean()) if len(part) else float("nan")
 
 
-def _cells(seen: Seen, other: Seen) -> list[str]:
+def _bases(images: int, distance: bool) -> list[tuple[str, int]]:
+    """What is drawn without an erasure, and from which seed on."""
+    return [*([(OTHER_SEEDS, images)] if distance else []), (PLAIN, 0)]
+
+
+def _cells(seen: Seen, other: Seen | None) -> list[str]:
     parts = (seen.erased, seen.reworded, seen.near, seen.told, seen.far)
     means = [f"{100 * part.mean():.1f}" if len(part) else "" for part in parts]
     left = 100 * (seen.erased + seen.unsaid).mean()
-    distance = frechet_distance(seen.kept, other.kept)
-    return [*means, spread(seen), f"{left:.1f}", f"{100 * seen.rest.mean():.0f}", f"{distance:.0f}"]
+    distance = "" if other is None else f"{frechet_distance(seen.kept, other.kept):.0f}"
+    return [*means, spread(seen), f"{left:.1f}", f"{100 * seen.rest.mean():.0f}", distance]
 
 
 # ---------------------------------------------------------------------------------------------------- at once
 
 
-def many(studio: Studio, cells: Cells, methods: Sequence[str], counts: Sequence[int], images: int) -> None:
+def many(
+    studio: Studio,
+    cells: Cells,
+    methods: Sequence[str],
+    counts: Sequence[int],
+    images: int,
+    distance: bool = True,
+) -> None:
     """Each method with the parents and with SELECT's anchors, of n concepts at once."""
     world = studio.world
     every = [n for n in world.values_of(world.shown[0]) if not getattr(world.concept(n), "profession", None)]
@@ -394,7 +407,7 @@ def many(studio: Studio, cells: Cells, methods: Sequence[str], counts: Sequence[
         concepts, asked = at_once(studio, names, chosen, order)
         print(f"{count}: " + "; ".join(f"{each.concept} -> {each.anchor}" for each in chosen), flush=True)
         found: dict[tuple[str, str], Seen] = {}
-        for kind, first in ((OTHER_SEEDS, images), (PLAIN, 0)):
+        for kind, first in _bases(images, distance):
             found["", kind] = cells.seen(
                 ("many", count, kind, asked),
                 lambda asked=asked, first=first: drawn(studio, studio.plain, asked, images, first),
@@ -413,7 +426,7 @@ AS_RELEASED = "speed@key_span=last+null_of=all+least_free=0+filtered=true"
 def _many_tables(
     cells: Cells, found: Mapping[tuple[str, str], Seen], asked: Asked, count: int, images: int, spent: float
 ) -> None:
-    other = found["", OTHER_SEEDS]
+    other = found.get(("", OTHER_SEEDS))
     rows = []
     for (method, kind), seen in found.items():
         if kind != OTHER_SEEDS:
@@ -428,7 +441,7 @@ def _many_tables(
             less = [(m, k, spread(s, found[against])) for (m, k), s in found.items() if m and (m, k) != against]
             table(f"H less that of {against[0]} with parents", ("method", "anchor", "more"), less)
     n = len(asked.names)
-    shown = [*range(min(n, 8)), *range(n, n + min(n, 4)), *range(2 * n, len(other.pictures))][:24]
+    shown = [*range(min(n, 8)), *range(n, n + min(n, 4)), *range(2 * n, len(found["", PLAIN].pictures))][:24]
     cells.picture(f"many-{count}", [(f"{m} {k}", seen.pictures[shown]) for (m, k), seen in found.items()])
 
 
@@ -485,6 +498,7 @@ def main() -> None:
     parser.add_argument("--counts", nargs="*", type=int, default=[100, 30, 10, 3, 1])
     parser.add_argument("--steps", type=int)
     parser.add_argument("--each", type=int, default=2, help="of choice: how many siblings and strangers are drawn")
+    parser.add_argument("--distance", action=argparse.BooleanOptionalAction, default=True, help="FID")
     parser.add_argument("--soft", action="store_true")
     parser.add_argument("--ablate", action="store_true")
     parser.add_argument("--cells", type=Path)
@@ -495,9 +509,19 @@ def main() -> None:
     things = [n for n in things if not getattr(studio.world.concept(n), "profession", None)]
     things = [n for n in things if len(family(studio, n)) > _FEW]
     if "choice" in args.sections:
-        choice(studio, cells, args.methods, things[: args.concepts], args.images, args.soft, args.ablate, args.each)
+        choice(
+            studio,
+            cells,
+            args.methods,
+            things[: args.concepts],
+            args.images,
+            args.soft,
+            args.ablate,
+            args.each,
+            args.distance,
+        )
     if "many" in args.sections:
-        many(studio, cells, args.methods, args.counts, args.images)
+        many(studio, cells, args.methods, args.counts, args.images, args.distance)
 
 
 def _factor(studio: Studio) -> str:
