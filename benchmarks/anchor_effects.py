@@ -494,6 +494,9 @@ def main() -> None:
     add_world(parser)
     parser.add_argument("--methods", nargs="*", default=["uce", "rece", "speed", "oce", "mace@adapters=false"])
     parser.add_argument("--concepts", type=int, default=12)
+    parser.add_argument(
+        "--names", nargs="*", help="these concepts; several processes may draw some each into one folder"
+    )
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--counts", nargs="*", type=int, default=[100, 30, 10, 3, 1])
     parser.add_argument("--steps", type=int)
@@ -509,17 +512,9 @@ def main() -> None:
     things = [n for n in things if not getattr(studio.world.concept(n), "profession", None)]
     things = [n for n in things if len(family(studio, n)) > _FEW]
     if "choice" in args.sections:
-        choice(
-            studio,
-            cells,
-            args.methods,
-            things[: args.concepts],
-            args.images,
-            args.soft,
-            args.ablate,
-            args.each,
-            args.distance,
-        )
+        things = args.names or things[: args.concepts]
+        more = (args.soft, args.ablate, args.each, args.distance)
+        choice(studio, cells, args.methods, things, args.images, *more)
     if "many" in args.sections:
         many(studio, cells, args.methods, args.counts, args.images, args.distance)
 
