@@ -4,9 +4,9 @@ python -m benchmarks.interference things --folder FOLDER [--methods uce uce+boun
 python -m benchmarks.interference people --folder FOLDER [--profession pilot]
 python -m benchmarks.interference show --folder FOLDER [--page FOLDER]
 
-"things": 20 concepts of many subgroups are erased, one at a time; 100 are asked for, a picture each: those erased, two
-siblings of each, and others at random. "uce" shows SELECT's anchor in a concept's place and keeps nothing else;
-"uce+boundary" keeps SELECT's boundary beside it; "uce-bare" shows nothing; all other methods are fitted as a careful
+"things": 20 concepts of many subgroups (`--erased`) are erased, one at a time; 100 are asked for, a picture each: those
+erased, two siblings of each, and others at random. "uce" shows SELECT's anchor in a concept's place and keeps nothing
+else; "uce+boundary" keeps SELECT's boundary beside it; "uce-bare" shows nothing; all other methods are fitted as a careful
 user would (`benchmarks._studio`). "people": the profession's word, and the woman of it, are erased; all people whose
 profession is drawn as woman, man and person are asked for, and their skin tones. Judge 2 says what is seen; before
 again and sham edits (random changes of the same weights by as much) are the nulls. Arms are kept in the folder one by
@@ -267,6 +267,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*")
     parser.add_argument("--profession", default="pilot")
     parser.add_argument("--pictures", type=int, help="of each (default: 1 thing; 5 people, 2 a skin tone)")
+    parser.add_argument("--erased", type=int, default=len(ERASED), help="how many of the things")
     parser.add_argument("--page", type=Path, help="folder for the pages of show")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -274,7 +275,7 @@ def main() -> None:
     if args.what == "things":
         asked = prompts_of(things(), args.pictures or 1)
         for method in args.methods or METHODS[:3]:  # those of one method first, so that there is something to look at
-            draw(studio, args.folder, asked, [method], ERASED, ERASED[:_SHAMS])
+            draw(studio, args.folder, asked, [method], ERASED[: args.erased], ERASED[:_SHAMS])
     if args.what == "people":
         n = args.pictures or 5
         asked = prompts_of(people(), n) | toned([k for k in emoji.professions() if k in people()], max(1, n // 2))

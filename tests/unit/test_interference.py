@@ -219,7 +219,8 @@ def test_pooled_is_a_ratio_of_sums_and_leaves_out_what_has_no_kind() -> None:
             if row[place] and a == 1:
                 n, k = n + 1, k + int(b)
     assert (one.n, one.pairs, one.kept.value) == (n, 30, k / n) and one.kept.low < k / n < one.kept.high
-    assert one.again is not None and one.lost is not None and one.lost.value == 1 - one.kept.value / one.again.value
+    assert one.again is not None and one.lost is not None and one.lost.value == one.again.value - one.kept.value
+    assert one.lost.low < one.lost.value < one.lost.high and one.clear
     with pytest.raises(InputError, match="one for each pair"):
         pooled(found, kinds[:2])
 

@@ -54,7 +54,7 @@ def interfered(
     Findings: family `"target"`, `"bystanders"`, `"relation"`, `"popularity"`, a dimension of groups, or `"placebos"`;
     name of the kind (`"still seen"` of the target, the bystanders and placebos); conditions `"before again"` and
     `"after"`: share of the pictures which showed what was asked for that still do. `"lost beyond chance"` of the
-    bystanders is `1 - after / before again`.
+    bystanders is "before again" less "after".
 
     Args:
         found: As `interference` gives it.
@@ -143,10 +143,11 @@ def _kinds(
     labels = {TARGET: np.where(others, "", TARGET), EVERYONE: bystander, RELATION: np.where(others, relations, "")}
     more = {STRATUM: first.strata()[places], **{name: first.group(name)[places] for name in first.dimensions}}
     labels |= {name: np.where(others, spread(values.tolist(), rows), "") for name, values in more.items()}
+    looks = sum(len(set(of.reshape(-1).tolist()) - {""}) for of in labels.values())
     kept: dict[str, tuple[Kept, ...]] = {}
     withheld: list[str] = []
     for kind, of in labels.items():
-        every = pooled(found, of, draws=draws, seed=seed)
+        every = pooled(found, of, draws=draws, seed=seed, looks=looks)
         shown = _shown(every, smallest) if kind not in (TARGET, EVERYONE) else every
         if len(every) > 1 or kind in (TARGET, EVERYONE):
             kept[kind] = shown
@@ -250,12 +251,13 @@ def _of_kinds(of: Matter) -> Iterator[str]:
         for family, every in of.kinds.items()
         if family not in (TARGET, EVERYONE)
         for one in every
-        if one.lost is not None and one.lost.low > 0 and one.lost.value > _MARGIN
+        if one.lost is not None and one.clear
     ]
     for lost, family, one in sorted(clear, key=lambda each: -each[0].value)[:_SHOWN]:
         yield (
             f"{WARNING}{family} {one.kind}: {percent(one.kept.value)} of {one.n} pictures are kept; lost beyond chance "
-            f"{points(lost.value)} points ({points(lost.low)} to {points(lost.high)}; each interval is for itself)."
+            f"{points(lost.value)} points ({points(lost.low)} to {points(lost.high)}), and clear for all kinds "
+            "that were looked at together."
         )
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface._errors import InputError
-from efface.audit.remembrance.bootstrap import ratio_interval, resampled, share_interval
+from efface.audit.remembrance.bootstrap import resampled, share_interval
 from efface.audit.remembrance.interference import Interference
 from efface.audit.remembrance.registry import Registry
 from efface.audit.remembrance.systems import AGAIN, BEFORE
-from efface.stats.intervals import Interval
+from efface.stats.intervals import Interval, wilson_interval
 
 Floats = NDArray[np.float64]
 _FEWEST = 10
@@ -36,7 +36,8 @@ class Kept:
         n: Pictures that showed what was asked for before, and of which the judge can say after.
         kept: Share of them that still do.
         again: The same of the pipeline before, asked again from other noise; None where nothing is known.
-        lost: What is lost beyond that: `1 - kept / again`.
+        lost: What is lost beyond that, `again - kept`; None where too few were asked again.
+        clear: Whether that is a loss for sure, all kinds that are looked at taken together.
         unsaid: Share of the pictures seen before of which the judge cannot say after.
     """
 
@@ -47,11 +48,12 @@ class Kept:
     kept: Interval
     again: Interval | None
     lost: Interval | None
+    clear: bool
     unsaid: float
 
 
 def pooled(
-    found: Interference, kinds: Labels, *, draws: int = 2000, seed: int = 0, level: float = 0.95
+    found: Interference, kinds: Labels, *, draws: int = 2000, seed: int = 0, level: float = 0.95, looks: int = 1
 ) -> tuple[Kept, ...]:
     """What is kept of pairs, by kind, the kinds in order.
 
@@ -61,6 +63,7 @@ def pooled(
         draws: Resamples, of erasures and of entities independently (a single erasure stands for itself).
         seed: Seed of resampling.
         level: Confidence level.
+        looks: How many kinds are looked at in all: what is `clear` is so for all together (Bonferroni).
 
     Raises:
         InputError: If there is not one kind for each pair.
@@ -72,7 +75,7 @@ def pooled(
     then, now = (np.stack(each) for each in zip(*(found.counts(name) for name in found.erased), strict=True))
     then_again, again = (np.broadcast_to(each, shape) for each in found.counts(AGAIN))
     seen = np.broadcast_to(np.bincount(found.place, found.answers(BEFORE) == 1, shape[1]), shape)
-    sums = {"n": then, "kept": now, "n again": then_again, "again": again}
+    sums = {"n": then, "kept": now}
     free = np.array([len(found.erased) > 1])
     result = []
     for name in names:
@@ -88,25 +91,39 @@ def pooled(
         units = min(asked, of_erased) if free[0] else asked
         what = f"{of_erased} erasures and {asked} entities" if free[0] else f"{asked} entities"
         more = {"units": units, "level": level, "what": what}
-        kept = share_interval(total["kept"] / total["n"], _over(drawn, "kept", "n"), **more)
-        chance = lost = None
-        if total["n again"]:
-            chance = share_interval(total["again"] / total["n again"], _over(drawn, "again", "n again"), **more)
-            if total["n again"] >= _FEWEST and total["again"]:
-                ratios = _divided(_over(drawn, "kept", "n"), _over(drawn, "again", "n again"))
-                lost = ratio_interval(1 - kept.value / chance.value, 1 - ratios, units, level=level, what=what)
+        values = _over(drawn, "kept", "n")
+        kept = share_interval(total["kept"] / total["n"], values, **more)
+        # Who was asked again was so once, whatever was erased: what counts are entities.
+        alone = [float(each[0][of.any(axis=0)].sum()) for each in (then_again, again)]
+        chance = wilson_interval(alone[1], int(alone[0]), level=level) if alone[0] else None
+        lost, clear = None, False
+        if alone[0] >= _FEWEST and chance is not None:
+            lost = _less(chance, kept, what)
+            strict = 1 - (1 - level) / looks
+            narrow = share_interval(kept.value, values, **{**more, "level": strict})
+            clear = _less(wilson_interval(alone[1], int(alone[0]), level=strict), narrow, what).low > 0
         unsaid = float(1 - total["n"] / max(1.0, np.where(of, seen, 0).sum()))
-        result.append(Kept(name, int(of.sum()), asked, int(total["n"]), kept, chance, lost, unsaid))
+        result.append(Kept(name, int(of.sum()), asked, int(total["n"]), kept, chance, lost, clear, unsaid))
     return tuple(result)
 
 
+def _less(one: Interval, other: Interval, what: str) -> Interval:
+    """A difference of two shares from their intervals.
+
+    Squares of the distances to the ends add up, as variances do (Zou and Donner, Statistics in Medicine 27, 2008). That
+    holds where one of them is 0 or 1, which resampling cannot tell from certainty; of shares that go together, as these
+    do, it is too wide rather than too short.
+    """
+    value = one.value - other.value
+    low = value - float(np.hypot(one.value - one.low, other.high - other.value))
+    high = value + float(np.hypot(one.high - one.value, other.value - other.low))
+    return Interval(value, max(-1.0, low), min(1.0, high), one.level, f"of shares with intervals over {what}")
+
+
 def _over(drawn: Mapping[str, Floats], top: str, bottom: str) -> Floats:
-    return _divided(drawn[top][0], drawn[bottom][0])
-
-
-def _divided(top: Floats, bottom: Floats) -> Floats:
     """NaN where there is nothing to divide by."""
-    return np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
+    one, other = drawn[top][0], drawn[bottom][0]
+    return np.divide(one, other, out=np.full(len(one), np.nan), where=other > 0)
 
 
 def relations_of(found: Interference, registries: Mapping[str, Registry]) -> Labels:

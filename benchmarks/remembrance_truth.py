@@ -1,0 +1,196 @@
+"""Audits of remembrance where the truth is known: do intervals cover it, and is nobody named who lost nothing?
+
+    python -m benchmarks.remembrance_truth coverage [--repeats 400]   # of nominal 95% intervals
+    python -m benchmarks.remembrance_truth nulls [--repeats 100]      # the same system twice: what is flagged
+    python -m benchmarks.remembrance_truth power [--repeats 100]      # planted losses: found, and false among named
+
+Answers are drawn with a chance by entity and by query; the run after shares half of the draws of the run before, as
+common random numbers do. The truth of an interval is of all entities and queries like those drawn; where only queries
+are resampled, entities are all alike. Shares of repeats come with Wilson's interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from tests.references.remembrance import simulated
+
+from benchmarks._measure import table
+from efface.audit import remembered
+from efface.audit.remembrance import Interference, Registry
+from efface.audit.remembrance.effects import agresti_min, changes
+from efface.audit.remembrance.interfered import interfered
+from efface.audit.remembrance.panel import aligned
+from efface.audit.remembrance.pooled import pooled
+from efface.audit.remembrance.standing import SUPPRESSED, stand
+from efface.audit.remembrance.systems import AFTER, BEFORE
+from efface.stats.intervals import wilson_interval
+
+_HIT, _LOSS, _SPREAD, _SHARED, _DRAWS = 0.7, 0.1, 0.1, 0.5, 500
+_WHAT = (
+    ("bystanders", "remembered", "before"),
+    ("bystanders", "remembered", "after"),
+    ("bystanders", "remembered", "change"),
+    ("bystanders", "remembered, given before", "after"),
+    ("bystanders", "collateral", "after"),
+    ("target", "remembered", "change"),
+)
+
+
+def share(hits: Sequence[bool]) -> str:
+    """A share of repeats in per cent, with its interval."""
+    found = wilson_interval(float(np.sum(hits)), len(hits))
+    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
+# --------------------------------------------------------------------------------------------------- coverage
+
+
+def truths(spread: float) -> dict[tuple[str, str, str], float]:
+    """What each number is of everyone, by so many draws that chance does not matter."""
+    rng = np.random.default_rng(12345)
+    chance = np.clip(_HIT + spread * (rng.normal(size=2_000_000) + rng.normal(size=2_000_000)), 0, 1)
+    lost = np.clip(chance - _LOSS, 0, 1)
+    # The run after keeps half of the draws of the run before: then it hits where that draw is below its own chance.
+    both = (_SHARED * lost + (1 - _SHARED) * chance * lost).mean()
+    again = (_SHARED * chance + (1 - _SHARED) * chance * chance).mean()
+    before, after = chance.mean(), lost.mean()
+    return dict(
+        zip(_WHAT, (before, after, after - before, both / before, 1 - both / again, after - before), strict=True)
+    )
+
+
+def coverage(repeats: int) -> None:
+    """How often intervals hold the truth."""
+    rows = []
+    for resample, spread in (("both", _SPREAD), ("queries", 0.0)):
+        true, held = truths(spread), {what: list[bool]() for what in _WHAT}
+        for seed in range(repeats):
+            rng = np.random.default_rng(seed)
+            more = {"hit": _HIT, "loss": _LOSS, "by_entity": spread, "by_query": spread, "shared": _SHARED}
+            ledger = simulated(rng, entities=40, queries=60, again=True, **more)
+            registry = Registry.of(ledger.entities, target=ledger.entities[:1])
+            audit = remembered(ledger, registry=registry, resample=resample, draws=_DRAWS, seed=seed)
+            for what in _WHAT:
+                found = audit.find(*what)
+                if found.low is not None and found.high is not None:
+                    held[what].append(found.low <= true[what] <= found.high)
+        # Of one target all queries are of one entity: its truth is of all targets like it only without a spread.
+        wanted = [what for what in _WHAT if what[0] != "target" or not spread]
+        rows += [(f"{what[0]}: {what[1]} ({what[2]})", resample, len(held[what]), share(held[what])) for what in wanted]
+    rows.append(("change of one entity, 60 queries (Agresti-Min)", "", 20_000, share(list(_of_one(20_000)))))
+    rows.append(("pairs of the interference matrix, kept", "both", repeats, share(list(_of_pairs(repeats)))))
+    table("Coverage of nominal 95% intervals, per cent of repeats", ("interval", "resampled", "n", "covered"), rows)
+
+
+def _of_one(repeats: int) -> Iterator[bool]:
+    rng = np.random.default_rng(0)
+    gap = rng.choice([-1, 0, 1], p=[0.2, 0.7, 0.1], size=(repeats, 60))
+    centre, error = agresti_min(60, gap.sum(axis=1), (gap**2).sum(axis=1))
+    yield from (np.abs(centre + 0.1) <= 1.959964 * error).tolist()
+
+
+def _of_pairs(repeats: int) -> Iterator[bool]:
+    """15 erased x 60 asked, a picture each; what is kept hangs on the erasure and on the entity."""
+    for seed in range(repeats):
+        rng = np.random.default_rng(seed)
+        kept = np.clip(0.85 + 0.05 * rng.normal(size=(15, 1)) + 0.05 * rng.normal(size=(1, 60)), 0, 1)
+        rows = [np.ones(60, dtype=bool), rng.random(60) < 0.95, *(rng.random((15, 60)) < kept)]
+        names, places = tuple(f"e{i:02d}" for i in range(60)), np.arange(60)
+        found = Interference(names[:15], (), names, places, np.zeros(60, dtype=int), np.zeros(60, dtype=int),
+                             names, places, np.stack(rows).astype(np.int8))  # fmt: skip
+        (one,) = pooled(found, np.full((15, 60), "all"), draws=_DRAWS, seed=seed)
+        yield one.kept.low <= _KEPT <= one.kept.high
+
+
+_KEPT = float(np.clip(0.85 + 0.05 * np.sqrt(2) * np.random.default_rng(1).normal(size=4_000_000), 0, 1).mean())
+
+
+# ------------------------------------------------------------------------------------------------------- nulls
+
+
+def nulls(repeats: int) -> None:
+    """The same system twice: lists, classes, the certificate's margin, and the card of a matrix."""
+    lists, classes, either, cards = (list[bool]() for _ in range(4))
+    for seed in range(repeats):
+        rng = np.random.default_rng(seed)
+        ledger = simulated(rng, entities=100, queries=100, by_entity=_SPREAD, by_query=_SPREAD, again=True)
+        popularity = np.exp(rng.normal(size=100))
+        groups = {"guild": [("smith", "weaver", "dyer")[i % 3] for i in range(100)]}
+        registry = Registry.of(ledger.entities, popularity=popularity, groups=groups)
+        said = remembered(ledger, registry=registry, draws=_DRAWS, seed=seed).warnings
+        named = any("bystanders were suppressed" in line for line in said)
+        other = any(line.startswith("WARNING") and " lost " in line for line in said)
+        lists.append(named)
+        classes.append(other)
+        either.append(named or other)
+        cards.append(_card_flags(seed))
+    rows = [("somebody suppressed in a list", share(lists)), ("a class or group lost", share(classes))]
+    rows += [("either", share(either)), ("card of a matrix: any kind lost", share(cards))]
+    table(f"The same system twice, {repeats} seeds: flagged, per cent", ("what", "flagged"), rows)
+
+
+def _card_flags(seed: int) -> bool:
+    rng = np.random.default_rng(seed)
+    names, places = tuple(f"e{i:02d}" for i in range(60)), np.arange(60)
+    base = rng.random(60) < 0.9
+    rows = [base, *(np.where(rng.random(60) < 0.92, base, ~base) for _ in range(16))]
+    found = Interference(names[:15], (), names, places, np.zeros(60, dtype=int), np.zeros(60, dtype=int),
+                         names, places, np.stack(rows).astype(np.int8))  # fmt: skip
+    kinds = ["sibling" if i % 4 == 0 else "neighbour" if i % 4 == 1 else "unrelated" for i in range(60)]
+    known = {n: Registry.of(names, target=[n], relation=kinds, popularity=1.0 + places % 7) for n in found.erased}
+    # The target is drawn as before, as nothing was erased: that is told, and is no false alarm.
+    audit = interfered(found, known, draws=_DRAWS, seed=seed)
+    return any(line.startswith("WARNING") for line in audit.warnings)
+
+
+# ------------------------------------------------------------------------------------------------------- power
+
+
+def power(repeats: int) -> None:
+    """200 entities: who lost is found, and who is named lost it."""
+    rows = []
+    for queries in (40, 100, 200):
+        for loss, of in ((0.3, 0.2), (0.15, 0.1), (0.0, 0.0)):
+            found, false = list[float](), list[float]()
+            for seed in range(repeats):
+                rng = np.random.default_rng(seed)
+                hurt = np.arange(200) < of * 200
+                ledger = simulated(rng, entities=200, queries=queries, loss=loss * hurt)
+                panel = aligned(ledger, Registry.of(ledger.entities), (BEFORE, AFTER))
+                named = stand(changes(panel, BEFORE, AFTER), np.ones(200, dtype=bool)).status == SUPPRESSED
+                found.append(float(named[hurt].mean()) if hurt.any() else float("nan"))
+                false.append(float((named & ~hurt).sum() / max(1, named.sum())))
+            seen = "" if not of else f"{100 * np.mean(found):.0f}"
+            error = 1.96 * np.std(false) / np.sqrt(repeats)
+            rows.append(
+                (
+                    queries,
+                    f"{100 * loss:.0f} of {100 * of:.0f}%",
+                    seen,
+                    f"{100 * np.mean(false):.1f} ± {100 * error:.1f}",
+                )
+            )
+    header = ("queries each", "points lost", "found, %", "false among named, %")
+    table(f"Planted losses, 200 entities, {repeats} seeds; lists at 5%", header, rows)
+
+
+def main() -> None:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["coverage", "nulls", "power"])
+    parser.add_argument("--repeats", type=int)
+    args = parser.parse_args()
+    run: dict[str, tuple[Callable[[int], None], int]] = {
+        "coverage": (coverage, 400),
+        "nulls": (nulls, 100),
+        "power": (power, 100),
+    }
+    each, usual = run[args.what]
+    each(args.repeats or usual)
+
+
+if __name__ == "__main__":
+    main()
