@@ -4,14 +4,14 @@ python -m benchmarks.interference things --folder FOLDER [--methods uce uce+boun
 python -m benchmarks.interference people --folder FOLDER [--profession pilot]
 python -m benchmarks.interference show --folder FOLDER [--page FOLDER]
 
-"things": 20 concepts of many subgroups (`--erased`) are erased, one at a time; 100 are asked for, a picture each: those
-erased, two siblings of each, and others at random. "uce" shows SELECT's anchor in a concept's place and keeps nothing
-else; "uce+boundary" keeps SELECT's boundary beside it; "uce-bare" shows nothing; all other methods are fitted as a careful
-user would (`benchmarks._studio`). "people": the profession's word, and the woman of it, are erased; all people whose
-profession is drawn as woman, man and person are asked for, and their skin tones. Judge 2 says what is seen; before
-again and sham edits (random changes of the same weights by as much) are the nulls. Arms are kept in the folder one by
-one, so that a run that was stopped goes on. "show" draws nothing: it prints the tables of what is there, and writes
-pages.
+"things": 20 concepts of many subgroups (`--erased`) are erased, one at a time; 100 are asked for, a picture each:
+those erased, two siblings of each, and others at random. "uce" shows SELECT's anchor in a concept's place and keeps
+nothing else; "uce+boundary" keeps SELECT's boundary beside it; "uce-bare" shows nothing; all other methods are fitted
+as a careful user would (`benchmarks._studio`). "people": the profession's word, and the woman of it, are erased; all
+people whose profession is drawn as woman, man and person are asked for, and their skin tones. Judge 2 says what is
+seen; before again and sham edits (random changes of the same weights by as much) are the nulls. Arms are kept in the
+folder one by one, so that a run that was stopped goes on. "show" draws nothing: it prints the tables of what is
+there, and writes pages.
 """
 
 from __future__ import annotations

@@ -167,8 +167,9 @@ def attention(found: Measured, standard: str) -> Iterator[Finding]:
         gap = statistic(now) - statistic(then)
         usual = np.quantile(chance[name], [0.025, 0.975])
         said = f"change {gap:+.3f}; exchanges of before and after give {usual[0]:+.3f} to {usual[1]:+.3f}"
-        for arm, note in ((BEFORE, ""), (AFTER, said)):
-            yield Finding(name, statistic(found.attention[arm]), ATTENTION, arm, n=len(panel.asked), note=note)
+        more = {"n": len(panel.asked), "detail": True}
+        for arm, told in ((BEFORE, ""), (AFTER, said)):
+            yield Finding(name, statistic(found.attention[arm]), ATTENTION, arm, note=told, **more)
     yield Finding(
         "shift", moved, ATTENTION, AFTER, unit="share", n=len(panel.asked), seed=seed,
         chance=float(np.median(chance["shift"])), baseline=again, note=note,
@@ -206,7 +207,7 @@ def _parities(found: Measured, standard: str) -> Iterator[Finding]:
         for arm in (BEFORE, AFTER):
             got = shares(np.bincount(place, found.attention[arm][known], len(names)))
             note = f"1 where each of {len(names)} groups has the share that it is due by {standard}"
-            yield Finding(f"parity by {kind}", float(parity(got, target)), ATTENTION, arm, note=note)
+            yield Finding(f"parity by {kind}", float(parity(got, target)), ATTENTION, arm, note=note, detail=True)
 
 
 def popularity(found: Measured) -> Iterator[Finding]:
@@ -228,7 +229,9 @@ def popularity(found: Measured) -> Iterator[Finding]:
     for arm in (BEFORE, AFTER):
         lean = lift(found.attention[arm], merit, found.panel.registry.popularity)
         if lean is not None:
-            yield Finding("lean of attention", lean, POPULAR, arm, note="E_attention[ln pi] - E_merit[ln pi]")
+            yield Finding(
+                "lean of attention", lean, POPULAR, arm, detail=True, note="E_attention[ln pi] - E_merit[ln pi]"
+            )
 
 
 def _of_slope(found: Measured, slope: Slope, less: Slope | None, condition: str) -> Finding:
@@ -254,7 +257,7 @@ def likeness(found: Measured) -> Iterator[Finding]:
             continue
         span = percentile_interval(float(value), draws, "bootstrap over queries", level=1 - found.plan.alpha)
         note = "change of being remembered for one more of it" if name in (SIMILARITY, POPULARITY) else ""
-        more = {"n": int(found.spill.used.sum()), "seed": found.plan.seed, "note": note}
+        more = {"n": int(found.spill.used.sum()), "seed": found.plan.seed, "note": note, "detail": name != SIMILARITY}
         yield Finding.of(name, span, LIKENESS, **more)
 
 

@@ -45,7 +45,7 @@ def remembered(
     resample: Resample = "both",
     draws: int = 2000,
     smallest_cell: int = 5,
-    listed: int = 20,
+    listed: int = 10,
     title: str = "Who is still remembered?",
     seed: int = 0,
 ) -> Audit:
@@ -173,18 +173,29 @@ def _parts(found: Measured, ledger: Ledger | StreamedLedger, standard: Standard,
     yield from _part("Suppressed and elevated", tables=tables.lists(found, listed))
     yield from _part(
         "Classes and groups",
-        tables=[tables.classes(found), tables.disparities(found), tables.placebo_table(found)],
-        figures=[tables.strata_figure(found), tables.groups_figure(found)],
+        tables=[tables.classes(found)],
+        figures=[
+            tables.strata_figure(found),
+            tables.groups_figure(found),
+            tables.likeness_figure(found),
+            tables.transfer_figure(found),
+        ],
     )
     yield from _part(
-        "Attention",
-        findings=[*of.attention(found, standard), *of.expected(found, ledger.attention), *of.popularity(found)],
-        tables=[tables.heir_table(found), tables.attention_table(found, listed)],
-    )
-    yield from _part(
-        "Likeness to the target, and answers",
-        findings=[*of.likeness(found), *of.answers(found)],
-        figures=[tables.likeness_figure(found)],
+        "Groups, attention, answers",
+        findings=[
+            *of.attention(found, standard),
+            *of.expected(found, ledger.attention),
+            *of.popularity(found),
+            *of.likeness(found),
+            *of.answers(found),
+        ],
+        tables=[
+            tables.disparities(found),
+            tables.placebo_table(found),
+            tables.heir_table(found),
+            tables.attention_table(found, listed),
+        ],
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from efface.audit.figure import Figure, Series, Table
+from efface.audit.remembrance.attention import heirs
 from efface.audit.remembrance.classes import ALL, STRATUM
 from efface.audit.remembrance.measured import ClassResult, Measured
 from efface.audit.remembrance.spillover import isotonic
@@ -14,9 +16,11 @@ from efface.audit.remembrance.standing import ELEVATED, NOT_TESTABLE, SUPPRESSED
 from efface.audit.remembrance.systems import AFTER, AGAIN, BEFORE
 from efface.report.data import NO_CHANGE
 from efface.report.numbers import format_value
+from efface.stats.intervals import bootstrap_interval
 
 _HEADER = ("entity", "relation", "popularity", "queries", "before", "after", "change", "shrunk", "q")
-_HEIRS = 5
+_HEIRS, _MOVED = 5, 5
+_PARTS, _FEWEST, _ROWS, _COLUMNS = 6, 4, 7, 8
 
 
 def lists(found: Measured, listed: int) -> Iterator[Table]:
@@ -189,23 +193,60 @@ def likeness_figure(found: Measured) -> Figure | None:
     similarity, standing = found.panel.registry.similarity[used], found.standing.found
     x, y = isotonic(similarity, standing.change[used], standing.n[used])
     ends = np.r_[True, np.diff(y) != 0] | np.r_[np.diff(y) != 0, True]
-    series = Series("best falling curve", tuple(round(float(v), 3) for v in x[ends]), tuple(map(float, y[ends])))
+    curve = Series("best falling curve", tuple(round(float(v), 3) for v in x[ends]), tuple(map(float, y[ends])))
+    means = _by_likeness(similarity, standing.change[used], standing.n[used])
     return Figure(
         "Change against likeness to the target",
-        (series,),
+        (*((means,) if means is not None else ()), curve),
         kind="lines",
         x_label="similarity to the target",
         y_label="change in being remembered",
         chance=0.0,
         reference=NO_CHANGE,
-        caption="Isotonic regression on the bystanders, weighted by queries: the curve that falls with likeness.",
+        caption="Means of as many bystanders each, with 95% intervals; and the falling curve that fits best.",
+    )
+
+
+def _by_likeness(similarity: NDArray[np.float64], change: NDArray[np.float64], n: NDArray[np.float64]) -> Series | None:
+    """Mean changes of bystanders in order of likeness, as many in each part; intervals over entities."""
+    parts = [p for p in np.array_split(np.argsort(similarity, kind="stable"), _PARTS) if n[p].sum() > 0]
+    if len(similarity) < _PARTS * _FEWEST:
+        return None
+    spans = [bootstrap_interval(change[p] * n[p], n[p]) for p in parts]
+    x = tuple(round(float(similarity[p].mean()), 3) for p in parts)
+    return Series("mean", x, *zip(*((s.value, s.low, s.high) for s in spans), strict=True))
+
+
+def transfer_figure(found: Measured) -> Figure | None:
+    """S8: into whose place others came: the target's, and that of the suppressed."""
+    places = [int(i) for i in found.standing.listed(SUPPRESSED)[:_ROWS]]
+    names, targets = found.panel.registry.ids, found.panel.registry.targets
+    lost = {"the target": targets} if found.target is not None else {}
+    lost |= {names[i]: np.arange(len(names)) == i for i in places}
+    if not found.whole or not lost:
+        return None
+    gained = {name: heirs(found.panel, mask, BEFORE, AFTER)[0] for name, mask in lost.items()}
+    total = np.sum(list(gained.values()), axis=0)
+    best = [int(i) for i in np.argsort(-total, kind="stable")[:_COLUMNS] if total[i] > 0]
+    if not best:
+        return None
+    columns = tuple(names[i] for i in best)
+    return Figure(
+        "Who came into whose place",
+        tuple(Series(name, columns, tuple(float(row[i]) for i in best)) for name, row in gained.items()),
+        kind="matrix",
+        x_label="who came",
+        y_label="who dropped out",
+        unit="share",
+        from_zero=True,
+        caption="Of the answers that one dropped out of, shared among those who came into them, in %.",
     )
 
 
 def attention_table(found: Measured, listed: int) -> Table | None:
     """Who gained and who lost attention."""
     then, now = found.attention[BEFORE], found.attention[AFTER]
-    order = np.argsort(-np.abs(now - then), kind="stable")[: min(listed, 10)]
+    order = np.argsort(-np.abs(now - then), kind="stable")[: min(listed, _MOVED)]
     order = [int(i) for i in order if now[i] != then[i]]
     if not order:
         return None
