@@ -250,7 +250,7 @@ class Remember(Options):
     )
     margin: float = flag(0.05, "the loss that tests should see, and that the certificate rules out", "SHARE")
     draws: int = flag(2000, "resamples", "N")
-    listed: int = flag(20, "names in a table at most", "N")
+    listed: int = flag(10, "names in a table at most", "N")
     strict: bool = flag(False, "exit with 1 unless it is certified and there is nothing to warn of")
     output: str | None = _report()
     seed: int = _seed()
