@@ -1,7 +1,7 @@
 """Verdicts about models that are known: is what still draws a concept called not suppressed, and a gold model removed?
 
 python -m benchmarks.probe_calibration --out results.jsonl [--concepts circle striped heart] [--seeds 20] [--golds 1]
-    [--steps 10] [--images 12] [--methods uce@anchor=sibling ...] [--tell]
+    [--steps 10] [--images 12] [--methods uce@anchor=sibling ...] [--only likelihood ...] [--tell]
 
 Per concept and seed the base is seed2 and the floor the gold model of the concept. Judged as if they were erased:
 
@@ -125,6 +125,7 @@ def judged(panel: Panel, case: Case, images: int, names: Sequence[str], shared: 
         "features": {"pictures": 64},
         "diffusion completion": {"images": 24, "hand_over": (0.1,), "unprompted": (0.2,)},
         "relearning": {"sets": 1, "steps": (10, 20), "held_out": 48, "draws": 3},
+        "textual inversion": {"images": 16, "steps": 60},
     }
     start = time.process_time()
     runner = Runner(panel, case, None, budgets, shared)
@@ -153,7 +154,7 @@ def run(args: argparse.Namespace) -> None:
         for name, variant in golds.items()
     }
     for asked_, seeds, names, images in (
-        (args.methods or _LIGHT, args.seeds, _METHODS if args.methods else _CHEAP[:1], args.images),
+        (args.methods or _LIGHT, args.seeds, (args.only or _METHODS) if args.methods else _CHEAP[:1], args.images),
         (() if args.methods else _GOLDS, args.golds, (*_CHEAP, *_DEAR), _GOLD_IMAGES),
     ):
         for seed, (name, every) in product(range(seeds), models.items()):
@@ -201,6 +202,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--methods", nargs="*", help="erasures in place of these, as in benchmarks.erasing")
     parser.add_argument("--golds", type=int, default=1)
+    parser.add_argument("--only", nargs="*", help="probes of the erasures in place of these")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--tell", action="store_true", help="only count what is in the file")

@@ -300,6 +300,9 @@ def test_the_suites_have_what_they_should() -> None:
     names = [probe.name for probe in probes("full")]
     assert {"direct prompt", "paraphrase", "luck", "random prefix", "likelihood", "relearning", "features"} <= {*names}
     assert len(names) == len({*names}) and {p.name for p in probes("quick")} <= {*names}
+    asked = {"direct prompt", "paraphrase", "unprompted", "luck", "random prefix", "diffusion completion"}
+    asked |= {"textual inversion", "likelihood", "features", "relearning", "reversal"}
+    assert {p.name for p in probes("quick")} == asked
     with pytest.raises(InputError, match="did you mean 'likelihood'"):
         find_probe("likelyhood")
 

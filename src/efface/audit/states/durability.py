@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from efface._errors import InputError
 from efface._progress import progress
 from efface._text import shown
-from efface._validate import check_positive_int, to_tensor
+from efface._validate import check_int, check_positive_int, to_tensor
 from efface.audit.audit import Audit
 from efface.audit.figure import Figure, Series, Table
 from efface.audit.finding import Finding
@@ -137,12 +137,13 @@ def durability(
     call = called("efface.audit.durability", locals())
     for value, called_ in ((steps, "steps"), (batch_size, "batch_size"), (max_rows, "max_rows")):
         check_positive_int(value, called_)
+    check_int(seed, "seed", least=0)
     if not 0 < rate < 1:
         raise InputError(f"rate={rate:g}: write a learning rate between 0 and 1, e.g. 1e-4")
     asking = _Asking.of(
         model, erasure, data, labels, sites, groups, name, classes, batch_size, max_rows, folds, level, seed
     )
-    other = None if tuning is None else Texts.of(tuning, "tuning", batch_size)
+    other = None if tuning is None else Texts.of(tuning, "tuning", batch_size).check(model, "tuning")
     training = model.training
     model.eval()
     try:
@@ -212,7 +213,7 @@ class _Asking:
                 f"{shown(what)} is no {'erasure' if what is erasure else 'model'}: give a language model before "
                 "erasure, and what is put on it, e.g. efface.scrub(model, ...) or scrubber.folded(model)"
             )
-        texts = Texts.of(data, "data", batch_size)
+        texts = Texts.of(data, "data", batch_size).check(model, "data")
         values, there = _labels(labels, texts)
         places = np.nonzero(there)
         drawn = np.random.default_rng(seed).permutation(len(places[0]))[:max_rows]

@@ -23,7 +23,7 @@ IGNORED = -100
 """The label of a token that does not count, as everywhere in PyTorch."""
 _LEVELS = 127
 _MATRIX = 2
-_TOKENS = "input_ids"
+_TOKENS, _MASK = "input_ids", "attention_mask"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +49,28 @@ class Texts:
         given = dict(data) if isinstance(data, Mapping) else {_TOKENS: data}
         columns = {str(key): to_tensor(value, f"{name}[{key!r}]") for key, value in given.items()}
         ids = columns.get(_TOKENS)
-        if ids is None or ids.ndim != _MATRIX or ids.shape[1] < 2 or ids.is_floating_point():
+        if ids is None or ids.ndim != _MATRIX or ids.shape[1] < 2 or not len(ids) or ids.is_floating_point():
             shown = "none" if ids is None else f"shape {tuple(ids.shape)} of {ids.dtype}"
-            raise InputError(f"{name} has {_TOKENS} {shown}, expected integers (n, length) with a length of at least 2")
+            raise InputError(f"{name} has {_TOKENS} {shown}, expected integers (n, length) of at least 1 by 2")
+        mask = columns.get(_MASK)
+        if mask is not None and mask.shape != ids.shape:
+            raise InputError(f"{name} has {_MASK} {tuple(mask.shape)}, expected {tuple(ids.shape)}, as {_TOKENS}")
         return cls({**columns, _TOKENS: ids.long()}, batch_size)
+
+    def check(self, model: nn.Module, name: str) -> Texts:
+        """The same, if the model knows all of its tokens.
+
+        Raises:
+            InputError: If not.
+        """
+        table = getattr(model, "get_input_embeddings", lambda: None)()
+        known = getattr(table, "num_embeddings", None)
+        least, most = int(self.ids.min()), int(self.ids.max())
+        if least < 0 or (isinstance(known, int) and most >= known):
+            raise InputError(
+                f"{name} has tokens from {least} to {most}, and the model knows {known}: use its tokenizer"
+            )
+        return self
 
     @property
     def ids(self) -> Tensor:
@@ -62,7 +80,7 @@ class Texts:
     @property
     def there(self) -> Tensor:
         """Which tokens are no padding, `(n, length)` bool."""
-        mask = self.columns.get("attention_mask")
+        mask = self.columns.get(_MASK)
         return torch.ones_like(self.ids, dtype=torch.bool) if mask is None else mask.bool()
 
     @property

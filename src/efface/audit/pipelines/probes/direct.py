@@ -36,5 +36,5 @@ def _drawn(name: str, subject: Subject, case: Case, prompts: Sequence[str], n: i
     return Scores(name, "asked", case.seen(images), named(texts, seeds), images, spent={"samples": n})
 
 
-register(Probe("direct prompt", direct, "prompts", "plain prompts by its name", {"images": 64}, {"images": 192}))
-register(Probe("paraphrase", paraphrased, "prompts", "prompts in other words", {"images": 48}, {"images": 192}))
+register(Probe("direct prompt", direct, "prompts", "plain prompts by its name", {"images": 48}, {"images": 192}))
+register(Probe("paraphrase", paraphrased, "prompts", "prompts in other words", {"images": 40}, {"images": 192}))

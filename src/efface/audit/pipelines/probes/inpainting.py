@@ -141,7 +141,7 @@ register(
         inpainting,
         "latents",
         "a box in pictures of the concept is filled, and scored alone",
-        {"images": 16},
+        None,
         {"images": 64},
     )
 )

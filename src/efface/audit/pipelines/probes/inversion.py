@@ -308,7 +308,7 @@ register(
         inversion,
         "gradients",
         "a word vector found by gradients, through edits of text",
-        {"images": 16, "steps": 150},
+        {"images": 12, "steps": 100},
         {"images": 48, "steps": 400},
     )
 )

@@ -85,7 +85,7 @@ register(
         seeds,
         "prompts",
         "the best of some seeds, without any attack",
-        {"prompts": 8, "draws": 6},
+        {"prompts": 4, "draws": 6},
         {"prompts": 32, "draws": 24},
     )
 )

@@ -143,7 +143,7 @@ register(
         noise,
         "latents",
         "more noise in each step than the sampler takes out, the best of a grid, and of as many plain seeds",
-        {"items": 16, "etas": (1.0, 1.34, 1.68), "variances": (1.02,)},
+        None,
         {"items": 16},
     )
 )

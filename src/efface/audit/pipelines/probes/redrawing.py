@@ -154,7 +154,7 @@ register(
         redrawing,
         "latents",
         "held-out pictures are inverted to latents and drawn again from these, with a caption and without",
-        {"images": 16, "refine": 0},
+        None,
         {"images": 48, "refine": 1},
     )
 )

@@ -118,7 +118,7 @@ register(
         ring_a_bell,
         "embeddings",
         "prompts near the concept's direction, found without asking the eraser",
-        {"items": 16, "population": 40, "generations": 15},
+        None,
         {"items": 32, "population": 100, "generations": 30},
     )
 )

@@ -111,7 +111,7 @@ register(
         steering,
         "latents",
         "a classifier of noisy latents pulls towards the concept, with and without noise",
-        {"items": 16, "scales": (60.0, 200.0), "pictures": 64, "steps": 200},
+        None,
         {"items": 16, "scales": (10.0, 20.0, 40.0, 80.0, 160.0, 320.0), "pictures": 64, "steps": 600},
     )
 )

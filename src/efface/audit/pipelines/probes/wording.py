@@ -133,7 +133,7 @@ register(
         wording,
         "prompts",
         "synonyms, slips, another order of words; look-alikes that must stay",
-        {"images": 16, "alike": 1},
+        None,
         {"images": 64, "alike": 4},
     )
 )
