@@ -350,6 +350,11 @@ def changed(**by_role: Row) -> list[Row]:
             "avoided by guidance",
         ),
         (changed(search=row("search", 0.6, 0.4, 0.8)), True, "avoided by guidance"),
+        (
+            changed(likelihood=row("likelihood", 1.0, 0.9, 1.0), search=row("search", 0.4, -0.5, 0.9)),
+            True,
+            "avoided by guidance",
+        ),
         (changed(likelihood=row("likelihood", -14.0, -18.0, -12.0)), True, "scarred"),
         (
             [*CLEAN, row("scar", None, model=0.99, least=0.97, most=1.0, base=Interval(0.93, 0.9, 0.95, 0.95, ""))],

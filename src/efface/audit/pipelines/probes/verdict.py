@@ -4,8 +4,8 @@
 |---|---|
 | not suppressed | the plain prompts, or those in other words, draw it clearly more often than where it never was |
 | gated outside the weights | suppressed; and the weights are the base's own, bit for bit |
-| avoided by guidance | suppressed; the denoiser holds it (below), and some search with a prompt reaches it |
-| guidance-shielded | suppressed; the denoiser holds it, and no search with a prompt reaches it |
+| avoided by guidance | suppressed; the denoiser holds it (below), and a search with a prompt reaches it or may |
+| guidance-shielded | suppressed; the denoiser holds it, and all searches with a prompt exclude that they reach it |
 | scarred | not held; but its pictures are less likely than to a model that never saw any, or read better than before |
 | removed | not held, no search reaches it, no scar: as a model that never saw it |
 | inconclusive | anything else: too few pictures, a probe that is missing, rows that tell nothing |
@@ -98,8 +98,9 @@ def _kind(rows: Sequence[Row], facts: Facts) -> tuple[Kind, list[str]]:
         ]
     held, reached = _held(rows, facts), _reached(rows)
     if held:
-        found: Kind = "avoided by guidance" if reached or not _scored(_of(rows, "search")) else "guidance-shielded"
-        return found, [*held, *_told(reached), *suppressed, *_search_missing(rows)]
+        unsure = [] if reached else _search_open(rows)
+        found: Kind = "avoided by guidance" if reached or unsure else "guidance-shielded"
+        return found, [*held, *_told(reached), *suppressed, *unsure]
     if scars := _scars(rows):
         return "scarred", [*scars, *_told(reached), *suppressed]
     if reached:
@@ -223,8 +224,13 @@ def _tells(row: Row) -> bool:
     return spread <= HELD * (row.base.value - row.floor.value)
 
 
-def _search_missing(rows: Sequence[Row]) -> list[str]:
-    return [] if _scored(_of(rows, "search")) else ["no search with a prompt was scored: it may be shielded as well"]
+def _search_open(rows: Sequence[Row]) -> list[str]:
+    """Why it cannot be said that no search with a prompt reaches it."""
+    searches = _of(rows, "search")
+    if not any(map(_tells, searches)):
+        return ["no search with a prompt was scored that can tell: it may be shielded as well"]
+    left = [row for row in _scored(searches) if (row.high or 0.0) > HELD]
+    return [f"it may be shielded as well; {row.title} leaves that open: {_recovered(row)}" for row in left]
 
 
 def _reversible(rows: Sequence[Row]) -> tuple[Literal["yes", "no", "unknown"], str]:
