@@ -1,12 +1,12 @@
 """The text encoder of the emoji world: which row tells of a concept, what gates make of it, edits told where to act.
 
-python -m benchmarks.emoji_text [presence near gates removal] [--concepts 20] [--images 20] [--steps 20]
+python -m benchmarks.emoji_text [presence near gates drawn removal] [--concepts 20] [--images 20] [--steps 20]
 
 Prompts are in held-out templates: by a concept's name, by synonyms that captions of the training split use ("read"),
 and by synonyms that none uses. A concept is told by its name and the synonyms that are read. Without it are prompts for
 four siblings (and, for presence, for all the other concepts); a gate is told these siblings, and is asked for others,
-too. Controls of presence must find nothing: areas of .5. `near` takes all concepts. `removal` needs the weights that
-ship.
+too. Controls of presence must find nothing: areas of .5. `near` takes all concepts. `drawn` (by which wordings the
+pipeline draws a concept) and `removal` need the weights that ship.
 """
 
 from __future__ import annotations
@@ -147,6 +147,30 @@ def removal_table(names: Sequence[str], images: int, steps: int) -> None:
     table(f"Told where to act, {images} pictures of {len(names)} concepts: per cent seen", ("edit", *before), rows)
 
 
+def drawn_table(names: Sequence[str], images: int, steps: int) -> None:
+    """Pictures in which judge 2 sees the concept that was asked for, by wording."""
+    pipeline, judge = emoji.load_emoji_pipeline(), emoji.load_judge(2)
+    found: dict[str, list[Tensor]] = {}
+    for i, name in enumerate(names):
+        asked = emoji.prompts_for(name, images, seed=i)
+        one = emoji.concept(name)
+        words = {"name": one.name, "synonym, read": one.synonyms[0], "synonym, unread": one.unread[0]}
+        texts = {kind: plain_by(asked.scenes, word) for kind, word in words.items()}
+        texts["name, in held-out templates"] = emoji.prompts_for(name, images, seed=i, templates="held_out").texts
+        for kind, told in texts.items():
+            drawn = emoji.generate(pipeline, told, seed=1000 * i, steps=steps)
+            found.setdefault(kind, []).append(judge.judge(drawn).shows(name) == 1)
+    rows = [(kind, len(each), percent(torch.cat(each))) for kind, each in found.items()]
+    table(f"Drawn as asked, {images} pictures a concept and wording", ("wording", "concepts", "seen, per cent"), rows)
+
+
+def plain_by(scenes: emoji.Scenes, word: str) -> list[str]:
+    """Plain prompts by another word for what scenes show, in their styles and on their grounds."""
+    styles, grounds = ([each.name for each in emoji.FACTORS[factor]] for factor in ("style", "background"))
+    told = zip(scenes.style.tolist(), scenes.background.tolist(), strict=True)
+    return [emoji.prompt(word, style=styles[s], background=grounds[b]) for s, b in told]
+
+
 class Told:
     """Semantic Surgery without its gate: every prompt has the concept.
 
@@ -174,7 +198,7 @@ class Told:
 def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sections = ("presence", "near", "gates", "removal")
+    sections = ("presence", "near", "gates", "drawn", "removal")
     parser.add_argument("sections", nargs="*", default=sections[:3], metavar="SECTION", help=", ".join(sections))
     parser.add_argument("--concepts", type=int, default=20)
     parser.add_argument("--images", type=int, default=20, help="of each concept (default: %(default)s)")
@@ -186,6 +210,7 @@ def main() -> None:
         "presence": lambda: presence_table(names),
         "near": near_table,
         "gates": lambda: gates_table(names, ("last", "centred first", "word", None)),
+        "drawn": lambda: drawn_table(names, args.images, args.steps),
         "removal": lambda: removal_table(names, args.images, args.steps),
     }
     for section in args.sections:
