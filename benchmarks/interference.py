@@ -34,11 +34,13 @@ from efface import Concept, erase
 from efface.audit.pipelines.probes.panel import Panel, sham_of
 from efface.audit.pipelines.probes.subject import Subject
 from efface.audit.remembrance import Registry
+from efface.audit.remembrance.drawn import Arm
 from efface.audit.remembrance.interfered import interfered, replace_erased
 from efface.audit.remembrance.interference import Interference
 from efface.audit.remembrance.pictured import interference
 from efface.audit.remembrance.pooled import pooled
 from efface.audit.remembrance.systems import AGAIN, BEFORE
+from efface.core.checkpoint import Checkpoint
 from efface.diffusion.anchors.selection import select_anchors
 from efface.stats.intervals import share_change_interval
 from efface_worlds import emoji
@@ -177,9 +179,9 @@ def worded(name: str) -> str:
     return next((who for who in ("woman", "man") if name.startswith(f"{who} ")), "person")
 
 
-def registries(studio: Studio, found: Interference) -> dict[str, Registry]:
+def registries(found: Interference) -> dict[str, Registry]:
     """What is known of everyone, to each erasure: Unicode's relations, likeness of the text encoder's means."""
-    means = studio.view.encode([f"a {name}" for name in found.asked], allow_unknown=True).sequence.mean(dim=1)
+    means = emoji.embed_prompts(*emoji.load_text_encoder(), [f"a {name}" for name in found.asked]).mean(dim=1)
     unit = torch.nn.functional.normalize(means - means.mean(dim=0), dim=1)
     of_people = any(emoji.concept(bare(name)).profession for name in found.asked)
     groups = {"group": [emoji.concept(bare(name)).group for name in found.asked]}
@@ -196,25 +198,38 @@ def registries(studio: Studio, found: Interference) -> dict[str, Registry]:
     return known
 
 
-def load(studio: Studio, folder: Path) -> Interference:
-    """All arms that are in a folder; nothing is drawn."""
-    saved = json.loads((folder / "arms" / "checkpoint.json").read_text(encoding="utf-8"))
-    arms, settings = list(saved["parts"]), saved["settings"]
-    asked: dict[str, list[str]] = {name: [] for name in settings["asked"]}
-    for place, text in zip(settings["place"], settings["prompts"], strict=True):
-        asked[settings["asked"][place]].append(text)
-    shams = {arm: None for arm in arms if arm.startswith("sham")}
-    erasures = {arm: None for arm in arms if arm not in shams and arm not in (BEFORE, AGAIN)}
-    judge = studio.judge(2)
-    names = partial(shown, judge)
-    return interference(studio.view, erasures, asked, judge=judge, names=names, placebos=shams,
-                        folder=folder / "arms", **studio.options)  # fmt: skip
+def load(folder: Path) -> Interference:
+    """All arms that are in a folder; nothing is drawn, and no pipeline is loaded."""
+    settings = json.loads((folder / "arms" / "checkpoint.json").read_text(encoding="utf-8"))["settings"]
+    saved = Checkpoint(folder / "arms", settings)
+    arms = {name: Arm.load(saved.path(name)) for name in saved.parts}
+    shams = [name for name in arms if name.startswith("sham")]
+    erasures = [name for name in arms if name not in (*shams, BEFORE, AGAIN)]
+    shown_by = list(dict.fromkeys(name for arm in arms.values() for name in arm.shown if name))
+    place, prompts = np.array(settings["place"], dtype=np.int64), tuple(settings["prompts"])
+    query = np.array([i - int(np.flatnonzero(place == e)[0]) for i, e in enumerate(place)], dtype=np.int64)
+    order = [arms[name] for name in (BEFORE, AGAIN, *erasures, *shams)]
+    of = {name: i for i, name in enumerate(shown_by)}
+    return Interference(
+        tuple(erasures),
+        tuple(shams),
+        tuple(settings["asked"]),
+        place,
+        query,
+        np.zeros_like(place),
+        prompts,
+        np.arange(len(place)) + settings["seed"],
+        np.stack([arm.seen for arm in order]),
+        tuple(shown_by),
+        np.array([[of.get(name, -1) for name in arm.shown] for arm in order], dtype=np.int64),
+        judge="judge 2",
+    )
 
 
-def show(studio: Studio, folder: Path, pages: Path | None) -> None:
+def show(folder: Path, pages: Path | None) -> None:
     """Tables by method, SELECT's boundary pair by pair, and a page for each method."""
-    found = load(studio, folder)
-    known = registries(studio, found)
+    found = load(folder)
+    known = registries(found)
     methods = list(dict.fromkeys(arm.partition(" | ")[0] for arm in found.erased))
     of_people = any(emoji.concept(bare(name)).profession for name in found.asked)
     rows = []
@@ -236,10 +251,10 @@ def show(studio: Studio, folder: Path, pages: Path | None) -> None:
         for one in pooled(placebos, np.full((len(placebos.erased), len(found.asked)), "sham edits")):
             print(f"{one.kind}: {one.n} pictures, kept {one.kept}")
     if {"uce", "uce+boundary"} <= {*methods}:
-        boundary(studio, found, known)
+        boundary(found, known)
 
 
-def boundary(studio: Studio, found: Interference, known: Mapping[str, Registry]) -> None:
+def boundary(found: Interference, known: Mapping[str, Registry]) -> None:
     """Siblings kept with SELECT's boundary less without, picture by picture: all of them, and the rare half."""
     names = [arm.partition(" | ")[2] for arm in found.erased if arm.startswith("uce+boundary | ")]
     weight = np.array([emoji.concept(name).weight for name in found.asked])
@@ -271,6 +286,8 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="folder for the pages of show")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.what == "show":
+        return show(args.folder, args.page)
     studio = Studio(find_world("emoji", "pipeline"))
     if args.what == "things":
         asked = prompts_of(things(), args.pictures or 1)
@@ -282,8 +299,6 @@ def main() -> None:
         names = [args.profession, f"woman {args.profession}"]
         for method in args.methods or ("uce", "semantic-surgery"):
             draw(studio, args.folder, asked, [method], names, names[:1])
-    if args.what == "show":
-        show(studio, args.folder, args.page)
 
 
 if __name__ == "__main__":
