@@ -33,7 +33,7 @@ from efface.audit.remembrance.systems import STATUSES
 from efface.core.doors import check_call
 
 _KEY = "efface.ledger"
-_AT_ONCE = 4_000_000
+_AT_ONCE, _HELD = 4_000_000, 1_000_000
 _NUMBERS = ("seed", "hit", "score", "exposure", "status", "merit", "unresolved")
 
 
@@ -243,4 +243,7 @@ class StreamedLedger:
         columns += [pl.col(name).cast(small.get(name, pl.Float64)) for name in _NUMBERS[:-1]]
         place = pl.lit(pl.Series("part", part.astype(np.uint32))).gather(pl.col("entity").cast(pl.UInt32))
         written = rows.filter(pl.col("entity").is_not_null()).select(columns).with_columns(part=place)
-        written.sink_parquet(pl.PartitionBy(self.folder, key="part", include_key=False), compression="lz4")
+        # Each part has a group of rows in memory until it is full.
+        group = max(1_000, _HELD // self.parts)
+        target = pl.PartitionBy(self.folder, key="part", include_key=False)
+        written.sink_parquet(target, compression="lz4", row_group_size=group)
