@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 Kind = Literal["auto", "categorical", "continuous"]
 Missing = Literal["drop", "mean"]
+Published = Literal["counterfact", "rippleedits", "tofu", "rwku"]
 Resample = Literal["both", "queries"]
 Suite = Literal["quick", "full"]
 World = Literal["tables", "sentences", "tokens", "layers", "emoji"]
@@ -226,13 +227,21 @@ class Remember(Options):
       efface remember said.csv:before said.csv:after --truth said.csv:class --target 3 -o card.html
       efface remember answers.csv --who people.csv -o card.html
       efface remember ledger.parquet --strict
+      efface remember models:before models:after --ask questions.csv --who people.csv
+      efface remember before.json after.json --format tofu
 
     BEFORE and AFTER are what a classifier said of each row, and --truth what it should have said. Without AFTER, BEFORE
     is a table with the columns entity, query, arm (before, after; and before again, placebo 1, ...), hit and merit (and
-    seed, score, exposure, rank, status, unresolved), or a ledger that efface wrote.
+    seed, score, exposure, rank, status, unresolved), or a ledger that efface wrote; with --stream of more rows than
+    memory holds.
 
-    WHO is a table with a column id, and where they are known popularity, similarity (to the target) and relation
-    ("target" is what was to be erased); each other column is a dimension of groups.
+    With --ask they are functions of a prompt (and a seed) that answer in text, as package.module:function, or folders
+    with a text QUERY.txt for each query. QUESTIONS is a table with the columns query, prompt, entity (who should be
+    named; a row each) and merit (1 if missing). With --format they are results of counterfact (a folder of cases, with
+    before and after in each), tofu or rwku; or QUESTIONS is of that benchmark.
+
+    WHO is a table with a column id, and where they are known aliases (A|B), popularity, similarity (to the target) and
+    relation ("target" is what was to be erased); each other column is a dimension of groups.
     """
 
     one_of = (("target", "who"),)
@@ -244,6 +253,11 @@ class Remember(Options):
     placebo: list[str] = flag([], "with AFTER: what was said after an edit that should not matter; repeat", "SAID")
     target: list[str] = flag([], "who was to be erased; may be given several times", "ID")
     who: str | None = flag(None, "table of those who may be remembered", "WHO")
+    ask: str | None = flag(None, "what to ask functions, or what folders answer", "QUESTIONS")
+    format: Published | None = flag(None, "whose results or questions these are")
+    seeds: int = flag(1, "with --ask: how many answers each query has", "N")
+    apart: bool = flag(False, "names that stand for several are unresolved (default: refused)")
+    stream: bool = flag(False, "read a .parquet table, or a folder of them, a part at a time")
     merit: float | None = flag(None, "of a table without merit: declare that of every row", "SCALE")
     resample: Resample | None = flag(
         None, "what others are drawn like: queries if these are all entities there are (default: with AFTER), or both"

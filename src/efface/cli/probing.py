@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from efface.audit.pipelines.judges import ClassifierJudge, ClipJudge, FunctionJu
 from efface.audit.pipelines.probes.case import Pictures
 from efface.audit.pipelines.probes.registry import find_probe
 from efface.cli.erasing import loaded
+from efface.cli.functions import function_of
 from efface.cli.options import Audit
 from efface.cli.outputs import check_report, made_by, teller, write_report
 from efface.cli.pipelines import files_of, is_folder, open_view, world_of
@@ -128,21 +128,10 @@ def judge_of(name: str, world: Any, others: Sequence[str] = ()) -> Any:
     if Path(name).is_dir():
         return ClassifierJudge.load(name)
     if ":" in name:
-        return FunctionJudge(_function(name), name)
+        return FunctionJudge(function_of(name, "images and a name"), name)
     raise InputError(
         f"{name} is no judge: give a folder of transformers, clip:FOLDER, nudenet, or package.module:function"
     )
-
-
-def _function(name: str) -> Callable[..., Any]:
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{name} cannot be imported: {error}") from error
-    if not callable(found):
-        raise InputError(f"{name} is a {type(found).__name__}, expected a function of images and a name")
-    return found
 
 
 def _words(args: Audit, world: Any, word: str) -> dict[str, Any]:

@@ -11,25 +11,29 @@ from numpy.typing import NDArray
 
 import efface.audit
 from efface._errors import InputError
-from efface.audit.remembrance import Ledger, Registry
+from efface._validate import did_you_mean
+from efface.audit.remembrance import Ledger, Registry, StreamedLedger
 from efface.audit.remembrance.ledger_file import is_ledger, read_ledger
 from efface.cli import options
+from efface.cli.asking import asked, published
+from efface.cli.functions import is_function
 from efface.cli.outputs import check_report, made_by, write_report
 from efface.streams import Source, column_names, open_source, shortened, split_spec
 
 _ROWS = 65_536
-_KNOWN = ("popularity", "similarity", "relation")
+_KNOWN = ("aliases", "popularity", "similarity", "relation")
 
 
 def run(args: options.Remember) -> None:
     """Read what was said, print what follows and write the report; with --strict exit with 1 if it is bad."""
-    read = [args.before, args.after, args.truth, args.again, *args.placebo, args.who]
+    read = [args.before, args.after, args.truth, args.again, *args.placebo, args.who, args.ask]
     check_report(args.output, force=args.force, read=read)
-    ledger = _predictions(args) if args.after else _answers(args)
+    ledger, registry = _read(args)
+    predicted = args.after and args.ask is None and args.format is None
     audit = efface.audit.remembered(
         ledger,
-        registry=_who(args, ledger),
-        resample=args.resample or ("queries" if args.after else "both"),
+        registry=registry,
+        resample=args.resample or ("queries" if predicted else "both"),
         margin=args.margin,
         draws=args.draws,
         listed=args.listed,
@@ -40,6 +44,47 @@ def run(args: options.Remember) -> None:
     certified = any(line.startswith("Certified") for line in audit.conclusions)
     if args.strict and (audit.warnings or not certified):
         raise typer.Exit(1)
+
+
+def _read(args: options.Remember) -> tuple[Ledger | StreamedLedger, Registry]:
+    _check_kind(args)
+    if args.format is not None:
+        return published(args)
+    if args.ask is not None:
+        return asked(args, _table(args.ask), None if args.who is None else _registry(args))
+    if args.after is None and args.stream:
+        rows = StreamedLedger(args.before, merit=args.merit)
+        return rows, _who(args, rows)
+    ledger = _predictions(args) if args.after else _answers(args)
+    return ledger, _who(args, ledger)
+
+
+def _check_kind(args: options.Remember) -> None:
+    """Refuse options that belong to another way of giving answers."""
+    asking = args.ask is not None or args.format is not None
+    given = [f"--{name}" for name in ("truth", "merit") if getattr(args, name) is not None]
+    if asking and (given or args.stream):
+        raise InputError(
+            f"{', '.join([*given, *(['--stream'] if args.stream else [])])} goes without --ask and --format"
+        )
+    if args.format is not None and (args.target or args.who):
+        raise InputError("--target and --who go without --format: the files of a benchmark say who is its target")
+    if args.stream and args.after:
+        raise InputError("--stream reads one table of answers, with its arms: leave out AFTER")
+    if not asking and args.seeds != 1:
+        raise InputError("--seeds goes with --ask")
+    if asking:
+        return
+    for spec in (args.before, args.after):
+        if spec is not None and is_function(spec):
+            raise InputError(f"{spec} is a function: say what to ask it, --ask questions.csv (query, prompt, entity)")
+        if spec is not None and Path(spec).is_dir() and not args.stream:
+            raise InputError(
+                f"{spec} is a folder: of texts, write --ask questions.csv; of .parquet tables, --stream; of cases of "
+                "CounterFact, --format counterfact"
+            )
+        if spec is not None and Path(spec).suffix.lower() in (".json", ".jsonl"):
+            raise InputError(f"{spec}: of a benchmark's results write --format (counterfact, tofu or rwku)")
 
 
 def _predictions(args: options.Remember) -> Ledger:
@@ -62,17 +107,25 @@ def _answers(args: options.Remember) -> Ledger:
     return Ledger.of_table(_table(args.before), merit=args.merit)
 
 
-def _who(args: options.Remember, ledger: Ledger) -> Registry:
+def _who(args: options.Remember, ledger: Ledger | StreamedLedger) -> Registry:
     if args.who is None:
         return Registry.of(ledger.entities, target=args.target)
-    table = _table(args.who)
+    return _registry(args)
+
+
+def _registry(args: options.Remember) -> Registry:
+    table = _table(args.who or "")
     if "id" not in table:
-        raise InputError(f"--who {args.who} has no column id; it has {shortened(list(table), count=20)}")
+        near = did_you_mean("id", [name.lower() for name in table])
+        raise InputError(f"--who {args.who} has no column id; it has {shortened(list(table), count=20)}{near}")
     known: dict[str, Any] = {name: table[name] for name in _KNOWN if name in table}
     groups = {name: values.astype(str).tolist() for name, values in table.items() if name not in ("id", *_KNOWN)}
     if "relation" in known:
         known["relation"] = known["relation"].astype(str).tolist()
-    return Registry.of(table["id"].astype(str).tolist(), groups=groups, **known)
+    if "aliases" in known:
+        known["aliases"] = [[name for name in str(each).split("|") if name.strip()] for each in known["aliases"]]
+    ambiguous = "apart" if args.apart else "refused"
+    return Registry.of(table["id"].astype(str).tolist(), groups=groups, ambiguous=ambiguous, **known)
 
 
 def _column(spec: str) -> NDArray[Any]:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from efface._errors import InputError
 from efface._text import brief
+from efface._validate import did_you_mean
 from efface.audit.remembrance.columns import (
     ANSWER_TYPES,
     IDS,
@@ -135,7 +136,8 @@ attention='each mention alike')
         """
         given = {str(name): table[name] for name in _names_of(table)}
         if lacks := [name for name in NEEDED if name not in given]:
-            raise InputError(f"the table has no column {', '.join(lacks)}; it has {', '.join(given) or 'none'}")
+            near = did_you_mean(lacks[0], given)
+            raise InputError(f"the table has no column {', '.join(lacks)}; it has {', '.join(given) or 'none'}{near}")
         if "merit" not in given and merit is None:
             raise InputError(
                 "the table has no column merit, which says who should be remembered: add it (0 where an entity is "

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from efface._errors import InputError
 from efface._lazy import require
+from efface._validate import did_you_mean
 from efface.audit.remembrance.columns import EXTRA
 from efface.audit.remembrance.ledger import Ledger
 from efface.audit.remembrance.registry import Registry
@@ -157,7 +158,8 @@ def aligned(ledger: Ledger, registry: Registry, arms: Sequence[str]) -> Panel:
             entity is not in the registry.
     """
     if strange := [arm for arm in arms if arm not in ledger.arms]:
-        raise InputError(f"the ledger has no arm {strange[0]!r}; it has {', '.join(map(repr, ledger.arms))}")
+        near = did_you_mean(strange[0], [arm for arm in ledger.arms if arm not in arms])
+        raise InputError(f"the ledger has no arm {strange[0]!r}; it has {', '.join(map(repr, ledger.arms))}{near}")
     place = registry.places(ledger.entities)
     seeds = np.unique(ledger.answers["seed"])
     parts = {arm: _part(ledger, arm, seeds) for arm in arms}

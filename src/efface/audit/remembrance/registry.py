@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from efface._errors import InputError
 from efface._text import shown
-from efface._validate import check_type
+from efface._validate import check_type, did_you_mean
 from efface.audit.remembrance.words import folded
 from efface.core.doors import check_call, check_fields
 
@@ -46,11 +46,12 @@ def check_word(value: Any, hint: Any, name: str) -> None:
     >>> check_word("bth", Literal["both", "queries"], "resample")
     Traceback (most recent call last):
     ...
-    efface._errors.InputError: resample is 'bth': write one of 'both', 'queries'
+    efface._errors.InputError: resample is 'bth': write one of 'both', 'queries' (did you mean 'both'?)
     """
     words = get_args(hint)
     if value not in words:
-        raise InputError(f"{name} is {shown(value)}: write one of {', '.join(map(repr, words))}")
+        near = did_you_mean(value, words) if isinstance(value, str) else ""
+        raise InputError(f"{name} is {shown(value)}: write one of {', '.join(map(repr, words))}{near}")
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ class Registry:
         similarity: Any = None,
         relation: Sequence[str] | None = None,
         groups: Mapping[str, Sequence[Any]] | None = None,
+        aliases: Sequence[Sequence[str]] | None = None,
+        ambiguous: Ambiguous = "refused",
     ) -> Registry:
         """A registry from columns, one value an entity.
 
@@ -136,6 +139,8 @@ class Registry:
             similarity: Numbers.
             relation: Relations; `target` goes before them.
             groups: Dimension -> a group an entity.
+            aliases: Other names, a list an entity.
+            ambiguous: As of the class.
 
         >>> [e.relation for e in Registry.of([3, 5, 8], target=[3])]
         ['target', 'unrelated', 'unrelated']
@@ -143,8 +148,12 @@ class Registry:
         names = [str(each) for each in ids]
         wanted = {str(each) for each in target}
         if not wanted <= set(names):
-            raise InputError(f"target has {', '.join(sorted(wanted - set(names)))}, which is none of the ids")
-        columns = {"popularity": popularity, "similarity": similarity, "relation": relation, **(groups or {})}
+            strange = sorted(wanted - set(names))
+            raise InputError(
+                f"target has {', '.join(strange)}, which is none of the ids{did_you_mean(strange[0], names)}"
+            )
+        columns = {"popularity": popularity, "similarity": similarity, "relation": relation, "aliases": aliases}
+        columns |= groups or {}
         for column, values in columns.items():
             if values is not None and len(values) != len(names):
                 raise InputError(f"{column} has {len(values)} values for {len(names)} ids: give one an entity")
@@ -153,13 +162,15 @@ class Registry:
             [
                 Entity(
                     name,
+                    () if aliases is None else tuple(aliases[i]),
                     groups={dimension: str(values[i]) for dimension, values in (groups or {}).items()},
                     popularity=_given(number["popularity"], i),
                     similarity=_given(number["similarity"], i),
                     relation=TARGET if name in wanted else relation[i] if relation is not None else UNRELATED,  # type: ignore[arg-type]
                 )
                 for i, name in enumerate(names)
-            ]
+            ],
+            ambiguous=ambiguous,
         )
 
     def _read_names(self) -> dict[str, str | None]:
@@ -198,7 +209,8 @@ class Registry:
         if strange:
             raise InputError(
                 f"{', '.join(strange[:5])} {'is' if len(strange) == 1 else 'are'} not in the registry "
-                f"({len(strange)} unknown of {len(ids)}): add them to it, or count them as unresolved names"
+                f"({len(strange)} unknown of {len(ids)}){did_you_mean(strange[0], self.ids)}: add them to it, or count "
+                "them as unresolved names"
             )
         return np.array([self._place[name] for name in ids], dtype=np.int64)
 
