@@ -253,7 +253,10 @@ F, G = "models_of_test:before", "models_of_test:after"
         ("b.json a.json --format tofu --who people.csv", "--target and --who go without --format"),
         ("b.json a.json --format counterfact", "give BEFORE alone"),
         (f"{F} {G} --ask b.json --format tofu", "of tofu write relation=file"),
-        ("b.json a.json --ask b.json --format rwku", "b.json is no package.module:function"),
+        (
+            "b.json a.json --ask b.json --format rwku",
+            "b.json is no function: with --format, --ask is asked of package.module:function",
+        ),
         ("said.csv said.csv --stream", "leave out AFTER"),
         ("said.csv --stream", "cannot be read as parquet"),
         ("said.csv:before said.csv:after --truth said.csv:class --seeds 2", "--seeds goes with --ask"),

@@ -228,6 +228,14 @@ def test_a_target_that_all_answers_named_and_none_does_is_gone() -> None:
     assert audit.conclusions[0].startswith("The target is named in 0.0%")
 
 
+def test_a_target_that_nobody_named_or_that_few_answers_ask_for_is_no_pass() -> None:
+    truth, never = np.array([3] * 4 + [1] * 40), np.array([0] * 4 + [1] * 40)
+    audit = remembered(never, never, truth=truth, target=[3], draws=50)
+    assert audit.conclusions[0].startswith("NOT measured: no answer named the target before")
+    audit = remembered(truth[3:], never[3:], truth=truth[3:], target=[3], draws=50)
+    assert audit.conclusions[0].startswith("NOT testable: with so few answers it cannot be told whether it was erased")
+
+
 def test_what_was_to_be_erased_and_was_not_is_said_first() -> None:
     ledger = simulated(np.random.default_rng(7), entities=10, queries=60)
     audit = remembered(ledger, registry=people(10, target=1), **FEW)

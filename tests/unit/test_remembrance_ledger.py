@@ -117,6 +117,10 @@ def test_columns_of_other_lengths_and_strange_targets_are_refused() -> None:
         Registry.of("ab", popularity=[1.0])
     with pytest.raises(InputError, match="target has c, which is none of the ids"):
         Registry.of("ab", target=["c"])
+    for aliases in (["Ann", "Bob"], [["Ann"], None], [["Ann"], 3]):
+        with pytest.raises(InputError, match="aliases of [ab] is .*: write a list of names"):
+            Registry.of("ab", aliases=aliases)  # type: ignore[arg-type]
+    assert Registry.of("ab", aliases=[["Ann"], []]).resolve("ANN") == "a"
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -199,6 +203,7 @@ def test_a_file_gives_the_ledger_back_and_a_changed_one_is_refused(tmp_path: Pat
         (changed(status=["ok", "maybe", "ok", "ok"]), "status has 'maybe'"),
         (changed(status=["ok", "refused", "ok", "ok"]), "rows of one answer have different statuses"),
         (changed(entity=["ada", "mary", "ada"]), "has shape"),
+        ({name: [] for name in TABLE}, "there are no rows"),
         ([1, 2], "give a data frame or a mapping"),
     ],
 )

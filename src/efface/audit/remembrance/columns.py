@@ -45,6 +45,8 @@ def read_columns(rows: Mapping[str, ArrayLike], lists: Mapping[str, Sequence[str
     if lacks := [name for name in (*NEEDED, "merit") if name not in rows]:
         raise InputError(f"rows lack the columns {', '.join(lacks)}: give each of {', '.join(TYPES)}")
     n = len(np.asarray(rows["entity"]))
+    if not n:
+        raise InputError("there are no rows: give at least one answer of each arm")
     hit = np.asarray(rows["hit"])
     if not np.isin(hit, (0, 1)).all():
         raise InputError("hit has values other than 0 and 1: write whether it was mentioned; grades go to score")
@@ -57,7 +59,7 @@ def read_columns(rows: Mapping[str, ArrayLike], lists: Mapping[str, Sequence[str
     found = {}
     for name, kind in TYPES.items():
         values = np.asarray(rows.get(name, default.get(name)))
-        if values.shape != (n,) or not n:
+        if values.shape != (n,):
             raise InputError(f"column {name} has shape {values.shape}, expected ({n},) with one value for each row")
         if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
             raise InputError(f"column {name} has values that are missing, infinite or no numbers: drop those rows")

@@ -10,7 +10,7 @@ import numpy as np
 
 from efface._errors import InputError
 from efface._lazy import require
-from efface._text import brief
+from efface._text import brief, shown
 from efface._validate import check_positive_int
 from efface.audit.figure import Table
 from efface.audit.remembrance.answering import RankedSystem
@@ -49,8 +49,10 @@ class Corpus:
             odd = lacks or [name for name in self.about if name not in self.texts]
             raise InputError(f"document {odd[0]!r} is in one of texts and about ({len(odd)} are): give both for each")
         for name, entities in self.about.items():
-            if isinstance(entities, str):
-                raise InputError(f"about[{name!r}] is a text: write a list of entities, [{entities!r}]")
+            if not isinstance(self.texts[name], str):
+                raise InputError(f"texts[{name!r}] is {shown(self.texts[name])}: write the text of the document")
+            if not isinstance(entities, list | tuple) or not all(isinstance(entity, str) for entity in entities):
+                raise InputError(f"about[{name!r}] is {shown(entities)}: write a list of ids of entities, [] for none")
 
     @classmethod
     def of(cls, texts: Mapping[str, str], registry: Registry) -> Corpus:

@@ -157,6 +157,9 @@ class Registry:
         for column, values in columns.items():
             if values is not None and len(values) != len(names):
                 raise InputError(f"{column} has {len(values)} values for {len(names)} ids: give one an entity")
+        for name, own in zip(names, () if aliases is None else aliases, strict=False):
+            if not isinstance(own, list | tuple):
+                raise InputError(f"aliases of {name} is {shown(own)}: write a list of names, [] for none")
         number = {key: None if columns[key] is None else [float(v) for v in columns[key]] for key in _NUMBERS}
         return cls(
             [

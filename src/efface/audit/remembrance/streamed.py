@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from efface._errors import FormatError, InputError
 from efface._io import as_path
 from efface._lazy import require
-from efface._validate import check_positive_int
+from efface._validate import check_positive_int, did_you_mean
 from efface.audit.remembrance.columns import ANSWER_TYPES, EXTRA, IDS, NEEDED, TYPES
 from efface.audit.remembrance.exposure import Flat
 from efface.audit.remembrance.ledger import Ledger
@@ -107,7 +107,8 @@ class StreamedLedger:
             InputError: If an arm is missing or unbalanced, a row is there twice, or an entity is not in the registry.
         """
         if strange := [arm for arm in arms if arm not in self.arms]:
-            raise InputError(f"the rows have no arm {strange[0]!r}; they have {', '.join(map(repr, self.arms))}")
+            near = did_you_mean(strange[0], [arm for arm in self.arms if arm not in arms])
+            raise InputError(f"the rows have no arm {strange[0]!r}; they have {', '.join(map(repr, self.arms))}{near}")
         for part in range(self.parts):
             yield aligned(self._part(part, arms), registry, arms)
 

@@ -68,8 +68,16 @@ def _target(found: Measured, there: dict[tuple[str, str, str], Finding]) -> Iter
     if not change.is_scored:
         yield "NOT measured: the target has no answer in both arms."
         return
+    if not before.value:
+        yield "NOT measured: no answer named the target before, and so there was nothing to erase."
+        return
     said = f"the target is named in {spanned(after)} of the answers that ask for it, {percent(before.value)} before."
-    yield f"NOT erased: {said}" if change.side != -1 else said.capitalize()
+    if change.side == -1:
+        yield said.capitalize()
+    elif change.value < 0 and not after.value:
+        yield f"NOT testable: with so few answers it cannot be told whether it was erased: {said}"
+    else:
+        yield f"NOT erased: {said}"
 
 
 def _bystanders(found: Measured, there: dict[tuple[str, str, str], Finding]) -> Iterator[str]:
