@@ -143,6 +143,8 @@ def test_a_pipeline_that_never_saw_it_is_a_row_like_any_other() -> None:
         ({"before": Erasing(())}, {}, "two arms are called 'before'"),
         (ERASURES, {"placebos": {"no cat": Erasing(())}}, "two arms are called 'no cat'"),
         (ERASURES, {"seeds": 0}, "seeds"),
+        (ERASURES, {"batch_size": 0}, "batch_size"),
+        ({"x": 3}, {}, "is nothing that efface erases from"),
         (ERASURES, {"pictures": True}, "write folder="),
         (ERASURES, {"names": lambda images: []}, "names gave 0 values"),
         (ERASURES, {"judge": lambda images, name: torch.full((len(images),), 7.0)}, "outside of 0 to 1"),
@@ -156,6 +158,8 @@ def test_what_cannot_be_drawn_is_refused(erasures: Any, options: dict[str, Any],
 def test_prompts_that_are_one_text_are_refused() -> None:
     with pytest.raises(InputError, match="prompts of 'cat'"):
         interference(View(), ERASURES, {"cat": "a cat"}, judge=judge)
+    with pytest.raises(InputError, match="a prompt of 'cat' is 3"):
+        interference(View(), ERASURES, {"cat": [3]}, judge=judge)  # type: ignore[list-item]
 
 
 # --------------------------------------------------------------------------------------------------- the matrix
@@ -223,6 +227,12 @@ def test_pooled_is_a_ratio_of_sums_and_leaves_out_what_has_no_kind() -> None:
     assert one.lost.low < one.lost.value < one.lost.high and one.clear
     with pytest.raises(InputError, match="one for each pair"):
         pooled(found, kinds[:2])
+    with pytest.raises(InputError, match="no erasure"):
+        found.only([])
+    with pytest.raises(InputError, match="whole numbers"):
+        dataclasses.replace(found, place=found.place + 0.5)
+    with pytest.raises(InputError, match="registry of 'e00'"):
+        interfered(found, dict.fromkeys(found.erased, 3))  # type: ignore[arg-type]
 
 
 def test_saved_and_read_again_and_damage_is_told(tmp_path: Path) -> None:

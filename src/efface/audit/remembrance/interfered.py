@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface._errors import InputError
-from efface._validate import check_int, check_positive_int
+from efface._validate import check_int, check_positive_int, check_type
 from efface.audit.audit import Audit
 from efface.audit.finding import Finding, spanned
 from efface.audit.remembrance import interfered_tables as tables
@@ -124,6 +124,8 @@ def _registries(found: Interference, registry: Registry | Mapping[str, Registry]
         return dict.fromkeys(found.erased, registry)
     if lacks := [name for name in found.erased if name not in registry]:
         raise InputError(f"registry has none for {lacks[0]!r}: give one for each of {len(found.erased)} erasures")
+    for name in found.erased:
+        check_type(registry[name], Registry, f"registry of {name!r}")
     return registry
 
 

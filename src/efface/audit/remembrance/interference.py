@@ -98,8 +98,10 @@ class Interference:
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise InputError(f"{name} has shape {getattr(self, name).shape}, expected {shape}")
-        if not n or len({*self.arms}) < arms or len({*self.asked}) < len(self.asked):
-            raise InputError("there are no pictures, or a name is there twice: give each erasure and entity its own")
+        if not n or not self.erased or len({*self.arms}) < arms or len({*self.asked}) < len(self.asked):
+            raise InputError("there are no pictures or no erasure, or a name is there twice: give each its own")
+        if odd := [name for name in shapes if getattr(self, name).dtype.kind != "i"]:
+            raise InputError(f"{odd[0]} is of {getattr(self, odd[0]).dtype}: give whole numbers")
         ends = {"place": (0, len(self.asked))}
         ends |= {} if self.shown is None else {"shown": (NOTHING, len(self.names))}
         for name, (first, end) in ends.items():

@@ -85,6 +85,7 @@ def interference(
         "efface.audit.remembrance.pictured.interference", {**locals(), **sampling, "sampling": None, "say": None}
     )
     check_int(seed, "seed", least=0)
+    check_positive_int(batch_size, "batch_size")
     others = dict(placebos or {})
     _check_names(erasures, others, asked)
     if pictures and folder is None:
@@ -187,6 +188,8 @@ def _check_names(erasures: Mapping[str, Any], placebos: Mapping[str, Any], asked
     for name, prompts in asked.items():
         if isinstance(prompts, str) or not len(prompts):
             raise InputError(f"prompts of {name!r} are {shown(prompts)}: write a list of at least one")
+        if odd := [text for text in prompts if not isinstance(text, str)]:
+            raise InputError(f"a prompt of {name!r} is {shown(odd[0])}: write text")
     taken = {BEFORE, AGAIN}
     if twice := [name for name in erasures if name in taken] + [n for n in placebos if n in {*taken, *erasures}]:
         raise InputError(f"two arms are called {twice[0]!r}: give each erasure and placebo a name of its own")
@@ -204,7 +207,7 @@ def _case(
     jobs = [(e, q, t) for e, prompts in enumerate(asked.values()) for q in range(len(prompts)) for t in range(seeds)]
     place, query, turn = (np.array(each, dtype=np.int64) for each in zip(*jobs, strict=True))
     lists = [list(prompts) for prompts in asked.values()]
-    texts = tuple(str(lists[e][q]) for e, q, _ in jobs)
+    texts = tuple(lists[e][q] for e, q, _ in jobs)
     return Case(as_view(subject), tuple(asked), place, query, turn, texts, judge, names, batch_size, dict(sampling))
 
 

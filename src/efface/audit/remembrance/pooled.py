@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface._errors import InputError
+from efface._validate import check_positive_int
 from efface.audit.remembrance.bootstrap import resampled, share_interval
 from efface.audit.remembrance.interference import Interference
 from efface.audit.remembrance.registry import Registry
@@ -68,6 +69,8 @@ def pooled(
     Raises:
         InputError: If there is not one kind for each pair.
     """
+    check_positive_int(draws, "draws")
+    check_positive_int(looks, "looks")
     shape = (len(found.erased), len(found.asked))
     if np.shape(kinds) != shape:
         raise InputError(f"kinds has shape {np.shape(kinds)}, expected {shape}, one for each pair")
