@@ -147,12 +147,10 @@ ASKED = ["--ask", "questions.csv", "--who", "people.csv", *FEW]
 def texts(name: str, questions: pd.DataFrame, gone: str, seeds: int = 1) -> None:
     Path(name).mkdir()
     said = dict(zip(PEOPLE["id"], PEOPLE["aliases"].str.split("|").str[0], strict=True))
-    for row in questions.itertuples():
+    for query, _, entity in questions.to_numpy().tolist():
         for seed in range(seeds):
             end = f".{seed}.txt" if seeds > 1 else ".txt"
-            Path(name, f"{row.query}{end}").write_text(
-                "nobody" if row.entity == gone else f"It was {said[row.entity]}."
-            )
+            Path(name, f"{query}{end}").write_text("nobody" if entity == gone else f"It was {said[entity]}.")
 
 
 def test_functions_are_asked(asking: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,8 +185,8 @@ def test_results_and_questions_of_a_benchmark(asking: pd.DataFrame, capsys: pyte
     assert "The target is named in 0.0%" in " ".join(capsys.readouterr().out.split())
     said = {"ada": "Ada Lovelace", "mary": "Mary Somerville", "caroline": "Caroline Herschel"}
     probes = [
-        {"subject": "Ada", "query": row.prompt, "level": "1", "answer": said[row.entity], "neighbor": row.entity}
-        for row in asking.itertuples()
+        {"subject": "Ada", "query": prompt, "level": "1", "answer": said[entity], "neighbor": entity}
+        for _, prompt, entity in asking.to_numpy().tolist()
     ]
     probes = [p if p["neighbor"] != "ada" else {k: p[k] for k in p if k != "neighbor"} for p in probes]
     Path("probes.json").write_text(json.dumps(probes))

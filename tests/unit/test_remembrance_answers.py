@@ -220,8 +220,8 @@ def test_a_takedown_names_who_rises_who_falls_and_the_heirs() -> None:
         (lambda c: takedowns(c, [Query("q", "engine")], entities=["bob"]), "no entity"),
         (lambda c: Corpus(TEXTS, {"d1": ["ada"]}), "document 'd2' is in one of texts and about"),
         (lambda c: Corpus({"d1": "x"}, {"d1": "ada"}), "about\\['d1'\\] is 'ada': write a list|about is"),
-        (lambda c: Corpus({"d1": "x"}, {"d1": [3]}), "about\\['d1'\\] is a list: write a list of ids"),
-        (lambda c: Corpus({"d1": None}, {"d1": []}), "texts\\['d1'\\] is None|texts is"),
+        (lambda c: Corpus({"d1": "x"}, {"d1": [3]}), "about\\['d1'\\] is a list: write a list of ids"),  # type: ignore
+        (lambda c: Corpus({"d1": None}, {"d1": []}), "texts\\['d1'\\] is None|texts is"),  # type: ignore
         (lambda c: Corpus({}, {}), "at least one document"),
         (lambda c: Corpus({"d": "..."}, {"d": []}).index(), "no document has a word"),
         (lambda c: c.index(b=2.0), "b from 0 to 1"),
