@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from tests.references.remembrance import simulated
@@ -20,6 +21,7 @@ from tests.references.remembrance import simulated
 from benchmarks._measure import table
 from efface.audit import remembered
 from efface.audit.remembrance import Interference, Registry
+from efface.audit.remembrance.bootstrap import Resample
 from efface.audit.remembrance.effects import agresti_min, changes
 from efface.audit.remembrance.interfered import interfered
 from efface.audit.remembrance.panel import aligned
@@ -65,11 +67,18 @@ def truths(spread: float) -> dict[tuple[str, str, str], float]:
 def coverage(repeats: int) -> None:
     """How often intervals hold the truth."""
     rows = []
-    for resample, spread in (("both", _SPREAD), ("queries", 0.0)):
+    kinds: tuple[tuple[Resample, float], ...] = (("both", _SPREAD), ("queries", 0.0))
+    for resample, spread in kinds:
         true, held = truths(spread), {what: list[bool]() for what in _WHAT}
         for seed in range(repeats):
             rng = np.random.default_rng(seed)
-            more = {"hit": _HIT, "loss": _LOSS, "by_entity": spread, "by_query": spread, "shared": _SHARED}
+            more: dict[str, Any] = {
+                "hit": _HIT,
+                "loss": _LOSS,
+                "by_entity": spread,
+                "by_query": spread,
+                "shared": _SHARED,
+            }
             ledger = simulated(rng, entities=40, queries=60, again=True, **more)
             registry = Registry.of(ledger.entities, target=ledger.entities[:1])
             audit = remembered(ledger, registry=registry, resample=resample, draws=_DRAWS, seed=seed)

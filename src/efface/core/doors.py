@@ -270,7 +270,7 @@ def _fits_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
     if not parts:
         return True
     if not isinstance(value, Sequence):
-        return not (fixed and len(value) != len(parts)) and _fits_container(value, parts)
+        return not (fixed and _length(value) != len(parts)) and _fits_container(value, parts)
     if fixed:
         return len(parts) == len(value) and all(map(fits, value, parts))
     hint, first = next(iter(parts)), [*itertools.islice(value, _LOOKED_AT)]
@@ -284,6 +284,14 @@ def _can_be_cut(value: Any) -> bool:
     except Exception:  # its own, which may raise anything
         return False
     return True
+
+
+def _length(value: Any) -> int | None:
+    """How many items it says that it has, if it says so."""
+    try:
+        return len(value)
+    except Exception:  # its own, which may raise anything
+        return None
 
 
 def _fits_container(value: Any, parts: tuple[Any, ...]) -> bool:
