@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import sklearn
 import torch
 from PIL import Image
@@ -64,7 +65,7 @@ def test_a_table_is_erased_from(tmp_path, monkeypatch, capsys):
     for command in [
         *commands("efface fit"),
         *commands("efface apply"),
-        *commands("efface audit"),
+        *commands("efface audit people.csv"),
         *commands("efface methods"),
     ]:
         assert main(command) == 0
@@ -73,3 +74,14 @@ def test_a_table_is_erased_from(tmp_path, monkeypatch, capsys):
         women, men = (float(people.loc[people["sex"] == sex, "income"].mean()) for sex in ("f", "m"))
         assert (abs(women - men) > 1e3) == apart
     assert Path("report.html").stat().st_size > 10_000 and "least affine edit" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_is_erased_is_looked_for(tmp_path, monkeypatch):
+    """The audit of the README, of its erasure, with one probe in place of the suite."""
+    monkeypatch.chdir(tmp_path)
+    (erase,), (audit,) = commands("efface erase shapes"), commands("efface audit shapes")
+    words = ["square" if word == "select" else word for word in erase]  # no WordNet is needed for a word of one's own
+    assert main(words) == 0
+    assert main([*audit, "--probe", "direct prompt"]) == 0
+    assert "Has star really gone?" in (tmp_path / "star.html").read_text()

@@ -118,12 +118,12 @@ class TestDrawing:
 
     def test_legend_is_above_the_data(self) -> None:
         axes = drawn(lines(["a.0", "a.1"]))
-        assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1 - 1
-        assert {t.get_text() for t in axes.get_legend().get_texts()} == {"before", "chance"}
+        assert axes.figure.legends[0].get_window_extent().y0 >= axes.get_window_extent().y1 - 1
+        assert {t.get_text() for t in axes.figure.legends[0].get_texts()} == {"before", "chance"}
 
     def test_the_line_of_reference_has_its_name(self) -> None:
         axes = drawn(lines(["a.0", "a.1"], reference="unscrubbed"))
-        assert {t.get_text() for t in axes.get_legend().get_texts()} == {"before", "unscrubbed"}
+        assert {t.get_text() for t in axes.figure.legends[0].get_texts()} == {"before", "unscrubbed"}
 
     def test_upright_names_make_the_figure_taller_not_the_axes_flat(self) -> None:
         plain, upright = (_height(lines(n).svg()) for n in (["a.0", "a.1"], [f"odd{i}x.long_name" for i in range(40)]))

@@ -145,6 +145,7 @@ def projected(
 def without(weight: Tensor, keys: Tensor, targets: Tensor) -> Tensor:
     """Rows `(n, width)` of which a matrix makes the targets' values without their part along the keys', as one vector.
 
+    >>> import torch
     >>> without(torch.eye(2), torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
     tensor([[0., 4.]])
     """
