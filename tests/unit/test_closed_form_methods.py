@@ -153,6 +153,16 @@ def test_rows_to_retain_that_fill_everything_are_told_of() -> None:
         efface.erase(pipe, CIRCLE, "speed", least_free=0.9)
 
 
+def test_concepts_that_are_held_with_what_is_retained_are_told_of() -> None:
+    pipe = double()
+    free = efface.erase(pipe, Concept("circle", anchor="star"), "speed", least_free=1.0, fixed_ridge=1e9)
+    assert all(fact["reached"] == pytest.approx(1.0, abs=0.02) for fact in free.report["layers"].values())
+    crowd = Concept("circle", anchor="star", preserve=["a circle", "the circle", "circles", "big circle"])
+    with pytest.warns(EffaceWarning, match="move by .* of what they move where nothing is retained"):
+        held = efface.erase(pipe, crowd, "speed", null_share=1e-6, least_free=0.1, filtered=False)
+    assert max(fact["reached"] for fact in held.report["layers"].values()) < 0.5
+
+
 def test_centres_are_means_of_the_rows_near_them() -> None:
     rows = torch.cat([draws(0, (1, 4))[0], *(10 * k + 0.1 * draws(k, (6, 4))[0] for k in range(1, 4))])
     found = fixed_rows(rows, 3, 0)

@@ -46,6 +46,8 @@ _CHUNK = 4096
 _FILTER_RIDGE = 1.0
 _MUCH = 0.01
 """Of a row's squared length: a tenth of the row."""
+_LITTLE = 0.5
+"""Of the length by which the unguarded edit moves the concepts' rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,7 @@ def fit(
         warn_of_nothing(concepts)
     report = {"keys": sums[0].n, "retained": [len(rows) for rows in kept], "layers": _merged(facts)}
     _warn_of_crowds(report["layers"], config)
+    _warn_of_little(report["layers"])
     deltas = deltas_of(view, changes)
     return WeightErasure.made(deltas, method=NAME, concepts=concepts, config=config, report=report)
 
@@ -161,7 +164,9 @@ def edited(
         by = guarded(total.gram, space, fixed, config.ridge * unit, config.fixed_ridge)
         found = total.solution(lambda rows, by=by: rows @ by)
         changes |= stream.only(path).changes(found.of)
-        facts[path] = {**fact, "rank": found.rank}
+        whole = energy(weight.to(total.gram), unguarded, total.gram)
+        reached = math.sqrt(energy(weight.to(total.gram), found, total.gram) / whole) if whole > 0 else 1.0
+        facts[path] = {**fact, "rank": found.rank, "reached": reached}
     return changes, facts
 
 
@@ -194,6 +199,19 @@ def _warn_of_crowds(layers: dict[str, Any], config: SpeedConfig) -> None:
             f"what is retained fills so much that the {free} directions left to change (least_free="
             f"{config.least_free:g}) hold up to {most:.1%} of a retained row, more than null_share="
             f"{config.null_share:g}: such rows move a little; preserve fewer words, or write a smaller least_free",
+            EffaceWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_of_little(layers: dict[str, Any]) -> None:
+    """Tell of concepts whose rows are held together with what is retained."""
+    reached = sorted(fact["reached"] for fact in layers.values())
+    if reached and (middle := reached[len(reached) // 2]) < _LITTLE:
+        warnings.warn(
+            f"the concepts' rows move by {middle:.0%} of what they move where nothing is retained (the middle of "
+            f"{len(reached)} layers): what is retained holds them, too, so that little is erased; preserve fewer "
+            "words, or those less like them",
             EffaceWarning,
             stacklevel=4,
         )
@@ -246,6 +264,13 @@ def moved(weight: Tensor, edit: InputMap, rows: Tensor) -> Tensor:
     return inner @ (weight @ edit.left).mT
 
 
+def energy(weight: Tensor, edit: InputMap, gram: Tensor) -> float:
+    """Mean of `||W D k||^2` over keys whose mean of `k k^T` is given."""
+    out = weight @ edit.left
+    inner = gram if edit.right is None else edit.right @ gram @ edit.right.mT
+    return float(((out @ inner) * out).sum().clamp_min(0))
+
+
 def last_direction(weight: Tensor) -> Tensor:
     """The right singular vector of the smallest singular value that is not zero by W's shape, `(width,)`."""
     out, width = weight.shape
@@ -281,7 +306,7 @@ def null_space(
 def most_of_a_row(rows: Tensor, vectors: Tensor) -> Tensor:
     """Largest share of a row's squared length that lies in the first 1, 2, ... of orthonormal vectors, `(vectors,)`."""
     found = torch.zeros(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
-    for part in rows.split(_CHUNK):
+    for part in rows.split(_CHUNK) if len(rows) else ():
         x = part.to(vectors)
         size = x.square().sum(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
         found = torch.maximum(found, ((x @ vectors).square().cumsum(1) / size).max(0).values)
