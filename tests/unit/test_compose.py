@@ -126,3 +126,10 @@ def test_what_cannot_be_joined_is_refused_or_one_after_the_other():
     assert type(one & LeaceEraser.fit(X, A)).__name__ == "Joined"
     with pytest.raises(TypeError):
         _ = one & 3  # type: ignore[operator]
+
+
+def test_concepts_of_no_rows() -> None:
+    empty = torch.zeros(0, dtype=torch.long)
+    assert join_concepts(empty, empty, ignore_index=1).shape == (0, 2)
+    with pytest.raises(InputError, match="concept"):
+        join_concepts(np.array([], dtype=str), torch.arange(24.0), ignore_index=1)

@@ -27,6 +27,7 @@ from efface.audit import Audit, Finding
 from efface.audit import bootstrap_interval as bootstrap
 from efface.audit.pipelines.probes.case import Pictures
 from efface.audit.pipelines.probes.scores import Scores
+from efface.audit.remembrance import Registry
 from efface.audit.remembrance.corpus import takedown_table
 from efface.audit.vectors import Labels, canonical_correlations, class_mean_gap, edit_size
 from efface.audit.vectors.folds import make_folds
@@ -200,6 +201,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "pictures of a probe": (lambda: Pictures(1j, ("a",), X, ()), "concept is 1j: write a torch.Tensor"),  # type: ignore[arg-type]
     "scores of a probe": (lambda: Scores("row", "asked", [1.0], ("a",)), "values is a list: write a torch.Tensor"),  # type: ignore[arg-type]
+    "words of a choice": (lambda: Registry(X, ambiguous=X.numpy()), "write one of 'refused', 'apart'"),  # type: ignore[arg-type]
     "tables of no takedowns": (lambda: takedown_table(X), "found is a Tensor: write a list"),  # type: ignore[arg-type]
     "six of two": (lambda: Grid(cells=Z), "cells is a Tensor: write"),  # type: ignore[arg-type]
     "an index of two": (lambda: Grid(cells=pd.RangeIndex(6)), "cells is a RangeIndex: write"),  # type: ignore[arg-type]

@@ -65,9 +65,10 @@ def _counted(arrays: Sequence[Array], lead: tuple[int, ...], ignore_index: int) 
     """`lead` booleans: rows that no concept leaves out."""
     counted = torch.ones(lead, dtype=torch.bool)
     for array in arrays:
-        if not array.is_named:
+        # What has other rows is refused where it is read, by its name.
+        if not array.is_named and tuple(array.values.shape[: len(lead)]) == lead:
             values = Array(array.values).tensor("labels").cpu()
-            counted &= (values != ignore_index).reshape(*lead, -1).any(-1)
+            counted &= (values != ignore_index)[..., None].flatten(len(lead)).any(-1)
     return counted
 
 

@@ -49,7 +49,7 @@ def check_word(value: Any, hint: Any, name: str) -> None:
     efface._errors.InputError: resample is 'bth': write one of 'both', 'queries' (did you mean 'both'?)
     """
     words = get_args(hint)
-    if value not in words:
+    if not isinstance(value, str) or value not in words:
         near = did_you_mean(value, words) if isinstance(value, str) else ""
         raise InputError(f"{name} is {shown(value)}: write one of {', '.join(map(repr, words))}{near}")
 
