@@ -84,6 +84,13 @@ class TestResuming:
         with pytest.raises(InputError, match="differs in parameters that are tuned"):
             interrupting.fit(net, images[0], checkpoint=tmp_path)
         net[0].requires_grad_(True)
+        whole = json.loads((tmp_path / "checkpoint.json").read_text())
+        for number in (0, -1):
+            told = json.loads(json.dumps(whole))
+            told["position"]["rounds"][0]["cells"] = number
+            (tmp_path / "checkpoint.json").write_text(json.dumps(told))
+            with pytest.raises((InputError, FormatError), match="looked at none|damaged"):
+                interrupting.fit(net, images[0], checkpoint=tmp_path)
         (tmp_path / "checkpoint.json").write_text("{")
         with pytest.raises(InputError, match="damaged"):
             interrupting.fit(net, images[0], checkpoint=tmp_path)

@@ -101,6 +101,9 @@ class Fit:
             raise FormatError(f"its position is {plain!r:.80}, which no fit comes to")
         if len(at.rounds) not in (at.round, at.round + 1) or (at.tuning and len(at.rounds) == at.round):
             raise FormatError(f"it tells of {len(at.rounds)} rounds in round {at.round}")
+        begun = [r["cells"] > 0 or (k == at.round and at.masked == 0) for k, r in enumerate(at.rounds)]
+        if not all(begun) or not all(0 <= r["kept"] <= r["cells"] for r in at.rounds):
+            raise FormatError("it tells of a round that kept more cells than it looked at, or looked at none")
         return at
 
     def _checked(self, k: int, entry: dict[str, Any]) -> dict[str, Any]:
