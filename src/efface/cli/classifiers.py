@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from efface._errors import FormatError, InputError
+from efface.cli.functions import here
 from efface.cli.options import Explain
 from efface.cli.outputs import Say
 from efface.cli.pretrained import load_pretrained
@@ -122,7 +121,7 @@ def _made(args: Explain, say: Say) -> Classifier:
 
 def _called(spec: str) -> nn.Module:
     module, _, name = spec.partition(":")
-    with _here():
+    with here():
         try:
             found: Any = importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -148,16 +147,6 @@ def _result(spec: str, factory: Any) -> Any:
         return factory()
     except TypeError as error:
         raise InputError(f"{spec} could not be called without arguments: {error}") from error
-
-
-@contextmanager
-def _here() -> Iterator[None]:
-    """Modules of the current folder can be imported, as with `python -m`."""
-    sys.path.insert(0, "")
-    try:
-        yield
-    finally:
-        sys.path.remove("")
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:

@@ -23,7 +23,7 @@ def is_function(name: str) -> bool:
 
 
 def function_of(name: str, takes: str) -> Callable[..., Any]:
-    """The function of a name; modules of the current folder can be imported, as with `python -m`.
+    """The function of a name; modules of the current folder can be imported.
 
     Args:
         name: As package.module:function.
@@ -50,7 +50,7 @@ def function_of(name: str, takes: str) -> Callable[..., Any]:
 
 @contextmanager
 def here() -> Iterator[None]:
-    """Modules of the current folder can be imported."""
+    """Modules of the current folder can be imported, as with `python -m`."""
     sys.path.insert(0, "")
     try:
         yield

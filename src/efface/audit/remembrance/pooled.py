@@ -74,7 +74,8 @@ def pooled(
     shape = (len(found.erased), len(found.asked))
     if np.shape(kinds) != shape:
         raise InputError(f"kinds has shape {np.shape(kinds)}, expected {shape}, one for each pair")
-    names = sorted(set(np.asarray(kinds).reshape(-1).tolist()) - {""})
+    of_pairs = np.asarray(kinds)
+    names = sorted(set(of_pairs.reshape(-1).tolist()) - {""})
     then, now = (np.stack(each) for each in zip(*(found.counts(name) for name in found.erased), strict=True))
     then_again, again = (np.broadcast_to(each, shape) for each in found.counts(AGAIN))
     seen = np.broadcast_to(np.bincount(found.place, found.answers(BEFORE) == 1, shape[1]), shape)
@@ -82,7 +83,7 @@ def pooled(
     free = np.array([len(found.erased) > 1])
     result = []
     for name in names:
-        of = np.asarray(kinds) == name
+        of = of_pairs == name
         cells = {key: np.where(of, value, 0.0) for key, value in sums.items()}
         # Entities are resampled as the columns of these matrices, erasures as their rows.
         drawn = resampled(cells, np.ones((1, shape[0])), free=free, draws=draws, seed=seed)

@@ -155,7 +155,8 @@ def edited(
     facts: dict[str, Any] = {}
     changes: dict[str, Change] = {}
     for i, (path, weight) in enumerate(stream.weights.items()):
-        space, fact = free_space(weight.to(total.gram), kept, unguarded, config, config.seed + i)
+        w = weight.to(total.gram)
+        space, fact = free_space(w, kept, unguarded, config, config.seed + i)
         if space.shape[1] == 0:
             raise InputError(
                 f"what is retained leaves no direction in which {path} may change: preserve fewer words, or write a "
@@ -164,8 +165,8 @@ def edited(
         by = guarded(total.gram, space, fixed, config.ridge * unit, config.fixed_ridge)
         found = total.solution(lambda rows, by=by: rows @ by)
         changes |= stream.only(path).changes(found.of)
-        whole = energy(weight.to(total.gram), unguarded, total.gram)
-        reached = math.sqrt(energy(weight.to(total.gram), found, total.gram) / whole) if whole > 0 else 1.0
+        whole = energy(w, unguarded, total.gram)
+        reached = math.sqrt(energy(w, found, total.gram) / whole) if whole > 0 else 1.0
         facts[path] = {**fact, "rank": found.rank, "reached": reached}
     return changes, facts
 
