@@ -22,6 +22,7 @@ from efface._errors import FormatError, InputError, MissingExtraError, NotFitted
 from efface._interrupts import raise_swallowed
 from efface._memory import check_room
 from efface._temporary import temporary_file, temporary_folder
+from efface._text import is_whole
 from efface.core.arrays import is_finite
 
 FORMAT_VERSION = 2
@@ -89,7 +90,7 @@ def _umask() -> int:
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a UTF-8 text file atomically."""
-    if any("\ud800" <= sign <= "\udfff" for sign in text):
+    if not is_whole(text):
         raise InputError(f"{os.fspath(path)} cannot be written: half of a sign (a lone surrogate) is in its text")
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -62,6 +62,15 @@ def _in_short(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"<{len(value)} of them>"
 
 
+def is_whole(text: str) -> bool:
+    r"""Whether it has no half of a sign (a lone surrogate), which no file and no tokenizer takes.
+
+    >>> is_whole("a red circle"), is_whole("\ud800")
+    (True, False)
+    """
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
 def shown(value: Any) -> str:
     """A value in a message: what is short as it is, all else by its type.
 

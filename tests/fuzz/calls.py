@@ -109,25 +109,29 @@ def _methods(value: type) -> list[str]:
 
 
 def _arguments(call: Callable[..., Any], rng: random.Random) -> Arguments:
-    """Positional and named arguments of a call that has enough of them, and how they are written."""
+    """Positional and named arguments of a call that has enough of them, and how they are written.
+
+    In half of the calls one argument alone is odd, so that what lies behind the checks of the others is reached.
+    """
     try:
         parameters = list(inspect.signature(call).parameters.values())
     except (TypeError, ValueError):
         parameters = []
     args, kwargs, said, names = [], {}, [], rng.sample(_OPTIONS, 1) if rng.random() < 0.01 else []
+    alone = rng.choice(parameters).name if parameters and rng.random() < 0.5 else ""
     for parameter in parameters:
         needed, name = parameter.default is parameter.empty, parameter.name
         if parameter.kind is parameter.VAR_POSITIONAL or (needed and parameter.kind in _BY_PLACE):
             count = rng.randrange(3) if parameter.kind is parameter.VAR_POSITIONAL else 1
-            chosen = [_chosen(name, rng) for _ in range(count)]
+            chosen = [_chosen(name, rng, alone) for _ in range(count)]
             args += [value for _, value in chosen]
             said += [f"<{what}>" for what, _ in chosen]
         elif parameter.kind is parameter.VAR_KEYWORD:
             names += rng.sample(_OPTIONS, rng.randrange(3))
-        elif needed or rng.random() < 0.3:
+        elif needed or name == alone or (not alone and rng.random() < 0.3):
             names.append(name)
     for name in dict.fromkeys(names):
-        what, kwargs[name] = _chosen(name, rng)
+        what, kwargs[name] = _chosen(name, rng, alone)
         said.append(f"{name}=<{what}>")
     return args, kwargs, ", ".join(said)
 
@@ -141,13 +145,20 @@ _OPTIONS = (
 """Names of options, of some functions and of none."""
 
 
-def _chosen(name: str, rng: random.Random) -> tuple[str, Any]:
-    """What often fits, half of the time, so that calls come further than their first check."""
-    if name in _OFTEN and rng.random() < 0.5:
+def _chosen(name: str, rng: random.Random, alone: str = "") -> tuple[str, Any]:
+    """What often fits, half of the time, so that calls come further than their first check.
+
+    Args:
+        name: The parameter.
+        rng: Chooses.
+        alone: The only one that is odd, if there is one.
+    """
+    often = name != alone if alone else rng.random() < 0.5
+    if name in _OFTEN and often:
         return _OFTEN[name], odd.RIGHT[_OFTEN[name]](rng)
-    if name in GIVEN and rng.random() < 0.5:
+    if name in GIVEN and often:
         return f"a good {name}", GIVEN[name](rng)
-    return odd.value(rng)
+    return odd.value(rng, odder=not alone or name == alone)
 
 
 def call_once(door: Door, rng: random.Random, tally: Tally) -> None:

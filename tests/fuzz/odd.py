@@ -263,12 +263,12 @@ def _raises(*_args: Any, **_kwargs: Any) -> Any:
     raise ZeroDivisionError("the caller's own function failed")
 
 
-def value(rng: random.Random) -> tuple[str, Any]:
-    """An argument: odd more often than right, and now and then in a container."""
-    pool = RIGHT if rng.random() < 0.35 else ODD
+def value(rng: random.Random, *, odder: bool = True) -> tuple[str, Any]:
+    """An argument: odd more often than right unless that is not wanted, and now and then in a container."""
+    pool = ODD if odder and rng.random() < 0.65 else RIGHT
     name = rng.choice(sorted(pool))
     made = pool[name](rng)
-    if rng.random() < 0.1:
+    if odder and rng.random() < 0.1:
         container = rng.choice(sorted(WRAPPED))
         return container.format(name), WRAPPED[container](made)
     return name, made

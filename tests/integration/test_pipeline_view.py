@@ -329,3 +329,19 @@ def test_the_scheduler_of_a_second_call_starts_as_that_of_the_first(name):
     first = v.sample("a red circle", 3, steps=3, **small(name))
     v.prepare(v.encode("a red circle"), steps=7, **small(name))
     assert torch.equal(v.sample("a red circle", 3, steps=3, **small(name)), first)
+
+
+def test_half_a_sign_is_refused_by_every_door_of_prompts():
+    v, half = view("sd1"), "a \ud800 circle"
+    for call in (
+        lambda: v.tokens(half),
+        lambda: v.token_rows(half, "circle"),
+        lambda: v.check_prompts([half], truncate=True, allow_unknown=True),
+        lambda: v.encode(half, truncate=True, allow_unknown=True),
+        lambda: v.encode("a circle", negative=half, truncate=True, allow_unknown=True),
+        lambda: v.sample(half, 0, steps=1, truncate=True, allow_unknown=True),
+        lambda: v.text.encode([half], None),
+        lambda: v.text.encode(["a"], [half]),
+    ):
+        with pytest.raises(InputError, match="half of a sign"):
+            call()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from efface import (
     EffaceWarning,
     InputError,
+    LeaceEraser,
     Scrubber,
     Site,
     collect,
@@ -385,8 +386,10 @@ def test_a_model_without_the_sites():
 def test_a_scrubber_of_what_is_no_site_or_no_eraser():
     with pytest.raises(InputError, match=r"'norm' is no Site: write Scrubber.at\({'norm': ...}\)"):
         Scrubber({"norm": torch.zeros_like})  # type: ignore[dict-item]
-    with pytest.raises(InputError, match="the eraser of norm is of type int, which cannot be called"):
+    with pytest.raises(InputError, match="the eraser of norm is 3, expected a callable of hidden states"):
         Scrubber.at({"norm": 3})  # type: ignore[dict-item]
+    with pytest.raises(InputError, match="the eraser of norm is a type, expected a callable of hidden states"):
+        Scrubber.at({"norm": LeaceEraser})
 
 
 @pytest.mark.parametrize("thing", [torch.ones(2, 3), "llama", None])

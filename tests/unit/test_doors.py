@@ -229,6 +229,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: efface.find_roles(torch.nn.Linear(2, 2), inputs={0: X, (1, 2): Z}),  # type: ignore[dict-item]
         "inputs is a dict: write a mapping from text",
     ),
+    "rows of labels, and one without a length": (
+        lambda: numbered([["a", "b"], 3, np.array("c")]),
+        "concept",
+    ),
+    "a span without a length": (lambda: efface.labels_from_spans([[np.array(3)]], 3), "a span is"),  # type: ignore[arg-type]
     "figure": (lambda: Audit("title").plot({"a": 1}), "figure is a dict"),  # type: ignore[arg-type]
 }
 
@@ -337,6 +342,11 @@ def test_groups_may_be_text_numbers_or_dates() -> None:
 def test_what_doors_refuse(call: Callable[[], Any], message: str) -> None:
     with pytest.raises((InputError, efface.FormatError), match=message):
         call()
+
+
+def test_an_array_without_dimensions_is_a_label() -> None:
+    values, classes = numbered((np.array(3), np.array(1)))
+    assert values.tolist() == [3, 1] and classes == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")

@@ -26,6 +26,7 @@ from efface.attribution.predictions import (
     to_probabilities,
 )
 from efface.attribution.removal import Removal
+from efface.core.doors import is_applied
 
 ROUNDING = 1e-6
 """Differences of probability below this are taken for rounding, and have no gradient."""
@@ -50,7 +51,7 @@ def prepare(model: Any, x: Any, removal: Removal) -> Tensor:
     """
     if isinstance(model, nn.Module):
         check_model(model)
-    elif not callable(model):
+    elif not is_applied(model):
         raise InputError(f"the model is a {type(model).__name__}: give an nn.Module or a function of samples")
     if isinstance(x, (tuple, list, dict)):
         raise InputError(f"x is a {type(x).__name__}: give one tensor of samples (n, ...); labels are never used")

@@ -119,6 +119,7 @@ def read_array(value: Any, name: str) -> Array:
 
 
 def _read(value: Any, name: str) -> Array:
+    refuse_class(value, name)
     if isinstance(value, Tensor):
         check_real(value, name)
         return Array(in_memory(_strided(value.detach(), name)))
@@ -134,6 +135,21 @@ def _read(value: Any, name: str) -> Array:
         values, inside = _of_objects(values.astype(object), name, declared=declared)
         missing = inside if missing is None else missing | (False if inside is None else inside)
     return Array(_plain(values, name), missing, declared)
+
+
+def refuse_class(value: Any, name: str) -> None:
+    """Refuse a class in the place of data: it has all names of its instances' attributes, and none of their values.
+
+    Raises:
+        InputError: If it is one.
+
+    >>> refuse_class(np.ndarray, "x")
+    Traceback (most recent call last):
+    ...
+    efface._errors.InputError: x is the class ndarray itself: give an array, a table or a list of values
+    """
+    if isinstance(value, type):
+        raise InputError(f"{name} is the class {value.__name__} itself: give an array, a table or a list of values")
 
 
 def countable(value: Any) -> Any:

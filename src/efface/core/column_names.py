@@ -16,6 +16,7 @@ from torch import Tensor
 
 from efface._errors import EffaceWarning, InputError
 from efface._text import visible
+from efface.core.arrays import refuse_class
 
 _SHOWN = 5
 _HOUSE = __name__.partition(".")[0]
@@ -35,7 +36,7 @@ def columns_of(x: Any) -> tuple[str, ...]:
     >>> columns_of(pd.DataFrame({"age": [1.0], "bmi": [2.0]})), columns_of(pd.DataFrame([[1.0, 2.0]]))
     (('age', 'bmi'), ())
     """
-    if isinstance(x, Tensor | np.ndarray | list | tuple) or hasattr(x, "collect"):  # the last one of lazy tables
+    if isinstance(x, Tensor | np.ndarray | list | tuple | type) or hasattr(x, "collect"):  # the last one of lazy tables
         return ()
     if isinstance(found := getattr(x, "column_names", None), list):  # of pyarrow, whose `columns` are data
         return tuple(map(str, found))
@@ -70,6 +71,7 @@ x[list(eraser.columns)]
     """
     if x is None or isinstance(x, Tensor):
         return
+    refuse_class(x, name)
     given = columns_of(x)
     if fitted and given:
         select = f"{name}.select({{}})" if hasattr(x, "column_names") else f"{name}[{{}}]"
@@ -185,6 +187,8 @@ def check_same_rows(**given: Any) -> None:
     efface._errors.InputError: z has the rows of x in another order (row 0 is 'j', of x it is 'i'): write \
 z.loc[x.index], or z.to_numpy() if they go together as they stand
     """
+    for name, value in given.items():
+        refuse_class(value, name)
     named = {name: value.index for name, value in given.items() if hasattr(value, "iloc") and hasattr(value, "index")}
     if len(named) < 2:
         return

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import is_whole
 from efface.core.doors import check_call, fits
 
 _LISTS = ("synonyms", "preserve", "templates")
@@ -187,7 +188,7 @@ def _texts(name: str, values: Any) -> tuple[str, ...]:
 def _text(name: str, value: Any) -> None:
     if not isinstance(value, str):
         raise InputError(f"{name} must be a string, not {type(value).__name__}")
-    if any("\ud800" <= sign <= "\udfff" for sign in value):
+    if not is_whole(value):
         raise InputError(f"{name} has half of a sign (a lone surrogate) in it: {value!r}")
     if not value.strip():
         raise InputError(f"{name} has an empty string: leave it out, or write a word")

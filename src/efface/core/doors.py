@@ -209,6 +209,15 @@ def _fits_type(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
+def is_applied(value: Any) -> bool:
+    """Whether it can be called on values: a function, or an instance that is one; a class only makes such.
+
+    >>> is_applied(len), is_applied(dict)
+    (True, False)
+    """
+    return callable(value) and not isinstance(value, type)
+
+
 def _fits_callable(value: Any, parts: tuple[Any, ...]) -> bool:
     """Whether it can be called with as many values; a class makes one of itself, which has to be what is wanted."""
     if not callable(value) or not parts:
@@ -270,7 +279,7 @@ def _fits_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
     if not parts:
         return True
     if not isinstance(value, Sequence):
-        return not (fixed and _length(value) != len(parts)) and _fits_container(value, parts)
+        return not (fixed and length_of(value) != len(parts)) and _fits_container(value, parts)
     if fixed:
         return len(parts) == len(value) and all(map(fits, value, parts))
     hint, first = next(iter(parts)), [*itertools.islice(value, _LOOKED_AT)]
@@ -286,8 +295,12 @@ def _can_be_cut(value: Any) -> bool:
     return True
 
 
-def _length(value: Any) -> int | None:
-    """How many items it says that it has, if it says so."""
+def length_of(value: Any) -> int | None:
+    """How many items it says that it has, if it says so; arrays without dimensions and sparse ones do not.
+
+    >>> length_of([1, 2]), length_of(3), length_of(np.array(3))
+    (2, None, None)
+    """
     try:
         return len(value)
     except Exception:  # its own, which may raise anything

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from efface._errors import InputError
 from efface._text import shown
 from efface._validate import to_tensor
-from efface.core.arrays import check_real, dense, is_reckoned
+from efface.core.arrays import check_real, dense, is_reckoned, refuse_class
 from efface.core.column_names import check_columns, check_same_rows
 from efface.core.doors import check_call
 from efface.core.edits import Edit, OnRows
@@ -111,6 +111,7 @@ class Eraser(Erasure):
         """
         if not callable(apply) or isinstance(apply, type):
             raise InputError(f"apply is {shown(apply)}: write a function of a tensor")
+        refuse_class(z, "z")
         if getattr(z, "ndim", 0) > 1:
             check_columns(self.label_columns, z, "z", whose="eraser.label_columns")
         if isinstance(x, Tensor):

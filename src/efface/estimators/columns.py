@@ -16,7 +16,8 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._text import shown
 from efface._validate import to_tensor
-from efface.core.arrays import array_of_sequence, countable, dense, read_array
+from efface.core.arrays import array_of_sequence, countable, dense, read_array, refuse_class
+from efface.core.doors import length_of
 from efface.core.labels import Column, on_host, read_column
 
 _T = TypeVar("_T")
@@ -53,6 +54,7 @@ def read_columns(value: Any, source: str) -> list[Column]:
     >>> [c.kind for c in read_columns([["a", 1.5], ["b", 2.5]], "s")]
     ['categorical', 'continuous']
     """
+    refuse_class(value, source)
     if is_table(value):
         names = [str(name) for name in value.columns]
         parts = [(column_at(value, i), f"{source}[{n!r}]", n) for i, n in enumerate(names)]
@@ -62,7 +64,8 @@ def read_columns(value: Any, source: str) -> list[Column]:
         return each_of(partial(read_column, part, label, name=n) for part, label, n in parts)
     array: Any = array_of_sequence(value, source) if isinstance(value, (list, tuple)) else value
     array: Any = dense(array, source) if isinstance(array, Tensor) else array
-    array = array.toarray() if hasattr(array, "tocsr") else array if hasattr(array, "__len__") else np.asarray(array)
+    array = array.toarray() if hasattr(array, "tocsr") else array
+    array = array if hasattr(array, "shape") or length_of(array) is not None else np.asarray(array)
     name = None if getattr(array, "name", None) is None else str(array.name)
     shape = tuple(array.shape) if hasattr(array, "shape") else (len(array),)
     if not all(isinstance(side, int) for side in shape):
@@ -92,6 +95,7 @@ def readable(X: Any) -> Any:
     Raises:
         InputError: If a column holds dates, or an array holds records.
     """
+    refuse_class(X, "X")
     X = countable(X)
     if hasattr(X, "collect") and hasattr(X, "collect_schema"):  # polars that is not computed yet
         X = X.collect()

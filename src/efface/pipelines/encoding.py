@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import is_whole, shown
 from efface.pipelines.embedding import TENSORS, PromptEmbedding, Slot
 
 ARGUMENTS = {"sequence": "prompt_embeds", "pooled": "pooled_prompt_embeds", "mask": "prompt_attention_mask"}
@@ -134,9 +135,13 @@ class Encoding:
             InputError: If `encode_prompt` has no such option, or there is no negative branch.
         """
         self.check_options(options)
+        check_texts(prompts, "a prompt")
+        check_texts(negative or (), "a negative prompt")
         if negative is not None and not self.accepts_negative():
             raise InputError(f"{type(self.pipe).__name__} takes no negative prompt: leave negative out")
         more = {name: list(options.pop(name)) for name in self.more_texts if options.get(name) is not None}
+        for name, texts in more.items():
+            check_texts(texts, name)
         away = {name.removeprefix(_NEGATIVE): more.pop(name) for name in [*more] if name.startswith(_NEGATIVE)}
         given = {**self.fixed(), **options, "prompt": list(prompts), **more}
         if self.both_branches:
@@ -188,6 +193,19 @@ class Encoding:
                 tensors = {argument(role, is_negative): value for role, value in branch.tensors().items()}
                 given |= {name: value for name, value in tensors.items() if name in self.call}
         return given
+
+
+def check_texts(texts: Sequence[Any], name: str) -> None:
+    """Refuse what no tokenizer takes.
+
+    Raises:
+        InputError: If one is no string, or has half of a sign in it.
+    """
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputError(f"{name} is a string, not {type(text).__name__}: {shown(text)}")
+        if not is_whole(text):
+            raise InputError(f"{name} has half of a sign (a lone surrogate) in it: {text!r:.60}")
 
 
 def argument(role: str, negative: bool) -> str:

@@ -17,7 +17,7 @@ from efface.core.edits import check_base
 from efface.core.subjects import unwrapped
 from efface.pipelines.components import Components
 from efface.pipelines.embedding import TENSORS, PromptEmbedding, Slot
-from efface.pipelines.encoding import LAYERS, Encoding
+from efface.pipelines.encoding import LAYERS, Encoding, check_texts
 from efface.pipelines.restoring import lock_of
 from efface.pipelines.text_edits import TextEdit, active_edits, install_edit, listeners, options_of, skipping
 from efface.pipelines.tokenization import Tokenization
@@ -49,9 +49,7 @@ class PromptEncoder:
     def check(self, prompts: Sequence[str], *, truncate: bool, allow_unknown: bool, **options: Any) -> None:
         """Refuse prompts that the pipeline would silently cut off or not understand."""
         prompts = listed(prompts, "prompts")
-        for prompt in prompts:
-            if not isinstance(prompt, str):
-                raise InputError(f"a prompt is a string, not {type(prompt).__name__}: {shown(prompt)}")
+        check_texts(prompts, "a prompt")
         if not prompts or (truncate and allow_unknown):
             return
         for prompt, encoders in zip(prompts, self.tokenization(prompts, **options), strict=True):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface.pipelines.encoding import check_texts
 from efface.pipelines.prompts import PromptEncoder
 from efface.pipelines.tokenization import special_ids
 
@@ -40,6 +41,7 @@ class Words:
 
     def ids(self, encoder: str, text: str) -> list[int]:
         """Tokens of a text without special ones; none where some of it is unknown."""
+        check_texts([text], "a text")
         tokenizer = self.tokenizers[encoder]
         found = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         strange = {getattr(tokenizer, "unk_token_id", None), *tokenizer.all_special_ids}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from efface._errors import InputError
 from efface.pipelines.components import Components
 from efface.pipelines.embedding import PromptEmbedding, Slot
-from efface.pipelines.encoding import Encoding, original
+from efface.pipelines.encoding import Encoding, check_texts, original
 from efface.pipelines.restoring import StandIn, lock_of, standing_in
 from efface.pipelines.tokens import Tokens
 
@@ -98,6 +98,7 @@ class Tokenization:
             **options: Further arguments of `encode_prompt`.
         """
         self.encoding.check_options(options)
+        check_texts(prompts, "a prompt")
         log: list[dict[str, Any]] = []
         with lock_of(self.pipe), _unlogged():  # tokenizers cannot be used by two threads at once
             self._encode(list(prompts), self._dry(log, _zeros), options)

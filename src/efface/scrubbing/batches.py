@@ -12,8 +12,8 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._validate import check_positive_int, to_tensor
-from efface.core.arrays import in_memory, read_array
-from efface.core.doors import check_call
+from efface.core.arrays import in_memory, read_array, refuse_class
+from efface.core.doors import check_call, length_of
 from efface.core.labels import Kind, Tally, check_complete, decide
 from efface.core.row_labels import Labels
 from efface.scrubbing.token_labels import IGNORE, ONE_A_TOKEN, as_rows, complete, is_ragged, numbered, rectangular
@@ -98,6 +98,7 @@ class Batches:
         self._size = check_positive_int(batch_size, "batch_size")
         self._data = _checked(data)
         self.classes: list[Any] = []
+        refuse_class(concept, "the concept")
         if isinstance(concept, str) or callable(concept):
             self._concept = concept
         else:
@@ -207,6 +208,7 @@ def _checksum(x: Tensor, before: int = 0) -> int:
 
 
 def _checked(data: Any) -> Any:
+    refuse_class(data, "data")
     if isinstance(data, Tensor):
         return {"input_ids": data}
     # datasets.Dataset, read in slices; its IterableDataset has no length, and is gone through as any stream of batches
@@ -240,6 +242,8 @@ class _Column:
 
 
 def _length(columns: Mapping[str, Any]) -> int:
+    for name, value in columns.items():
+        refuse_class(value, f"data[{name!r}]")
     sizes = {name: len(value) for name, value in columns.items()}
     if not sizes:
         raise InputError("data has no columns: there is nothing to fit on")
@@ -275,7 +279,7 @@ def _as_rows(concept: Any) -> tuple[Any, list[Any]]:
 
 def _numbered_column(column: Any) -> tuple[Any, list[Any]]:
     """A column of data, its text as the numbers of its classes; numbers of a data set on disk are read in batches."""
-    if isinstance(column, Tensor) or not hasattr(column, "__len__") or not len(column):
+    if isinstance(column, Tensor) or not length_of(column):
         return column, []
     if isinstance(column, (list, tuple)) or as_rows(column) is not column or read_array(column[:1], "concept").is_named:
         return numbered(column[: len(column)])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from efface._errors import InputError
 from efface._text import shown
-from efface.core.doors import check_call
+from efface.core.doors import check_call, is_applied
 from efface.core.hooks import Remove, edit_call, edit_inputs, edit_states
 
 HookFn: TypeAlias = Callable[[str, Tensor], Tensor | None]
@@ -140,7 +140,7 @@ def _unwrap(model: nn.Module) -> nn.Module:
 def _check_eraser(name: str, eraser: Any) -> None:
     if hasattr(eraser, "update") and hasattr(type(eraser), "eraser"):
         raise InputError(f"erasers[{name!r}] is a fitter, {type(eraser).__name__}: pass its `.eraser`")
-    if not callable(eraser):
+    if not is_applied(eraser):
         raise InputError(f"erasers[{name!r}] is {shown(eraser)}, expected a callable of hidden states")
 
 

@@ -17,7 +17,7 @@ from efface._text import shown
 from efface._validate import check_type
 from efface.core.codec import TENSOR, TYPE
 from efface.core.config import Config
-from efface.core.doors import check_call
+from efface.core.doors import check_call, is_applied
 from efface.core.edits import Edit, OnStates, check_base, check_sites, located_site
 from efface.core.erasure import Erasure
 from efface.core.installer import Handle
@@ -76,8 +76,8 @@ class Scrubber(Erasure):
         for site, eraser in self.erasers.items():
             if not isinstance(site, Site):
                 raise InputError(f"{shown(site)} is no Site: write Scrubber.at({{{shown(site)}: ...}})")
-            if not callable(eraser):
-                raise InputError(f"the eraser of {site} is of type {type(eraser).__name__}, which cannot be called")
+            if not is_applied(eraser):
+                raise InputError(f"the eraser of {site} is {shown(eraser)}, expected a callable of hidden states")
         object.__setattr__(self, "erasers", dict(self.erasers))
 
     @classmethod

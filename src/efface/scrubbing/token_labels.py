@@ -12,9 +12,10 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._memory import check_room
+from efface._text import shown
 from efface._validate import check_int, check_int64, to_tensor
 from efface.core.arrays import Array, is_plain, read_array, refuse_rows, shared
-from efface.core.doors import check_call, shown
+from efface.core.doors import check_call, length_of
 from efface.core.labels import read_column
 
 ONE_A_TOKEN = (
@@ -63,7 +64,7 @@ def labels_from_spans(spans: Sequence[Iterable[tuple[int, int, int]]], length: i
 
 
 def _span(given: Any) -> tuple[int, int, int]:
-    if not hasattr(given, "__len__") or getattr(given, "ndim", 1) != 1 or len(given) != 3:
+    if getattr(given, "ndim", 1) != 1 or length_of(given) != 3:
         raise InputError(f"a span is {shown(given)}, expected three integers, (start, end, label)")
     if not all(isinstance(value, (int, np.integer)) or _is_whole(value) for value in given):
         raise InputError(f"a span is {shown(given)}, expected three integers: number the classes, from 0")
@@ -249,7 +250,8 @@ def _numbered_but(labels: Any, left_out: NDArray[np.bool_], *, ragged: bool) -> 
 
 
 def _has_rows(labels: Any) -> bool:
-    return bool(len(labels)) and isinstance(labels[0], (list, tuple, np.ndarray))
+    rows = (isinstance(row, (list, tuple, np.ndarray)) and length_of(row) is not None for row in labels)
+    return bool(len(labels)) and all(rows)
 
 
 def as_rows(value: Any) -> Any:
@@ -279,11 +281,10 @@ def complete(read: Array) -> Tensor:
 
 def is_ragged(value: Any) -> bool:
     """Whether it is a list of rows of different lengths."""
-    return (
-        isinstance(value, (list, tuple))
-        and all(hasattr(row, "__len__") and not isinstance(row, (str, Tensor)) for row in value)
-        and len({len(row) for row in value}) > 1
-    )
+    if not isinstance(value, (list, tuple)) or any(isinstance(row, (str, Tensor)) for row in value):
+        return False
+    lengths = {length_of(row) for row in value}
+    return None not in lengths and len(lengths) > 1
 
 
 def rectangular(

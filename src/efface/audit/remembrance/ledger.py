@@ -33,6 +33,7 @@ from efface.audit.remembrance.columns import (
 from efface.audit.remembrance.exposure import RBP, Flat, UserModel
 from efface.audit.remembrance.registry import Registry
 from efface.audit.remembrance.systems import AFTER, AGAIN, BEFORE, PLACEBO, STATUSES, Answers, Query
+from efface.core.arrays import refuse_class
 from efface.core.doors import check_call
 from efface.core.hashing import feed
 from efface.core.labels import read_groups
@@ -281,6 +282,7 @@ def _predicted(right: NDArray[np.int64], said: NDArray[np.int64], arm: int) -> d
 
 
 def _names_of(table: Any) -> Sequence[Any]:
+    refuse_class(table, "the table")
     if isinstance(table, Mapping):
         return list(table)
     if isinstance(names := getattr(table, "column_names", None), list):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface.pipelines.encoding import check_texts
 from efface.pipelines.view import PipelineView
 
 _MARKS = ("</w>", "▁", "Ġ")
@@ -60,11 +61,13 @@ class Vocabulary:
         """Tokens of each word, without those of start and end."""
         if not words:
             return []
+        check_texts(words, "a word")
         return self.tokenizer(list(words), add_special_tokens=False, verbose=False)["input_ids"]
 
     def unknown(self, words: Sequence[str]) -> set[str]:
         """Words that one of the pipeline's tokenizers does not know in full."""
         found: set[str] = set()
+        check_texts(words, "a word")
         for tokenizer in self.view.tokenizers.values() if words else ():
             unk = getattr(tokenizer, "unk_token_id", None)
             ids = tokenizer(list(words), add_special_tokens=False, verbose=False)["input_ids"]
