@@ -131,19 +131,25 @@ class Studio:
 
     def fit(self, name: str, method: str) -> Erasure:
         """An erasure of one concept as a careful user would fit it: others named, the gate calibrated."""
-        method, _, variant = method.partition("@")
+        told = method.endswith(TOLD)
+        method, _, variant = method.removesuffix(TOLD).partition("@")
         given = variant.split("+") if "=" in variant else []
         anchor = next((each.removeprefix(ANCHOR) for each in given if each.startswith(ANCHOR)), None)
         if anchor == "sibling":  # of styles there are none: another style
             anchor = next(iter((*self.world.siblings(name), *self.others_of(name))))
-        asked = Concept(name, anchor=anchor, preserve=[other for other in self.others_of(name) if other != anchor])
+        words = self.world.concept(name).synonyms if told else ()
+        others = [other for other in self.others_of(name) if other != anchor]
+        asked = Concept(name, synonyms=words, anchor=anchor, preserve=others)
         if method == SURGERY:
             options = {"preset": "published"} if variant == "published" else {"score": variant or None}
-            others = enumerate(asked.preserve)
-            absent = [t for i, o in others for t in self.captions_of(o, _ABSENT, _CALIBRATION_SEED + 50 * i)]
-            bare = Concept(name) if variant == "published" else asked
+            by_number = enumerate(asked.preserve)
+            absent = [t for i, o in by_number for t in self.captions_of(o, _ABSENT, _CALIBRATION_SEED + 50 * i)]
+            bare = Concept(name, synonyms=words) if variant == "published" else asked
             start = erase(self.view, bare, SURGERY, threshold=0.0, **options)
-            return start.calibrate(self.view, self.captions_of(name, _PRESENT, _CALIBRATION_SEED + 7), absent)
+            present = self.captions_of(name, _PRESENT, _CALIBRATION_SEED + 7)
+            concept = self.world.concept(name)
+            present += [reworded(t, concept, words[i % len(words)]) for i, t in enumerate(present) if words]
+            return start.calibrate(self.view, present, absent)
         if given:
             texts = [each for each in given if not each.startswith(ANCHOR)]
             options = get_method(method, "pipeline").config.parse(texts, method=method)
@@ -214,6 +220,7 @@ guidance); AdvUnlearn was tried at one rate alone.
 
 ANCHOR = "anchor="
 FEEDBACK = "+feedback"
+TOLD = "+told"
 VARIANTS = (
     "semantic-surgery@published",
     "semantic-surgery@published+feedback",

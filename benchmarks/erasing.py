@@ -12,7 +12,8 @@ two where one was asked for. Rest kept: how often these images show for sure the
 which H knows nothing. H_a, of styles: text-image score of the other styles' images with their prompts less that of the
 erased style's (the contrastive pair in CLIP's place). Gates are calibrated on captions of the training split (100 with
 the concept, 12 for each of the others), never on what is measured. "+feedback" is the method with its visual feedback,
-where judge 1 looks; "semantic-surgery@published" and "sld@max" have the preset of that name, and
+where judge 1 looks; "+told" tells it the concept's synonyms, too; "semantic-surgery@published" and "sld@max" have the
+preset of that name, and
 "uce@anchor=sibling+ridge=0.1" has its nearest sibling (or the word that is given) as anchor, and these options.
 """
 
