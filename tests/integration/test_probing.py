@@ -76,7 +76,7 @@ def test_the_command_audits_a_world_and_goes_on(
     erase(shapes, Concept("circle", anchor="star"), "uce").save("erasure")
     told = ["audit", "shapes", "--concept", "disc", "--erasure", "erasure", "--gold", "none", *QUICK]
     monkeypatch.setattr("efface.cli.probing._PICTURES", {"quick": 12})
-    assert main((*told, "--folder", "kept", "-o", "report.json")) == 0
+    assert main((*told, "--folder", "kept", "--processes", "2", "-o", "report.json")) == 0
     audit = Audit.from_dict(json.loads(Path("report.json").read_text()))
     assert audit.conclusions[0].startswith(("circle: ", "NOT erased: circle: ", "WARNING: circle: "))
     assert audit.settings["suite"] == "quick" and any("no gold model" in each for each in audit.warnings)
@@ -119,6 +119,7 @@ def test_a_command_that_was_interrupted_goes_on_to_the_same_report(
         (["shapes", "--concept", "circle", "--base", "shapes", "--task", "y"], "--task is for the audit of rows"),
         (["shapes", "--concept", "circle", "--base", "shapes", "--probe", "likelyhood"], "did you mean 'likelihood'"),
         (["shapes", "--concept", "circel", "--base", "shapes"], "is no concept of the shapes world"),
+        (["shapes", "--concept", "circle", "--base", "shapes", "--processes", "0"], "write at least 1"),
         (["shapes", "--concept", "circle", "--base", "shapes", "--gold", "without-star"], "variant='without-star'"),
         (["shapes", "--concept", "circle", "--base", "shapes", "--judge", "me"], "me is no judge"),
         (["shapes", "--concept", "circle", "--base", "shapes", "--judge", "no.such:thing"], "cannot be imported"),

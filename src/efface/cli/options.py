@@ -214,6 +214,7 @@ class Audit(Chosen):
     probe: list[str] = flag([], "only this one of the suite; may be given several times", "NAME")
     others: list[str] = flag([], "what else it draws; may be given several times (default: a world's)", "WORD")
     folder: Path | None = flag(None, "of a pipeline: keep pictures and scores here, and go on from them", "DIR")
+    processes: int = flag(1, "of a pipeline: so many probes side by side (Linux, on the CPU)", "N")
     steps: int | None = flag(None, "of a pipeline: steps of the sampler (default: its own)", "N")
     guidance: float | None = flag(None, "of a pipeline: scale of guidance (default: its own)", "SCALE")
     seed: int = _seed()

@@ -23,7 +23,20 @@ from efface.pipelines.view import PipelineView
 
 NONE, NUDENET, CLIP = "none", "nudenet", "clip:"
 OF_PIPELINES = (
-    *("erasures", "base", "gold", "judge", "selector", "suite", "probe", "others", "folder", "steps", "guidance"),
+    *(
+        "erasures",
+        "base",
+        "gold",
+        "judge",
+        "selector",
+        "suite",
+        "probe",
+        "others",
+        "folder",
+        "processes",
+        "steps",
+        "guidance",
+    ),
 )
 OF_ROWS = (*("columns", "exclude", "missing", "eraser", "after", "method", "settings", "kind", "task", "max_rows"),)
 _PROMPTS, _PICTURES = 8, {"quick": 200, "full": 480}
@@ -77,6 +90,7 @@ def run(args: Audit) -> None:
         suite=args.suite or "quick",
         only=args.probe or None,
         folder=args.folder,
+        processes=args.processes,
         seed=args.seed,
         say=teller("audit"),
         **_judges(args, world),

@@ -17,6 +17,7 @@ from efface.audit.pipelines.erasures import ErasureLike
 from efface.audit.pipelines.judges import calibration_of
 from efface.audit.pipelines.presence import Judge
 from efface.audit.pipelines.probes import shown as showing
+from efface.audit.pipelines.probes.apart import check_processes
 from efface.audit.pipelines.probes.case import Case, Pictures
 from efface.audit.pipelines.probes.drawing import drawn_by_base
 from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, SHAM, Panel
@@ -69,6 +70,7 @@ def erasure(
     budgets: Mapping[str, Mapping[str, Any]] | None = None,
     access: Access | None = None,
     folder: str | os.PathLike[str] | None = None,
+    processes: int = 1,
     batch_size: int = 16,
     seed: int = 0,
     title: str = "",
@@ -94,6 +96,8 @@ def erasure(
         budgets: Probe -> options in place of the suite's, e.g. `{"relearning": {"rate": 1e-5}}`.
         access: The furthest access that probes may use; None for all.
         folder: Where scores and their pictures are kept; an audit that was interrupted goes on from it.
+        processes: How many probes and models are measured side by side, on the CPU of a system that forks (Linux): each
+            process is a copy of this one with one thread of torch. The result is that of one process with one thread.
         batch_size: Images at a time.
         seed: Of every random choice.
         title: Title of the audit.
@@ -106,14 +110,16 @@ def erasure(
 
     Raises:
         InputError: If arguments do not go together, models differ in architecture, or the judge does not know the
-            concept.
+            concept, or there cannot be so many processes.
+        LostError: If a process was killed; with a folder the same call goes on from what was done.
 
     Does not guarantee: that a concept that is called removed cannot be found by other means.
     """
-    check_call(_called, {"suite": suite, "batch_size": batch_size, "seed": seed, "title": title, "only": only})
-    call = called("efface.audit.erasure", {**locals(), **sampling, "sampling": None, "pictures": None, "say": None})
+    check_call(_called, {name: value for name, value in locals().items() if name in _PLAIN})
+    call = called("efface.audit.erasure", {**locals(), **sampling, **dict.fromkeys(_NOT_SAID)})
     asked = Concept.of(concept)
     panel = _panel(subject, erasure, base, gold, access)
+    check_processes(processes, panel.devices)
     panel.base.view.check_concept(asked)
     case = _case(asked, panel, judge, selector, prompts, paraphrases, others, batch_size, seed, sampling)
     chosen = probes(suite) if only is None else tuple(find_probe(name) for name in only)
@@ -121,13 +127,17 @@ def erasure(
     case = replace(case, pictures=drawn_by_base(case, _DRAWN[suite]) if pictures is None else pictures)
     settings = _settings(case, panel, suite, budgets)
     saved = Checkpoint(None if folder is None else Path(folder), settings, what="audit")
-    ran = Runner(panel, case, saved, budgets)(chosen, suite, say)
+    ran = Runner(panel, case, saved, budgets, processes=processes)(chosen, suite, say)
     audit = _audit(ran, case, panel, title or f"Has {asked.name} really gone?", selector is None, settings)
     return replace(audit, provenance=provenance(subject=[panel.base.view.pipe, erasure], call=call))
 
 
-def _called(suite: Suite, batch_size: int, seed: int, title: str, only: Sequence[str] | None) -> None:
+def _called(suite: Suite, processes: int, batch_size: int, seed: int, title: str, only: Sequence[str] | None) -> None:
     """What plain arguments of the door are."""
+
+
+_PLAIN = ("suite", "processes", "batch_size", "seed", "title", "only")
+_NOT_SAID = ("sampling", "pictures", "say", "processes")
 
 
 def _panel(subject: Any, erasure: Any, base: Any, gold: Any, access: Access | None) -> Panel:

@@ -34,6 +34,11 @@ class Panel:
     erased: Subject
     gold: Subject | None = None
 
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Where the models are."""
+        return tuple(each.view.device for each in (self.base, self.erased, self.gold) if each is not None)
+
     @cached_property
     def moved(self) -> Mapping[str, float]:
         """Name -> norm of what the erasure changed of a weight; those that are as they were are left out."""

@@ -7,27 +7,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
-
-from torch import Tensor
+from typing import Any
 
 from efface._errors import InputError
-from efface._io import load_folder, save_folder
-from efface._progress import progress
+from efface._progress import Bar, progress
+from efface.audit.pipelines.probes import kept
+from efface.audit.pipelines.probes.apart import Job, check_processes, run_apart
 from efface.audit.pipelines.probes.case import Case
 from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, SHAM, Panel, sham_of
 from efface.audit.pipelines.probes.recovery import FloorKind, Row, compared
 from efface.audit.pipelines.probes.registry import Probe, Suite
-from efface.audit.pipelines.probes.scores import Role, Scores
+from efface.audit.pipelines.probes.scores import Scores
 from efface.audit.pipelines.probes.subject import NotApplicableError, Subject
 from efface.core.checkpoint import Checkpoint
-from efface.core.codec import fields_of
+from efface.pipelines.restoring import lock_of
 
 SUBSTITUTE = "substitute"
+_WHY = "why.txt"
 SHAMMED = ("direct prompt", "likelihood")
 """Probes that a sham edit goes through: the cheapest of those that need pictures, and of those that do not."""
-
-_TYPE = "ProbeScores"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +73,10 @@ class Runner:
         budgets: Probe -> budget in place of the suite's.
         shared: Probe and model -> scores of base and gold, which several erasures of one base have in common; filled
             as they are measured.
+        processes: How many probes and models are measured side by side, each in a process of its own.
+
+    Raises:
+        InputError: If there cannot be so many processes.
     """
 
     def __init__(
@@ -84,7 +86,13 @@ class Runner:
         saved: Checkpoint | None = None,
         budgets: Mapping[str, Any] | None = None,
         shared: dict[tuple[str, str], dict[str, Scores]] | None = None,
+        processes: int = 1,
     ) -> None:
+        check_processes(processes, panel.devices)
+        models = [each for each in (panel.base, panel.erased, panel.gold) if each is not None]
+        self._processes, self._locks = processes, [lock_of(each.view.pipe) for each in models]
+        self._refused: dict[tuple[str, str], str] = {}
+        self._found: dict[tuple[str, str], dict[str, Scores]] = {}
         self._shared = {} if shared is None else shared
         self._panel, self._case, self._budgets = panel, case, dict(budgets or {})
         self._saved = Checkpoint(None, {}) if saved is None else saved
@@ -92,7 +100,14 @@ class Runner:
         self._floored = None if panel.gold is not None else case.floored()
 
     def __call__(self, chosen: Sequence[Probe], suite: Suite, say: Callable[[str], None] | None = None) -> list[Ran]:
-        """All probes on all models, in order; `say` is told what is going on."""
+        """All probes on all models, in order; `say` is told what is going on.
+
+        Raises:
+            LostError: If a process was killed.
+        """
+        if self._processes > 1:
+            self._measure_apart(chosen, suite, say)
+            return [self.one(probe, suite) for probe in chosen]
         found: list[Ran] = []
         with progress("probing", len(chosen), unit="probes") as bar:
             for probe in chosen:
@@ -104,14 +119,13 @@ class Runner:
 
     def one(self, probe: Probe, suite: Suite) -> Ran:
         """One probe on all models."""
-        budget = {**(probe.budget(suite) or {}), **self._budgets.get(probe.name, {})}
-        check_budget(probe, budget)
+        budget = self._budget(probe, suite)
         scores: dict[str, dict[str, Scores]] = {}
         why: dict[str, str] = {}
         for name, subject, case in self._asked(probe):
             if ERASED in why:  # nothing could be compared with it
                 break
-            if name == SUBSTITUTE and not any(row.is_share for row in scores.get(ERASED, {}).values()):
+            if not _wanted(name, scores.get(ERASED, {})):
                 continue
             try:
                 scores[name] = self._kept(probe, name, subject, case, budget)
@@ -119,6 +133,47 @@ class Runner:
                 why[name] = str(error)
         kind: FloorKind = "gold" if GOLD in scores else "substitute" if SUBSTITUTE in scores else "none"
         return Ran(probe, budget, scores, why, kind)
+
+    def _budget(self, probe: Probe, suite: Suite) -> dict[str, Any]:
+        budget = {**(probe.budget(suite) or {}), **self._budgets.get(probe.name, {})}
+        check_budget(probe, budget)
+        return budget
+
+    def _measure_apart(self, chosen: Sequence[Probe], suite: Suite, say: Callable[[str], None] | None) -> None:
+        """Measure in other processes what is not known; first the erased model, as the rest depends on it."""
+        budgets = [self._budget(probe, suite) for probe in chosen]
+        with progress("probing", None, unit="models") as bar:
+            jobs: list[Job] = []
+            for probe, budget in zip(chosen, budgets, strict=True):
+                jobs += self._begun(probe, budget, self._asked(probe), say, bar)
+            run_apart(jobs, self._processes, self._locks)
+
+    def _begun(
+        self,
+        probe: Probe,
+        budget: Mapping[str, Any],
+        asked: Sequence[tuple[str, Subject, Case]],
+        say: Callable[[str], None] | None,
+        bar: Bar,
+    ) -> list[Job]:
+        """What can be measured now of a probe: of the erased model, and when that is known of the others."""
+
+        def job(name: str, subject: Subject, case: Case) -> Job:
+            def done(folder: Path) -> list[Job]:
+                self._take(probe, name, folder)
+                bar.update(1)
+                return self._begun(probe, budget, asked, say, bar) if name == ERASED else []
+
+            def begins() -> None:
+                if say is not None and name == ERASED:
+                    say(f"{probe.name}: {probe.summary}")
+
+            return Job(_part(probe, name), begins, partial(_measured, probe, subject, case, budget), done)
+
+        erased = self._known(probe, ERASED)
+        if erased is None:
+            return [] if (probe.name, ERASED) in self._refused else [job(*asked[0])]
+        return [job(*each) for each in asked[1:] if _wanted(each[0], erased) and self._known(probe, each[0]) is None]
 
     def _asked(self, probe: Probe) -> list[tuple[str, Subject, Case]]:
         panel, case = self._panel, self._case
@@ -139,20 +194,59 @@ class Runner:
     def _kept(
         self, probe: Probe, name: str, subject: Subject, case: Case, budget: Mapping[str, Any]
     ) -> dict[str, Scores]:
-        part = f"{probe.name} | {name}"
+        if (probe.name, name) in self._refused:
+            raise NotApplicableError(self._refused[probe.name, name])
+        known = self._known(probe, name)
+        return self._keep(probe, name, _asked_of(probe, subject, case, budget)) if known is None else known
+
+    def _known(self, probe: Probe, name: str) -> dict[str, Scores] | None:
+        """What was measured before, or None."""
+        part = _part(probe, name)
         if part in self._saved.parts:
             with self._saved.reading():
-                return _loaded(self._saved.path(part))
-        if (probe.name, name) in self._shared:
-            return self._shared[probe.name, name]
-        _check_access(probe, subject)
-        out = probe.run(subject, case, **budget)
-        rows = [out] if isinstance(out, Scores) else list(out)
-        self._saved.write({"done": [*self._saved.parts, part]}, {part: partial(_save, rows=rows)})
-        found = {row.name: row for row in rows}
+                return kept.load(self._saved.path(part))
+        return self._shared.get((probe.name, name), self._found.get((probe.name, name)))
+
+    def _keep(self, probe: Probe, name: str, rows: Sequence[Scores]) -> dict[str, Scores]:
+        part, found = _part(probe, name), {row.name: row for row in rows}
+        self._saved.write({"done": [*self._saved.parts, part]}, {part: partial(kept.save, rows=rows)})
         if name in (BASE, GOLD):
             self._shared[probe.name, name] = found
         return found
+
+    def _take(self, probe: Probe, name: str, folder: Path) -> None:
+        """Keep what another process measured."""
+        if (folder / _WHY).is_file():
+            self._refused[probe.name, name] = (folder / _WHY).read_text("utf-8")
+        else:
+            self._found[probe.name, name] = self._keep(probe, name, [*kept.load(folder).values()])
+
+
+def _wanted(name: str, erased: Mapping[str, Scores]) -> bool:
+    """Whether a model is asked: a substitute floor only where there is a rate that it is the floor of."""
+    return name != SUBSTITUTE or any(row.is_share for row in erased.values())
+
+
+def _part(probe: Probe, name: str) -> str:
+    return f"{probe.name} | {name}"
+
+
+def _asked_of(probe: Probe, subject: Subject, case: Case, budget: Mapping[str, Any]) -> list[Scores]:
+    """The rows that a probe gives of a model."""
+    _check_access(probe, subject)
+    out = probe.run(subject, case, **budget)
+    return [out] if isinstance(out, Scores) else list(out)
+
+
+def _measured(probe: Probe, subject: Subject, case: Case, budget: Mapping[str, Any], folder: Path) -> None:
+    """The same in a process of its own, which leaves the rows in a folder, or why there are none."""
+    try:
+        rows = _asked_of(probe, subject, case, budget)
+    except NotApplicableError as error:
+        folder.mkdir()
+        (folder / _WHY).write_text(str(error), "utf-8")
+    else:
+        kept.save(folder, rows=rows)
 
 
 def check_budget(probe: Probe, budget: Mapping[str, Any]) -> None:
@@ -171,42 +265,3 @@ def _check_access(probe: Probe, subject: Subject) -> None:
         raise NotApplicableError(
             f"it needs access to {probe.access}, and {subject.name} grants {', '.join(subject.access) or 'none'}"
         )
-
-
-def _save(folder: Path, *, rows: Sequence[Scores]) -> None:
-    tensors: dict[str, Tensor] = {}
-    plain = []
-    for i, row in enumerate(rows):
-        for name in ("values", "images", "draws"):
-            if (value := getattr(row, name)) is not None:
-                tensors[f"{i}.{name}"] = value.contiguous()
-        plain.append(
-            {
-                "name": row.name,
-                "role": row.role,
-                "items": list(row.items),
-                "unit": row.unit,
-                "reference": row.reference,
-                "spent": dict(row.spent),
-                "note": row.note,
-            }
-        )
-    save_folder(folder, {"type": _TYPE, "rows": plain}, tensors)
-
-
-def _loaded(folder: Path) -> dict[str, Scores]:
-    config, tensors = load_folder(folder, expect=_TYPE, finite=False)
-    found: dict[str, Scores] = {}
-    for i, row in enumerate(config["rows"]):
-        name, role, items, unit, spent, note = fields_of(
-            row, name=str, role=str, items=list[str], unit=str, spent=dict[str, int], note=str
-        )
-        if role not in get_args(Role):
-            raise ValueError(f"{role!r} is no role of a row")
-        (reference,) = fields_of(row, reference=float | None)
-        more = {key: tensors.get(f"{i}.{key}") for key in ("images", "draws")}
-        values = tensors[f"{i}.values"]
-        found[name] = Scores(
-            name, role, values, tuple(items), **more, unit=unit, reference=reference, spent=spent, note=note
-        )
-    return found
