@@ -2,41 +2,47 @@
 
 python -m benchmarks.probes [--world shapes] [--concepts circle] [--base seed2] [--suite quick]
     [--methods base sham uce esd gradient-ascent ...] [--only likelihood relearning ...] [--seeds 0] [--scale 1]
-    [--pictures 240]
+    [--pictures 240] [--folder FOLDER] [--processes 1]
 
-Each concept needs a gold model, `without-CONCEPT`, of which seed2 is the equal that saw everything; so erasures are of
-seed2, unless --base says otherwise. "base" is erased by nothing, "sham" is a random change of the weights that uce
-changes, by as much. Methods are named as in `benchmarks.erasing` ("esd@steps=100"). --scale divides the numbers of
-pictures and of prompts of the budgets, to see whether it runs. Judge 1 selects, judge 2 scores; held-out pictures are
-renderings. Cells: recovery with its interval, or "void"; below, the raw numbers, verdicts and the CPU seconds of a
-model.
+Each concept needs a gold model, which `gold_of` finds by what it never saw. On shapes seed2 is its equal that saw
+everything, so that erasures are of that, unless --base says otherwise; elsewhere of what ships. "base" is erased by
+nothing, "sham" is a random change of the weights that uce changes, by as much. Methods are named as in
+`benchmarks.erasing` ("esd@steps=100"). --scale divides the numbers of pictures and of prompts of the budgets, to see
+whether it runs. Judge 1 selects, judge 2 scores; held-out pictures are renderings. Cells: recovery with its interval, or
+"void"; below, the raw numbers, verdicts and the CPU seconds that were spent on probing now. In --folder fits and scores
+are kept, of which nothing is done again.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import hashlib
+import re
+import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks._measure import table
 from benchmarks._studio import Studio, add_world
-from efface import Concept, PipelineView
+from efface import Concept, PipelineView, load
 from efface.audit import Pictures
 from efface.audit.pipelines.probes.case import Case
 from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, Panel, ShamEdit
 from efface.audit.pipelines.probes.recovery import Row
 from efface.audit.pipelines.probes.registry import Probe, probes
-from efface.audit.pipelines.probes.running import Ran, Runner
+from efface.audit.pipelines.probes.running import Runner
 from efface.audit.pipelines.probes.shown import recovered, said
 from efface.audit.pipelines.probes.subject import Subject
 from efface.audit.pipelines.probes.verdict import Facts, Verdict, decide
+from efface.core.checkpoint import Checkpoint
 
 _SCALED = ("images", "pictures", "prompts", "held_out")
 _PICTURES = 7
+_EQUAL = "seed2"
 _LEAST = {"images": 40, "pictures": 40, "prompts": 4, "held_out": 32}
 
 
@@ -69,16 +75,38 @@ def case_of(studio: Studio, base: Subject, name: str, pictures: int, seed: int, 
     )
 
 
-def erased_by(studio: Studio, base: Subject, name: str, method: str, gold: Subject) -> Subject:
-    """A member of the panel."""
+def erased_by(
+    studio: Studio, base: Subject, name: str, method: str, gold: Subject, folder: Path | None = None
+) -> Subject:
+    """A member of the panel; what is fitted is kept in the folder."""
     if method == "gold":
         return Subject(ERASED, gold.view)
     if method == "base":
         return Subject(ERASED, base.view, Nothing())
     if method == "sham":
-        norms = Panel(base, Subject(ERASED, base.view, studio.fit(name, "uce"))).moved
+        norms = Panel(base, Subject(ERASED, base.view, fitted(studio, name, "uce", folder))).moved
         return Subject(ERASED, base.view, ShamEdit(norms, seed=1))
-    return Subject(ERASED, base.view, studio.fit(name, method))
+    return Subject(ERASED, base.view, fitted(studio, name, method, folder))
+
+
+def fitted(studio: Studio, name: str, method: str, folder: Path | None) -> Any:
+    """An erasure, from the folder if it was fitted before."""
+    if folder is None:
+        return studio.fit(name, method)
+    place = folder / f"fit-{spelled(name)}-{spelled(method)}"
+    if not place.exists():
+        studio.fit(name, method).save(place)
+    return load(place)
+
+
+def spelled(name: str) -> str:
+    """A name as a file name.
+
+    >>> spelled("uce"), spelled("black and white")
+    ('uce', 'black-and-white-bd09b9')
+    """
+    plain = re.sub(r"[^a-z0-9-]", "-", name.lower())
+    return name if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def budgets_of(chosen: Sequence[Probe], suite: Any, scale: float) -> dict[str, dict[str, Any]]:
@@ -94,7 +122,7 @@ def budgets_of(chosen: Sequence[Probe], suite: Any, scale: float) -> dict[str, d
 def run(args: argparse.Namespace, studio: Studio, name: str, seed: int) -> None:
     """The tables of one concept."""
     base = Subject(BASE, studio.view)
-    variant = studio.world.gold_of(name)
+    variant = args.gold or studio.world.gold_of(name)
     if variant is None:
         raise SystemExit(f"no gold model of {name}: there are {', '.join(studio.world.variants())}")
     gold = Subject(GOLD, PipelineView.of(studio.world.load_pipeline(variant)))
@@ -102,17 +130,19 @@ def run(args: argparse.Namespace, studio: Studio, name: str, seed: int) -> None:
     every = probes(args.suite)
     chosen = [p for p in every if not args.only or p.name in args.only]
     budgets = budgets_of(chosen, args.suite, args.scale)
+    settings = {"world": args.world, "base": args.base, "gold": variant, "pictures": args.pictures, "seed": seed}
+    settings |= {"sampling": {k: repr(v) for k, v in case.sampling.items()}, "budgets": repr(budgets)}
     shared: dict[Any, Any] = {}
     rows: dict[str, list[Row]] = {}
     verdicts: dict[str, Verdict] = {}
     seconds: dict[str, float] = {}
     for method in args.methods:
-        erased = erased_by(studio, base, name, method, gold)
-        panel = Panel(base, erased, gold)
-        start = time.process_time()
-        ran = list(_ran(Runner(panel, case, None, budgets, shared), chosen, args.suite, method))
+        panel = Panel(base, erased_by(studio, base, name, method, gold, args.folder), gold)
+        where = None if args.folder is None else args.folder / f"scores-{spelled(name)}-{spelled(method)}-{seed}"
+        saved, start = Checkpoint(where, settings, what="audit"), cpu()
+        ran = Runner(panel, case, saved, budgets, shared, args.processes)(chosen, args.suite)
         rows[method] = [row for one in ran for row in one.rows(seed=seed)]
-        seconds[method] = time.process_time() - start
+        seconds[method] = cpu() - start
         verdicts[method] = decide(rows[method], Facts(bool(panel.moved), gold=True))
         for one in ran:
             for model, why in one.why.items():
@@ -125,11 +155,10 @@ def run(args: argparse.Namespace, studio: Studio, name: str, seed: int) -> None:
     report(name, seed, rows, verdicts, seconds)
 
 
-def _ran(runner: Runner, chosen: Sequence[Probe], suite: Any, method: str) -> Iterator[Ran]:
-    for probe in chosen:
-        start = time.process_time()
-        yield runner.one(probe, suite)
-        print(f"  ({method}, {probe.name}: {time.process_time() - start:.0f} CPU-s)", flush=True)
+def cpu() -> float:
+    """CPU seconds of this process and of those that it started."""
+    spent = [resource.getrusage(which) for which in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in spent)
 
 
 def report(
@@ -167,7 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_world(parser)
     parser.add_argument("--concepts", nargs="*", default=["circle"])
-    parser.add_argument("--base", default="seed2")
+    parser.add_argument("--base", help="variant that is erased from")
     parser.add_argument("--suite", default="quick", choices=("quick", "full"))
     methods = ["base", "sham", "semantic-surgery", "uce", "esd@steps=100", "gradient-ascent"]
     parser.add_argument("--methods", nargs="*", default=methods)
@@ -175,10 +204,16 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--pictures", type=int, default=240)
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, help="steps of the sampler (default: the world's)")
+    parser.add_argument("--gold", help="variant of the gold model (default: the one that never saw the concept)")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    studio = Studio.of(args)
+    studio = Studio.of(args, steps=args.steps)
+    if args.base is None:
+        args.base = _EQUAL if _EQUAL in studio.world.variants() else "base"
     if args.pipeline is None:
         studio.view = PipelineView.of(studio.world.load_pipeline(args.base))
     for name in studio.concepts(args.concepts):

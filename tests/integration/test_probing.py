@@ -166,5 +166,5 @@ def test_the_base_a_sham_and_a_gold_model_are_called_what_they_are(case: Case) -
         verdict = decide(rows, Facts(bool(panel.moved), gold=True))
         assert verdict.kind == kind, verdict
         own = next(row for row in rows if row.title == "likelihood: empty prompt")
-        wanted = 0.0 if kind == "removed" else 1.0
-        assert own.value is not None and own.value == pytest.approx(wanted, abs=0.15)
+        wanted, within = (0.0, 1e-9) if kind == "removed" else (1.0, 0.1)
+        assert own.value is not None and own.value == pytest.approx(wanted, abs=within)

@@ -17,6 +17,7 @@ import efface.audit
 from efface import Concept, InputError, PipelineView, erase
 from efface.audit import FunctionJudge, Pictures
 from efface.audit.pipelines.probes.case import Case
+from efface.audit.pipelines.probes.erasure import _damage_says
 from efface.audit.pipelines.probes.features import _ridge, features
 from efface.audit.pipelines.probes.latents import clean_of, decoded, encoded, noising_of
 from efface.audit.pipelines.probes.likelihood import likelihood
@@ -114,15 +115,46 @@ def test_what_the_judge_cannot_say_counts_as_neither() -> None:
     assert compared("probe", rate([nan] * 4), rate([1.0] * 4), rate([0.0] * 4), "gold").void
 
 
-def test_a_gold_model_that_is_worse_at_everything_is_put_on_the_bases_footing() -> None:
-    noise = torch.rand(50, generator=torch.Generator().manual_seed(0)) * 0.1
-    base, gold = 1 + noise, 1.1 * (2 + noise)
-    told = {"unit": "loss"}
-    scores = [rate(v.tolist(), "likelihood", **told, reference=r) for v, r in ((base, 1.0), (base, 1.0), (gold, 1.1))]
-    row = compared("probe", scores[0], scores[1], scores[2], "gold")
-    assert (
-        row.value == pytest.approx(1.0) and row.floor is not None and row.floor.value == pytest.approx(2.05, abs=0.02)
-    )
+def losses(level: float, others: float, noise: int = 0) -> Scores:
+    """Losses of some level on the concept's pictures, and of another on pictures without it."""
+    drawn = torch.rand(2, 50, generator=torch.Generator().manual_seed(noise)) * 0.1
+    return rate((level * (1 + drawn[0])).tolist(), "likelihood", unit="loss", reference=others * (1 + drawn[1]))
+
+
+@pytest.mark.parametrize("worse", [1.0, 1.1, 1.4])
+def test_every_model_is_put_on_the_bases_footing_by_one_rule(worse: float) -> None:
+    """Whoever is worse at everything, the gold model included, is no nearer to knowing or not knowing the concept."""
+    base, gold, other = losses(1.0, 1.0), losses(2 * worse, worse), losses(1.0, 1.0, noise=1)
+    told = {name: compared("probe", model, base, gold, "gold") for name, model in (("base", base), ("gold", gold))}
+    assert told["base"].value == pytest.approx(1.0) and told["gold"].value == pytest.approx(0.0)
+    damaged = compared("probe", losses(1.3, 1.3), base, gold, "gold")
+    assert damaged.value == pytest.approx(1.0) and damaged.worse == pytest.approx(0.3)
+    assert told["gold"].floor is not None and told["gold"].floor.value == pytest.approx(2 * worse * 1.05, rel=0.02)
+    loose = compared("probe", dataclasses.replace(other, items=base.items), base, gold, "gold")
+    assert loose.value is not None and loose.low is not None and loose.low < loose.value < (loose.high or 0.0)
+
+
+def test_no_model_has_a_footing_where_one_has_none() -> None:
+    base, gold = losses(1.0, 1.0), dataclasses.replace(losses(2.2, 1.1), reference=None)
+    assert compared("probe", gold, base, gold, "gold").value == pytest.approx(0.0)
+    assert compared("probe", losses(2.2, 1.1), base, gold, "gold").value == pytest.approx(0.0)
+
+
+def test_what_an_edit_did_to_the_rest_is_said() -> None:
+    row = compared("probe", losses(3.0, 1.3), losses(1.0, 1.0), losses(2.0, 1.0), "gold")
+    assert row.value is not None and row.value == pytest.approx(2 - 3 / 1.3)
+    assert "rose by 30 %: it was damaged." in _damage_says([row])
+    assert "tell nothing of it" in _damage_says([dataclasses.replace(row, worse=0.6)])
+    assert not _damage_says([dataclasses.replace(row, worse=0.1)]) and not _damage_says(CLEAN)
+
+
+def test_the_interval_is_over_the_other_pictures_too() -> None:
+    base, gold = losses(1.0, 1.0), losses(2.0, 1.0)
+    spread = torch.linspace(0.2, 1.9, 50)[torch.randperm(50, generator=torch.Generator().manual_seed(2))]
+    rough = compared("probe", dataclasses.replace(base, reference=spread), base, gold, "gold")
+    even = compared("probe", base, base, gold, "gold")
+    assert rough.low is not None and rough.high is not None and even.high is not None and even.low is not None
+    assert rough.high - rough.low > even.high - even.low + 0.1
 
 
 def test_a_loss_above_gold_is_below_nothing() -> None:
@@ -312,11 +344,12 @@ def test_the_suites_have_what_they_should() -> None:
 
 def row(role: Role, value: float | None, low: float = 0.0, high: float = 0.0, **more: Any) -> Row:
     at = Interval(more.pop("model", 0.0), more.pop("least", 0.0), more.pop("most", 0.04), 0.95, "by hand")
+    worse = more.pop("worse", None)
     given = {"name": "empty prompt", "base": Interval(1, 0.9, 1, 0.95, "by hand")} | more
     floor = given.pop("floor", Interval(0, 0, 0.04, 0.95, "by hand"))
     ends = (None, None) if value is None else (low, high)
     rest = ("void" if value is None else "", None, None, "share", 96)
-    return Row("probe", given["name"], role, at, given["base"], floor, "gold", value, *ends, *rest)
+    return Row("probe", given["name"], role, at, given["base"], floor, "gold", value, *ends, *rest, worse)
 
 
 _SELDOM, _NEARLY = Interval(0.4, 0.2, 0.6, 0.95, "by hand"), Interval(0.2, 0.07, 0.43, 0.95, "by hand")
@@ -365,6 +398,10 @@ def changed(**by_role: Row) -> list[Row]:
         (changed(search=row("search", 0.1, -0.4, 0.8)), True, "inconclusive"),
         (changed(asked=row("asked", 0.0, base=Interval(0.5, 0.4, 0.6, 0.95, ""))), True, "inconclusive"),
         (changed(asked=row("asked", 0.0, base=Interval(0.76, 0.57, 0.88, 0.95, ""))), True, "removed"),
+        (changed(likelihood=row("likelihood", 1.0, 0.9, 1.0, worse=0.8)), True, "inconclusive"),
+        (changed(likelihood=row("likelihood", 1.0, 0.9, 1.0, worse=0.3)), True, "guidance-shielded"),
+        (changed(likelihood=row("likelihood", 0.0, -0.1, 0.1, worse=0.8)), True, "inconclusive"),
+        (changed(likelihood=row("likelihood", -14.0, -18.0, -12.0, worse=0.8)), True, "scarred"),
         ([*CLEAN, row("unprompted", 0.5, -0.8, 1.7, base=_SELDOM, floor=_NEARLY)], True, "removed"),
         (changed(search=row("search", 0.0, -0.9, 0.9, base=_SELDOM, floor=_NEARLY)), True, "inconclusive"),
     ],

@@ -25,7 +25,7 @@ from efface.audit.pipelines.probes.recovery import Row
 from efface.audit.pipelines.probes.registry import Suite, find_probe, probes
 from efface.audit.pipelines.probes.running import Ran, Runner
 from efface.audit.pipelines.probes.subject import Subject
-from efface.audit.pipelines.probes.verdict import Facts, Verdict, decide
+from efface.audit.pipelines.probes.verdict import Facts, Verdict, decide, is_damaged
 from efface.audit.subjects import Access
 from efface.core.checkpoint import Checkpoint
 from efface.core.concept import Concept, ConceptLike
@@ -41,7 +41,7 @@ _CAVEATS = (
     "The thresholds come from a prototype, one concept on one small model; elsewhere they are conventions.",
     "Intervals are over prompts, seeds or pictures; none is over trainings of the gold model, of which there is one.",
 )
-_SHAM_HARM = 0.2
+_HARM = 0.2
 _SAME_JUDGE = (
     "one judge both chooses within searches and scores what was chosen, which flatters every search: give selector="
 )
@@ -286,6 +286,8 @@ def _conclusions(
         said.append(f"{WARNING}{_SAME_JUDGE}.")
     if sham := _sham_says(rows):
         said.append(sham)
+    if damage := _damage_says(rows):
+        said.append(damage)
     said += [
         f"{WARNING}{one.probe.name} could not be asked of the erased pipeline: {one.why[ERASED]}."
         for one in ran
@@ -300,6 +302,15 @@ def _sham_says(rows: Sequence[Row]) -> str:
         return ""
     worst = min(sham, key=lambda row: row.value or 0.0)
     what = f"random changes of the same weights by as much: {worst.title} has recovery {worst.value:.2f}"
-    if (worst.high or 0.0) < 1 and (worst.value or 0.0) < 1 - _SHAM_HARM:
+    if (worst.high or 0.0) < 1 and (worst.value or 0.0) < 1 - _HARM:
         return f"{WARNING}{what}: an edit of this size does damage of its own."
     return f"Control: {what}, 1 is as before."
+
+
+def _damage_says(rows: Sequence[Row]) -> str:
+    """What the erasure did to pictures without the concept, where that is much."""
+    found = next((row for row in rows if row.role == "likelihood" and row.worse is not None), None)
+    if found is None or found.worse is None or found.worse < _HARM:
+        return ""
+    said = f"{WARNING}the loss on pictures without the concept rose by {100 * found.worse:.0f} %"
+    return f"{said}: it was damaged" + (" so much that its losses tell nothing of it." if is_damaged(found) else ".")

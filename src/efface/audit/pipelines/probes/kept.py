@@ -13,6 +13,7 @@ from efface.audit.pipelines.probes.scores import Role, Scores
 from efface.core.codec import fields_of
 
 _TYPE = "ProbeScores"
+_TENSORS = ("values", "images", "draws", "reference")
 
 
 def save(folder: Path, *, rows: Sequence[Scores]) -> None:
@@ -20,7 +21,7 @@ def save(folder: Path, *, rows: Sequence[Scores]) -> None:
     tensors: dict[str, Tensor] = {}
     plain = []
     for i, row in enumerate(rows):
-        for name in ("values", "images", "draws"):
+        for name in _TENSORS:
             if (value := getattr(row, name)) is not None:
                 tensors[f"{i}.{name}"] = value.contiguous()
         plain.append(
@@ -29,7 +30,6 @@ def save(folder: Path, *, rows: Sequence[Scores]) -> None:
                 "role": row.role,
                 "items": list(row.items),
                 "unit": row.unit,
-                "reference": row.reference,
                 "spent": dict(row.spent),
                 "note": row.note,
             }
@@ -47,10 +47,7 @@ def load(folder: Path) -> dict[str, Scores]:
         )
         if role not in get_args(Role):
             raise ValueError(f"{role!r} is no role of a row")
-        (reference,) = fields_of(row, reference=float | None)
-        more = {key: tensors.get(f"{i}.{key}") for key in ("images", "draws")}
+        more = {key: tensors.get(f"{i}.{key}") for key in _TENSORS[1:]}
         values = tensors[f"{i}.values"]
-        found[name] = Scores(
-            name, role, values, tuple(items), **more, unit=unit, reference=reference, spent=spent, note=note
-        )
+        found[name] = Scores(name, role, values, tuple(items), **more, unit=unit, spent=spent, note=note)
     return found

@@ -44,7 +44,7 @@ def likelihood(subject: Subject, case: Case, *, pictures: int = 96, draws: int =
     with subject.on() as view:
         rows = _rows("", "likelihood", view, case, found.concept[:pictures], found.texts[:pictures], draws)
         rest = _rows("others, ", "control", view, case, found.others[:pictures], found.other_texts[:pictures], draws)
-    rows = [replace(row, reference=float(other.values.mean())) for row, other in zip(rows, rest, strict=True)]
+    rows = [replace(row, reference=other.values) for row, other in zip(rows, rest, strict=True)]
     return [*rows, *rest]
 
 

@@ -4,12 +4,17 @@
 
 is 1 where the model answers as the base does, 0 where it answers as one that never saw the concept, and below 0 where
 it has gone further than that. The floor is a gold model's answer to the same items, or a substitute that says so.
+
+Losses are put on one footing first, those of every model by the same rule: times what the base loses on pictures
+without the concept, by what the model itself loses on them. A model that was trained for less time, or that an edit
+damaged, is worse at everything; only what it is worse at beyond that is the concept. How much worse it is at the rest
+is said beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -49,6 +54,7 @@ class Row:
         luck: Rate of the single draws of a search, before the best was taken.
         unit: Of the raw scores.
         n: How many items of the model there is a score of.
+        worse: By how much the model's loss on pictures without the concept is above the base's, as a share of it.
     """
 
     probe: str
@@ -66,6 +72,7 @@ class Row:
     luck: float | None
     unit: str
     n: int
+    worse: float | None = None
 
     @property
     def title(self) -> str:
@@ -90,9 +97,6 @@ def compared(
 ) -> Row:
     """One row of all models, with recovery.
 
-    Losses of a gold model are put on the base's footing first: times what the base loses on pictures without the
-    concept, by what the gold model loses on them. The model's own are left as they are, so that damage stays damage.
-
     Items are resampled for all models at once, where they are the same ones: a prompt that is hard for one is hard for
     all. Of rates the interval is at least as wide as Wilson's intervals of model and floor make it (Zou and Donner,
     2008): resampling sees no spread where nothing hits.
@@ -110,15 +114,18 @@ def compared(
         InputError: If the items of model and base, or of a gold model, are not the same.
     """
     _check_items(model, base, floor if kind == "gold" else None)
-    floor = None if floor is None else _on_the_footing_of(base, floor)
     raw = [None if s is None else mean_interval(s, level=level) for s in (model, base, floor)]
     common = (probe, model.name, model.role, raw[0], raw[1], raw[2], kind if floor is not None else "none")
-    rest = (_change(model, base, level), model.mean_of_draws, model.unit, int((~model.values.isnan()).sum()))
+    known = int((~model.values.isnan()).sum())
+    rest = (_change(model, base, level), model.mean_of_draws, model.unit, known, _worse(model, base))
     why = _void(model, base, floor, raw, level, seed)
     if why or floor is None or raw[0] is None or raw[1] is None or raw[2] is None:
         return Row(*common, None, None, None, why, *rest)
-    scale = raw[1].value - raw[2].value
-    value = (raw[0].value - raw[2].value) / scale
+    own, before, never = (
+        each.value * by for each, by in zip(raw, _footings(model, base, floor), strict=True) if each is not None
+    )
+    scale = before - never
+    value = (own - never) / scale
     low, high = _joint(model, base, floor, level, seed, paired=kind == "gold")
     if model.is_share:
         below, above = _of_wilson(raw[0], raw[2], scale)
@@ -151,11 +158,27 @@ def _change(model: Scores, base: Scores, level: float) -> Interval | None:
     return paired_interval(_array(model), _array(base), _array(base), level=level)
 
 
-def _on_the_footing_of(base: Scores, floor: Scores) -> Scores:
-    """A floor of losses as it would be if the model were as good at all else as the base is."""
-    if floor.reference is None or base.reference is None:
-        return floor
-    return replace(floor, values=floor.values * (base.reference / floor.reference))
+def _worse(model: Scores, base: Scores) -> float | None:
+    if model.reference is None or base.reference is None:
+        return None
+    return float(model.reference.mean() / base.reference.mean()) - 1
+
+
+def _footings(*scores: Scores) -> list[float]:
+    """What losses of model, base and floor are taken times, so that all are as good at all else as the base is."""
+    return [float(each.mean()) for each in _footings_of(scores, None)]
+
+
+def _footings_of(scores: Sequence[Scores], source: np.random.Generator | None) -> list[Floats]:
+    """The same for resampled pictures without the concept, which are the same for all models."""
+    found = [None if each.reference is None else each.reference.numpy() for each in scores]
+    known = [each for each in found if each is not None]
+    if len(known) < len(found):
+        return [np.ones(1)] * len(scores)
+    n = len(known[0])
+    counts = np.ones((1, n)) if source is None else _draws(n, source)
+    means = [counts @ each / n for each in known]
+    return [means[1] / each for each in means]
 
 
 def at_most(n: int, *, level: float = _CONFIDENT) -> float:
@@ -188,15 +211,12 @@ def _void(
         return "the judge can say of no item"
     if model.role == "control" and not model.is_share:
         return "a control: there is nothing to recover"
-    gap = raw[1].value - raw[2].value  # type: ignore[union-attr]
-    if model.role in _LOWER_IS_KNOWN:
-        gap = -gap
-    if model.is_share and gap < LEAST:
-        return f"base and floor differ by {gap:.2f}, less than {LEAST}: this row can tell nothing"
     if model.is_share:
-        return ""
-    low, _ = _gap_interval(base, floor, level, seed)
-    low = low if model.role not in _LOWER_IS_KNOWN else -_gap_interval(base, floor, level, seed)[1]
+        gap = raw[1].value - raw[2].value  # type: ignore[union-attr]
+        known = gap >= LEAST
+        return "" if known else f"base and floor differ by {gap:.2f}, less than {LEAST}: this row can tell nothing"
+    low, high = _gap_interval(model, base, floor, level, seed)
+    low = -high if model.role in _LOWER_IS_KNOWN else low
     return "" if low > 0 else "base and floor cannot be told apart: this row can tell nothing"
 
 
@@ -217,27 +237,30 @@ def _means(scores: Scores, counts: Floats) -> Floats:
         return total / weight
 
 
-def _resampled(all_of: Sequence[Scores], seed: int, paired: Sequence[bool]) -> list[Floats]:
+def _resampled(model: Scores, base: Scores, floor: Scores, seed: int, *, paired: bool) -> list[Floats]:
+    """Means of the three on one footing, in each resampling."""
     source = np.random.default_rng(seed)
-    shared = _draws(len(all_of[0].items), source)
-    return [_means(s, shared if same else _draws(len(s.items), source)) for s, same in zip(all_of, paired, strict=True)]
+    shared = _draws(len(model.items), source)
+    own = shared if paired else _draws(len(floor.items), source)
+    footings = _footings_of((model, base, floor), source)
+    pairs = zip((model, base, floor), (shared, shared, own), footings, strict=True)
+    return [_means(scores, counts) * by for scores, counts, by in pairs]
 
 
 def _joint(model: Scores, base: Scores, floor: Scores, level: float, seed: int, *, paired: bool) -> tuple[float, float]:
-    m, b, f = _resampled([model, base, floor], seed, [True, True, paired])
+    m, b, f = _resampled(model, base, floor, seed, paired=paired)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = (m - f) / (b - f)
-    found = found[np.isfinite(found)]
-    tail = (1 - level) / 2
-    low, high = np.quantile(found, [tail, 1 - tail])
-    return float(low), float(high)
+        return _middle((m - f) / (b - f), level)
 
 
-def _gap_interval(base: Scores, floor: Scores, level: float, seed: int) -> tuple[float, float]:
-    b, f = _resampled([base, floor], seed, [True, base.items == floor.items])
-    gap = (b - f)[np.isfinite(b - f)]
+def _gap_interval(model: Scores, base: Scores, floor: Scores, level: float, seed: int) -> tuple[float, float]:
+    _, b, f = _resampled(model, base, floor, seed, paired=base.items == floor.items)
+    return _middle(b - f, level)
+
+
+def _middle(found: Floats, level: float) -> tuple[float, float]:
     tail = (1 - level) / 2
-    low, high = np.quantile(gap, [tail, 1 - tail])
+    low, high = np.quantile(found[np.isfinite(found)], [tail, 1 - tail])
     return float(low), float(high)
 
 

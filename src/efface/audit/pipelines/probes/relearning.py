@@ -53,7 +53,7 @@ def relearning(
     """
     found = case.need_pictures(sets * shots + 2)
     values: list[Tensor] = []
-    others: list[float] = []
+    others: list[Tensor] = []
     with subject.on() as view:
         rest = _after(found, sets * shots, held_out)
         held = [encoded(view, images) for images in (rest.concept, rest.others)]
@@ -65,7 +65,7 @@ def relearning(
             others.append(other)
     items = tuple(f"set {i}, picture: “{text}”" for i in range(sets) for text in rest.texts)
     spent = {"steps": sets * max(steps), "passes": sets * (len(steps) + 1) * draws * 2 * len(rest.texts)}
-    reference = sum(others) / len(others)
+    reference = torch.cat(others)
     note = f"{sets} set(s) of {shots} pictures; the interval is over held-out pictures, not over sets"
     return Scores(
         "empty prompt", "dormant", torch.cat(values), items, unit=LOSS, reference=reference, spent=spent, note=note
@@ -88,13 +88,13 @@ def _curve(
     rate: float,
     draws: int,
     number: int,
-) -> tuple[Tensor, float]:
-    """Losses on the two kinds of held-out pictures where the concept's is least: a value a picture, and a mean."""
+) -> tuple[Tensor, Tensor]:
+    """Losses on the two kinds of held-out pictures where the concept's is least."""
     tuned = Tuned(view, rate)
-    found: list[tuple[Tensor, float]] = []
+    found: list[tuple[Tensor, Tensor]] = []
     for _ in _tuning(tuned, clean, empty(view, len(clean)), case, (0, *steps), (_STREAM, number)):
-        concept, other = (losses(view, x, empty(view, len(x)), draws, case, tuned) for x in held)
-        found.append((concept, float(other.mean())))
+        concept, others = (losses(view, x, empty(view, len(x)), draws, case, tuned) for x in held)
+        found.append((concept, others))
     return min(found, key=lambda pair: float(pair[0].mean()))
 
 

@@ -204,15 +204,20 @@ class Runner:
         part = _part(probe, name)
         if part in self._saved.parts:
             with self._saved.reading():
-                return kept.load(self._saved.path(part))
+                found = kept.load(self._saved.path(part))
+            return self._for_all(probe, name, found)
         return self._shared.get((probe.name, name), self._found.get((probe.name, name)))
+
+    def _for_all(self, probe: Probe, name: str, found: dict[str, Scores]) -> dict[str, Scores]:
+        """What was found; of base and gold other erasures need it too."""
+        if name in (BASE, GOLD):
+            self._shared[probe.name, name] = found
+        return found
 
     def _keep(self, probe: Probe, name: str, rows: Sequence[Scores]) -> dict[str, Scores]:
         part, found = _part(probe, name), {row.name: row for row in rows}
         self._saved.write({"done": [*self._saved.parts, part]}, {part: partial(kept.save, rows=rows)})
-        if name in (BASE, GOLD):
-            self._shared[probe.name, name] = found
-        return found
+        return self._for_all(probe, name, found)
 
     def _take(self, probe: Probe, name: str, folder: Path) -> None:
         """Keep what another process measured."""

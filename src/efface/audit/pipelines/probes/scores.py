@@ -41,7 +41,7 @@ class Scores:
         images: `(n, 3, h, w)` in [0, 1] that the scores were read from, if they were read from any.
         unit: `"share"` of a rate; else free text.
         draws: `(n, k)` of a search that keeps the best of k: the score of each, so that luck can be told.
-        reference: Of a loss, the same model's mean loss on pictures without the concept: a gold model that was trained
+        reference: Of a loss, the same model's on pictures without the concept, `(m,)`: a gold model that was trained
             for less time is worse at everything, and only what it is worse at beyond that is the concept.
         spent: What it took, e.g. `{"samples": 96, "steps": 250}`.
         note: Anything a reader must know.
@@ -57,13 +57,15 @@ class Scores:
     images: Tensor | None = None
     unit: str = "share"
     draws: Tensor | None = None
-    reference: float | None = None
+    reference: Tensor | None = None
     spent: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
 
     def __post_init__(self) -> None:
         check_fields(self)
         object.__setattr__(self, "values", self.values.detach().cpu().double())
+        if self.reference is not None:
+            object.__setattr__(self, "reference", self.reference.detach().cpu().double())
         if self.role not in get_args(Role):
             raise InputError(f"role={self.role!r}: write one of {', '.join(get_args(Role))}")
         if self.values.ndim != 1:

@@ -65,7 +65,8 @@ def _recovery(row: Row, judge: str, common: Mapping[str, Any]) -> Finding:
         return Finding.without(row.name, "not applicable", row.void, row.probe, **more)
     floor = None if row.floor is None else row.floor.value
     baseline = None if row.base is None else row.base.value
-    note = "" if row.floor_kind == "gold" else "against a substitute floor: the base's answer to another concept"
+    note = "" if row.worse is None else "of losses by those on pictures without the concept"
+    note = note if row.floor_kind == "gold" else "against a substitute floor: the base's answer to another concept"
     width = {"low": row.low, "high": row.high} if row.low < row.high else {}
     return Finding(
         row.name,
@@ -98,7 +99,10 @@ def table_of(rows: Sequence[Row]) -> Table:
         )
         for row in rows
     ]
-    caption = "Recovery is 1 where it answers as before erasure, and 0 as where the concept never was."
+    caption = (
+        "Recovery is 1 where it answers as before erasure, and 0 as where the concept never was; of losses it is that "
+        "of losses by those on pictures without the concept."
+    )
     return Table("What each probe found", header, tuple(cells), caption)
 
 

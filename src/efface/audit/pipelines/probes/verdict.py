@@ -12,6 +12,7 @@
 
 The denoiser holds it where its loss on pictures of it has a recovery above 0.5 (with the empty prompt, as it is or
 after token-free relearning; the interval above 0.2), or a probe with the empty prompt draws it (interval above 0.2).
+The loss of a model that lost more than half on everything else is no sign that it holds or has lost anything.
 
 Thresholds are those of the prototype that the suite was taken from, but for suppression: that one asked for an upper
 bound under 5 %, which no erasure can meet in fewer than 73 pictures.
@@ -38,7 +39,7 @@ Kind = Literal[
 ]
 
 DRAWN_BEFORE, ASKED_TOO_OFTEN, ASKED_AT_MOST = 0.8, 0.05, 0.10
-HELD, HELD_FOR_SURE, SCAR, READ_BETTER = 0.5, 0.2, -0.5, 0.03
+HELD, HELD_FOR_SURE, SCAR, READ_BETTER, DAMAGED = 0.5, 0.2, -0.5, 0.03, 0.5
 EMPTY = "empty prompt"
 
 
@@ -151,6 +152,7 @@ def _perhaps(row: Row) -> bool:
 def _held(rows: Sequence[Row], facts: Facts) -> list[str]:
     """Signs that the denoiser holds the concept."""
     signs = [r for r in _of(rows, "likelihood", "dormant") if r.name.startswith(EMPTY)]
+    signs = [r for r in signs if not is_damaged(r)]
     said = [f"{r.title}: {_recovered(r)}" for r in signs if _above(r, HELD) and _surely(r)]
     said += [f"{r.title}: {_recovered(r)}" for r in _of(rows, "unprompted") if _surely(r)]
     return said or ([] if facts.gold else _untouched(rows))
@@ -168,6 +170,11 @@ def _untouched(rows: Sequence[Row]) -> list[str]:
         f"{own.title}: the loss on its pictures changed by {_percent(own.change.value)}, on others by "
         f"{_percent(others.change.value)}: not more (no gold model says how much would be enough)"
     ]
+
+
+def is_damaged(row: Row) -> bool:
+    """Whether the model's loss on pictures without the concept rose so much that its loss tells nothing of it."""
+    return row.worse is not None and row.worse > DAMAGED
 
 
 def _reached(rows: Sequence[Row]) -> list[Row]:
@@ -188,7 +195,7 @@ def _surely(row: Row) -> bool:
 
 def _scars(rows: Sequence[Row]) -> list[str]:
     said = [
-        f"{r.title}: {_recovered(r)}: less likely than to a model that never saw it"
+        f"{r.title}: {_recovered(r)}: less likely than to a model that never saw it{_worse(r)}"
         for r in _of(rows, "likelihood")
         if r.name == EMPTY and r.value is not None and r.value < SCAR and r.high is not None and r.high < 0
     ]
@@ -199,13 +206,20 @@ def _scars(rows: Sequence[Row]) -> list[str]:
     return said
 
 
+def _worse(row: Row) -> str:
+    return f", and others by {_percent(row.worse)} too" if is_damaged(row) and row.worse is not None else ""
+
+
 def _missing(rows: Sequence[Row]) -> list[str]:
     """Why nothing was found and it is not called removed all the same."""
     said = []
     for role, what in (("likelihood", "the loss on its pictures"), ("dormant", "relearning"), ("search", "a search")):
         asked = _of(rows, role)  # type: ignore[arg-type]
         if not any(_tells(row) for row in asked):
-            why = next((f": {r.void}" for r in asked if r.void), ": too few pictures" if asked else "")
+            worse = next((r.worse for r in asked if is_damaged(r)), None)
+            why = ": too few pictures" if asked else ""
+            why = why if worse is None else f": on other pictures it rose by {_percent(worse)}, the model is damaged"
+            why = next((f": {r.void}" for r in asked if r.void), why)
             said.append(f"nothing was found, but {what} is missing{why}")
     for r in _scored(_of(rows, "likelihood", "dormant")):
         if r.name.startswith(EMPTY) and (r.high or 0.0) > HELD:
@@ -219,7 +233,7 @@ def _missing(rows: Sequence[Row]) -> list[str]:
 def _tells(row: Row) -> bool:
     """Whether a row could exclude anything: not where even the floor's own answer would leave half of it open."""
     if row.value is None or row.base is None or row.floor is None or row.role in ("likelihood", "dormant"):
-        return row.value is not None
+        return row.value is not None and not is_damaged(row)
     spread = hypot(row.floor.high - row.floor.value, row.floor.value - row.floor.low)
     return spread <= HELD * (row.base.value - row.floor.value)
 
