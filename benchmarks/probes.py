@@ -8,7 +8,7 @@ Each concept needs a gold model, which `gold_of` finds by what it never saw. On 
 everything, so that erasures are of that, unless --base says otherwise; elsewhere of what ships. "base" is erased by
 nothing, "sham" is a random change of the weights that uce changes, by as much. Methods are named as in
 `benchmarks.erasing` ("esd@steps=100"). --scale divides the numbers of pictures and of prompts of the budgets, to see
-whether it runs. Judge 1 selects, judge 2 scores; held-out pictures are renderings. Cells: recovery with its interval, or
+whether it runs. Judge 1 selects, judge 2 scores; held-out pictures are renderings. Cells: recovery with interval, or
 "void"; below, the raw numbers, verdicts and the CPU seconds that were spent on probing now. In --folder fits and scores
 are kept, of which nothing is done again.
 """
@@ -103,7 +103,7 @@ def spelled(name: str) -> str:
     """A name as a file name.
 
     >>> spelled("uce"), spelled("black and white")
-    ('uce', 'black-and-white-bd09b9')
+    ('uce', 'black-and-white-807ef3')
     """
     plain = re.sub(r"[^a-z0-9-]", "-", name.lower())
     return name if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
