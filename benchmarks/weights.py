@@ -29,7 +29,7 @@ from efface.diffusion.weights.closed_form import InputMap, NormalEquations
 from efface.diffusion.weights.oce import OceConfig, rotation
 from efface.diffusion.weights.projections import Stream
 from efface.diffusion.weights.rece import bringing_back, gram_of
-from efface.diffusion.weights.speed import SpeedConfig, edited
+from efface.diffusion.weights.speed import WAYS, Edits, SpeedConfig
 
 WIDTH, ROWS, LENGTH, AT_ONCE = 768, 75, 27.7, 32
 SIZES = {320: 10, 640: 10, 1280: 12}
@@ -135,7 +135,7 @@ def methods(concepts: int) -> None:
         return both.changes(maps.of)
 
     def speed(one: Stream) -> Any:
-        return edited(one, sums_of(parts).scaled(1 / concepts), kept, empty, SpeedConfig())
+        return Edits(one, sums_of(parts).scaled(1 / concepts), kept, empty, SpeedConfig()).changes(WAYS[0])
 
     def oce(one: Stream) -> Any:
         return [rotation(w.double(), keys, targets, kept.double(), mean, OceConfig()) for w in one.weights.values()]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from benchmarks import cgce, erasing, gates, safree
+from benchmarks._seen import Cells, Seen, spread
 from benchmarks._studio import _TRIED, Studio, add_world, has_word, kept_by, looked_at, reworded
-from benchmarks.anchor_effects import Cells, Seen, spread
 from torch import Tensor
 
 from efface import InputError

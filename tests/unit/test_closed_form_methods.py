@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from torch import Tensor
 import efface
 from efface import Concept, EffaceWarning, InputError, NothingErasedWarning, PipelineView
 from efface.diffusion.weights.fusion import fused
+from efface.diffusion.weights.null_spaces import Spectrum, fixed_rows, guarded
 from efface.diffusion.weights.oce import OceConfig, rotation
-from efface.diffusion.weights.speed import fixed_rows, guarded, null_space
+from efface.diffusion.weights.speed import WAYS, SpeedConfig, ways_of
 from tests.pipelines import BUILDERS, build
 from tests.references import closed_form as naive
 from tests.unit.test_closed_form import CIRCLE, CLOSE, double, draws, keys_and_values, naive_rows, rows_of
@@ -58,7 +60,7 @@ def test_what_rece_finds_does_bring_the_concept_back() -> None:
 
 
 BELOW: dict[str, Any] = {"null_below": 0.5, "filtered": True}
-EACH: dict[str, Any] = {"null_share": 0.05, "least_free": 0.0}
+EACH: dict[str, Any] = {"null_share": 0.05, "null_of": "each", "least_free": 0.0}
 
 
 @pytest.mark.parametrize("space", [BELOW, EACH | {"filtered": False}, EACH | {"filtered": True}])
@@ -91,7 +93,7 @@ def test_speed_keeps_what_it_promises(below: float | None) -> None:
     generator = torch.Generator().manual_seed(0)
     few = torch.randn(40, 6, generator=generator, dtype=torch.float64) @ draws(1, (6, 16))[0]
     keys, fixed, w = draws(2, (5, 16), (3, 16), (9, 16))
-    space = null_space(few.mT @ few / 40, 1e-9, below)
+    space = Spectrum.of(few.mT @ few / 40, few).free(1e-9, below=below)
     by = guarded(keys.mT @ keys / 5, space, fixed, 0.1, 0.0)
     change = w @ draws(3, (16, 16))[0] @ by
     assert space.shape[1] >= 10 and change.norm() > 0.1
@@ -113,12 +115,15 @@ def test_the_start_of_text_stays_as_it_is() -> None:
 
 def test_the_null_space_by_its_share() -> None:
     gram = torch.diag(torch.tensor([5.0, 1.0, 3.0, 0.5, 0.5], dtype=torch.float64))
-    assert [null_space(gram, share).shape[1] for share in (0, 0.05, 0.1, 0.2, 1)] == [0, 1, 2, 3, 5]
-    assert null_space(torch.zeros(4, 4, dtype=torch.float64), 0).shape[1] == 4
-    assert null_space(gram, 0, below=0.6).shape[1] == 2
-    assert null_space(gram, 0, least=0.5).shape[1] == 3
+    none = torch.zeros(0, 5, dtype=torch.float64)
+    alike = Spectrum.of(gram, none)
+    assert [alike.free(share).shape[1] for share in (0, 0.05, 0.1, 0.2, 1)] == [0, 1, 2, 3, 5]
+    assert [Spectrum.of(0 * gram, none).free(0, of).shape[1] for of in ("each", "all")] == [5, 5]
+    assert alike.free(0, below=0.6).shape[1] == 2
+    assert alike.free(0, least=0.5).shape[1] == 3
     rows = torch.tensor([[9.0, 0, 0, 0, 1], [9, 3, 0, 0, 0]], dtype=torch.float64)  # 1 / 82 in the least; 1 / 10 in 3
-    assert [null_space(gram, share, rows=rows).shape[1] for share in (0.012, 0.013, 0.099, 0.11, 1)] in (
+    of_rows = Spectrum.of(gram, rows)
+    assert [of_rows.free(share, "each").shape[1] for share in (0.012, 0.013, 0.099, 0.11, 1)] in (
         [0, 2, 2, 4, 5],
         [1, 2, 2, 4, 5],  # of two equal eigenvalues either may be the first
     )
@@ -129,7 +134,8 @@ def test_a_row_among_many_others_is_held_as_they_are() -> None:
     rows = torch.zeros(21, 8, dtype=torch.float64)
     rows[:, 0], rows[-1, 5] = 10, 1
     gram = rows.mT @ rows / len(rows)
-    alike, each = (null_space(gram, 0.001, rows=of) for of in (None, rows))
+    spectrum = Spectrum.of(gram, rows)
+    alike, each = spectrum.free(0.001), spectrum.free(0.001, "each")
     assert alike.shape[1] == 7 and float((rows[-1] @ alike).norm()) > 0.9
     assert each.shape[1] == 6 and float((rows @ each).abs().max()) < 1e-12
 
@@ -150,17 +156,64 @@ def test_what_is_preserved_stays_where_no_row_is_left_out() -> None:
 def test_rows_to_retain_that_fill_everything_are_told_of() -> None:
     pipe = build("sd1")
     with pytest.warns(EffaceWarning, match=r"directions left to change \(least_free=0.9\) hold up to"):
-        efface.erase(pipe, CIRCLE, "speed", least_free=0.9)
+        efface.erase(pipe, CIRCLE, "speed", key_span="last_to_end", null_of="each", least_free=0.9)
+
+
+CROWD = Concept("circle", anchor="star", preserve=["a circle", "the circle", "circles", "big circle"])
+CAREFUL: dict[str, Any] = {"key_span": "last_to_end", "null_of": "each"}
 
 
 def test_concepts_that_are_held_with_what_is_retained_are_told_of() -> None:
     pipe = double()
     free = efface.erase(pipe, Concept("circle", anchor="star"), "speed", least_free=1.0, fixed_ridge=1e9)
     assert all(fact["reached"] == pytest.approx(1.0, abs=0.02) for fact in free.report["layers"].values())
-    crowd = Concept("circle", anchor="star", preserve=["a circle", "the circle", "circles", "big circle"])
     with pytest.warns(EffaceWarning, match="move by .* of what they move where nothing is retained"):
-        held = efface.erase(pipe, crowd, "speed", null_share=1e-6, least_free=0.1, filtered=False)
+        held = efface.erase(pipe, CROWD, "speed", null_share=1e-6, least_free=0.1, filtered=False, **CAREFUL)
     assert max(fact["reached"] for fact in held.report["layers"].values()) < 0.5
+
+
+def reached(erasure: Any) -> list[float]:
+    return [fact["reached"] for fact in erasure.report["layers"].values()]
+
+
+@pytest.mark.filterwarnings("ignore::efface.EffaceWarning")
+def test_what_is_retained_is_held_as_carefully_as_lets_the_concept_move() -> None:
+    pipe = double()
+    careful = efface.erase(pipe, CROWD, "speed", reach=0)
+    assert careful.report["way"] == asdict(WAYS[0]) and max(reached(careful)) < 0.5
+    erasure = efface.erase(pipe, CROWD, "speed")
+    tried = [each["reached"] for each in erasure.report["tried"]]
+    assert min(reached(erasure)) >= 0.75 > max(tried[:-1]) and tried[-1] >= 0.75
+    way = erasure.report["way"]
+    assert erasure.report["tried"][-1] == way | {"reached": tried[-1]} and way == asdict(WAYS[len(tried) - 1])
+    assert "at least 75%" in erasure.report["why"]
+    written = efface.erase(pipe, CROWD, "speed", **way)
+    assert written.report["layers"] == erasure.report["layers"] and written.report["why"] == "all of it was written"
+    alone = efface.erase(pipe, Concept("circle", anchor="star"), "speed")
+    assert alone.report["way"] == asdict(WAYS[0]) and len(alone.report["tried"]) == 1
+
+
+@pytest.mark.filterwarnings("ignore::efface.EffaceWarning")
+@pytest.mark.parametrize("written", [{"key_span": "last_to_end"}, {"null_of": "each", "filtered": True}, CAREFUL])
+def test_what_was_written_is_never_overridden(written: dict[str, Any]) -> None:
+    """Where no way that is left moves the concept enough, it is the one that moves it most."""
+    report = efface.erase(double(), CROWD, "speed", reach=1.0, **written).report
+    tried = report["tried"]
+    assert len(tried) > 1 and all(written.items() <= each.items() for each in (report["way"], *tried))
+    assert report["way"].items() <= max(tried, key=lambda each: each["reached"]).items()
+    assert "by none do they move by 100%" in report["why"]
+
+
+def test_ways_that_come_to_the_same_are_tried_once() -> None:
+    assert ways_of(SpeedConfig()) == list(WAYS)
+    assert ways_of(SpeedConfig(key_span="last", filtered=True, null_of="all", least_free=0.0)) == [WAYS[-1]]
+    below = ways_of(SpeedConfig(null_below=0.1))
+    assert [(way.key_span, way.filtered) for way in below] == [
+        ("last_to_end", "crowded"),
+        ("last_to_end", True),
+        ("last", False),
+        ("last", True),
+    ]
 
 
 def test_centres_are_means_of_the_rows_near_them() -> None:
@@ -174,7 +227,7 @@ def test_centres_are_means_of_the_rows_near_them() -> None:
 
 def test_retaining_everything_is_refused() -> None:
     with pytest.raises(InputError, match="leaves no direction in which .* may change: preserve fewer words"):
-        efface.erase(build("sd1"), CIRCLE, "speed", null_share=0.0, least_free=0.0)
+        efface.erase(build("sd1"), CIRCLE, "speed", null_share=0.0, least_free=0.0, **CAREFUL)
 
 
 # ------------------------------------------------------------------------------------------------------- OCE

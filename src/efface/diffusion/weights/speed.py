@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from efface._errors import EffaceWarning, InputError
@@ -20,13 +19,13 @@ from efface.diffusion.weights.closed_form import (
     InputMap,
     NormalEquations,
     all_rows,
-    cholesky,
     equations,
     move,
     pair_rows,
     warn_of_nothing,
 )
 from efface.diffusion.weights.erasure import WeightErasure
+from efface.diffusion.weights.null_spaces import Retained, energy, fixed_rows, guarded
 from efface.diffusion.weights.projections import VALUES_HELP, Layers, Stream, deltas_of, streams_of, with_layers
 from efface.diffusion.weights.rows import (
     READS,
@@ -42,19 +41,22 @@ from efface.diffusion.weights.rows import (
 from efface.pipelines.view import PipelineView
 
 NAME = "speed"
-_CHUNK = 4096
 _FILTER_RIDGE = 1.0
 _MUCH = 0.01
 """Of a row's squared length: a tenth of the row."""
 _LITTLE = 0.5
 """Of the length by which the unguarded edit moves the concepts' rows."""
+_TRIED = 3
+"""Matrices that ways are compared on, spread over all: in one pipeline they hardly differ in it."""
+
+_AUTO = "auto: by reach"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedConfig(Config):
     """Options of SPEED."""
 
-    key_span: Span = option("last_to_end", SPAN_HELP)
+    key_span: Span | Literal["auto"] = option("auto", f"{SPAN_HELP}; {_AUTO}")
     layers: Layers = option("auto", VALUES_HELP)
     ridge: float = option(
         1.0, "how much the weights are held, in units of the mean square of an entry of the concepts' rows", above=0
@@ -62,18 +64,69 @@ class SpeedConfig(Config):
     null_share: float = option(
         0.001, "share of the retained rows' energy in the space where weights change", least=0, most=1
     )
-    null_of: Literal["each", "all"] = option("each", "of whose energy: at most of each row's own, or of all together")
-    least_free: float = option(0.25, "that space has at least this share of all directions", least=0, most=1)
+    null_of: Literal["each", "all", "auto"] = option(
+        "auto", f"of whose energy: at most of each row's own, or of all together; {_AUTO}"
+    )
+    least_free: float | Literal["auto"] = option(
+        "auto", f"that space has at least this share of all directions; {_AUTO}", least=0, most=1
+    )
     null_below: float | None = option(None, "instead, that space is of eigenvalues below this (published: .1)", least=0)
     filtered: bool | Literal["auto"] = option(
-        "auto",
-        "only rows that the unguarded edit moves more than the mean; auto: where all leave less than least_free",
+        "auto", f"only rows that the unguarded edit moves more than the mean are retained; {_AUTO}"
+    )
+    reach: float = option(
+        0.75,
+        "the auto options are the most careful by which the concepts' rows move so much of what they would if nothing "
+        "were retained",
+        least=0,
+        most=1,
     )
     augment: int = option(10, "how many rows are drawn around each that is retained", least=0)
     centres: int | None = option(3, "centres of the empty prompt's rows that stay fixed; none: all of them", least=1)
     fixed_ridge: float = option(0.0, "how much the start row and the centres may move; 0: not at all", least=0)
     in_templates: bool = option(False, "read words in the concept's templates, too, not by themselves")
     seed: int = option(0, "seed of what is drawn, and of the centres", least=0)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How what is retained is held: the options of these names.
+
+    Attributes:
+        key_span: Which rows.
+        null_of: Of whose energy the null space has little.
+        filtered: Whether rows are left out; `"crowded"`: of a matrix for which all leave no more than `least_free`.
+        least_free: At least this share of all directions is free.
+    """
+
+    key_span: Span
+    null_of: Literal["each", "all"]
+    filtered: bool | Literal["crowded"]
+    least_free: float
+
+
+WAYS = (
+    Way("last_to_end", "each", "crowded", 0.25),
+    Way("last_to_end", "each", True, 0.25),
+    Way("last_to_end", "all", True, 0.0),
+    Way("last", "each", False, 0.0),
+    Way("last", "all", True, 0.0),
+)
+"""From the most careful of what is retained to the loosest, which is the released one."""
+
+
+def ways_of(config: SpeedConfig) -> list[Way]:
+    """The ways that leave what was written as it is, each once.
+
+    >>> len(ways_of(SpeedConfig())), ways_of(SpeedConfig(key_span="last", filtered=False, least_free=0, null_of="all"))
+    (5, [Way(key_span='last', null_of='all', filtered=False, least_free=0.0)])
+    """
+    given = {name: getattr(config, name) for name in asdict(WAYS[0])}
+    written = {name: value for name, value in given.items() if value != "auto"}
+    found = [replace(way, **written) for way in WAYS]
+    if config.null_below is not None:  # then nothing asks whose energy it is
+        found = [replace(way, null_of=found[0].null_of, least_free=found[0].least_free) for way in found]
+    return list(dict.fromkeys(found))
 
 
 def fit(
@@ -93,13 +146,19 @@ def fit(
 
     So `W' x = W x` for all x that U is orthogonal to, and with `fixed_ridge=0` for C.
 
-    Differences from the released code: U is by what it holds of each row, not by an absolute threshold on eigenvalues
-    that depends on the text encoder's scale (`null_below` is that), as a word's own rows are few among those behind it
-    and have little of the energy of all (`null_of="all"`); where all rows leave room, none is filtered out in step 1,
-    as what is out is not held (`filtered=True` is as released); ridges are in units of u, which is 1 there, so that a
-    text encoder with smaller rows is edited as much; rows behind a word are keys, too (`key_span="last"` is
-    as released); an empty anchor is paired row by row, not with the start row alone; means are over all rows, not in
-    chunks of 128, so that the order does not matter; the centres are seeded, and chosen on any device.
+    **How what is retained is held** is chosen where `key_span`, `null_of`, `filtered` and `least_free` are left to
+    `"auto"`: of `WAYS`, from the most careful to the released one, the first by which the keys move by at least `reach`
+    of what they would with nothing retained, in the middle of a few matrices; if there is none, that by which they move
+    most. What much is retained holds the concepts, too. The report says which it was and what was tried.
+
+    Differences from the released code: in the first ways U is by what it holds of each row, not of all together
+    (`null_of="all"`), as a word's own rows are few among those behind it and have little of the energy of all; never by
+    an absolute threshold on eigenvalues that depends on the text encoder's scale, unless `null_below` is given; where
+    all rows leave room, none is filtered out in step 1, as what is out is not held; ridges are in units of u, which is
+    1 there, so that a text encoder with smaller rows is edited as much; rows behind a word are keys, too
+    (`key_span="last"` is as released); an empty anchor is paired row by row, not with the start row alone; means are
+    over all rows, not in chunks of 128, so that the order does not matter; the centres are seeded, and chosen on any
+    device.
 
     Args:
         view: The pipeline.
@@ -113,257 +172,194 @@ def fit(
     """
     more = texts_of(retain, "retain")
     check_words(view, concepts, more=more)
-    streams = streams_of(view, with_layers(config.layers, "values", view))
-    sums = _means(view, streams, concepts, config)
-    neutral = Phrase(concepts[0].neutral, concepts[0].neutral)
-    phrases = [p for p in preserved(concepts, config.in_templates) if p.prompt != neutral.prompt]
-    phrases += [Phrase(prompt, prompt) for prompt in more]
-    # In the text encoder's own precision, and off the device: they are gone through again for each matrix.
-    store = view.example.sequence.dtype
-    kept = all_rows(view, streams, phrases, config.key_span, store, "cpu")
-    fixed = all_rows(view, streams, [neutral], "all", store, "cpu")
-    changes, facts = [], []
-    for i, stream in enumerate(streams):
-        found, fact = edited(stream, sums[i], kept[i], fixed[i], config)
-        changes.append((stream, found))
-        facts.append(fact)
-    if all(total.changes_nothing for total in sums):
+    rows = _Rows(view, concepts, config, more)
+    way, chosen = _chosen(rows, config)
+    edits = rows.edits(way.key_span)
+    made = [(each.stream, *each.changes(way)) for each in edits]
+    if all(each.total.changes_nothing for each in edits):
         warn_of_nothing(concepts)
-    report = {"keys": sums[0].n, "retained": [len(rows) for rows in kept], "layers": _merged(facts)}
-    _warn_of_crowds(report["layers"], config)
-    _warn_of_little(report["layers"])
-    deltas = deltas_of(view, changes)
+    layers = {path: fact for _, _, facts in made for path, fact in facts.items()}
+    report: dict[str, Any] = {"keys": edits[0].total.n, "retained": [len(each.kept) for each in edits]}
+    report |= {"way": asdict(way), **chosen, "layers": layers}
+    _warn_of_crowds(layers, way, config)
+    _warn_of_little(layers)
+    deltas = deltas_of(view, [(stream, changes) for stream, changes, _ in made])
     return WeightErasure.made(deltas, method=NAME, concepts=concepts, config=config, report=report)
 
 
-def _means(
-    view: PipelineView, streams: Sequence[Stream], concepts: Sequence[Concept], config: SpeedConfig
-) -> list[NormalEquations]:
-    """A1 and A* - A1 of each stream: means over keys."""
-    sums = equations(streams, view)
-    move(sums, pair_rows(view, streams, pairs_of(concepts, config.in_templates), config.key_span))
-    return [total.scaled(1 / max(total.n, 1)) for total in sums]
+def _chosen(rows: _Rows, config: SpeedConfig) -> tuple[Way, dict[str, Any]]:
+    """The first way by which the concepts' rows move enough, or that by which they move most; why, and what was tried.
+
+    Raises:
+        InputError: If each leaves nothing that may change.
+    """
+    ways, tried, refused = ways_of(config), [], None
+    if len(ways) == 1:
+        return ways[0], {"why": "all of it was written", "tried": []}
+    for way in ways:
+        try:
+            reached: float | None = rows.reached(way)
+        except InputError as error:
+            refused, reached = refused or error, None
+        tried.append({**asdict(way), "reached": reached})
+        if reached is not None and reached >= config.reach:
+            why = f"the first by which the concepts' rows move by at least {config.reach:.0%} of what they would"
+            return way, {"why": why, "tried": tried}
+    if refused is not None and all(each["reached"] is None for each in tried):
+        raise refused
+    best = max(range(len(ways)), key=lambda i: tried[i]["reached"] or 0.0)
+    why = f"the concepts' rows move most by it; by none do they move by {config.reach:.0%} of what they would"
+    return ways[best], {"why": why, "tried": tried}
 
 
-def edited(
-    stream: Stream, total: NormalEquations, kept: Tensor, neutral: Tensor, config: SpeedConfig
-) -> tuple[dict[str, Change], dict[str, Any]]:
-    """The change of each matrix of a stream, and what was found."""
-    fixed = fixed_rows(neutral.to(total.gram), config.centres, config.seed)
-    unit = float(total.gram.diagonal().mean())
-    unguarded = total.solve(_FILTER_RIDGE * unit)
-    facts: dict[str, Any] = {}
-    changes: dict[str, Change] = {}
-    for i, (path, weight) in enumerate(stream.weights.items()):
-        w = weight.to(total.gram)
-        space, fact = free_space(w, kept, unguarded, config, config.seed + i)
+def _middle(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+class _Rows:
+    """What is read of a pipeline for a fit: by each key span once, when it is asked for."""
+
+    def __init__(
+        self, view: PipelineView, concepts: Sequence[Concept], config: SpeedConfig, more: Sequence[str]
+    ) -> None:
+        self.view, self.config = view, config
+        self.streams = streams_of(view, with_layers(config.layers, "values", view))
+        self.pairs = pairs_of(concepts, config.in_templates)
+        neutral = Phrase(concepts[0].neutral, concepts[0].neutral)
+        self.phrases = [p for p in preserved(concepts, config.in_templates) if p.prompt != neutral.prompt]
+        self.phrases += [Phrase(prompt, prompt) for prompt in more]
+        # In the text encoder's own precision, and off the device: they are gone through again for each matrix.
+        self.store = view.example.sequence.dtype
+        self.neutral = all_rows(view, self.streams, [neutral], "all", self.store, "cpu")
+        self._edits: dict[Span, list[Edits]] = {}
+
+    def edits(self, span: Span) -> list[Edits]:
+        """The edits of each stream."""
+        if span not in self._edits:
+            sums = equations(self.streams, self.view)
+            move(sums, pair_rows(self.view, self.streams, self.pairs, span))
+            means = [total.scaled(1 / max(total.n, 1)) for total in sums]
+            kept = all_rows(self.view, self.streams, self.phrases, span, self.store, "cpu")
+            parts = zip(self.streams, means, kept, self.neutral, strict=True)
+            self._edits[span] = [Edits(*each, self.config) for each in parts]
+        return self._edits[span]
+
+    def reached(self, way: Way) -> float:
+        """How far the concepts' rows move by a way, of how far they would: the middle of a few matrices.
+
+        Raises:
+            InputError: If what is retained leaves nothing that may change.
+        """
+        places = [(edits, path) for edits in self.edits(way.key_span) for path in edits.stream.matrices]
+        some = sorted({round(k * (len(places) - 1) / (_TRIED - 1)) for k in range(_TRIED)})
+        return _middle([edits.tried(path, way) for edits, path in (places[i] for i in some)])
+
+
+class Edits:
+    """The edit of each matrix of a stream, by any way with the key span of these rows.
+
+    Args:
+        stream: The matrices.
+        total: Means over keys, A1 and A* - A1.
+        kept: Rows that could be retained, `(n, width)`.
+        neutral: Rows of the empty prompt.
+        config: The options.
+    """
+
+    def __init__(
+        self, stream: Stream, total: NormalEquations, kept: Tensor, neutral: Tensor, config: SpeedConfig
+    ) -> None:
+        self.stream, self.total, self.kept, self.config = stream, total, kept, config
+        self.fixed = fixed_rows(neutral.to(total.gram), config.centres, config.seed)
+        unit = float(total.gram.diagonal().mean())
+        self.ridge = config.ridge * unit
+        self.unguarded = total.solve(_FILTER_RIDGE * unit)
+        self.unheld = self.unguarded if config.ridge == _FILTER_RIDGE else total.solve(self.ridge)
+        self._tried: dict[str, Retained] = {}
+
+    def tried(self, path: str, way: Way) -> float:
+        """How far the keys move by one matrix, of how far they would if nothing were retained.
+
+        Raises:
+            InputError: If what is retained leaves nothing that may change.
+        """
+        if path not in self._tried:
+            self._tried[path] = self._retained(path)
+        return self._edit(path, way, self._tried[path])[1]["reached"]
+
+    def changes(self, way: Way) -> tuple[dict[str, Change], dict[str, Any]]:
+        """The change of each matrix, and what was found.
+
+        Raises:
+            InputError: If what is retained leaves nothing that may change.
+        """
+        changes: dict[str, Change] = {}
+        facts: dict[str, Any] = {}
+        for path in self.stream.matrices:
+            retained = self._tried.pop(path, None) or self._retained(path)
+            edit, facts[path] = self._edit(path, way, retained)
+            changes |= self.stream.only(path).changes(edit.of)
+        return changes, facts
+
+    def _retained(self, path: str) -> Retained:
+        weight = self.stream.only(path).weights[path].to(self.total.gram)
+        seed = self.config.seed + list(self.stream.matrices).index(path)
+        return Retained(weight, self.kept, self.unguarded, self.config.augment, seed)
+
+    def _edit(self, path: str, way: Way, retained: Retained) -> tuple[InputMap, dict[str, Any]]:
+        """What a matrix's rows are read as, and what was found."""
+        space, fact = self._space(retained, way)
         if space.shape[1] == 0:
             raise InputError(
                 f"what is retained leaves no direction in which {path} may change: preserve fewer words, or write a "
-                f"larger null_share (it is {config.null_share:g}) or least_free (it is {config.least_free:g})"
+                f"larger null_share (it is {self.config.null_share:g}) or least_free (it is {way.least_free:g})"
             )
-        by = guarded(total.gram, space, fixed, config.ridge * unit, config.fixed_ridge)
-        found = total.solution(lambda rows, by=by: rows @ by)
-        changes |= stream.only(path).changes(found.of)
-        whole = energy(w, unguarded, total.gram)
-        reached = math.sqrt(energy(w, found, total.gram) / whole) if whole > 0 else 1.0
-        facts[path] = {**fact, "rank": found.rank, "reached": reached}
-    return changes, facts
+        by = guarded(self.total.gram, space, self.fixed, self.ridge, self.config.fixed_ridge)
+        found = self.total.solution(lambda rows: rows @ by)
+        whole = energy(retained.weight, self.unheld, self.total.gram)
+        reached = math.sqrt(energy(retained.weight, found, self.total.gram) / whole) if whole > 0 else 1.0
+        return found, {**fact, "rank": found.rank, "reached": reached}
+
+    def _space(self, retained: Retained, way: Way) -> tuple[Tensor, dict[str, Any]]:
+        """U of step 3, and what was found."""
+        config = self.config
+
+        def found(filtered: bool) -> tuple[Tensor, dict[str, Any]]:
+            spectrum = retained.spectrum(filtered)
+            space = spectrum.free(config.null_share, way.null_of, way.least_free, config.null_below)
+            most = float(spectrum.most[space.shape[1] - 1]) if space.shape[1] else 0.0
+            return space, {"rows": spectrum.n, "filtered": filtered, "free": space.shape[1], "most": most}
+
+        if way.filtered != "crowded":
+            return found(way.filtered)
+        space, fact = found(False)
+        return (space, fact) if space.shape[1] > way.least_free * len(space) else found(True)
 
 
-def free_space(
-    weight: Tensor, kept: Tensor, unguarded: InputMap, config: SpeedConfig, seed: int
-) -> tuple[Tensor, dict[str, Any]]:
-    """U of step 3 for one matrix, and what was found: with `filtered="auto"` of all rows, if these leave enough."""
-
-    def found(filtered: bool) -> tuple[Tensor, dict[str, Any]]:
-        generator = torch.Generator().manual_seed(seed)
-        gram, few, n = retained(weight, kept, unguarded, filtered, config.augment, generator)
-        rows = kept[few.to(kept.device)]
-        own = rows if config.null_of == "each" else None
-        space = null_space(gram, config.null_share, config.null_below, own, config.least_free)
-        most = float(most_of_a_row(rows, space)[-1]) if space.shape[1] else 0.0
-        return space, {"rows": n, "filtered": filtered, "free": space.shape[1], "most": most}
-
-    if not isinstance(config.filtered, str):
-        return found(config.filtered)
-    space, fact = found(False)
-    return (space, fact) if space.shape[1] > config.least_free * weight.shape[1] else found(True)
-
-
-def _warn_of_crowds(layers: dict[str, Any], config: SpeedConfig) -> None:
+def _warn_of_crowds(layers: Mapping[str, Any], way: Way, config: SpeedConfig) -> None:
     """Tell of rows to retain that have more in the space where weights change than they were to have."""
     most = max((fact["most"] for fact in layers.values()), default=0.0)
-    if config.null_below is None and config.null_of == "each" and most > max(config.null_share, _MUCH):
+    if config.null_below is None and way.null_of == "each" and most > max(config.null_share, _MUCH):
         free = min(fact["free"] for fact in layers.values())
         warnings.warn(
             f"what is retained fills so much that the {free} directions left to change (least_free="
-            f"{config.least_free:g}) hold up to {most:.1%} of a retained row, more than null_share="
+            f"{way.least_free:g}) hold up to {most:.1%} of a retained row, more than null_share="
             f"{config.null_share:g}: such rows move a little; preserve fewer words, or write a smaller least_free",
             EffaceWarning,
             stacklevel=4,
         )
 
 
-def _warn_of_little(layers: dict[str, Any]) -> None:
+def _warn_of_little(layers: Mapping[str, Any]) -> None:
     """Tell of concepts whose rows are held together with what is retained."""
-    reached = sorted(fact["reached"] for fact in layers.values())
-    if reached and (middle := reached[len(reached) // 2]) < _LITTLE:
+    if layers and (middle := _middle([fact["reached"] for fact in layers.values()])) < _LITTLE:
         warnings.warn(
             f"the concepts' rows move by {middle:.0%} of what they move where nothing is retained (the middle of "
-            f"{len(reached)} layers): what is retained holds them, too, so that little is erased; preserve fewer "
+            f"{len(layers)} layers): what is retained holds them, too, so that little is erased; preserve fewer "
             "words, or those less like them",
             EffaceWarning,
             stacklevel=4,
         )
-
-
-def retained(
-    weight: Tensor, rows: Tensor, unguarded: InputMap, filtered: bool, augment: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, int]:
-    """Mean of `x x^T` over what is retained for one matrix, which rows are, and how many with those drawn: steps 1, 2.
-
-    The rows that are drawn are `x + g v` with a normal g, so that the sum over them follows from x, g and v.
-
-    Args:
-        weight: W, `(out, width)`, float64.
-        rows: What could be retained, `(n, width)`.
-        unguarded: D of the edit E = W D that steps 1 and 2 look at.
-        filtered: Whether rows that it moves less than the mean are left out.
-        augment: How many are drawn around each.
-        generator: What g is drawn with.
-    """
-    gram = torch.zeros(weight.shape[1], weight.shape[1], dtype=weight.dtype, device=weight.device)
-    if not len(rows):
-        return gram, torch.zeros(0, dtype=torch.bool, device=gram.device), 0
-    chunks = [part.to(gram) for part in rows.split(_CHUNK)]
-    edited = torch.cat([moved(weight, unguarded, part) for part in chunks])
-    size = edited.norm(dim=1)
-    few = size > size.mean() if filtered else torch.ones_like(size, dtype=torch.bool)
-    few = few if bool(few.any()) else torch.ones_like(few)  # all are moved the same
-    v = last_direction(weight)
-    g = torch.randn(len(rows), augment, generator=generator, dtype=torch.float64).to(gram)
-    along = moved(weight, unguarded, v[None])[0]
-    sizes = (size[:, None] ** 2 + 2 * g * (edited @ along)[:, None] + g**2 * along.square().sum()).clamp_min(0).sqrt()
-    more = few[:, None].expand_as(g)
-    if augment and filtered:
-        more = more & (sizes > sizes[few].mean())
-    counts, sums = few + more.sum(1), (g * more).sum(1)
-    cross = torch.zeros_like(v)
-    for part, n, s in zip(chunks, counts.split(_CHUNK), sums.split(_CHUNK), strict=True):
-        some = part[n > 0]
-        gram.addmm_(some.mT * n[n > 0], some)
-        cross += s @ part
-    gram += torch.outer(cross, v) + torch.outer(v, cross) + (g.square() * more).sum() * torch.outer(v, v)
-    n = int(counts.sum())
-    return gram / n, few, n
-
-
-def moved(weight: Tensor, edit: InputMap, rows: Tensor) -> Tensor:
-    """`W D x` of rows `(n, width)`, `(n, out)`."""
-    inner = rows if edit.right is None else rows @ edit.right.mT
-    return inner @ (weight @ edit.left).mT
-
-
-def energy(weight: Tensor, edit: InputMap, gram: Tensor) -> float:
-    """Mean of `||W D k||^2` over keys whose mean of `k k^T` is given."""
-    out = weight @ edit.left
-    inner = gram if edit.right is None else edit.right @ gram @ edit.right.mT
-    return float(((out @ inner) * out).sum().clamp_min(0))
-
-
-def last_direction(weight: Tensor) -> Tensor:
-    """The right singular vector of the smallest singular value that is not zero by W's shape, `(width,)`."""
-    out, width = weight.shape
-    if out >= width:
-        return torch.linalg.eigh(weight.mT @ weight).eigenvectors[:, 0]
-    found = torch.linalg.eigh(weight @ weight.mT).eigenvectors[:, 0] @ weight
-    return found / found.norm()
-
-
-def null_space(
-    gram: Tensor, share: float, below: float | None = None, rows: Tensor | None = None, least: float = 0.0
-) -> Tensor:
-    """Orthonormal basis `(width, r)` of the directions of which rows with this mean of `x x^T` have next to nothing.
-
-    Args:
-        gram: The mean.
-        share: The smallest eigenvalues together are at most this share of all.
-        below: Instead, each is below this.
-        rows: Instead, the eigenvectors of the smallest hold at most `share` of each of these rows, `(n, width)`.
-        least: It has at least this share of all directions, those with the least of it, unless `below` is given.
-    """
-    values, vectors = torch.linalg.eigh(gram)
-    values = values.clamp_min(0)
-    if below is not None:
-        return vectors[:, values < below]
-    if rows is None or not len(rows):
-        small = values.cumsum(0) <= share * values.sum()
-    else:
-        small = most_of_a_row(rows, vectors) <= share
-    return vectors[:, : max(int(small.sum()), math.ceil(least * len(gram)))]
-
-
-def most_of_a_row(rows: Tensor, vectors: Tensor) -> Tensor:
-    """Largest share of a row's squared length that lies in the first 1, 2, ... of orthonormal vectors, `(vectors,)`."""
-    found = torch.zeros(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
-    for part in rows.split(_CHUNK) if len(rows) else ():
-        x = part.to(vectors)
-        size = x.square().sum(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-        found = torch.maximum(found, ((x @ vectors).square().cumsum(1) / size).max(0).values)
-    return found
-
-
-def guarded(gram: Tensor, space: Tensor, fixed: Tensor, ridge: float, fixed_ridge: float) -> Tensor:
-    """The inverse of step 5, `(width, width)`, symmetric: X without what C takes.
-
-    Args:
-        gram: A1.
-        space: U, `(width, r)`.
-        fixed: C, `(c, width)`.
-        ridge: Of A1.
-        fixed_ridge: Of C; 0 fixes it exactly.
-    """
-    inside = space.mT @ gram @ space
-    factor = cholesky((inside + inside.mT) / 2, ridge, "the concepts, where they may change,")
-    x = space @ torch.cholesky_solve(space.mT, factor)
-    c = fixed.mT
-    if fixed_ridge == 0:  # an orthonormal basis of what of C lies in the space: the same, and well-conditioned
-        u, s, _ = torch.linalg.svd(space.mT @ c, full_matrices=False)
-        c = space @ u[:, s > max(float(s.max()), 1.0) * 1e-9]
-    if not c.shape[1]:
-        return x
-    xc = x @ c
-    inner = c.mT @ xc
-    inner = (inner + inner.mT) / 2
-    return x - xc @ torch.cholesky_solve(xc.mT, cholesky(inner, fixed_ridge, "the rows that stay fixed,"))
-
-
-def fixed_rows(neutral: Tensor, centres: int | None, seed: int) -> Tensor:
-    """The first row of the empty prompt, and centres of its others by k-means; None takes each of them.
-
-    Args:
-        neutral: Rows of the empty prompt, `(rows, width)`.
-        centres: How many.
-        seed: Of the first choice.
-    """
-    first, rest = neutral[:1], neutral[1:]
-    if centres is None or len(rest) <= centres:
-        return neutral
-    order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))[:centres]
-    found = rest[order.to(rest.device)]
-    for _ in range(50):  # Lloyd's; a centre that no row is near to stays
-        near = torch.cdist(rest, found).argmin(1)
-        means = [rest[near == k].mean(0) if bool((near == k).any()) else found[k] for k in range(centres)]
-        new = torch.stack(means)
-        if torch.equal(new, found):
-            break
-        found = new
-    return torch.cat([first, found])
-
-
-def _merged(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {path: fact for each in facts for path, fact in each.items()}
 
 
 register(
