@@ -77,7 +77,7 @@ class SpeedConfig(Config):
     reach: float = option(
         0.75,
         "the auto options are the most careful by which the concepts' rows move so much of what they would if nothing "
-        "were retained",
+        "were held",
         least=0,
         most=1,
     )
@@ -148,8 +148,8 @@ def fit(
 
     **How what is retained is held** is chosen where `key_span`, `null_of`, `filtered` and `least_free` are left to
     `"auto"`: of `WAYS`, from the most careful to the released one, the first by which the keys move by at least `reach`
-    of what they would with nothing retained, in the middle of a few matrices; if there is none, that by which they move
-    most. What much is retained holds the concepts, too. The report says which it was and what was tried.
+    of what they would with nothing held, in the middle of a few matrices; if there is none, that by which they move
+    most. Much that is retained holds the concepts, too. The report says which it was and what was tried.
 
     Differences from the released code: in the first ways U is by what it holds of each row, not of all together
     (`null_of="all"`), as a word's own rows are few among those behind it and have little of the energy of all; never by
@@ -278,7 +278,7 @@ class Edits:
         self._tried: dict[str, Retained] = {}
 
     def tried(self, path: str, way: Way) -> float:
-        """How far the keys move by one matrix, of how far they would if nothing were retained.
+        """How far the keys move by one matrix, of how far they would if nothing were held.
 
         Raises:
             InputError: If what is retained leaves nothing that may change.
@@ -354,7 +354,7 @@ def _warn_of_little(layers: Mapping[str, Any]) -> None:
     """Tell of concepts whose rows are held together with what is retained."""
     if layers and (middle := _middle([fact["reached"] for fact in layers.values()])) < _LITTLE:
         warnings.warn(
-            f"the concepts' rows move by {middle:.0%} of what they move where nothing is retained (the middle of "
+            f"the concepts' rows move by {middle:.0%} of what they move where nothing is held (the middle of "
             f"{len(layers)} layers): what is retained holds them, too, so that little is erased; preserve fewer "
             "words, or those less like them",
             EffaceWarning,
