@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -85,8 +87,9 @@ class TestChoice:
         found.fill(concept)
 
     def test_one_candidate_is_the_anchor_and_the_boundary_is_empty(self, view: PipelineView) -> None:
-        found = select_anchors(view, "cat", ["dog"])
-        assert (found.anchor, found.boundary) == ("dog", ())
+        for words in (["dog"], np.array(["dog"]), pd.Series(["dog"])):
+            found = select_anchors(view, "cat", words)
+            assert (found.anchor, found.boundary) == ("dog", ())
 
     def test_none_left_says_which_filter_dropped_what(self, view: PipelineView) -> None:
         with pytest.raises(InputError, match=r"'cats' \(says 'cat', which is erased\)") as said:

@@ -3,6 +3,8 @@
 import itertools
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 import torch
 
@@ -49,6 +51,8 @@ def test_concepts_of_several_shapes():
     z = join_concepts(A.view(2, 300), X.view(2, 300, 10)[..., :2], kinds=["categorical", "auto"])
     assert z.shape == (2, 300, 4)
     assert join_concepts(B, kinds=["continuous"]).shape == (600, 1)
+    for sort in (np.array, pd.Series, pl.Series, pd.Index):
+        assert torch.equal(join_concepts(A, B, kinds=sort(["categorical", "auto"])), join_concepts(A, B))
 
 
 def test_bad_input():

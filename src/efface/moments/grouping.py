@@ -45,7 +45,7 @@ class GroupedTensor:
         """
         check_call(GroupedTensor.coalesce, locals())
         groups = self.groups if groups is None else groups
-        if len(groups) != len(self.labels) or not groups:
+        if len(groups) != len(self.labels) or not len(groups):
             raise InputError(f"coalesce got {len(groups)} groups for {len(self.labels)} labels: give one for each")
         if wrong := [g for g in groups if not isinstance(g, Tensor)]:
             raise InputError(f"coalesce got {shown(wrong[0])} for a group: give tensors")

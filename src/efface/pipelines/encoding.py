@@ -136,7 +136,7 @@ class Encoding:
         """
         self.check_options(options)
         check_texts(prompts, "a prompt")
-        check_texts(negative or (), "a negative prompt")
+        check_texts(() if negative is None else negative, "a negative prompt")
         if negative is not None and not self.accepts_negative():
             raise InputError(f"{type(self.pipe).__name__} takes no negative prompt: leave negative out")
         more = {name: list(options.pop(name)) for name in self.more_texts if options.get(name) is not None}

@@ -103,7 +103,7 @@ def presence(
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     asked = {concept: list(prompts)}
     again = f"{concept} {OTHER_WORDS}"
-    if paraphrases:
+    if len(paraphrases):
         asked[again] = list(paraphrases)
     asked |= {name: list(p) for name, p in (others or {}).items() if name != concept}
     if not numbers or not all(asked.values()):

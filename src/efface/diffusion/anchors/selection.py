@@ -202,15 +202,15 @@ class Selector:
             raise InputError(
                 f"the text encoder does not know the parent {parent!r}: write another word, or leave it out"
             )
-        if candidates == WORDNET:
+        if isinstance(candidates, str) and candidates == WORDNET:
             return of_wordnet(self.vocabulary, self.encoder, concept, parent, synset, folder)
         if synset is not None:
             raise InputError("synset says what WordNet means: it goes with candidates='wordnet'")
+        if not isinstance(candidates, str):
+            return of_list([*candidates], parent)
         if candidates == VOCABULARY:
             return of_vocabulary(self.vocabulary, concept, parent)
-        if isinstance(candidates, str):
-            raise InputError(f"candidates is {candidates!r}: write 'wordnet', 'vocabulary', or a list of words")
-        return of_list(candidates, parent)
+        raise InputError(f"candidates is {candidates!r}: write 'wordnet', 'vocabulary', or a list of words")
 
     def _how(self, candidates: Source | Sequence[str]) -> str:
         source = candidates if isinstance(candidates, str) else "given words"
