@@ -122,6 +122,7 @@ def choice(
     for name in names:
         chosen: dict[str, Anchors] = cells.get(("anchors", name, soft), lambda name=name: anchored(studio, name, soft))
         asked, kept = cast(studio, name, chosen, each)
+        cells.words(studio, [name])
         lines.append(f"{name}: " + ", ".join(f"{kind} {each.anchor!r}" for kind, each in chosen.items()))
         lines[-1] += f"; boundary {', '.join(chosen[SELECT].boundary)}; near {', '.join(asked.near)}"
         for kind, first in bases(images, distance):

@@ -147,6 +147,7 @@ def many(
     """Each method with each kind of anchors, of n concepts at once."""
     for crowd in of:
         concepts, asked = crowd.concepts(studio, kinds)
+        cells.words(studio, asked.names)
         count = len(crowd.names)
         found: dict[tuple[str, str], Seen] = {}
         for kind, first in bases(images, distance):

@@ -119,6 +119,16 @@ class Cells:
         """A cell of a table."""
         return Seen(**self.get(key, lambda: asdict(make())))
 
+    def words(self, studio: Studio, names: Sequence[str]) -> None:
+        """Have a studio know by which words the pipeline draws these concepts."""
+
+        def tried(name: str) -> dict[tuple[str, str], bool]:
+            studio.words_of(name)
+            return {key: drawn for key, drawn in studio.drawn.items() if key[0] == name}
+
+        for name in names:
+            studio.drawn |= self.get(("words", name), lambda name=name: tried(name))
+
     def picture(self, name: str, rows: Sequence[tuple[str, Tensor]]) -> None:
         """Rows of images as a file beside the cells."""
         if self.folder is not None:

@@ -210,7 +210,6 @@ def test_ways_that_come_to_the_same_are_tried_once() -> None:
     below = ways_of(SpeedConfig(null_below=0.1))
     assert [(way.key_span, way.filtered) for way in below] == [
         ("last_to_end", "crowded"),
-        ("last_to_end", True),
         ("last", False),
         ("last", True),
     ]
