@@ -4,8 +4,8 @@ python -m benchmarks.interference things --folder FOLDER [--methods uce uce+boun
 python -m benchmarks.interference people --folder FOLDER [--profession pilot]
 python -m benchmarks.interference show --folder FOLDER [--page FOLDER]
 
-"things": 20 concepts of many subgroups (`--erased`) are erased, one at a time; 100 are asked for, a picture each:
-those erased, two siblings of each, and others at random. "uce" shows SELECT's anchor in a concept's place and keeps
+"things": 20 concepts of many subgroups are erased, one at a time, or as many as `--erased` says, up to all 100 that
+are asked for, a picture each: the 20, two siblings of each, and others at random. "uce" shows SELECT's anchor in a concept's place and keeps
 nothing else; "uce+boundary" keeps SELECT's boundary beside it; "uce-bare" shows nothing; all other methods are fitted
 as a careful user would (`benchmarks._studio`). "people": the profession's word, and the woman of it, are erased; all
 people whose profession is drawn as woman, man and person are asked for, and their skin tones. Judge 2 says what is
@@ -71,6 +71,12 @@ def things() -> list[str]:
     rest = [c.name for c in emoji.CONCEPTS if not c.profession and c.name not in found]
     more = random.Random(_ORDER).sample(drawn_well(rest), _ASKED - len(found))
     return [c.name for c in emoji.CONCEPTS if c.name in found or c.name in more]
+
+
+def erased(n: int) -> list[str]:
+    """N of the things: those of `ERASED` first, then others that are asked for, in an order that says nothing."""
+    rest = [name for name in things() if name not in ERASED]
+    return [*ERASED, *random.Random(_ORDER).sample(rest, len(rest))][:n]
 
 
 def people() -> list[str]:
@@ -292,7 +298,7 @@ def main() -> None:
     if args.what == "things":
         asked = prompts_of(things(), args.pictures or 1)
         for method in args.methods or METHODS[:3]:  # those of one method first, so that there is something to look at
-            draw(studio, args.folder, asked, [method], ERASED[: args.erased], ERASED[:_SHAMS])
+            draw(studio, args.folder, asked, [method], erased(args.erased), ERASED[:_SHAMS])
     if args.what == "people":
         n = args.pictures or 5
         asked = prompts_of(people(), n) | toned([k for k in emoji.professions() if k in people()], max(1, n // 2))

@@ -90,7 +90,9 @@ def coverage(repeats: int) -> None:
         wanted = [what for what in _WHAT if what[0] != "target" or not spread]
         rows += [(f"{what[0]}: {what[1]} ({what[2]})", resample, len(held[what]), share(held[what])) for what in wanted]
     rows.append(("change of one entity, 60 queries (Agresti-Min)", "", 20_000, share(list(_of_one(20_000)))))
-    rows.append(("pairs of the interference matrix, kept", "both", repeats, share(list(_of_pairs(repeats)))))
+    of_pairs = list(zip(*_of_pairs(repeats), strict=True))
+    for what, hits in zip(("kept", "lost beyond chance"), of_pairs, strict=True):
+        rows.append((f"pairs of the interference matrix, {what}", "both", repeats, share(hits)))
     table("Coverage of nominal 95% intervals, per cent of repeats", ("interval", "resampled", "n", "covered"), rows)
 
 
@@ -101,20 +103,25 @@ def _of_one(repeats: int) -> Iterator[bool]:
     yield from (np.abs(centre + 0.1) <= 1.959964 * error).tolist()
 
 
-def _of_pairs(repeats: int) -> Iterator[bool]:
+def _of_pairs(repeats: int) -> Iterator[tuple[bool, bool]]:
     """15 erased x 60 asked, a picture each; what is kept hangs on the erasure and on the entity."""
     for seed in range(repeats):
         rng = np.random.default_rng(seed)
-        kept = np.clip(0.85 + 0.05 * rng.normal(size=(15, 1)) + 0.05 * rng.normal(size=(1, 60)), 0, 1)
-        rows = [np.ones(60, dtype=bool), rng.random(60) < 0.95, *(rng.random((15, 60)) < kept)]
+        erased, entity = 0.05 * rng.normal(size=(15, 1)), 0.05 * rng.normal(size=(1, 60))
+        now, twice = np.clip(_AFTER + erased + entity, 0, 1), np.clip(_TWICE + entity[0], 0, 1)
+        rows = [np.ones(60, dtype=bool), rng.random(60) < twice, *(rng.random((15, 60)) < now)]
         names, places = tuple(f"e{i:02d}" for i in range(60)), np.arange(60)
         found = Interference(names[:15], (), names, places, np.zeros(60, dtype=int), np.zeros(60, dtype=int),
                              names, places, np.stack(rows).astype(np.int8))  # fmt: skip
         (one,) = pooled(found, np.full((15, 60), "all"), draws=_DRAWS, seed=seed)
-        yield one.kept.low <= _KEPT <= one.kept.high
+        assert one.lost is not None
+        yield one.kept.low <= _KEPT <= one.kept.high, one.lost.low <= _LOST <= one.lost.high
 
 
-_KEPT = float(np.clip(0.85 + 0.05 * np.sqrt(2) * np.random.default_rng(1).normal(size=4_000_000), 0, 1).mean())
+_AFTER, _TWICE = 0.85, 0.93
+_NOISE = 0.05 * np.random.default_rng(1).normal(size=(2, 2_000_000))
+_KEPT = float(np.clip(_AFTER + _NOISE.sum(axis=0), 0, 1).mean())
+_LOST = float(np.clip(_TWICE + _NOISE[1], 0, 1).mean()) - _KEPT
 
 
 # ------------------------------------------------------------------------------------------------------- nulls
@@ -122,6 +129,7 @@ _KEPT = float(np.clip(0.85 + 0.05 * np.sqrt(2) * np.random.default_rng(1).normal
 
 def nulls(repeats: int) -> None:
     """The same system twice: lists, classes, the certificate's margin, and the card of a matrix."""
+    elevated, checked, anything = (list[bool]() for _ in range(3))
     lists, classes, either, cards = (list[bool]() for _ in range(4))
     for seed in range(repeats):
         rng = np.random.default_rng(seed)
@@ -129,15 +137,21 @@ def nulls(repeats: int) -> None:
         popularity = np.exp(rng.normal(size=100))
         groups = {"guild": [("smith", "weaver", "dyer")[i % 3] for i in range(100)]}
         registry = Registry.of(ledger.entities, popularity=popularity, groups=groups)
-        said = remembered(ledger, registry=registry, draws=_DRAWS, seed=seed).warnings
+        audit = remembered(ledger, registry=registry, draws=_DRAWS, seed=seed)
+        said = audit.warnings
         named = any("bystanders were suppressed" in line for line in said)
         other = any(line.startswith("WARNING") and " lost " in line for line in said)
         lists.append(named)
         classes.append(other)
         either.append(named or other)
+        elevated.append(any("bystanders were elevated" in line for line in audit.conclusions))
+        checked.append(any("is asked twice" in line for line in said))
+        anything.append(named or other or elevated[-1] or checked[-1])
         cards.append(_card_flags(seed))
     rows = [("somebody suppressed in a list", share(lists)), ("a class or group lost", share(classes))]
-    rows += [("either", share(either)), ("card of a matrix: any kind lost", share(cards))]
+    rows += [("either", share(either)), ("somebody elevated in a list", share(elevated))]
+    rows += [("the check: before against before again", share(checked)), ("any of these", share(anything))]
+    rows += [("card of a matrix: any kind lost", share(cards))]
     table(f"The same system twice, {repeats} seeds: flagged, per cent", ("what", "flagged"), rows)
 
 

@@ -235,6 +235,16 @@ def test_pooled_is_a_ratio_of_sums_and_leaves_out_what_has_no_kind() -> None:
         interfered(found, dict.fromkeys(found.erased, 3))  # type: ignore[arg-type]
 
 
+def test_few_resamples_are_refused() -> None:
+    found = interference(View(), ERASURES, ASKED, judge=judge)
+    kinds = np.full((len(found.erased), len(found.asked)), "all")
+    for call in (lambda: pooled(found, kinds, draws=1), lambda: interfered(found, draws=39)):
+        with pytest.raises(InputError, match="need at least 40 resamples"):
+            call()
+    with pytest.raises(InputError, match="need at least 40 resamples"):
+        remembered_by_pictures(View(), ERASURES, ASKED, judge=judge, draws=1)
+
+
 def test_saved_and_read_again_and_damage_is_told(tmp_path: Path) -> None:
     found = drawn()
     found.save(tmp_path / "m")

@@ -111,7 +111,7 @@ def test_a_callable_is_asked_and_its_answers_become_a_ledger(gone: str) -> None:
     queries = [Query(f"q{i}", "who" + "o" * i, merit={"ada": 1.0, "mary": 1.0}) for i in range(12)]
     systems = AnswerSystem(model, registry, lambda text: "cannot" in text), AnswerSystem(edited, registry)
     ledger = Ledger.of_answers(ask(*systems, queries, seeds=range(3)), queries, registry)
-    audit = remembered(ledger, registry=registry, draws=30)
+    audit = remembered(ledger, registry=registry, draws=50)
     assert 0.05 < audit.find("answers", "refused or failed", "before").value < 0.3
     assert audit.find("target", "remembered", "before").value == 1
     assert audit.find("target", "remembered", "after").value == (0 if gone == "ada" else 1)

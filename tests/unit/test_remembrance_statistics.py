@@ -27,6 +27,7 @@ from efface.audit.remembrance.attention import (
 )
 from efface.audit.remembrance.bootstrap import ratio_interval, resampled
 from efface.audit.remembrance.certificate import CERTIFIED, NOT_CERTIFIED, NOT_TESTABLE, certify, excess
+from efface.audit.remembrance.crossed import narrowed, of_cells, products
 from efface.audit.remembrance.disparity import common_odds_ratio, difference, permutation_p
 from efface.audit.remembrance.effects import (
     agresti_min,
@@ -38,7 +39,7 @@ from efface.audit.remembrance.effects import (
     shrunk,
 )
 from efface.audit.remembrance.exposure import ideal_exposure
-from efface.audit.remembrance.multiplicity import adjusted, max_t
+from efface.audit.remembrance.multiplicity import adjusted, max_t, one_budget
 from efface.audit.remembrance.panel import aligned
 from efface.audit.remembrance.popularity import slope
 from efface.audit.remembrance.spillover import design, isotonic
@@ -186,16 +187,55 @@ def test_blocks_of_draws_and_sparse_matrices_change_nothing() -> None:
     assert np.allclose(dense, sparse)
 
 
-def test_intervals_of_classes_cover_the_truth() -> None:
-    """Entities and queries both differ: 95 % is meant, and too wide is allowed where too narrow is not."""
+@pytest.mark.parametrize("spreads", [(0.3, 0.3, 0.3), (0.0, 0.0, 0.5), (0.5, 0.0, 0.3)])
+def test_intervals_of_classes_cover_the_truth(spreads: tuple[float, float, float]) -> None:
+    """95 % is meant, whether entities differ, queries, both or nothing but single cells."""
     rng, covered, runs = np.random.default_rng(10), 0, 200
+    of_entities, of_queries, of_cells = spreads
+    one, free = np.ones((1, 25)), np.array([True])
+    count = resampled({"n": np.ones((25, 40))}, one, free=free, draws=400, seed=0)["n"]
     for _ in range(runs):
-        matrix = 0.5 + 0.3 * rng.normal(size=(25, 1)) + 0.3 * rng.normal(size=(1, 40)) + 0.3 * rng.normal(size=(25, 40))
-        found = resampled({"y": matrix}, np.ones((1, 25)), free=np.array([True]), draws=400, seed=0)
-        count = resampled({"n": np.ones((25, 40))}, np.ones((1, 25)), free=np.array([True]), draws=400, seed=0)
-        span = ratio_interval(matrix.mean(), (found["y"] / count["n"])[0], 25, level=0.95, what="both")
+        matrix = 0.5 + of_entities * rng.normal(size=(25, 1)) + of_queries * rng.normal(size=(1, 40))
+        matrix = matrix + of_cells * rng.normal(size=(25, 40))
+        found = resampled({"y": matrix}, one, free=free, draws=400, seed=0)["y"] / count
+        mean = matrix.mean()
+        single = ((matrix - mean) ** 2).sum() / matrix.size**2
+        draws = narrowed(np.array([mean]), found, np.array([single]))[0]
+        span = ratio_interval(mean, draws, 25, level=0.95, what="both")
         covered += span.low <= 0.5 <= span.high
     assert 0.915 < covered / runs <= 0.985
+
+
+def test_squares_of_cells_are_those_of_the_sum_over_cells() -> None:
+    rng = np.random.default_rng(11)
+    entity = np.repeat([0, 2, 3], [2, 3, 1])
+    cells, weights = {name: rng.normal(size=6) for name in "abc"}, {name: rng.normal(size=2) for name in "cba"}
+    members = np.array([[1.0, 0, 1, 1], [1, 1, 0, 0]])
+    found = of_cells(products(cells, entity, members), weights)
+    for of in range(2):
+        each = sum(weights[name][of] * cells[name] for name in "abc")
+        assert found[of] == pytest.approx((members[of][entity] * each**2).sum())  # type: ignore[operator]
+
+
+def test_few_units_and_few_resamples_do_not_make_an_interval_short() -> None:
+    draws = np.random.default_rng(12).normal(size=100)
+    two = ratio_interval(0.0, draws, 2, level=0.95, what="two")  # t of one degree: 12.7, and sqrt(2)
+    assert two.high == pytest.approx(np.sqrt(2) * 12.706 * draws.std(), rel=1e-3)
+    many = ratio_interval(0.0, draws, 10_000, level=0.95, what="many")
+    assert many.high == pytest.approx(np.quantile(draws, 0.975), abs=0.01)
+    strict = ratio_interval(0.0, draws, 10_000, level=0.999, what="many")
+    assert strict.high > draws.max()
+
+
+def test_all_families_have_one_budget() -> None:
+    """If nothing is there, any claim is as rare as one level says; where all are looked into each has all of it."""
+    rng, runs = np.random.default_rng(13), 4000
+    smallest = rng.random((runs, 2)) / 0.05
+    told = [any(s * f <= 1 for s, f in zip(each, one_budget(each), strict=True)) for each in smallest.tolist()]
+    assert np.mean(told) == pytest.approx(0.05, abs=0.01)
+    assert np.mean((smallest <= 1).any(axis=1)) > 0.08  # as it would be with a budget each
+    assert one_budget([0.5, 0.5]) == [1, 1] and one_budget([0.5, 3.0]) == [2, 1] and one_budget([0.6, 3.0]) == [2, 1]
+    assert one_budget([float("nan"), 0.9]) == [1, 1] and one_budget([float("nan")]) == [1]
 
 
 def test_adjusted_p_values() -> None:

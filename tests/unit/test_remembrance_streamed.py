@@ -153,7 +153,7 @@ def test_rows_that_are_no_ledger_are_refused(columns: dict[str, Any], said: str,
     table = {name: values for name, values in {**ROWS, **columns}.items() if values is not None}
     pl.DataFrame(table, strict=False).write_parquet(tmp_path / "rows.parquet")
     with pytest.raises(InputError, match=said):
-        remembered(StreamedLedger(tmp_path / "rows.parquet", at_once=2), draws=20)
+        remembered(StreamedLedger(tmp_path / "rows.parquet", at_once=2), draws=50)
 
 
 def test_what_is_no_file_of_rows_is_refused(tmp_path: Path) -> None:

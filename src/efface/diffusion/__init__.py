@@ -17,6 +17,7 @@ __getattr__, __dir__ = attach(
         "select_for_each": "efface.diffusion.anchors.selection",
         "soft_anchor": "efface.diffusion.anchors.soft",
         "trace_anchor": "efface.diffusion.anchors.tracing",
+        "wordnet_relations": "efface.diffusion.anchors.relations",
         "WeightErasure": "efface.diffusion.weights.erasure",
         "fused": "efface.diffusion.weights.fusion",
         "save_lora": "efface.diffusion.weights.export",

@@ -16,6 +16,7 @@ from efface.audit.remembrance.ledger import Ledger
 from efface.audit.remembrance.names import AliasMatcher
 from efface.audit.remembrance.published import Results, read_questions, read_results
 from efface.audit.remembrance.registry import Entity, Registry
+from efface.audit.remembrance.related import related
 from efface.audit.remembrance.streamed import StreamedLedger
 from efface.audit.remembrance.systems import Mention, Observation, Query, System, ask
 
@@ -45,6 +46,7 @@ __all__ = [
     "ask",
     "read_questions",
     "read_results",
+    "related",
     "takedown_table",
     "takedowns",
 ]

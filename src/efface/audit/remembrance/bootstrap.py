@@ -3,22 +3,27 @@
 With `w_e` and `v_q` how often an entity and a query were drawn, a resampled sum over a class of entities is
 `sum_e w_e sum_q v_q M_eq`: one product of matrices for all draws. Source: Owen, "The pigeonhole bootstrap", Annals of
 Applied Statistics 1 (2007), arXiv:0712.1111: its variance is right for effects of entities and of queries, and counts
-what is left three times, so that intervals are too wide rather than too short.
+what is left three times, which `crossed.narrowed` takes off.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from efface._errors import InputError
+from efface._validate import check_positive_int
 from efface.audit.remembrance.panel import Matrix
-from efface.stats.intervals import Interval, expanded_tail, wilson_interval
+from efface.stats.intervals import Interval, student_quantile, wilson_interval
 
 Floats = NDArray[np.float64]
 Resample = Literal["both", "queries"]
+_NORMAL = NormalDist()
 _NUMBERS = 2**21
 
 
@@ -78,8 +83,36 @@ def _counts(rng: np.random.Generator, units: int, draws: int) -> NDArray[Any]:
     return counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
 
 
+def check_draws(draws: int, alpha: float) -> int:
+    """As many resamples as have a percentile at each end.
+
+    Raises:
+        InputError: If there are fewer: the ends of their intervals would be those of a few draws.
+
+    >>> check_draws(1, 0.05)
+    Traceback (most recent call last):
+    ...
+    efface._errors.InputError: draws is 1: percentiles of 95% intervals need at least 40 resamples; 2000 are usual
+    """
+    least = math.ceil(2 / alpha - 1e-9)
+    if check_positive_int(draws, "draws") < least:
+        raise InputError(
+            f"draws is {draws}: percentiles of {100 * (1 - alpha):g}% intervals need at least {least} resamples; 2000 "
+            "are usual"
+        )
+    return draws
+
+
+def few_units(level: float, units: int) -> float:
+    """How many standard errors of a bootstrap an interval reaches: `sqrt(G / (G - 1)) t_{G - 1}`, of G units."""
+    units = max(2, units)
+    return float(np.sqrt(units / (units - 1))) * student_quantile((1 + level) / 2, units - 1)
+
+
 def ratio_interval(value: float, draws: Floats, units: int, *, level: float, what: str) -> Interval:
     """Percentiles of a resampled ratio, further out where units are few (Hesterberg, arXiv:1411.5279).
+
+    Where that is so far out that the resamples do not have it, so many of their standard deviations.
 
     Args:
         value: The estimate.
@@ -88,10 +121,15 @@ def ratio_interval(value: float, draws: Floats, units: int, *, level: float, wha
         level: Confidence level.
         what: What was resampled, in words.
     """
-    tail = expanded_tail(level, max(2, units))
-    known = draws[np.isfinite(draws)]
-    low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (value, value)
-    return Interval(value, min(value, float(low)), max(value, float(high)), level, f"pigeonhole bootstrap over {what}")
+    known, reach = draws[np.isfinite(draws)], few_units(level, units)
+    tail = _NORMAL.cdf(-reach)
+    low = high = value
+    if len(known) and tail * len(known) < 1:
+        half = reach * float(known.std())
+        low, high = value - half, value + half
+    elif len(known):
+        low, high = (float(each) for each in np.quantile(known, [tail, 1 - tail]))
+    return Interval(value, min(value, low), max(value, high), level, f"pigeonhole bootstrap over {what}")
 
 
 def share_interval(value: float, draws: Floats, *, units: int, level: float, what: str) -> Interval:

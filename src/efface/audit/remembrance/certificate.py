@@ -24,12 +24,13 @@ class Certificate:
         margin: The loss delta that was to be ruled out.
         lower: Bound of each class, `(classes,)`.
         critical: How many standard errors it lies below the estimate.
-        smallest: The smallest margin that can be certified: `max(0, -min_c L_c)`.
+        smallest: The smallest margin that can be certified: `max(0, -min_c L_c)`, at most 1.
         power: Chance to be certified at the margin if nothing changed in truth, of the class with the widest error.
         factor: By how much more there would have to be of what was resampled (queries and entities alike) for the
             margin; None where a class is estimated to lose that much.
         status: `"certified"`, `"not certified"`, or `"not testable"` where no class is estimated to lose as much and
             power is too low to tell.
+        why: What keeps it from being testable, other than power.
     """
 
     margin: float
@@ -39,6 +40,7 @@ class Certificate:
     power: float
     factor: float | None
     status: str
+    why: str = ""
 
 
 def certify(
@@ -78,7 +80,7 @@ def certify(
     # One resample stands for the others: its own rounding must not make the bound less than that of one class.
     critical = max(max_t(noise, errors, level=1 - alpha, two_sided=False), float(norm.ppf(1 - alpha)))
     lower = change - critical * errors
-    smallest = max(0.0, -float(lower.min()))
+    smallest = min(1.0, max(0.0, -float(lower.min())))
     power = float(norm.cdf(margin / errors.max() - critical))
     room = margin + change
     factor = float(((critical * errors / room) ** 2).max()) if (room > 0).all() else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
@@ -20,7 +21,8 @@ from efface.audit.remembrance.attention import (
     shares,
     shift,
 )
-from efface.audit.remembrance.bootstrap import ratio_interval, share_interval
+from efface.audit.remembrance.bootstrap import few_units, ratio_interval, share_interval
+from efface.audit.remembrance.class_results import can_tell
 from efface.audit.remembrance.effects import agresti_min
 from efface.audit.remembrance.exposure import model_named
 from efface.audit.remembrance.measured import Measured, merit_shares
@@ -30,7 +32,7 @@ from efface.audit.remembrance.registry import UNKNOWN
 from efface.audit.remembrance.spillover import POPULARITY, SIMILARITY
 from efface.audit.remembrance.systems import AFTER, AGAIN, BEFORE
 from efface.report.data import CHANGE, NO_CHANGE, NO_DIFFERENCE
-from efface.stats.intervals import Interval, percentile_interval, wilson_interval
+from efface.stats.intervals import Interval, wilson_interval
 
 Floats = NDArray[np.float64]
 _NORMAL = NormalDist()
@@ -52,12 +54,9 @@ def headline(found: Measured) -> Iterator[Finding]:
 
 def _units(found: Measured, place: int) -> tuple[int, str]:
     """Independent units behind a class, and what was resampled, in words."""
-    entities = int((found.sums.classes[place].members).sum())
-    queries = int(found.sums.queries[place])
-    free = found.sums.classes[place].kind != TARGET and found.plan.resample == "both"
-    if free:
-        return min(entities, queries), f"{entities} entities and {queries} queries"
-    return queries, f"{queries} queries"
+    units, queries = int(found.sums.units[place]), int(found.sums.queries[place])
+    of_entities = f"{int(found.sums.classes[place].members.sum())} entities and " if found.sums.free[place] else ""
+    return units, f"{of_entities}{queries} queries"
 
 
 def _ratio(found: Measured, place: int, top: str, bottom: str, less: str | None = None) -> Interval | None:
@@ -69,6 +68,7 @@ def _ratio(found: Measured, place: int, top: str, bottom: str, less: str | None 
     value = float(exact[place])
     if less is not None:
         interval = ratio_interval(value, draws[place], units, level=level, what=what)
+        interval = replace(interval, low=max(-1.0, interval.low), high=min(1.0, interval.high))
         return interval if interval.has_width or not value else _paired(value, units, level)
     return share_interval(value, draws[place], units=units, level=level, what=what)
 
@@ -81,19 +81,27 @@ def _paired(value: float, units: int, level: float) -> Interval:
     return Interval(value, low, high, level, f"Agresti-Min, each of {units} units as one pair")
 
 
-def _share(found: Measured, name: str, interval: Interval | None, family: str, condition: str, n: float) -> Finding:
+def _caution(found: Measured, place: int) -> str:
+    """What keeps a change from being told, whatever it is."""
+    return "" if can_tell(int(found.sums.queries[place]), found.plan.alpha) else "too few queries to tell"
+
+
+def _share(
+    found: Measured, name: str, interval: Interval | None, family: str, condition: str, n: float, caution: str = ""
+) -> Finding:
     if interval is None:
         why = "nobody of them was in an answer before" if name == RETENTION else "there is nothing to count"
         return Finding.without(name, "not applicable", why, family, condition=condition)
     changed = {"chance": 0.0, "reference": NO_CHANGE} if condition == CHANGE else {}
-    more = {"unit": "share", "n": int(n), "seed": found.plan.seed}
+    more = {"unit": "share", "n": int(n), "seed": found.plan.seed, "caution": caution}
     return Finding.of(name, interval, family, condition, **more, **changed)
 
 
 def _remembered(found: Measured, place: int, family: str) -> Iterator[Finding]:
     rows = found.sums.exact[of.N][place]
     for condition, top, less in ((BEFORE, of.THEN, None), (AFTER, of.NOW, None), (CHANGE, of.NOW, of.THEN)):
-        yield _share(found, REMEMBERED, _ratio(found, place, top, of.N, less), family, condition, rows)
+        caution = _caution(found, place) if less else ""
+        yield _share(found, REMEMBERED, _ratio(found, place, top, of.N, less), family, condition, rows, caution)
 
 
 def _omission(found: Measured) -> Iterator[Finding]:
@@ -117,19 +125,18 @@ def _retention(found: Measured) -> Iterator[Finding]:
         why = "there is no arm 'before again', and so nothing says what is forgotten by chance"
         yield Finding.without(COLLATERAL, "not run", why, BYSTANDERS, condition=AFTER)
         return
-    (kept, draws), (chance, lots) = found.sums.ratio(of.BOTH, of.THEN), found.sums.ratio(of.BOTH_AGAIN, of.THEN_AGAIN)
-    if not (chance[0] > 0 and np.isfinite(kept[0])):
+    lost, draws = found.sums.lost((of.BOTH, of.THEN), (of.BOTH_AGAIN, of.THEN_AGAIN))
+    if not np.isfinite(lost[0]):
         why = "nobody was in an answer before and again"
         yield Finding.without(COLLATERAL, "not applicable", why, BYSTANDERS, condition=AFTER)
         return
     units, what = _units(found, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        lost, resampled = float(1 - kept[0] / chance[0]), 1 - draws[0] / lots[0]
-    span = ratio_interval(lost, resampled, units, level=1 - found.plan.alpha, what=what)
+    span = ratio_interval(float(lost[0]), draws[0], units, level=1 - found.plan.alpha, what=what)
+    span = replace(span, high=min(1.0, span.high))
     note = "share of what the system remembers twice that the edit took; the control is the system before, asked twice"
     yield Finding.of(
         COLLATERAL, span, BYSTANDERS, AFTER, unit="share", n=int(rows), seed=found.plan.seed, chance=0.0,
-        reference=NO_DIFFERENCE, note=note,
+        reference=NO_DIFFERENCE, note=note, caution=_caution(found, 0),
     )  # fmt: skip
 
 
@@ -237,9 +244,10 @@ def popularity(found: Measured) -> Iterator[Finding]:
 def _of_slope(found: Measured, slope: Slope, less: Slope | None, condition: str) -> Finding:
     influence = slope.influence - (0 if less is None else less.influence)
     value, error = slope.value - (0 if less is None else less.value), float(np.linalg.norm(influence))
-    z = -_NORMAL.inv_cdf(found.plan.alpha / 2)
-    method = f"sandwich, clustered by {int((influence != 0).sum())} entities"
-    span = Interval(value, value - z * error, value + z * error, 1 - found.plan.alpha, method)
+    clusters = int((influence != 0).sum())
+    half = few_units(1 - found.plan.alpha, clusters) * error
+    method = f"sandwich, clustered by {clusters} entities"
+    span = Interval(value, value - half, value + half, 1 - found.plan.alpha, method)
     more = {"chance": 0.0, "reference": NO_CHANGE} if condition == CHANGE else {}
     note = "change of the log odds of being remembered for e times the popularity"
     return Finding.of("slope", span, POPULAR, condition, n=slope.rows, note=note, **more)
@@ -255,7 +263,8 @@ def likeness(found: Measured) -> Iterator[Finding]:
     for name, value, draws in zip(found.spill.names, values, found.sums.slopes, strict=True):
         if name == "intercept":
             continue
-        span = percentile_interval(float(value), draws, "bootstrap over queries", level=1 - found.plan.alpha)
+        queries = int(found.sums.queries[0])
+        span = ratio_interval(float(value), draws, queries, level=1 - found.plan.alpha, what=f"{queries} queries")
         note = "change of being remembered for one more of it" if name in (SIMILARITY, POPULARITY) else ""
         more = {"n": int(found.spill.used.sum()), "seed": found.plan.seed, "note": note, "detail": name != SIMILARITY}
         yield Finding.of(name, span, LIKENESS, **more)
@@ -268,12 +277,15 @@ def certificate(found: Measured) -> Iterator[Finding]:
         return
     said = found.certificate
     factor = "no number of rows" if said.factor is None else f"{said.factor:.2f} times as many entities and queries"
+    status = f"{said.status}, because {said.why}" if said.why else said.status
     note = (
-        f"for a margin of {100 * said.margin:g} points: {said.status}; {factor} would do; chance to certify it if "
+        f"for a margin of {100 * said.margin:g} points: {status}; {factor} would do; chance to certify it if "
         f"nothing changed {100 * said.power:.0f}%"
     )
     more = {"unit": "share", "n": int(found.sums.exact[of.N][0]), "seed": found.plan.seed, "note": note}
-    yield Finding("smallest margin", said.smallest, CERTIFICATE, AFTER, **more)
+    yield Finding(
+        "smallest margin", said.smallest, CERTIFICATE, AFTER, caution="not testable" if said.why else "", **more
+    )
 
 
 def refusals_rose(panel: Panel) -> tuple[float, float]:

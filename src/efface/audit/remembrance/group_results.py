@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from efface.audit.remembrance.classes import Class
 from efface.audit.remembrance.disparity import common_odds_ratio, difference, permutation_p
 from efface.audit.remembrance.effects import Changes
-from efface.audit.remembrance.multiplicity import adjusted
 from efface.audit.remembrance.plan import Plan
 from efface.audit.remembrance.registry import STRATA, UNKNOWN
 from efface.audit.remembrance.totals import Totals
@@ -29,7 +28,7 @@ class Disparity:
         group: Which.
         raw: Mean change less that of the others.
         adjusted: The same within strata of popularity and relations.
-        p: P-value of the adjusted one, by permutation, adjusted for all groups by Holm.
+        p: P-value of the adjusted one, by permutation, as it is; `Measured` has it adjusted for all that is claimed.
         odds: Common odds ratio of omission, over strata; None where it is not defined.
         low: Lower end of its interval.
         high: Upper end.
@@ -55,22 +54,27 @@ def disparities(first: Totals, classes: Sequence[Class], strata: NDArray[np.str_
             others = everyone & (registry.group(each.kind) != UNKNOWN) & ~each.members
             if others.sum() >= plan.smallest_cell:
                 pairs.append((each, others))
-    numbers = [_differences(found, each.members, others, layer, plan) for each, others in pairs]
-    corrected = adjusted([p for *_, p in numbers], "holm")
+    times = plan.exchanges(len(classes))
+    numbers = [_differences(found, each.members, others, layer, times, plan.seed) for each, others in pairs]
     return tuple(
-        Disparity(each.kind, each.name, raw, within, float(p), *_odds(first, each.members, others, strata, plan))
-        for (each, others), (raw, within, _), p in zip(pairs, numbers, corrected, strict=True)
+        Disparity(each.kind, each.name, *three, *_odds(first, each.members, others, strata, plan))
+        for (each, others), three in zip(pairs, numbers, strict=True)
     )
 
 
 def _differences(
-    found: Changes, members: NDArray[np.bool_], others: NDArray[np.bool_], layer: NDArray[np.int64], plan: Plan
+    found: Changes,
+    members: NDArray[np.bool_],
+    others: NDArray[np.bool_],
+    layer: NDArray[np.int64],
+    permutations: int,
+    seed: int,
 ) -> tuple[float, float, float]:
     """Raw, within layers, and the p-value of the latter."""
     both = members | others
     part = (found.change[both], found.n[both], members[both])
     raw, within = difference(*part, np.zeros(int(both.sum()), dtype=int)), difference(*part, layer[both])
-    return raw, within, permutation_p(*part, layer[both], permutations=plan.draws, seed=plan.seed)
+    return raw, within, permutation_p(*part, layer[both], permutations=permutations, seed=seed)
 
 
 def _odds(

@@ -13,6 +13,7 @@ from efface._validate import check_int, check_positive_int, check_type
 from efface.audit.audit import Audit
 from efface.audit.finding import Finding, spanned
 from efface.audit.remembrance import interfered_tables as tables
+from efface.audit.remembrance.bootstrap import check_draws
 from efface.audit.remembrance.findings import BYSTANDERS
 from efface.audit.remembrance.interference import Interference
 from efface.audit.remembrance.matter import EVERYONE, RELATION, STRATUM, Matter
@@ -26,6 +27,7 @@ from efface.report.data import NO_CHANGE, NOT_ERASED, WARNING
 
 PLACEBO = "placebos"
 STILL, LOST = "still seen", "lost beyond chance"
+ALPHA = 0.05
 _MARGIN, _MOSTLY, _SHOWN = 0.05, 0.5, 5
 _CAVEATS = (
     "It holds for the prompts that were drawn and for what the judge sees, which may err more for some than for "
@@ -74,7 +76,8 @@ def interfered(
     """
     check_call(interfered, locals())
     check_int(seed, "seed", least=0)
-    for name, value in {"smallest_cell": smallest_cell, "fewest": fewest, "listed": listed, "draws": draws}.items():
+    check_draws(draws, ALPHA)
+    for name, value in {"smallest_cell": smallest_cell, "fewest": fewest, "listed": listed}.items():
         check_positive_int(value, name)
     known = _registries(found, registry)
     if strange := [name for name in each if name not in found.erased]:

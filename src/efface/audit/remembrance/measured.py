@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +15,20 @@ from efface.audit.remembrance.class_results import ClassResult, class_results
 from efface.audit.remembrance.classes import Class, declared
 from efface.audit.remembrance.effects import Changes, Evidence, joined
 from efface.audit.remembrance.group_results import Disparity, disparities
+from efface.audit.remembrance.multiplicity import adjusted, one_budget
 from efface.audit.remembrance.panel import Panel, Rows
 from efface.audit.remembrance.plan import Plan
 from efface.audit.remembrance.popularity import Slope, slope
 from efface.audit.remembrance.registry import Registry
 from efface.audit.remembrance.spillover import Design, design
-from efface.audit.remembrance.standing import SUPPRESSED, Standing, stand
+from efface.audit.remembrance.standing import SUPPRESSED, Standing, stand, stricter
 from efface.audit.remembrance.sums import Sums, summed
 from efface.audit.remembrance.systems import AFTER, AGAIN, BEFORE, PLACEBO
 from efface.audit.remembrance.totals import Totals, tested, totals
 
 Floats = NDArray[np.float64]
+CHECK = 0.01
+"""False discovery rate of the lists of the system before asked twice, which should name nobody."""
 TARGET = Class("target", "target", np.zeros(0, dtype=bool))
 
 
@@ -82,16 +85,19 @@ def measure(rows: Rows, registry: Registry, plan: Plan) -> Measured:
     options = {name: getattr(plan, name) for name in ("margin", "fdr", "alpha", "min_power", "rule")}
     options |= {"exact": plan.outcome == "hit"}
     standing = stand(found, bystanders, tests=tests, **options)
-    twice = None if first.again is None else stand(first.again[0], bystanders, tests=first.again[1], **options)
+    check = {**options, "fdr": min(plan.fdr, CHECK)}
+    twice = None if first.again is None else stand(first.again[0], bystanders, tests=first.again[1], **check)
     strata = registry.strata()
     answered = bystanders & (found.n > 0)
     classes, withheld = declared(registry, strata, answered if answered.any() else bystanders, plan.smallest_cell)
     spill = design(found.n, registry.similarity, registry.popularity, registry.relation.tolist(), bystanders)
     hit = asked & registry.targets
     listed = [*classes, *([Class(TARGET.kind, TARGET.name, hit)] if hit.any() else [])]
-    free = np.array([each.kind != TARGET.kind for each in listed])
-    sums = summed(rows, arms, first, listed, free, standing, spill, plan)
+    # The target is all that it is, and so is a single entity: nothing is known of others like it.
+    free = [plan.resample == "both" and each.kind != TARGET.kind and each.members.sum() > 1 for each in listed]
+    sums = summed(rows, arms, first, listed, np.array(free), standing, spill, plan)
     results, certificate = class_results(first, classes, sums, found.squares, plan)
+    judged, results, gaps = _within_budget(standing, results, disparities(first, classes, strata, plan), plan)
     whole = rows.parts == 1
     return Measured(
         first.answers,
@@ -99,19 +105,35 @@ def measure(rows: Rows, registry: Registry, plan: Plan) -> Measured:
         plan,
         strata,
         bystanders,
-        standing,
+        judged,
         twice,
         sums,
         spill,
         results,
         tuple(withheld),
-        disparities(first, classes, strata, plan),
+        gaps,
         certificate,
         {arm: shares(first.exposure[arm]) for arm in arms},
         {arm: _slope(first.answers, arm, bystanders) if whole else None for arm in arms},
         _placebos(rows, registry, placebos, standing, bystanders, plan, options),
         float(np.quantile(sums.largest, 1 - plan.alpha)),
         whole,
+    )
+
+
+def _within_budget(
+    standing: Standing, results: tuple[ClassResult, ...], gaps: tuple[Disparity, ...], plan: Plan
+) -> tuple[Standing, tuple[ClassResult, ...], tuple[Disparity, ...]]:
+    """Claims about entities and claims about classes and groups: each adjusted for all of its family, and for both."""
+    p = adjusted([each.p for each in (*results, *gaps)], "holm")
+    known = standing.q[np.isfinite(standing.q)]
+    smallest = [known.min(initial=np.inf) / plan.fdr, p.min(initial=np.inf) / plan.alpha]
+    of_entities, of_classes = one_budget(smallest)
+    told = np.minimum(1.0, p * of_classes).tolist()
+    return (
+        stricter(standing, of_entities, fdr=plan.fdr, min_power=plan.min_power),
+        tuple(replace(each, p=value) for each, value in zip(results, told, strict=False)),
+        tuple(replace(each, p=value) for each, value in zip(gaps, told[len(results) :], strict=True)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -31,6 +32,33 @@ def adjusted(p: ArrayLike, rule: Rule) -> Floats:
         return p
     tests = require("statsmodels.stats.multitest", extra=EXTRA)
     return tests.multipletests(p, method=_NAMES[rule])[1]
+
+
+def one_budget(smallest: Sequence[float]) -> list[float]:
+    """By what to multiply the p-values of each family of claims, so that all families have one error budget.
+
+    A family is looked into where its smallest p-value is, by Benjamini and Hochberg over families; of m families R are,
+    and their claims are made at R / m of the level. If nothing is there, any claim of any family is then as rare as the
+    level says, and of families that are looked into the average error is. Source: Benjamini and Bogomolov, JRSS B 76
+    (2014).
+
+    Args:
+        smallest: The smallest adjusted p-value of each family over the level of its claims; NaN where nothing was
+            tested, which counts as no family.
+
+    >>> one_budget([0.4, 2.0]), one_budget([0.9, 0.6]), one_budget([0.9, float("nan")])
+    ([2.0, 1.0], [1.0, 1.0], [1.0, 1.0])
+    """
+    values = np.asarray(smallest, dtype=np.float64)
+    there = np.flatnonzero(np.isfinite(values))
+    rank = np.empty(len(values), dtype=np.int64)
+    rank[there[np.argsort(values[there], kind="stable")]] = np.arange(1, len(there) + 1)
+    chosen = [k for k in rank[there] if values[there][rank[there] == k][0] <= k / len(there)]
+    looked_into = max(chosen, default=0)
+    return [
+        1.0 if i not in there else len(there) / (looked_into if rank[i] <= looked_into else int(rank[i]))
+        for i in range(len(values))
+    ]
 
 
 def max_t(draws: ArrayLike, errors: ArrayLike, *, level: float, two_sided: bool) -> float:

@@ -93,9 +93,9 @@ class Panel:
         found = np.unique(self.entity)
         return found if 2 * len(found) <= len(self.registry) else slice(None)
 
-    def matrix(self, values: NDArray[Any]) -> Matrix:
-        """Sums over seeds, `(entities, queries)`, of the entities that are `there`."""
-        cells, (entity, query) = self.by_cell(values), self.cells
+    def matrix(self, cells: Floats) -> Matrix:
+        """Sums by cell as `(entities, queries)`, of the entities that are `there`."""
+        entity, query = self.cells
         entities, queries = self.size
         if not isinstance(self.there, slice):
             entities, entity = len(self.there), np.searchsorted(self.there, entity)

@@ -24,8 +24,9 @@ from efface._validate import check_int, check_positive_int
 from efface.audit.audit import Audit
 from efface.audit.pipelines.pipeline import as_view
 from efface.audit.pipelines.presence import Judge
+from efface.audit.remembrance.bootstrap import check_draws
 from efface.audit.remembrance.drawn import Arm, Case, Names, draw_arm
-from efface.audit.remembrance.interfered import interfered
+from efface.audit.remembrance.interfered import ALPHA, interfered
 from efface.audit.remembrance.interference import NOTHING, Interference
 from efface.audit.remembrance.registry import Registry
 from efface.audit.remembrance.systems import AGAIN, BEFORE
@@ -156,6 +157,7 @@ def remembered_by_pictures(
         InputError: As both.
     """
     check_call(remembered_by_pictures, locals())
+    check_draws(draws, ALPHA)
     found = interference(subject, erasures, asked, judge=judge, seed=seed, **drawing)
     shown: dict[str, Any] = {"smallest_cell": smallest_cell, "fewest": fewest, "listed": listed, "title": title}
     return interfered(found, registry, each=each, draws=draws, seed=seed, **shown)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from efface._errors import InputError
 from efface._validate import check_positive_int
-from efface.audit.remembrance.bootstrap import resampled, share_interval
+from efface.audit.remembrance.bootstrap import check_draws, resampled, share_interval
+from efface.audit.remembrance.crossed import narrowed
 from efface.audit.remembrance.interference import Interference
 from efface.audit.remembrance.registry import Registry
 from efface.audit.remembrance.systems import AGAIN, BEFORE
@@ -67,9 +68,9 @@ def pooled(
         looks: How many kinds are looked at in all: what is `clear` is so for all together (Bonferroni).
 
     Raises:
-        InputError: If there is not one kind for each pair.
+        InputError: If there is not one kind for each pair, or draws are too few for the level.
     """
-    check_positive_int(draws, "draws")
+    check_draws(draws, 1 - level)
     check_positive_int(looks, "looks")
     shape = (len(found.erased), len(found.asked))
     if np.shape(kinds) != shape:
@@ -95,8 +96,11 @@ def pooled(
         units = min(asked, of_erased) if free[0] else asked
         what = f"{of_erased} erasures and {asked} entities" if free[0] else f"{asked} entities"
         more = {"units": units, "level": level, "what": what}
-        values = _over(drawn, "kept", "n")
-        kept = share_interval(total["kept"] / total["n"], values, **more)
+        values, share = _over(drawn, "kept", "n"), total["kept"] / total["n"]
+        if free[0]:
+            single = ((cells["kept"] - share * cells["n"]) ** 2).sum() / total["n"] ** 2
+            values = narrowed(np.array([share]), values[None], np.array([single]))[0]
+        kept = share_interval(share, values, **more)
         # Who was asked again was so once, whatever was erased: what counts are entities.
         alone = [float(each[0][of.any(axis=0)].sum()) for each in (then_again, again)]
         chance = wilson_interval(alone[1], int(alone[0]), level=level) if alone[0] else None

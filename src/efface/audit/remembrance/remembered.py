@@ -11,7 +11,7 @@ from efface.audit.audit import Audit
 from efface.audit.figure import Figure, Table
 from efface.audit.remembrance import findings as of
 from efface.audit.remembrance import tables
-from efface.audit.remembrance.bootstrap import Resample
+from efface.audit.remembrance.bootstrap import Resample, check_draws
 from efface.audit.remembrance.ledger import Ledger
 from efface.audit.remembrance.measured import Measured, Plan, measure
 from efface.audit.remembrance.panel import InMemory
@@ -75,7 +75,7 @@ def remembered(
         dependence: `"arbitrary"` is safe whatever the tests of entities have in common (Benjamini and Yekutieli).
         resample: `"queries"` where the entities asked for are all there are, such as the classes of a classifier;
             `"both"` where they stand for others like them.
-        draws: Resamples.
+        draws: Resamples, at least 2 / alpha: with fewer there is no such percentile.
         smallest_cell: Classes of fewer entities are not shown.
         listed: How many names a table shows at most.
         title: Title of the audit.
@@ -106,12 +106,12 @@ def remembered(
     for name, hint in words.items():
         check_word(locals()[name], hint, name)
     check_int(seed, "seed", least=0)
-    check_positive_int(draws, "draws")
     check_positive_int(listed, "listed")
     check_positive_int(smallest_cell, "smallest_cell")
     for name, value in {"margin": margin, "fdr": fdr, "alpha": alpha, "min_power": min_power}.items():
         if not 0 < value < 1:
             raise InputError(f"{name} is {value}: write a number between 0 and 1")
+    check_draws(draws, alpha)
     ledger = _ledger(before, after, truth, again, placebos)
     who = _registry(registry, ledger, target)
     rule = "bh" if dependence == "positive" else "by"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +86,18 @@ def stand(
     p[able] = tests.p[able]
     q[able] = adjusted(p[able], rule)
     small[there] = shrunk(found.change[there], found.error[there])
-    status = np.where(there & (power >= min_power), NO_EVIDENCE, NOT_TESTABLE)
-    told = able & (q <= fdr)
-    status[told] = np.where(found.change[told] < 0, SUPPRESSED, ELEVATED)
+    status = _status(found, q, there & (power >= min_power), fdr)
     return Standing(found, found.error, p, q, power, small, status)
+
+
+def stricter(one: Standing, factor: float, *, fdr: float, min_power: float) -> Standing:
+    """The same with q-values so many times as large, and the statuses that follow."""
+    q = np.minimum(1.0, one.q * factor)
+    seen = np.isfinite(one.shrunk) & (one.power >= min_power)
+    return replace(one, q=q, status=_status(one.found, q, seen, fdr))
+
+
+def _status(found: Changes, q: Floats, seen: NDArray[np.bool_], fdr: float) -> NDArray[np.str_]:
+    """What may be said of each, of whom something could be seen or not."""
+    told = q <= fdr  # not where it is NaN
+    return np.select([told & (found.change < 0), told, seen], [SUPPRESSED, ELEVATED, NO_EVIDENCE], NOT_TESTABLE)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from efface.audit.remembrance.attention import coins, exchanged, exchanged_sums, heirs
 from efface.audit.remembrance.bootstrap import resampled, weights
 from efface.audit.remembrance.classes import Class
+from efface.audit.remembrance.crossed import Products, narrowed, of_cells, products
 from efface.audit.remembrance.panel import Panel, Rows
 from efface.audit.remembrance.plan import Plan
 from efface.audit.remembrance.spillover import Design
@@ -36,6 +37,8 @@ class Sums:
         classes: What they are of.
         exact: Name -> `(classes,)`.
         draws: Name -> `(classes, draws)`.
+        free: Which classes are samples of entities, of which entities were resampled as well.
+        products: See `crossed.products`.
         largest: Largest error of a bystander in each resample, in its standard errors, `(draws,)`.
         slopes: Coefficients of the spillover in each resample, `(terms, draws)`, if there is one.
         by_query: Sum over a class of the changes in each query, `(classes, queries)`.
@@ -47,6 +50,8 @@ class Sums:
     classes: Sequence[Class]
     exact: Mapping[str, Floats]
     draws: Mapping[str, Floats]
+    free: NDArray[np.bool_]
+    products: Products
     largest: Floats
     slopes: Floats | None
     by_query: Floats
@@ -54,14 +59,43 @@ class Sums:
     heirs: tuple[Floats, Floats, int]
     chance: Mapping[str, Floats]
 
+    @property
+    def units(self) -> NDArray[np.int64]:
+        """Independent units behind each class: queries, or of entities and queries the fewer, `(classes,)`."""
+        entities = np.array([int(each.members.sum()) for each in self.classes])
+        return np.where(self.free, np.minimum(entities, self.queries), self.queries)
+
     def ratio(self, top: str, bottom: str, less: str | None = None) -> tuple[Floats, Floats]:
         """`(top - less) / bottom` of each class, and of each resample; NaN where there is nothing to divide by."""
+        exact, draws = (self._divided(sums, top, bottom, less) for sums in (self.exact, self.draws))
+        return exact, self._narrowed(exact, draws, self._slopes(exact, top, bottom, less))
+
+    def lost(self, kept: tuple[str, str], chance: tuple[str, str]) -> tuple[Floats, Floats]:
+        """`1 - kept / chance` of two ratios `(top, bottom)`, in the same way."""
         pairs = []
         for sums in (self.exact, self.draws):
-            under = sums[bottom]
-            over = sums[top] if less is None else sums[top] - sums[less]
-            pairs.append(np.where(under > 0, over / np.where(under > 0, under, 1), np.nan))
-        return pairs[0], pairs[1]
+            one, other = (self._divided(sums, *names) for names in (kept, chance))
+            pairs.append(np.where(other > 0, 1 - one / np.where(other > 0, other, 1), np.nan))
+        one, other = (self._divided(self.exact, *names) for names in (kept, chance))
+        scale = np.where(other > 0, other, np.nan)
+        weights = {name: -w / scale for name, w in self._slopes(one, *kept).items()}
+        weights |= {name: w * one / scale**2 for name, w in self._slopes(other, *chance).items()}
+        return pairs[0], self._narrowed(pairs[0], pairs[1], weights)
+
+    @staticmethod
+    def _divided(sums: Mapping[str, Floats], top: str, bottom: str, less: str | None = None) -> Floats:
+        under = sums[bottom]
+        over = sums[top] if less is None else sums[top] - sums[less]
+        return np.where(under > 0, over / np.where(under > 0, under, 1), np.nan)
+
+    def _slopes(self, ratio: Floats, top: str, bottom: str, less: str | None = None) -> dict[str, Floats]:
+        """What one more in each sum does to a ratio."""
+        under = np.where(self.exact[bottom] > 0, self.exact[bottom], np.nan)
+        return {top: 1 / under, bottom: -ratio / under} | ({} if less is None else {less: -1 / under})
+
+    def _narrowed(self, exact: Floats, draws: Floats, weights: Mapping[str, Floats]) -> Floats:
+        cells = of_cells(self.products, weights)
+        return np.where(self.free[:, None], narrowed(exact, draws, cells), draws)
 
 
 def matrices_of(panel: Panel, *, weighted: bool) -> dict[str, NDArray[Any]]:
@@ -125,6 +159,7 @@ class _Second:
     drawn: Iterable[tuple[NDArray[Any], NDArray[Any]]] | None
     sides: Sequence[Floats] | None
     found: dict[str, Any] = field(default_factory=dict)
+    products: Products = field(default_factory=dict)
     largest: Floats | None = None
     moves: list[Floats] = field(default_factory=list)
 
@@ -135,11 +170,12 @@ class _Second:
     def add(self, panel: Panel) -> None:
         values = matrices_of(panel, weighted=self.first.weighted)
         kept = _Entities(self.standing, self.spill, panel.there)
-        matrices = {name: panel.matrix(value) for name, value in values.items()}
+        cells = {name: panel.by_cell(value) for name, value in values.items()}
+        matrices = {name: panel.matrix(value) for name, value in cells.items()}
         draws = resampled(
             matrices,
             self.members,
-            free=self.free & (self.plan.resample == "both"),
+            free=self.free,
             draws=self.plan.draws,
             seed=self.plan.seed,
             each=kept,
@@ -154,6 +190,9 @@ class _Second:
         )
         self._sum({f"draws {name}": each for name, each in draws.items()})
         self._sum({f"exact {name}": each for name, each in exact.items()})
+        counted = {name: each for name, each in cells.items() if name not in (SEEN_THEN, SEEN_NOW)}
+        found = products(counted, panel.cells[0], self.members)
+        self.products = found if not self.products else {k: v + found[k] for k, v in self.products.items()}
         self._sum({"by query": by_query, "gained": gained, "anyway": anyway})
         if kept.slopes:
             self._sum({"slopes": np.concatenate(kept.slopes, axis=1)})
@@ -184,14 +223,19 @@ class _Second:
             kind: {n.removeprefix(kind): v for n, v in self.found.items() if n.startswith(kind)} for kind in _KINDS
         }
         exact, draws = (parts[kind] for kind in _KINDS)
-        for sums in (exact, draws):
-            for due, got, rows, hits in ((DUE_THEN, GOT_THEN, N, THEN), (DUE_NOW, GOT_NOW, N, NOW)):
+        found = dict(self.products)
+        for due, got, rows, hits in ((DUE_THEN, GOT_THEN, N, THEN), (DUE_NOW, GOT_NOW, N, NOW)):
+            for sums in (exact, draws):
                 sums.setdefault(due, sums[rows])
                 sums.setdefault(got, sums[hits])
+            if (due, due) not in found:
+                found |= {(due, due): found[N, N], (due, got): found[N, hits], (got, got): found[hits, hits]}
         return Sums(
             self.classes,
             exact,
             draws,
+            self.free,
+            found,
             np.empty(0) if self.largest is None else self.largest,
             self.found.get("slopes"),
             self.found["by query"],

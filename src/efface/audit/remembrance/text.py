@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from efface.audit.finding import Finding, spanned
 from efface.audit.remembrance.certificate import CERTIFIED, NOT_CERTIFIED
 from efface.audit.remembrance.findings import BYSTANDERS, REMEMBERED, TARGET, refusals_rose
-from efface.audit.remembrance.measured import Measured
+from efface.audit.remembrance.measured import CHECK, Measured
 from efface.audit.remembrance.standing import ELEVATED, NOT_TESTABLE, SUPPRESSED
 from efface.audit.remembrance.systems import AFTER, AGAIN, BEFORE
 from efface.audit.remembrance.tables import percent, points, untestable
@@ -72,9 +72,9 @@ def _target(found: Measured, there: dict[tuple[str, str, str], Finding]) -> Iter
         yield "NOT measured: no answer named the target before, and so there was nothing to erase."
         return
     said = f"the target is named in {spanned(after)} of the answers that ask for it, {percent(before.value)} before."
-    if change.side == -1:
+    if change.side == -1 and not change.caution:
         yield said.capitalize()
-    elif change.value < 0 and not after.value:
+    elif change.value < 0 and (change.caution or not after.value):
         yield f"NOT testable: with so few answers it cannot be told whether it was erased: {said}"
     else:
         yield f"NOT erased: {said}"
@@ -108,8 +108,9 @@ def _lists(found: Measured) -> Iterator[str]:
         yield f"{prefix} {sum(reasons.values())} bystanders it cannot be told {lost}{said}."
     if found.again is not None and (wrong := int((found.again.status == SUPPRESSED).sum())):
         yield (
-            f"WARNING: {wrong} bystanders are suppressed by the same rule when the system before is asked twice. "
-            "Its answers are not exchangeable between runs, and the lists are not to be trusted."
+            f"WARNING: {wrong} bystanders are suppressed (at most {100 * CHECK:g}% of such names are expected to be "
+            "wrong) when the system before is asked twice. Its answers are not exchangeable between runs, and the "
+            "lists are not to be trusted."
         )
 
 
@@ -121,6 +122,11 @@ def _named(found: Measured, status: str) -> str:
 
 
 def _classes(found: Measured) -> Iterator[str]:
+    if not found.plan.can_tell(len(found.classes)):
+        yield (
+            f"NOT testable: {len(found.classes)} classes are so many that {found.plan.exchanges(len(found.classes)):,} "
+            "exchanges cannot tell of one: declare fewer groups, or ask for more draws."
+        )
     lost = [each for each in found.classes if each.p <= found.plan.alpha and each.change < 0]
     for each in sorted(lost, key=lambda one: one.change)[:_SHOWN]:
         yield (
@@ -163,7 +169,9 @@ def certificate(found: Measured) -> Iterator[str]:
         return
     margin, smallest = (f"{100 * value:.1f}" for value in (said.margin, said.smallest))
     silent = [each.of.title for each in found.classes if each.refused > said.margin]
-    if silent:
+    if said.why:
+        yield f"NOT testable: no margin can be certified, because {said.why}."
+    elif silent:
         yield (
             f"NOT certified: more than {margin} points of the answers on {', '.join(silent[:_SHOWN])} are refused or "
             "fail after and did not before; nothing is known of them."

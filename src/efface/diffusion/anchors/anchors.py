@@ -97,6 +97,12 @@ class Anchors:
         return dataclasses.replace(found, anchor=self.anchor, preserve=(*found.preserve, *more))
 
     @property
+    def relations(self) -> dict[str, str]:
+        """Relation of each word to the concept: the anchor, the boundary and what else passed are its siblings."""
+        passed = [each.word for each in self.table if each.role == "kept"]
+        return dict.fromkeys((*filter(str.strip, [self.anchor]), *self.boundary, *passed), "sibling")
+
+    @property
     def rows(self) -> list[dict[str, Any]]:
         """The table as plain data, a dictionary a candidate: `pandas.DataFrame(anchors.rows)`."""
         return [dataclasses.asdict(each) for each in self.table]

@@ -160,6 +160,42 @@ def meanings(word: str, folder: str | os.PathLike[str] | None = None) -> tuple[M
     return tuple(Meaning(each.name(), tuple(_shown(each))) for each in known.synsets(_lemma(word), known.NOUN))
 
 
+def related(name: str, words: Sequence[str], folder: str | os.PathLike[str] | None = None) -> dict[str, str]:
+    """What each word is to the meaning of a name such as `"cat.n.01"`, of all its own meanings the nearest.
+
+    `"alias"`, `"superclass"`, `"subclass"`; `"sibling"` below its parents, one step further down at most, as
+    `Sense.kin` has them; `"neighbour"` the same below theirs. Words that are nothing of it are left out.
+    """
+    own = _synset(name, folder)
+    known = reader(find_folder(folder))
+    parents = set(_up(own))
+    above, all_above = {up for each in parents for up in _up(each)}, set(own.closure(_up))
+    found = {}
+    for word in words:
+        said = []
+        for each in known.synsets(_lemma(word), known.NOUN):
+            up = list(_levels(each))
+            over = {one for level in up for one in level}
+            said += ["alias"] * (each == own) + ["superclass"] * (each in all_above) + ["subclass"] * (own in over)
+            said += ["sibling"] * any(level & parents for level in up[:2])
+            said += ["neighbour"] * any(level & above for level in up[:3])
+        if said:
+            found[word] = min(said, key=_NEAREST.index)
+    return found
+
+
+_NEAREST = ("alias", "superclass", "subclass", "sibling", "neighbour")
+
+
+def _levels(synset: Any) -> Iterator[set[Any]]:
+    """What is above it, a step at a time."""
+    level, seen = set(_up(synset)), {synset}
+    while level := level - seen:
+        yield level
+        seen |= level
+        level = {up for each in level for up in _up(each)}
+
+
 def _shown(synset: Any) -> list[str]:
     parents = [_words(each)[0] for each in _up(synset)[:1]]
     return parents + [each.word for each in islice(_kin(synset, _words(synset)), _OF_A_SENSE)]
@@ -171,10 +207,14 @@ def sense(name: str, folder: str | os.PathLike[str] | None = None) -> Sense:
     Raises:
         InputError: If there is none.
     """
+    return _sense(_synset(name, folder))
+
+
+def _synset(name: str, folder: str | os.PathLike[str] | None) -> Any:
     known = reader(find_folder(folder))
     module = require("nltk.corpus.reader.wordnet", extra="anchors")
     try:
-        return _sense(known.synset(name))
+        return known.synset(name)
     except (module.WordNetError, ValueError) as error:
         word = name.partition(".")[0]
         there = ", ".join(each.name() for each in known.synsets(_lemma(word), known.NOUN)) or "none"
