@@ -5,13 +5,13 @@ python -m benchmarks.interference people --folder FOLDER [--profession pilot]
 python -m benchmarks.interference show --folder FOLDER [--page FOLDER]
 
 "things": 20 concepts of many subgroups are erased, one at a time, or as many as `--erased` says, up to all 100 that
-are asked for, a picture each: the 20, two siblings of each, and others at random. "uce" shows SELECT's anchor in a concept's place and keeps
-nothing else; "uce+boundary" keeps SELECT's boundary beside it; "uce-bare" shows nothing; all other methods are fitted
-as a careful user would (`benchmarks._studio`). "people": the profession's word, and the woman of it, are erased; all
-people whose profession is drawn as woman, man and person are asked for, and their skin tones. Judge 2 says what is
-seen; before again and sham edits (random changes of the same weights by as much) are the nulls. Arms are kept in the
-folder one by one, so that a run that was stopped goes on. "show" draws nothing: it prints the tables of what is
-there, and writes pages.
+are asked for, a picture each: the 20, two siblings of each, and others at random. "uce" shows SELECT's anchor in a
+concept's place and keeps nothing else; "uce+boundary" keeps SELECT's boundary beside it; "uce-bare" shows nothing; all
+other methods are fitted as a careful user would (`benchmarks._studio`). "people": the profession's word, and
+the woman of it, are erased; all people whose profession is drawn as woman, man and person are asked for, and their
+skin tones. Judge 2 says what is seen; before again and sham edits (random changes of the same weights by as much) are
+the nulls. Arms are kept in the folder one by one, so that a run that was stopped goes on. "show" draws nothing: it
+prints the tables of what is there, and writes pages.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from torch import Tensor
 from benchmarks._measure import table
 from benchmarks._studio import Studio
 from efface import Concept, erase
+from efface.audit.pipelines.presence import Judge
 from efface.audit.pipelines.probes.panel import Panel, sham_of
 from efface.audit.pipelines.probes.subject import Subject
-from efface.audit.remembrance import Registry
+from efface.audit.remembrance import Registry, related
 from efface.audit.remembrance.drawn import Arm
 from efface.audit.remembrance.interfered import interfered, replace_erased
 from efface.audit.remembrance.interference import Interference
@@ -52,6 +53,7 @@ ERASED = (
 )
 METHODS = ("uce", "uce+boundary", "semantic-surgery", "speed", "uce-bare")
 TONES = ("light skin", "medium skin", "dark skin")
+_TONELESS = "black and white"
 _ASKED, _SIBLINGS, _ORDER, _PROMPT_SEED, _SHAMS = 100, 2, 5, 900, 2
 
 
@@ -90,18 +92,24 @@ def prompts_of(names: Sequence[str], n: int) -> dict[str, list[str]]:
 
 
 def toned(names: Sequence[str], n: int) -> dict[str, list[str]]:
-    """The same with each skin tone said before the person: "a dark skin pilot in noto style on a blue background"."""
-    plain = prompts_of(names, n)
+    """The same with each skin tone, as training read it: "a pilot with dark skin in noto style on a red background"."""
+    plain = {name: [t for t in texts if _TONELESS not in t][:n] for name, texts in prompts_of(names, 3 * n + 3).items()}
     return {
-        f"{tone} {name}": [_with_tone(text, name, tone) for text in plain[name]] for name in names for tone in TONES
+        f"{tone} {name}": [text.replace(name, f"{name} with {tone}", 1) for text in plain[name]]
+        for name in names
+        for tone in TONES
     }
 
 
-def _with_tone(text: str, name: str, tone: str) -> str:
-    place = text.index(name)
-    before = text[:place]
-    article = before.rstrip().removesuffix("an").removesuffix("a") if before.rstrip() in ("a", "an") else before
-    return f"{article}a {tone} {text[place:]}" if article != before else f"{before}{tone} {text[place:]}"
+def in_parts(judge: Any) -> Judge:
+    """The judge, of whom a skin tone and a person are asked as two names of one object."""
+
+    def says(images: Tensor, name: str) -> Tensor:
+        person = bare(name)
+        tone = name.removesuffix(person).strip()
+        return judge.judge(images).shows(*[tone] * bool(tone), person)
+
+    return says
 
 
 def shown(judge: Any, images: Tensor) -> list[str]:
@@ -149,7 +157,7 @@ def draw(studio: Studio, folder: Path, asked: Mapping[str, Sequence[str]], metho
         studio.view,
         runs(studio, methods, names),
         asked,
-        judge=judge,
+        judge=in_parts(judge),
         names=partial(shown, judge),
         placebos={f"sham of uce | {name}": partial(sham, studio, "uce", name) for name in shams},
         folder=folder / "arms",
@@ -194,14 +202,14 @@ def registries(found: Interference) -> dict[str, Registry]:
     if of_people:
         tones = [next((tone for tone in TONES if name.startswith(tone)), "none said") for name in found.asked]
         groups = {"said": [worded(bare(name)) for name in found.asked], "skin tone said": tones}
-    known = {}
-    for arm in found.erased:
-        name = arm.partition(" | ")[2]
-        same = (unit @ unit[found.asked.index(name)]).tolist()
-        weight = [emoji.concept(bare(each)).weight for each in found.asked]
-        kin = [relation(name, each) for each in found.asked]
-        known[arm] = Registry.of(found.asked, relation=kin, similarity=same, popularity=weight, groups=groups)
-    return known
+    return related(
+        found.asked,
+        {arm: arm.partition(" | ")[2] for arm in found.erased},
+        lambda name: {each: relation(name, each) for each in found.asked},
+        popularity=[emoji.concept(bare(each)).weight for each in found.asked],
+        similarity=lambda name: (unit @ unit[found.asked.index(name)]).tolist(),
+        groups=groups,
+    )
 
 
 def load(folder: Path) -> Interference:

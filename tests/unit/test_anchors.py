@@ -20,6 +20,7 @@ from efface.diffusion.anchors.encoding import ShortEncoder
 from efface.diffusion.anchors.fixed import fixed_anchor
 from efface.diffusion.anchors.keys import TextReaders
 from efface.diffusion.anchors.readings import read
+from efface.diffusion.anchors.relations import wordnet_relations
 from efface.diffusion.anchors.selection import Selector, select_anchors, select_for_each
 from tests.emoji_world import tiny_emoji
 from tests.pipelines import BUILDERS, state, tiny
@@ -152,6 +153,19 @@ class TestRefusals:
 
 
 class TestWordNet:
+    @needs_wordnet
+    def test_relations_of_words_by_their_nearest_meaning(self) -> None:
+        words = ["cat", "true cat", "feline", "house cat", "lion", "wolf", "kitten", "oak", "zzyzx"]
+        found = wordnet_relations("cat", words)
+        assert found == dict(zip(words, [
+            "target", "alias", "superclass", "subclass", "sibling", "neighbour", "unrelated", "unrelated", "unrelated",
+        ], strict=True))  # fmt: skip
+        assert wordnet_relations("mouse", ["rat", "keyboard"], synset="mouse.n.01")["rat"] == "sibling"
+        with pytest.raises(InputError, match="WordNet does not know 'zzyzx'"):
+            wordnet_relations("zzyzx", words)
+        with pytest.raises(InputError, match="is no synset of WordNet"):
+            wordnet_relations("cat", words, synset="cat.n.99")
+
     @needs_wordnet
     def test_sister_terms_without_kinds_parents_and_synonyms(self, view: PipelineView) -> None:
         found = select_anchors(view, "cat", synset="cat.n.01")
