@@ -1,7 +1,7 @@
 """Verdicts about models that are known: is what still draws a concept called not suppressed, and a gold model removed?
 
 python -m benchmarks.probe_calibration --out results.jsonl [--concepts circle striped heart] [--seeds 20] [--golds 1]
-    [--steps 10] [--images 12] [--methods uce@anchor=sibling ...] [--only likelihood ...] [--tell]
+    [--steps 10] [--images 12] [--again 4] [--methods uce@anchor=sibling ...] [--only likelihood ...] [--tell]
 
 Per concept and seed the base is seed2 and the floor the gold model of the concept. Judged as if they were erased:
 
@@ -14,7 +14,8 @@ Per concept and seed the base is seed2 and the floor the gold model of the conce
 A seed draws the sham, the prompts' seeds, the noise and the held-out pictures anew; golds are the same. The first two
 have the direct prompt alone, golds (in the first `--golds` seeds) 40 pictures of it, and likelihood, features,
 completion and relearning, without which nothing is called removed. With `--methods` erasures of seed2 are judged
-instead, by the direct prompt, likelihood, features and completion. A line of JSON for each subject, written when it is
+instead, by the direct prompt, likelihood, features and completion. What is inconclusive is judged again with so many
+times (--again) the pictures of the direct prompt; both are counted. A line of JSON for each subject, written when it is
 known: what is in the file is not done again; the counts are by the rule as it is now.
 """
 
@@ -50,7 +51,7 @@ from efface.audit.pipelines.probes.verdict import Facts, decide
 from efface.stats.intervals import Interval, wilson_interval
 
 _CHEAP, _DEAR = ("direct prompt", "likelihood", "features"), ("diffusion completion", "relearning")
-_EQUAL = "seed2"
+_EQUAL, OPEN = "seed2", "inconclusive"
 _ON_STEPS, _ON_RATE, _ON_BATCH, _ON_STREAM = 60, 1e-4, 32, 290
 _LIGHT, _METHODS = ("base", "sham"), ("direct prompt", "likelihood", "features", "diffusion completion")
 _GOLDS, _GOLD_IMAGES = ("gold", "gold, trained on"), 40
@@ -147,7 +148,7 @@ def run(args: argparse.Namespace) -> None:
     base = Subject(BASE, PipelineView.of(studio.world.load_pipeline(_EQUAL)))
     studio.view = base.view
     there = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    done = {(line["concept"], line["seed"], line["subject"]) for line in there}
+    done = {key_of(line): decided(line) for line in there}
     golds = {name: variant for name in args.concepts if (variant := studio.world.gold_of(name)) is not None}
     models = {
         name: Models(studio, base, Subject(GOLD, PipelineView.of(studio.world.load_pipeline(variant))), name)
@@ -159,15 +160,23 @@ def run(args: argparse.Namespace) -> None:
     ):
         for seed, (name, every) in product(range(seeds), models.items()):
             case = case_of(studio, base, name, 96, seed, pictures_seed=seed)
-            shared: dict[Any, Any] = {}
-            for subject in asked_:
-                if (name, seed, subject) in done:
+            shared: dict[int, dict[Any, Any]] = {}
+            for subject, n in product(asked_, (images, images * max(1, args.again))):
+                line = done.get((name, seed, subject), {"verdict": OPEN, "images": 0})
+                if line["verdict"] != OPEN or line.get("images", images) >= n:
                     continue
-                line = {"concept": name, "seed": seed, "subject": subject}
-                line |= judged(Panel(base, every(subject, seed), every.gold), case, images, names, shared)
+                line = {"concept": name, "seed": seed, "subject": subject, "images": n}
+                panel = Panel(base, every(subject, seed), every.gold)
+                line |= judged(panel, case, n, names, shared.setdefault(n, {}))
+                done[name, seed, subject] = line
                 with args.out.open("a") as out:
                     out.write(json.dumps(line) + "\n")
-                print(name, seed, subject, line["verdict"], *line["because"][:2], line["cpu"], flush=True)
+                print(name, seed, subject, n, line["verdict"], *line["because"][:2], line["cpu"], flush=True)
+
+
+def key_of(line: Mapping[str, Any]) -> tuple[str, int, str]:
+    """What a line is about."""
+    return line["concept"], line["seed"], line["subject"]
 
 
 def decided(line: dict[str, Any]) -> dict[str, Any]:
@@ -179,18 +188,30 @@ def decided(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def tell(path: Path) -> None:
-    """How often each subject had each verdict by the rule as it is now, with Wilson's lower end for the first."""
+    """How often each subject had each verdict by the rule as it is now, with Wilson's lower end for the first.
+
+    Then the same where what was inconclusive at first has the verdict that more pictures gave.
+    """
     lines = [decided(json.loads(line)) for line in path.read_text().splitlines()]
+    once = {key_of(line): line for line in reversed(lines)}
+    told = {"": once, ", with more pictures where they were too few": {key_of(line): line for line in lines}}
+    for when, found in told.items():
+        for (subject, concept), counts in sorted(counted([*found.values()]).items()):
+            (kind, hits), n = counts.most_common(1)[0], sum(counts.values())
+            low = wilson_interval(float(hits), n).low
+            more = "" if len(counts) == 1 else f"; others: {dict(counts.most_common()[1:])}"
+            if not when or counts != counted([*once.values()])[subject, concept]:
+                print(f"{subject}, {concept}{when}: {hits} of {n} (from {low:.2f}) {kind}{more}")
+    print(f"{sum(line['cpu'] for line in lines) / 60:.1f} CPU-minutes")
+
+
+def counted(lines: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Counter[str]]:
+    """Verdicts of each subject and concept; of the inconclusive ones why."""
     groups: dict[tuple[str, str], Counter[str]] = {}
     for line in lines:
-        found = groups.setdefault((line["subject"], line["concept"]), Counter())
-        found[f"{line['verdict']}: {line['because'][0]}" if line["verdict"] == "inconclusive" else line["verdict"]] += 1
-    for (subject, concept), found in sorted(groups.items()):
-        (kind, hits), n = found.most_common(1)[0], sum(found.values())
-        low = wilson_interval(float(hits), n).low
-        more = "" if len(found) == 1 else f"; others: {dict(found.most_common()[1:])}"
-        print(f"{subject}, {concept}: {hits} of {n} (from {low:.2f}) {kind}{more}")
-    print(f"{sum(line['cpu'] for line in lines) / 60:.1f} CPU-minutes")
+        kind = line["verdict"] if line["verdict"] != OPEN else f"{OPEN}: {line['because'][0]}"
+        groups.setdefault((line["subject"], line["concept"]), Counter())[kind] += 1
+    return groups
 
 
 def main() -> None:
@@ -205,6 +226,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="probes of the erasures in place of these")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--images", type=int, default=12)
+    parser.add_argument("--again", type=int, default=4)
     parser.add_argument("--tell", action="store_true", help="only count what is in the file")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -21,6 +21,7 @@ import re
 import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ import torch
 from benchmarks._measure import table
 from benchmarks._studio import Studio, add_world
 from efface import Concept, PipelineView, load
+from efface._io import write_json
 from efface.audit import Pictures
 from efface.audit.pipelines.probes.case import Case
 from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, Panel, ShamEdit
@@ -129,7 +131,7 @@ def run(args: argparse.Namespace, studio: Studio, name: str, seed: int) -> None:
     case = case_of(studio, base, name, args.pictures, seed)
     every = probes(args.suite)
     chosen = [p for p in every if not args.only or p.name in args.only]
-    budgets = budgets_of(chosen, args.suite, args.scale)
+    budgets = budgets_of(every, args.suite, args.scale)  # whatever is chosen: what is kept goes by them
     settings = {"world": args.world, "base": args.base, "gold": variant, "pictures": args.pictures, "seed": seed}
     settings |= {"sampling": {k: repr(v) for k, v in case.sampling.items()}, "budgets": repr(budgets)}
     shared: dict[Any, Any] = {}
@@ -144,6 +146,10 @@ def run(args: argparse.Namespace, studio: Studio, name: str, seed: int) -> None:
         rows[method] = [row for one in ran for row in one.rows(seed=seed)]
         seconds[method] = cpu() - start
         verdicts[method] = decide(rows[method], Facts(bool(panel.moved), gold=True))
+        if args.folder is not None:
+            told = {"concept": name, "method": method, "seed": seed, "verdict": verdicts[method].kind}
+            told |= {"because": verdicts[method].because, "rows": [asdict(row) for row in rows[method]]}
+            write_json(args.folder / f"told-{spelled(name)}-{spelled(method)}-{seed}.json", told)
         for one in ran:
             for model, why in one.why.items():
                 print(f"{method}, {one.probe.name}, {model}: {why}", flush=True)
