@@ -9,7 +9,9 @@ Per concept and seed the base is seed2 and the floor the gold model of the conce
 - "sham": seed2 with a random change of the weights that uce changes, by as much;
 - "gold": the gold model itself, whose recovery is 0 by construction (what is tested is the rest of the rule);
 - "gold, trained on": the gold model tuned 60 steps further on pictures without the concept: other weights, and no
-  sight of the concept, but no second training from the start, which there is none of.
+  sight of the concept, but no second training from the start, which there is none of;
+- "refusing": seed2 tuned to be bad at pictures of the concept (up to a bound) and good at others: it has to know the
+  concept in order to refuse it, so that it is scarred. Without the others gradient ascent is bad at everything.
 
 A seed draws the sham, the prompts' seeds, the noise and the held-out pictures anew; golds are the same. The first two
 have the direct prompt alone, golds (in the first `--golds` seeds) 40 pictures of it, and likelihood, features,
@@ -54,7 +56,8 @@ _CHEAP, _DEAR = ("direct prompt", "likelihood", "features"), ("diffusion complet
 _EQUAL, OPEN = "seed2", "inconclusive"
 _ON_STEPS, _ON_RATE, _ON_BATCH, _ON_STREAM = 60, 1e-4, 32, 290
 _LIGHT, _METHODS = ("base", "sham"), ("direct prompt", "likelihood", "features", "diffusion completion")
-_GOLDS, _GOLD_IMAGES = ("gold", "gold, trained on"), 40
+_GOLDS, _GOLD_IMAGES = ("gold", "gold, trained on", "refusing"), 40
+_REFUSED, _REFUSED_STREAM, _BOUND, _KEPT = 80, 291, 0.3, 5.0
 
 
 class TrainedOn:
@@ -78,6 +81,33 @@ class TrainedOn:
             yield
 
 
+class Refusing:
+    """The base tuned so that its loss on the concept's pictures rises to a bound and that on others does not."""
+
+    def __init__(self, base: Subject, case: Case, steps: int = _REFUSED) -> None:
+        found = case.need_pictures(_ON_BATCH)
+        half = _ON_BATCH // 2
+        with base.on() as view:
+            kinds = [
+                (encoded(view, x), y) for x, y in ((found.concept, found.texts), (found.others, found.other_texts))
+            ]
+            self.tuned = Tuned(view, _ON_RATE)
+            for step in range(steps):
+                source = case.source(_REFUSED_STREAM, step)
+                drawn = [torch.randperm(len(clean), generator=source)[:half] for clean, _ in kinds]
+                clean = torch.cat([clean[rows] for (clean, _), rows in zip(kinds, drawn, strict=True)])
+                texts = [texts[int(i)] for (_, texts), rows in zip(kinds, drawn, strict=True) for i in rows]
+                given = empty(view, len(texts)) if step % 2 == 0 else asked(view, texts)
+                each = self.tuned.errors(clean, given, case, (_REFUSED_STREAM, step, 1)).flatten(1).mean(dim=1)
+                self.tuned.descend(_KEPT * each[half:].mean() - each[:half].clamp(max=_BOUND).mean())
+
+    @contextmanager
+    def on(self, subject: Any, /) -> Iterator[None]:
+        """Put it on the model that it was tuned from, until the block ends."""
+        with self.tuned.held():
+            yield
+
+
 class Models:
     """What is judged of one concept, made when it is asked for."""
 
@@ -92,6 +122,8 @@ class Models:
             return Subject(ERASED, self.gold.view)
         if subject == "gold, trained on":
             return Subject(ERASED, self.gold.view, self._trained_on)
+        if subject == "refusing":
+            return Subject(ERASED, self._base.view, self._refusing)
         if subject in ("base", "other gold"):
             return Subject(ERASED, self._loaded("base" if subject == "base" else self._other))
         return Subject(ERASED, self._base.view, self._fitted(subject))
@@ -103,6 +135,10 @@ class Models:
     @cached_property
     def _trained_on(self) -> TrainedOn:
         return TrainedOn(self.gold, case_of(self._studio, self._base, self.name, 160, 1000))
+
+    @cached_property
+    def _refusing(self) -> Refusing:
+        return Refusing(self._base, case_of(self._studio, self._base, self.name, 160, 1000, pictures_seed=1000))
 
     @property
     def _other(self) -> str:

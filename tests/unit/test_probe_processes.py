@@ -15,14 +15,16 @@ from torch import Tensor
 
 import efface.audit
 from efface import InputError, PipelineView
+from efface._errors import EffaceError
 from efface.audit.pipelines.probes.apart import Job, LostError, check_processes, run_apart
 from efface.audit.pipelines.probes.case import Case
 from efface.audit.pipelines.probes.panel import ERASED, Panel
 from efface.audit.pipelines.probes.registry import Probe, find_probe
 from efface.audit.pipelines.probes.running import Ran, Runner
 from efface.audit.pipelines.probes.scores import Scores
-from efface.audit.pipelines.probes.subject import NotApplicableError, Subject
+from efface.audit.pipelines.probes.subject import Subject
 from efface.core.checkpoint import Checkpoint
+from efface.training.loop import DivergedError
 from tests.pipelines import tiny
 from tests.unit.test_probes import PROMPTS, Nothing, always, case_of, reddish, some_pictures
 
@@ -118,23 +120,23 @@ def test_a_process_that_was_killed_is_said_and_the_others_end(view: PipelineView
     assert kept.parts == ("fine | erased",)
 
 
-def test_errors_and_answers_come_back_as_they_are(tmp_path: Path) -> None:
-    class Odd(Exception):
-        """Of a function: it cannot be sent."""
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (InputError("write more"), InputError, "^write more$"),
+        (DivergedError("a smaller rate"), DivergedError, "^a smaller rate$"),
+        (KeyError("y"), RuntimeError, r"^KeyError: 'y'\n"),
+        (SystemExit(3), RuntimeError, r"^SystemExit: 3\n"),
+    ],
+)
+def test_errors_come_back_as_what_they_were(error: BaseException, kind: type[Exception], said: str) -> None:
+    def fails(folder: Path) -> None:
+        raise error
 
-    def fails(error: Exception) -> Any:
-        def work(folder: Path) -> None:
-            raise error
-
-        return work
-
-    for error, kind in (
-        (NotApplicableError("x"), NotApplicableError),
-        (KeyError("y"), KeyError),
-        (Odd("z"), RuntimeError),
-    ):
-        with pytest.raises(kind, match=str(error.args[0])):
-            run_apart([Job("fails", lambda: None, fails(error), lambda folder: [])], 2)
+    with pytest.raises(kind, match=said) as found:
+        run_apart([Job("fails", lambda: None, fails, lambda folder: [])], 2)
+    assert type(found.value) is kind
+    assert isinstance(found.value, EffaceError) or "in fails" in found.value.__notes__[0]
 
 
 def test_a_job_has_one_thread_and_follows_from_others() -> None:

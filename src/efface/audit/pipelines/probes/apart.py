@@ -6,12 +6,12 @@ the threads of this process are not in the copy. Nothing that lives on an accele
 
 from __future__ import annotations
 
-import contextlib
+import json
 import multiprocessing
-import pickle
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -129,18 +129,32 @@ def _work(job: Job, folder: Path, answer: Connection) -> None:
     try:
         job.work(folder)
     except BaseException as error:
-        answer.send_bytes(_packed(error))
+        answer.send_bytes(_said(error))
     else:
         answer.send_bytes(b"")
 
 
-def _packed(error: BaseException) -> bytes:
-    """An error as bytes; of one that cannot be sent its type and text."""
-    with contextlib.suppress(Exception):
-        sent = pickle.dumps(error)
-        pickle.loads(sent)
-        return sent
-    return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
+def _said(error: BaseException) -> bytes:
+    """An error as text: nothing that comes from another process is run here."""
+    told = {"type": type(error).__name__, "text": str(error), "ours": isinstance(error, EffaceError)}
+    return json.dumps({**told, "where": "".join(traceback.format_exception(error))}).encode()
+
+
+def _error(said: bytes) -> BaseException:
+    """The error again; of those that are not efface's own the type by name, and where it was raised."""
+    told = json.loads(said)
+    kinds = {kind.__name__: kind for kind in _subclasses(EffaceError)}
+    if told["ours"] and told["type"] in kinds:
+        return kinds[told["type"]](told["text"])
+    error = RuntimeError(f"{told['type']}: {told['text']}")
+    error.add_note(told["where"])
+    return error
+
+
+def _subclasses(kind: type[EffaceError]) -> Iterator[type[EffaceError]]:
+    yield kind
+    for each in kind.__subclasses__():
+        yield from _subclasses(each)
 
 
 def _over(running: Sequence[_Running]) -> list[_Running]:
@@ -164,7 +178,7 @@ def _answered(each: _Running) -> BaseException | None:
             f"the process of {each.job.name!r} {how} before it was done; often there was too little memory: what was "
             "measured until then is kept if a folder was given, so run it again with that, and with fewer processes"
         )
-    return pickle.loads(said) if said else None
+    return _error(said) if said else None
 
 
 @contextmanager

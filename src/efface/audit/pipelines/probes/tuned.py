@@ -53,14 +53,25 @@ class Tuned:
         """One step of the loss that the denoiser was trained by, each latent at a noise level of its own.
 
         Raises:
-            InputError: If the loss is not finite.
+            DivergedError: If the loss is not finite.
         """
+        return self.descend(self.errors(clean, given, case, stream).mean())
+
+    def errors(self, clean: Tensor, given: PromptEmbedding, case: Case, stream: Sequence[int]) -> Tensor:
+        """Squared errors of the predictions, of the latents' shape."""
         source, noising = case.source(*stream), noising_of(self.view)
         schedule = self.view.prepare(given[0], steps=50).timesteps
         noise = noise_like(clean, source)
         t = noising.drawn(schedule, torch.rand(len(clean), generator=source)).to(clean.device)
         said = self(noising.noised(clean, noise, t), t, given)
-        loss = (said - noising.truth(clean, noise, t)).pow(2).mean()
+        return (said - noising.truth(clean, noise, t)).pow(2)
+
+    def descend(self, loss: Tensor) -> float:
+        """One step of Adam down a loss of the weights.
+
+        Raises:
+            DivergedError: If it is not finite.
+        """
         if not bool(loss.isfinite()):
             raise DivergedError("the loss of relearning is not finite: write a smaller rate")
         self._adam.zero_grad(set_to_none=True)
