@@ -34,8 +34,8 @@ from benchmarks._measure import table
 from benchmarks._studio import Studio, add_world
 from benchmarks.erasing import average, run
 from efface.audit.pipelines.balance import harmonic
+from efface.core.cost import peak_bytes
 from efface.core.weights import nbytes_of
-from efface.diffusion.weights.tuning import peak_bytes
 from efface.stats.intervals import wilson_interval
 from efface_worlds.registry import find_world
 

@@ -125,6 +125,7 @@ def test_its_erasure_knows_what_it_is(subject: str, method: Method) -> None:
     assert isinstance(erasure, method.erasure) and erasure.method == method.name
     assert erasure.names == (getattr(concept, "name", concept),)
     assert type(erasure.config) is method.config or erasure.config is None
+    assert {"seconds", "cpu_seconds", "peak_process_bytes"} <= erasure.provenance["cost"].keys()
     assert erasure.provenance["efface"] == efface.__version__ and "efface.erase(" in erasure.provenance["call"]
     plain = erasure.describe()
     assert json.loads(json.dumps(plain)) == plain and plain["sha256"] == erasure.digest

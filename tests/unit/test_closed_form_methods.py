@@ -386,3 +386,25 @@ def test_on_every_kind_of_pipeline(kind: str) -> None:
                 assert all(not torch.equal(state[name], before[part][name]) for name in delta.changes), (method, part)
         for part, values in before.items():
             assert all(torch.equal(v, values[n]) for n, v in getattr(pipe, part).state_dict().items())
+
+
+def test_in_half_precision_the_change_is_nearly_the_same() -> None:
+    """Rows are those of a text encoder in bfloat16, the solution is float64, and the weights stay what they are."""
+    whole, half = build("sd1"), build("sd1").to(torch.bfloat16)
+    concept = Concept("circle", anchor="star", preserve=["square"])
+    for method, options in {
+        "uce": {},
+        "rece": {"rounds": 1},
+        "speed": {},
+        "oce": {},
+        "mace": {"adapters": False},
+    }.items():
+        made = [efface.erase(pipe, concept, method, **options) for pipe in (whole, half)]
+        given = [{n: v.double() for n, v in pipe.unet.state_dict().items()} for pipe in (whole, half)]
+        with made[0].on(whole), made[1].on(half):
+            assert {v.dtype for v in half.unet.state_dict().values()} == {torch.bfloat16}
+            after = [{n: v.double() for n, v in pipe.unet.state_dict().items()} for pipe in (whole, half)]
+        for name in made[0].deltas["unet"].changes:
+            change, other = (now[name] - before[name] for now, before in zip(after, given, strict=True))
+            assert float((other - change).norm()) < 0.25 * float(change.norm()), (method, name)
+        assert all(torch.equal(v.double(), given[1][n]) for n, v in half.unet.state_dict().items())

@@ -21,6 +21,7 @@ from efface._validate import did_you_mean
 from efface.core.arrays import is_plain
 from efface.core.concept import Concept
 from efface.core.config import Config
+from efface.core.cost import Clock
 from efface.core.discovery import discover
 from efface.core.doors import check_call, check_fields
 from efface.core.fingerprint import fingerprint
@@ -223,6 +224,7 @@ def erase(subject: Any, concept: Any, method: str | None = None, **options: Any)
     for module, extra in chosen.requires.items():
         require(module, extra=extra)
     call = called("efface.erase", {"subject": subject, "concept": concept, "method": method, **options})
+    clock = Clock()
     if found.kind == "pipeline":
         concepts = _concepts(chosen, concept)
         _tell_unread(chosen, concepts, config, data)
@@ -235,10 +237,9 @@ def erase(subject: Any, concept: Any, method: str | None = None, **options: Any)
         data = {"labels": labels, **data}
         if isinstance(concept, Concept):
             erasure = dataclasses.replace(erasure, concepts=(dataclasses.replace(concept, labels=None),))
-    about = _about(found, data, config, call)
+    about = {"cost": clock.cost(getattr(found.view, "device", None)), **_about(found, data, config, call)}
     if "embeddings" in chosen.access:  # they mean something for these text encoders alone
         about["weights"] = {name: fingerprint(part) for name, part in found.view.text_encoders.items()}
-    # A fit may have noted what it cost.
     return dataclasses.replace(erasure, provenance={**erasure.provenance, **about})
 
 

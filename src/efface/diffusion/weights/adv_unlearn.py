@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -137,8 +137,7 @@ def fit(
     found = tuning.tuned(loss, checkpoint, checkpoint_seconds, encoders=list(student.encoders), retained=len(kept))
     changes = student.changes(found.values)
     deltas = {name: delta_of(unwrapped(view.text_encoders[name]), own) for name, own in changes.items()}
-    erasure = WeightErasure.made(deltas, method=NAME, concepts=concepts, config=config, report=found.report)
-    return replace(erasure, provenance={"cost": found.cost})
+    return WeightErasure.made(deltas, method=NAME, concepts=concepts, config=config, report=found.report)
 
 
 def _attacked(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from efface.diffusion.weights.projections import LAYERS_HELP, Layers
 from efface.diffusion.weights.refinement import refined
 from efface.diffusion.weights.rows import READS, check_words
 from efface.diffusion.weights.suppression import Scenes, Segment, SuppressionConfig, suppressed
-from efface.diffusion.weights.tuning import cost_of, ready
+from efface.diffusion.weights.tuning import ready
 from efface.pipelines.view import PipelineView
 
 NAME = "mace"
@@ -84,7 +83,6 @@ def fit(
             cross-attention for adapters, or the normal equations are singular.
         DivergedError: If a loss is not finite; the weights before are in the checkpoint.
     """
-    clock = time.perf_counter(), time.process_time()
     check_words(view, concepts)
     if not config.refine and not config.adapters:
         raise InputError("method='mace' without its first and second step does nothing: leave refine or adapters on")
@@ -111,9 +109,8 @@ def fit(
     found = _together(view, each, first, config)
     saved.clear()
     about = {"refinement": None if first is None else first.report, "adapters": [one.report for one in each]}
-    cost = cost_of(clock, next(view.denoiser.parameters()).device)
     made: dict[str, Any] = {"method": NAME, "concepts": tuple(concepts), "config": config}
-    return replace(found, **made, report={**found.size, **about}, provenance={"cost": cost})
+    return replace(found, **made, report={**found.size, **about})
 
 
 def _together(

@@ -337,7 +337,6 @@ def fit(
         concepts=tuple(concepts),
         config=config,
         report=found.report,
-        provenance={"cost": found.cost},
     )
 
 

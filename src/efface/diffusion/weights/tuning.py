@@ -18,11 +18,9 @@ import functools
 import math
 import os
 import re
-import sys
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -133,12 +131,10 @@ class Tuned(NamedTuple):
     Attributes:
         values: Of what the student trains, the best or the last.
         report: Plain data.
-        cost: Seconds and memory.
     """
 
     values: list[Tensor]
     report: dict[str, Any]
-    cost: dict[str, Any]
 
 
 class Tuning:
@@ -218,13 +214,12 @@ class Tuning:
         found = self.tuned(loss, checkpoint, seconds, **more)
         part = {self.view.denoising.only: delta_of(self.teacher, self.student.changes(found.values))}
         about = {"method": self.method, "concepts": self.concepts, "config": self.config}
-        return replace(WeightErasure.made(part, **about, report=found.report), provenance={"cost": found.cost})
+        return WeightErasure.made(part, **about, report=found.report)
 
     def tuned(
         self, loss: Loss, checkpoint: str | os.PathLike[str] | None = None, seconds: float = 30.0, **more: Any
     ) -> Tuned:
         """The same of any student: what it came to."""
-        clock = time.perf_counter(), time.process_time()
         plan, saved = self.config.plan, Checkpoint(checkpoint, self._identity() if checkpoint else {}, seconds=seconds)
         trainer = self._trainer(plan)
         course = _Course(trainer, saved, self.config, self._memory)
@@ -245,7 +240,7 @@ class Tuning:
                 raise DivergedError(f"the weights after {trainer.step} steps are not finite: {SMALLER}")
         found = self._found(course, more)
         saved.clear()
-        return Tuned(*found, cost_of(clock, self.passes.device))
+        return Tuned(*found)
 
     def _look_again(self, course: _Course) -> bool:
         """Compare the weights as they are, unless that was done; whether they can be."""
@@ -401,25 +396,6 @@ def _neutral(concepts: Sequence[Concept]) -> str:
     if len(texts) > 1:
         raise InputError(f"the concepts have the neutral prompts {texts}: give all of them one, or fit each alone")
     return texts[0]
-
-
-def cost_of(start: tuple[float, float], device: torch.device) -> dict[str, Any]:
-    """What a fit took: seconds, of all processors, and the peak of memory of the process, or of the device."""
-    wall, cpu = start
-    found = {"seconds": round(time.perf_counter() - wall, 3), "cpu_seconds": round(time.process_time() - cpu, 3)}
-    if device.type == "cuda":
-        return {**found, "peak_device_bytes": torch.cuda.max_memory_allocated(device)}
-    return {**found, "peak_process_bytes": peak_bytes()}
-
-
-def peak_bytes() -> int | None:
-    """The most memory that this process has had so far; None where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
 
 
 def ready(function: Callable[..., _E]) -> Callable[..., _E]:
