@@ -284,3 +284,23 @@ def test_errors_of_answers(asking: pd.DataFrame, capsys: pytest.CaptureFixture[s
     for name in "ab":
         Path(f"{name}.json").write_text(json.dumps({"eval_lg.json": {}}))
     assert message in fails(capsys, "remember", *argv.split())
+
+
+def test_a_class_that_is_a_float_in_one_column_is_the_same_class(capsys: pytest.CaptureFixture[str]) -> None:
+    truth = np.arange(400) % 4
+    pd.DataFrame({"class": truth, "before": truth, "after": truth.astype(float)}).to_csv("numbers.csv", index=False)
+    files = ["numbers.csv:before", "numbers.csv:after", "--truth", "numbers.csv:class", "--target", "3"]
+    assert main(["remember", *files, *FEW, "-o", "n.json"]) == 0
+    assert Audit.from_dict(json.loads(Path("n.json").read_text())).find("bystanders", "remembered", "after").value == 1
+    capsys.readouterr()
+
+
+def test_what_is_not_known_of_somebody_is_an_empty_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    who = {"id": list("abcd"), "relation": ["", "", "sibling", "target"], "popularity": [9, None, 2, 1]}
+    pd.DataFrame({**who, "aliases": ["Ann|Anna", "", None, ""], "guild": ["x", "", "x", "y"]}).to_csv(
+        "gaps.csv", index=False
+    )
+    assert main([*SAID, "--who", "gaps.csv"]) == 0
+    capsys.readouterr()
+    pd.DataFrame({"id": ["a", None, "c", "d"], "guild": list("xyxy")}).to_csv("gaps.csv", index=False)
+    assert "column 'id' of gaps.csv has missing values" in fails(capsys, *SAID, "--who", "gaps.csv")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,55 @@ def test_predictions_of_any_kind(kind: Any) -> None:
     # Who was said wrongly is mentioned without being relevant.
     assert panel.by_entity(panel.exposure[BEFORE]).tolist() == [2, 1]
     assert panel.by_entity(panel.exposure[AFTER]).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("truth", "before", "after"),
+    [
+        ([1, 2, 3], [1.0, 2.0, 3.0], ["1", "2", "2"]),
+        (np.array([1, 2, 3], dtype=np.float16), [1, 2, 3], [1, 2, 2]),
+        (torch.tensor([1, 2, 3]), torch.tensor([1.0, 2.0, 3.0]), [1, 2, 2]),
+    ],
+)
+def test_a_class_has_one_name_whatever_type_of_number_it_comes_as(truth: Any, before: Any, after: Any) -> None:
+    found = Ledger.of_predictions(truth, before, after)
+    assert found.entities == ("1", "2", "3")
+    hits = {
+        arm: found.rows["hit"][(found.rows["merit"] > 0) & (found.rows["arm"] == i)].tolist()
+        for i, arm in enumerate(found.arms)
+    }
+    assert hits == {AFTER: [True, True, False], BEFORE: [True, True, True]}
+
+
+def test_among_numbers_true_is_one() -> None:
+    assert Ledger.of_predictions([True, False], [1, 0], [1.0, 1.0]).entities == ("0", "1")
+    assert Ledger.of_predictions([True, False], [True, False], [True, True]).entities == ("False", "True")
+
+
+def test_an_arm_that_never_names_a_true_class_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="no answer of 'after' is a true class"):
+        Ledger.of_predictions(["Cat", "Dog"], ["Cat", "Dog"], ["cat", "dog"])
+
+
+def test_a_status_that_is_none_is_refused_and_not_wrapped_into_one() -> None:
+    with pytest.raises(InputError, match="status"):
+        Ledger.of_table(changed(status=[256] * 4))
+
+
+def test_what_is_not_known_of_an_entity_may_be_missing_in_any_way() -> None:
+    found = Registry.of(
+        [1.0, np.float32(2.0)],
+        target=[1],
+        popularity=[None, 3],
+        similarity=np.array([math.nan, 0.5]),
+        relation=[None, "sibling"],
+        groups={"field": [math.nan, "x"], "year": [1852.0, None]},
+        aliases=[["Ada"], []],
+    )
+    ada, mary = found.entities
+    assert (ada.id, ada.relation, ada.popularity, ada.groups) == ("1", "target", None, {"field": "", "year": "1852"})
+    assert (mary.aliases, mary.relation, mary.similarity) == ((), "sibling", 0.5)
+    assert mary.groups == {"field": "x", "year": ""}
 
 
 def test_predictions_of_other_lengths_are_refused() -> None:

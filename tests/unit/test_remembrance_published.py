@@ -331,3 +331,11 @@ def test_facts_without_wordings_and_systems_without_text_are_refused() -> None:
         Questions(found.registry, (), found.facts)
     refused = found.system(lambda prompt, seed: "I cannot", refuses=lambda text: "cannot" in text)
     assert refused.observe(found.queries[0], 0).status == "refused"
+
+
+def test_a_file_may_begin_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
+    plain = written(tmp_path / "forget10.json", [tofu(a, q) for a in range(2) for q in range(20)])
+    marked = tmp_path / "marked" / "forget10.json"
+    marked.parent.mkdir()
+    marked.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
+    assert read_questions({"target": marked}, "tofu").queries == read_questions({"target": plain}, "tofu").queries

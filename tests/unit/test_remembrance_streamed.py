@@ -172,3 +172,12 @@ def test_what_is_no_file_of_rows_is_refused(tmp_path: Path) -> None:
         remembered(StreamedLedger(tmp_path / "rows.parquet"), outcome="score")
     with pytest.raises(InputError, match="mary is not in the registry"):
         remembered(StreamedLedger(tmp_path / "rows.parquet"), registry=Registry.of(["ada", "eve"]))
+
+
+def test_files_of_one_folder_may_differ_in_types_and_in_columns_that_are_not_read(tmp_path: Path) -> None:
+    rows = pd.DataFrame({**ROWS, "entity": [1, 2, 1, 2]})
+    rows[:2].to_parquet(tmp_path / "a.parquet")
+    rows[2:].astype({"entity": float, "hit": float}).assign(note="x").to_parquet(tmp_path / "b.parquet")
+    with StreamedLedger(tmp_path) as found:
+        assert (found.entities, len(found)) == (("1", "2"), 4)
+        assert found.entities == Ledger.of_table(rows.astype({"entity": float})).entities

@@ -20,6 +20,7 @@ from efface.audit.remembrance import (
     read_results,
 )
 from efface.audit.remembrance.answering import takes_two
+from efface.audit.remembrance.registry import name_of
 from efface.audit.remembrance.systems import AFTER, AGAIN, BEFORE, PLACEBO
 from efface.cli import options
 from efface.cli.functions import function_of, is_function
@@ -162,7 +163,7 @@ def _queries(table: Table, name: str) -> list[Query]:
     found: dict[str, dict[str, float]] = {}
     rows = zip(*(table[column] for column in _COLUMNS[:3]), merits, strict=True)
     for number, (query, prompt, entity, merit) in enumerate(rows, 1):
-        query, prompt, entity, at = str(query), str(prompt), str(entity), f"--ask {name}, row {number}"
+        query, prompt, entity, at = name_of(query), str(prompt), name_of(entity), f"--ask {name}, row {number}"
         if prompts.setdefault(query, prompt) != prompt:
             raise InputError(
                 f"--ask {name}, row {number}: query {query!r} has another prompt than before: give each its id"

@@ -187,7 +187,7 @@ def _numbers(args: Explain, name: str, channels: int) -> list[float] | None:
 
 def _class_names(path: Path) -> tuple[str, ...]:
     try:
-        names = path.read_text(encoding="utf-8").splitlines()
+        names = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--classes {path} cannot be read as text: {error}") from error
     while names and not names[-1].strip():

@@ -18,7 +18,7 @@ from efface.cli import options
 from efface.cli.asking import asked, published
 from efface.cli.functions import is_function
 from efface.cli.outputs import check_report, made_by, write_report
-from efface.streams import Source, column_names, open_source, shortened, split_spec
+from efface.streams import Chunk, Source, column_names, open_source, shortened, split_spec
 
 _ROWS = 65_536
 _KNOWN = ("aliases", "popularity", "similarity", "relation")
@@ -114,18 +114,20 @@ def _who(args: options.Remember, ledger: Ledger | StreamedLedger) -> Registry:
 
 
 def _registry(args: options.Remember) -> Registry:
-    table = _table(args.who or "")
+    table = _table(args.who or "", gaps=True)
     if "id" not in table:
         near = did_you_mean("id", [name.lower() for name in table])
         raise InputError(f"--who {args.who} has no column id; it has {shortened(list(table), count=20)}{near}")
     known: dict[str, Any] = {name: table[name] for name in _KNOWN if name in table}
-    groups = {name: values.astype(str).tolist() for name, values in table.items() if name not in ("id", *_KNOWN)}
-    if "relation" in known:
-        known["relation"] = known["relation"].astype(str).tolist()
+    groups = {name: values.tolist() for name, values in table.items() if name not in ("id", *_KNOWN)}
     if "aliases" in known:
-        known["aliases"] = [[name for name in str(each).split("|") if name.strip()] for each in known["aliases"]]
+        known["aliases"] = [[] if each is None else _aliases(str(each)) for each in known["aliases"]]
     ambiguous = "apart" if args.apart else "refused"
-    return Registry.of(table["id"].astype(str).tolist(), groups=groups, ambiguous=ambiguous, **known)
+    return Registry.of(table["id"].tolist(), groups=groups, ambiguous=ambiguous, **known)
+
+
+def _aliases(names: str) -> list[str]:
+    return [name for name in names.split("|") if name.strip()]
 
 
 def _column(spec: str) -> NDArray[Any]:
@@ -140,17 +142,32 @@ def _column(spec: str) -> NDArray[Any]:
     return _values(source, [column])[column]
 
 
-def _table(spec: str) -> dict[str, NDArray[Any]]:
+def _table(spec: str, *, gaps: bool = False) -> dict[str, NDArray[Any]]:
     source = open_source(spec)
     if source.shape is not None:
         raise InputError(f"{spec} is an array: give a table (.csv or .parquet), or what was said after as AFTER")
-    return _values(source, column_names(source))
+    return _values(source, column_names(source), gaps=gaps)
 
 
-def _values(source: Source, columns: Any) -> dict[str, NDArray[Any]]:
+def _values(source: Source, columns: Any, *, gaps: bool = False) -> dict[str, NDArray[Any]]:
+    """Columns as arrays; with gaps, what is missing is None in all but `id`."""
     chosen = source.select([], list(columns)) if source.shape is None else source
     parts: dict[str, list[Any]] = {name: [] for name in columns}
     for chunk in chosen.chunks(_ROWS):
         for name, found in parts.items():
-            found.append(np.asarray(chunk.labels(name)))
+            found.append(_read_values(chunk, name, source.where, gaps and name != "id"))
     return {name: np.concatenate(found) for name, found in parts.items()}
+
+
+def _read_values(chunk: Chunk, name: str, where: str, gaps: bool) -> NDArray[Any]:
+    missing = chunk.gaps([], [name])
+    if not missing.any():
+        return np.asarray(chunk.labels(name))
+    if not gaps:
+        rows = shortened((np.flatnonzero(missing) + chunk.first_row).tolist())
+        raise InputError(
+            f"column {name!r} of {where} has missing values (rows, counted from 0: {rows}): drop or fill them first"
+        )
+    found = np.full(len(missing), None, dtype=object)
+    found[~missing] = chunk.keep(~missing).labels(name).tolist()
+    return found

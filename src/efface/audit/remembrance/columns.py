@@ -105,10 +105,10 @@ def in_order(part: Mapping[str, NDArray[Any]], keys: Sequence[str], what: str) -
     return found
 
 
-def status_codes(values: NDArray[Any]) -> NDArray[np.int8]:
-    """Statuses as their places."""
+def status_codes(values: NDArray[Any]) -> NDArray[Any]:
+    """Statuses as their places; numbers are such, and are checked with the other columns."""
     if values.dtype.kind in "iu":
-        return values.astype(np.int8)
+        return values
     if strange := sorted(set(values.tolist()) - set(STATUSES)):
         raise InputError(f"status has {shown(strange[0])}: write one of {', '.join(STATUSES)}")
     return np.array([STATUSES.index(value) for value in values.tolist()], dtype=np.int8)

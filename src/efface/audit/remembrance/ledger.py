@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from efface._errors import InputError
-from efface._text import brief
+from efface._text import brief, shown
 from efface._validate import did_you_mean
 from efface.audit.remembrance.columns import (
     ANSWER_TYPES,
@@ -31,7 +32,7 @@ from efface.audit.remembrance.columns import (
     status_codes,
 )
 from efface.audit.remembrance.exposure import RBP, Flat, UserModel
-from efface.audit.remembrance.registry import Registry
+from efface.audit.remembrance.registry import Registry, names_of
 from efface.audit.remembrance.systems import AFTER, AGAIN, BEFORE, PLACEBO, STATUSES, Answers, Query
 from efface.core.arrays import refuse_class
 from efface.core.doors import check_call
@@ -145,7 +146,7 @@ attention='each mention alike')
                 "mentioned without being relevant), or write merit=1.0 to declare that each row should be"
             )
         read = {name: read_groups(given[name], f"column {name}") for name in given if name in {*TYPES, "rank"}}
-        lists = {name: np.unique(read[name].astype(str), return_inverse=True) for name in IDS}
+        lists = {name: np.unique(names_of(read[name]), return_inverse=True) for name in IDS}
         rows = {name: read[name] for name in TYPES if name in read}
         rows |= {name: codes.reshape(-1) for name, (_, codes) in lists.items()}
         rows.setdefault("merit", np.full(len(rows["hit"]), 1.0 if merit is None else merit))
@@ -194,14 +195,16 @@ attention='each mention alike')
         """
         said = {BEFORE: before, AFTER: after, **({} if again is None else {AGAIN: again})}
         said |= {f"{PLACEBO} {i + 1}": each for i, each in enumerate(placebos)}
-        true = read_groups(truth, "truth").astype(str)
+        read = {"truth": read_groups(truth, "truth"), **{arm: read_groups(each, arm) for arm, each in said.items()}}
+        true, *others = _named(list(read.values()))
+        answers = dict(zip(said, others, strict=True))
         names = (
             [f"{i:0{len(str(len(true)))}d}" for i in range(len(true))] if queries is None else list(map(str, queries))
         )
-        answers = {arm: read_groups(each, arm).astype(str) for arm, each in said.items()}
         for arm, each in {**answers, "queries": np.array(names)}.items():
             if each.shape != true.shape:
                 raise InputError(f"{arm} has shape {each.shape}, truth {true.shape}: give one value for each row")
+        _warn_of_strangers(true, answers)
         entities, codes = np.unique(np.concatenate([true, *answers.values()]), return_inverse=True)
         right, *columns = codes.reshape(1 + len(answers), -1)
         parts = [_predicted(right, column, place) for place, column in enumerate(columns)]
@@ -265,6 +268,23 @@ def _seen(query: Query, mentions: Sequence[Any], model: UserModel) -> dict[str, 
         exposure = float(model.weight(mention.rank or 0))
         found[mention.entity] = (True, mention.score, exposure)
     return found
+
+
+def _named(columns: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Columns of one set of classes as names; among numbers True is 1, as everywhere."""
+    numbers = any(each.dtype.kind in "iuf" for each in columns)
+    return [names_of(each.astype(np.int64) if numbers and each.dtype.kind == "b" else each) for each in columns]
+
+
+def _warn_of_strangers(true: NDArray[Any], answers: Mapping[str, NDArray[Any]]) -> None:
+    """Say of an arm that never names any true class: more likely other names for them than a loss of all."""
+    for arm, each in answers.items():
+        if each.size and not np.isin(each, true).any():
+            warnings.warn(
+                f"no answer of {arm!r} is a true class (it has {shown(str(each[0]))}, truth {shown(str(true[0]))}): "
+                "each is counted as an omission; if these are other names for the same classes, give both the same",
+                stacklevel=3,
+            )
 
 
 def _predicted(right: NDArray[np.int64], said: NDArray[np.int64], arm: int) -> dict[str, NDArray[Any]]:

@@ -19,7 +19,7 @@ from efface._lazy import require
 from efface._validate import check_int, to_tensor
 from efface.audit.audit import Audit
 from efface.audit.remembrance.ledger import Ledger
-from efface.audit.remembrance.registry import Registry
+from efface.audit.remembrance.registry import Registry, names_of
 from efface.audit.remembrance.remembered import remembered
 from efface.audit.remembrance.systems import AFTER, AGAIN, BEFORE, PLACEBO
 from efface.core.doors import check_call
@@ -92,7 +92,7 @@ def remembered_by_probes(
     if not 0 < held_out < 1:
         raise InputError(f"held_out is {held_out}: write a share between 0 and 1")
     rng = np.random.default_rng(check_int(seed, "seed", least=0))
-    rows, classes = to_tensor(x, "x").double().numpy(force=True), read_groups(z, "z").astype(str)
+    rows, classes = to_tensor(x, "x").double().numpy(force=True), names_of(read_groups(z, "z"))
     if rows.ndim != 2 or classes.shape != rows.shape[:1]:
         raise InputError(f"x has shape {rows.shape}, z {classes.shape}: give rows (n, d), and one class for each")
     seen = _split(classes, held_out, rng)

@@ -27,6 +27,8 @@ Ambiguous = Literal["refused", "apart"]
 TARGET, ALIAS, UNRELATED = "target", "alias", "unrelated"
 HEAD, TORSO, TAIL = "head", "torso", "tail"
 STRATA = (HEAD, TORSO, TAIL)
+EXACT = 2**53
+"""Whole numbers below it are exact as floats."""
 UNKNOWN = ""
 """Stratum or group of an entity of which it is not known."""
 
@@ -38,6 +40,37 @@ def normalised(name: str) -> str:
     'ada lovelace'
     """
     return " ".join(folded(name).split())
+
+
+def is_gap(value: Any) -> bool:
+    """Whether a value stands for none: None, NaN, pandas' NA and NaT.
+
+    >>> is_gap(None), is_gap(float("nan")), is_gap("")
+    (True, True, False)
+    """
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or bool(value != value)  # noqa: PLR0124
+
+
+def names_of(values: NDArray[Any]) -> NDArray[Any]:
+    """Values as ids: a whole number has one name, whatever type of number it came as.
+
+    >>> names_of(np.array([3.0, 0.5])).tolist(), names_of(np.array(["3.0", "b"])).tolist()
+    (['3', '0.5'], ['3.0', 'b'])
+    """
+    if values.dtype.kind != "f":
+        return values.astype(str)
+    wide = values.astype(np.float64)
+    whole = (wide == np.floor(wide)) & (np.abs(wide) < EXACT)
+    return np.where(whole, np.where(whole, wide, 0).astype(np.int64).astype(str), values.astype(str))
+
+
+def name_of(value: Any) -> str:
+    """One value as an id, see `names_of`.
+
+    >>> name_of(3.0), name_of(3), name_of("3")
+    ('3', '3', '3')
+    """
+    return str(int(value)) if isinstance(value, float | np.floating) and float(value).is_integer() else str(value)
 
 
 def check_word(value: Any, hint: Any, name: str) -> None:
@@ -125,7 +158,7 @@ class Registry:
         target: Sequence[Any] = (),
         popularity: Any = None,
         similarity: Any = None,
-        relation: Sequence[str] | None = None,
+        relation: Sequence[str | None] | None = None,
         groups: Mapping[str, Sequence[Any]] | None = None,
         aliases: Sequence[Sequence[str]] | None = None,
         ambiguous: Ambiguous = "refused",
@@ -135,7 +168,7 @@ class Registry:
         Args:
             ids: Ids; what is no text is written as text.
             target: Those of them that were to be erased.
-            popularity: Numbers from 0.
+            popularity: Numbers from 0; here and below None or NaN where it is not known.
             similarity: Numbers.
             relation: Relations; `target` goes before them.
             groups: Dimension -> a group an entity.
@@ -145,8 +178,8 @@ class Registry:
         >>> [e.relation for e in Registry.of([3, 5, 8], target=[3])]
         ['target', 'unrelated', 'unrelated']
         """
-        names = [str(each) for each in ids]
-        wanted = {str(each) for each in target}
+        names = [name_of(each) for each in ids]
+        wanted = {name_of(each) for each in target}
         if not wanted <= set(names):
             strange = sorted(wanted - set(names))
             raise InputError(
@@ -154,22 +187,23 @@ class Registry:
             )
         columns = {"popularity": popularity, "similarity": similarity, "relation": relation, "aliases": aliases}
         columns |= groups or {}
+        known: dict[str, list[Any]] = {}
         for column, values in columns.items():
             if values is not None and len(values) != len(names):
                 raise InputError(f"{column} has {len(values)} values for {len(names)} ids: give one an entity")
+            known[column] = [None] * len(names) if values is None else _with_none(values)
         for name, own in zip(names, () if aliases is None else aliases, strict=False):
             if not isinstance(own, list | tuple):
                 raise InputError(f"aliases of {name} is {shown(own)}: write a list of names, [] for none")
-        number = {key: None if columns[key] is None else [float(v) for v in columns[key]] for key in _NUMBERS}
         return cls(
             [
                 Entity(
                     name,
                     () if aliases is None else tuple(aliases[i]),
-                    groups={dimension: str(values[i]) for dimension, values in (groups or {}).items()},
-                    popularity=_given(number["popularity"], i),
-                    similarity=_given(number["similarity"], i),
-                    relation=TARGET if name in wanted else relation[i] if relation is not None else UNRELATED,  # type: ignore[arg-type]
+                    groups={of: _group(known[of][i]) for of in groups or {}},
+                    popularity=_number(known["popularity"][i]),
+                    similarity=_number(known["similarity"][i]),
+                    relation=TARGET if name in wanted else known["relation"][i] or UNRELATED,
                 )
                 for i, name in enumerate(names)
             ],
@@ -272,11 +306,17 @@ class Registry:
         return found
 
 
-_NUMBERS = ("popularity", "similarity")
+def _with_none(values: Any) -> list[Any]:
+    """A column as plain values, with None where one is missing."""
+    return [None if is_gap(v) else v for v in (values.tolist() if hasattr(values, "tolist") else values)]
 
 
-def _given(values: list[float] | None, place: int) -> float | None:
-    return None if values is None or math.isnan(values[place]) else values[place]
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _group(value: Any) -> str:
+    return UNKNOWN if value is None else name_of(value)
 
 
 def _column(values: Sequence[float | None]) -> Floats:

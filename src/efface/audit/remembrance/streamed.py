@@ -28,7 +28,7 @@ from efface.audit.remembrance.columns import ANSWER_TYPES, EXTRA, IDS, NEEDED, T
 from efface.audit.remembrance.exposure import Flat
 from efface.audit.remembrance.ledger import Ledger
 from efface.audit.remembrance.panel import Panel, aligned
-from efface.audit.remembrance.registry import Registry
+from efface.audit.remembrance.registry import EXACT, Registry
 from efface.audit.remembrance.systems import STATUSES
 from efface.core.doors import check_call
 
@@ -133,38 +133,52 @@ class StreamedLedger:
         files = self._files()
         if not files:
             raise FileNotFoundError(f"the folder {self._path} has no .parquet file")
+        return pl.concat([self._columns(path, merit) for path in files])
+
+    def _columns(self, path: Path, merit: float | None) -> Any:
+        """The rows of one file."""
+        pl = self._pl
         try:
-            rows = pl.scan_parquet(files)
+            rows = pl.scan_parquet(path)
             schema = dict(rows.collect_schema())
         except pl.exceptions.PolarsError as error:
-            raise FormatError(f"{self._path} cannot be read as parquet: {str(error)[:200]}") from error
+            raise FormatError(f"{path} cannot be read as parquet: {str(error)[:200]}") from error
         if lacks := [name for name in NEEDED if name not in schema]:
-            raise InputError(f"{self._path} has no column {', '.join(lacks)}; it has {', '.join(schema) or 'none'}")
+            raise InputError(f"{path} has no column {', '.join(lacks)}; it has {', '.join(schema) or 'none'}")
         if "merit" not in schema and merit is None:
             raise InputError(
-                f"{self._path} has no column merit, which says who should be remembered: add it (0 where an entity is "
+                f"{path} has no column merit, which says who should be remembered: add it (0 where an entity is "
                 "mentioned without being relevant), or write merit=1.0 to declare that each row should be"
             )
         if "rank" in schema and "exposure" not in schema:
-            raise InputError(f"{self._path} has ranks and no exposure: write the column exposure, e.g. 0.8**rank")
-        self._unresolved = "unresolved" in schema
+            raise InputError(f"{path} has ranks and no exposure: write the column exposure, e.g. 0.8**rank")
         status = pl.col("status") if "status" in schema else pl.lit(0)
         if schema.get("status") in (pl.String, pl.Categorical) or isinstance(schema.get("status"), pl.Enum):
             codes = {name: code for code, name in enumerate(STATUSES)}
             status = status.cast(pl.String).replace_strict(codes, default=-1, return_dtype=pl.Int8)
         hit = pl.col("hit").cast(pl.Float64, strict=False)
         chosen = {
-            **{name: pl.col(name).cast(pl.String) for name in IDS},
+            **{name: self._named(name, schema[name]) for name in IDS},
             "seed": pl.col("seed") if "seed" in schema else pl.lit(0),
             "hit": hit,
             "score": pl.col("score") if "score" in schema else hit,
             "exposure": pl.col("exposure") if "exposure" in schema else hit,
             "status": status,
             "merit": pl.col("merit") if "merit" in schema else pl.lit(merit),
-            "unresolved": pl.col("unresolved") if self._unresolved else pl.lit(None),
+            "unresolved": pl.col("unresolved") if "unresolved" in schema else pl.lit(None),
         }
         ids = [chosen[name].alias(name) for name in IDS]
         return rows.select(*ids, *(chosen[name].cast(pl.Float64, strict=False).alias(name) for name in _NUMBERS))
+
+    def _named(self, name: str, kind: Any) -> Any:
+        """Ids as text; whole numbers are written as such whatever their type, as `names_of` does."""
+        pl, column = self._pl, self._pl.col(name)
+        if not kind.is_float():
+            return column.cast(pl.String)
+        whole = (column == column.floor()) & (column.abs() < EXACT)
+        return (
+            pl.when(whole).then(column.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(column.cast(pl.String))
+        )
 
     def _attention(self) -> str:
         files = self._files()
