@@ -2,6 +2,7 @@
 
 python -m benchmarks.interference things --folder FOLDER [--methods uce uce+boundary semantic-surgery speed uce-bare]
 python -m benchmarks.interference people --folder FOLDER [--profession pilot]
+python -m benchmarks.interference siblings --folder FOLDER [--erased 8] [--pictures 3]
 python -m benchmarks.interference show --folder FOLDER [--page FOLDER]
 
 "things": 20 concepts of many subgroups are erased, one at a time, or as many as `--erased` says, up to all 100 that
@@ -9,9 +10,10 @@ are asked for, a picture each: the 20, two siblings of each, and others at rando
 concept's place and keeps nothing else; "uce+boundary" keeps SELECT's boundary beside it; "uce-bare" shows nothing; all
 other methods are fitted as a careful user would (`benchmarks._studio`). "people": the profession's word, and
 the woman of it, are erased; all people whose profession is drawn as woman, man and person are asked for, and their
-skin tones. Judge 2 says what is seen; before again and sham edits (random changes of the same weights by as much) are
-the nulls. Arms are kept in the folder one by one, so that a run that was stopped goes on. "show" draws nothing: it
-prints the tables of what is there, and writes pages.
+skin tones. "siblings": of each of the first concepts ten siblings, those drawn most and those drawn least often, after
+uce with and without SELECT's boundary, picture by picture. Judge 2 says what is seen; before again and sham edits
+(random changes of the same weights by as much) are the nulls. Arms are kept in the folder one by one, so that a run
+that was stopped goes on. "show" draws nothing: it prints the tables of what is there, and writes pages.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ ERASED = (
 METHODS = ("uce", "uce+boundary", "semantic-surgery", "speed", "uce-bare")
 TONES = ("light skin", "medium skin", "dark skin")
 _TONELESS = "black and white"
-_ASKED, _SIBLINGS, _ORDER, _PROMPT_SEED, _SHAMS = 100, 2, 5, 900, 2
+_ASKED, _SIBLINGS, _ORDER, _PROMPT_SEED, _SHAMS, _KIN = 100, 2, 5, 900, 2, 10
 
 
 def drawn_well(names: Sequence[str]) -> list[str]:
@@ -270,28 +272,64 @@ def show(folder: Path, pages: Path | None) -> None:
 
 def boundary(found: Interference, known: Mapping[str, Registry]) -> None:
     """Siblings kept with SELECT's boundary less without, picture by picture: all of them, and the rare half."""
-    names = [arm.partition(" | ")[2] for arm in found.erased if arm.startswith("uce+boundary | ")]
-    weight = np.array([emoji.concept(name).weight for name in found.asked])
     rows = []
     for title, keep in (("siblings", "sibling"), ("neighbours", "neighbour"), ("unrelated", "unrelated")):
-        for which, rare in (("all", np.ones(len(weight), bool)), ("rare half", weight <= np.median(weight))):
-            gaps, who = [], []
-            for name in names:
-                then, with_it, without = (found.answers(a) for a in (BEFORE, f"uce+boundary | {name}", f"uce | {name}"))
-                of = (known[f"uce | {name}"].relation == keep)[found.place] & rare[found.place] & (then == 1)
-                of &= np.isfinite(with_it) & np.isfinite(without)
-                gaps += (with_it - without)[of].tolist()
-                who += [name] * int(of.sum())
-            more = share_change_interval(np.array(gaps) > 0, np.array(gaps) < 0, groups=who) if gaps else None
-            said = "" if more is None else f"{100 * more.value:+.1f} [{100 * more.low:+.1f}, {100 * more.high:+.1f}]"
-            rows.append((title, which, len(gaps), said))
-    table(f"Kept with SELECT's boundary less without, points, {len(names)} erasures", ("of", "", "pairs", "more"), rows)
+        rows += _more(title, [_gaps(found, known, name, keep) for name in _with_boundary(found)])
+    header = ("of", "", "pictures", "kept by it alone", "lost by it alone", "more, points")
+    table("Kept with SELECT's boundary less without", header, rows)
+
+
+def _with_boundary(found: Interference) -> list[str]:
+    return [arm.partition(" | ")[2] for arm in found.erased if arm.startswith("uce+boundary | ")]
+
+
+def _gaps(found: Interference, known: Mapping[str, Registry], name: str, kind: str) -> list[tuple[float, bool, str]]:
+    """Of each picture of a kind, right before: kept with the boundary less without, whether it is rare, and whose."""
+    then, with_it, without = (found.answers(a) for a in (BEFORE, f"uce+boundary | {name}", f"uce | {name}"))
+    weight = np.array([emoji.concept(each).weight for each in found.asked])
+    registry = known[f"uce | {name}"]
+    own = registry.relation[registry.places(found.asked)] == kind
+    rare = weight <= np.median(weight[own]) if own.any() else own
+    of = np.flatnonzero(own[found.place] & (then == 1) & np.isfinite(with_it) & np.isfinite(without))
+    return [(float(with_it[i] - without[i]), bool(rare[found.place[i]]), name) for i in of]
+
+
+def _more(title: str, parts: Sequence[Sequence[tuple[float, bool, str]]]) -> list[tuple[Any, ...]]:
+    """Rows of a table: all, the rare half, the others; intervals over erasures."""
+    rows = []
+    for which, chosen in (("all", (True, False)), ("rare half", (True,)), ("the others", (False,))):
+        found = [each for part in parts for each in part if each[1] in chosen]
+        gaps, who = np.array([gap for gap, _, _ in found]), [name for _, _, name in found]
+        more = share_change_interval(gaps > 0, gaps < 0, groups=who) if len({*who}) > 1 else None
+        said = "" if more is None else f"{100 * more.value:+.1f} [{100 * more.low:+.1f}, {100 * more.high:+.1f}]"
+        rows.append((title, which, len(gaps), int((gaps > 0).sum()), int((gaps < 0).sum()), said))
+    return rows
+
+
+def siblings(studio: Studio, folder: Path, names: Sequence[str], pictures: int) -> None:
+    """Of each concept its most common and its rarest siblings, after uce with and without SELECT's boundary."""
+    parts, kept = [], []
+    for name in names:
+        near = sorted(drawn_well(emoji.siblings(name)), key=lambda n: -emoji.concept(n).weight)
+        chosen = list(dict.fromkeys([*near[: _KIN // 2], *near[-_KIN // 2 :]]))
+        asked = prompts_of(chosen, pictures)
+        found = draw(studio, folder / name.replace(" ", "-"), asked, ("uce", "uce+boundary"), [name], [])
+        known = related(
+            found.asked, dict.fromkeys(found.erased, name), lambda _, of=chosen: dict.fromkeys(of, "sibling")
+        )
+        parts.append(_gaps(found, known, name, "sibling"))
+        counts = [found.counts(arm) for arm in (AGAIN, *found.erased)]
+        kept.append((name, len(chosen), int(counts[0][0].sum()), *(int(now.sum()) for _, now in counts)))
+    header = ("erased", "siblings", "right before", "asked again", "uce", "with boundary")
+    table("Pictures of siblings that are still right", header, kept)
+    header = ("of", "", "pictures", "kept by it alone", "lost by it alone", "more, points")
+    table("Kept with SELECT's boundary less without", header, _more("siblings", parts))
 
 
 def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["things", "people", "show"])
+    parser.add_argument("what", choices=["things", "people", "siblings", "show"])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--methods", nargs="*")
     parser.add_argument("--profession", default="pilot")
@@ -307,6 +345,8 @@ def main() -> None:
         asked = prompts_of(things(), args.pictures or 1)
         for method in args.methods or METHODS[:3]:  # those of one method first, so that there is something to look at
             draw(studio, args.folder, asked, [method], erased(args.erased), ERASED[:_SHAMS])
+    if args.what == "siblings":
+        siblings(studio, args.folder, ERASED[: args.erased], args.pictures or 3)
     if args.what == "people":
         n = args.pictures or 5
         asked = prompts_of(people(), n) | toned([k for k in emoji.professions() if k in people()], max(1, n // 2))

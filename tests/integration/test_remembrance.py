@@ -296,7 +296,8 @@ def test_scores_can_be_tested_in_place_of_hits() -> None:
     score[after & (ledger.rows["entity"] == 2)] -= 0.2
     graded = Ledger.of_codes(ledger.entities, ledger.queries, ledger.arms, {**ledger.rows, "score": score})
     audit = remembered(graded, outcome="score", draws=999)
-    assert {row[0] for row in tables(audit)["Suppressed"].rows} == {"e00002"}
+    (row,) = tables(audit)["Suppressed"].rows
+    assert row[0] == "e00002" and float(row[6].split()[0]) == pytest.approx(-0.2, abs=0.05)  # in units of the score
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from efface._errors import InputError
 from efface._text import shown
 from efface._validate import check_type, did_you_mean
 from efface.audit.remembrance.words import folded
-from efface.core.doors import check_call, check_fields
+from efface.core.doors import check_call, check_fields, length_of
 
 Floats = NDArray[np.float64]
 Relation = Literal["target", "alias", "neighbour", "sibling", "superclass", "subclass", "binomial", "unrelated"]
@@ -189,6 +189,8 @@ class Registry:
         columns |= groups or {}
         known: dict[str, list[Any]] = {}
         for column, values in columns.items():
+            if values is not None and length_of(values) is None:
+                raise InputError(f"{column} is {shown(values)}: give a list, one value an entity")
             if values is not None and len(values) != len(names):
                 raise InputError(f"{column} has {len(values)} values for {len(names)} ids: give one an entity")
             known[column] = [None] * len(names) if values is None else _with_none(values)

@@ -9,7 +9,7 @@ from efface._errors import InputError
 from efface._text import shown
 from efface._validate import did_you_mean
 from efface.audit.remembrance.registry import TARGET, UNRELATED, Registry, Relation, normalised
-from efface.core.doors import check_call
+from efface.core.doors import check_call, is_applied
 
 Relations = Callable[[str], Mapping[str, str]]
 """What is erased -> relations of others to it, by name; who is not there is unrelated."""
@@ -52,17 +52,19 @@ def related(
     [('cat', 'target'), ('dog', 'sibling'), ('eel', 'neighbour'), ('oak', 'unrelated')]
     """
     check_call(related, locals())
-    if not asked or not erased:
+    if not len(asked) or not len(erased):
         raise InputError(f"asked has {len(asked)} names and erased {len(erased)}: give at least one of each")
+    if not is_applied(source) and not isinstance(source, Mapping):
+        raise InputError(f"source is {shown(source)}: give a function, or name -> places in a hierarchy")
     arms = dict(erased) if isinstance(erased, Mapping) else {name: name for name in erased}
     if odd := [each for each in (*asked, *arms, *arms.values()) if not isinstance(each, str)]:
         raise InputError(f"asked or erased has {shown(odd[0])}: write names")
     found = {}
     for arm, name in arms.items():
-        kin = _by_name(source(name), name) if callable(source) else _by_place(source, asked, name)
+        kin = _by_name(source(name), name) if is_applied(source) else _by_place(source, asked, name)
         relation = [TARGET if normalised(each) == normalised(name) else kin.get(normalised(each), UNRELATED)
                     for each in asked]  # fmt: skip
-        alike = None if similarity is None else list(similarity(name))
+        alike = None if similarity is None else similarity(name)
         found[arm] = Registry.of(asked, relation=relation, popularity=popularity, similarity=alike, groups=groups)
     return found
 

@@ -40,17 +40,19 @@ def lists(found: Measured, listed: int) -> Iterator[Table]:
 
 def _entity(found: Measured, place: int) -> tuple[object, ...]:
     one, standing = found.panel.registry.entities[place], found.standing
+    hits = found.plan.outcome == "hit"
+    level, gap = (percent, points) if hits else (graded, graded)
     changed, half = float(standing.found.change[place]), found.critical * float(standing.error[place])
-    low, high = max(-1.0, changed - half), min(1.0, changed + half)
+    low, high = (max(-1.0, changed - half), min(1.0, changed + half)) if hits else (changed - half, changed + half)
     return (
         one.id,
         one.relation,
         one.popularity,
         f"{int(standing.found.n[place]):,}",
-        percent(standing.found.before[place]),
-        percent(standing.found.after[place]),
-        f"{points(changed)} ({points(low)} to {points(high)})",
-        points(standing.shrunk[place]),
+        level(standing.found.before[place]),
+        level(standing.found.after[place]),
+        f"{gap(changed)} ({gap(low)} to {gap(high)})",
+        gap(standing.shrunk[place]),
         f"{standing.q[place]:.2g}",
     )
 
@@ -67,6 +69,15 @@ def points(value: float) -> str:
     ('-12.5', '+3.0')
     """
     return f"{100 * float(value) + 0.0:+.1f}"
+
+
+def graded(value: float) -> str:
+    """A score, or a change of it, in its own unit.
+
+    >>> graded(-2.34567)
+    '-2.35'
+    """
+    return f"{float(value) + 0.0:.3g}"
 
 
 def untestable(found: Measured) -> dict[str, int]:

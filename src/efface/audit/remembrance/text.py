@@ -10,7 +10,7 @@ from efface.audit.remembrance.findings import BYSTANDERS, REMEMBERED, TARGET, re
 from efface.audit.remembrance.measured import CHECK, Measured
 from efface.audit.remembrance.standing import ELEVATED, NOT_TESTABLE, SUPPRESSED
 from efface.audit.remembrance.systems import AFTER, AGAIN, BEFORE
-from efface.audit.remembrance.tables import percent, points, untestable
+from efface.audit.remembrance.tables import graded, percent, points, untestable
 from efface.report.data import CHANGE
 
 INTRODUCTION = (
@@ -103,7 +103,8 @@ def _lists(found: Measured) -> Iterator[str]:
     reasons = {why: many for why, many in untestable(found).items() if many}
     if reasons:
         prefix = "Of" if (standing.status[found.bystanders] != NOT_TESTABLE).any() else "NOT testable: of"
-        lost = f"whether they lost {points(plan.margin)[1:]} points: "
+        much = f"{points(plan.margin)[1:]} points" if plan.outcome == "hit" else f"{graded(plan.margin)} of their score"
+        lost = f"whether they lost {much}: "
         said = "; ".join(f"{many} {why}" for why, many in reasons.items())
         yield f"{prefix} {sum(reasons.values())} bystanders it cannot be told {lost}{said}."
     if found.again is not None and (wrong := int((found.again.status == SUPPRESSED).sum())):
@@ -155,10 +156,10 @@ def _placebos(found: Measured) -> Iterator[str]:
     values = found.placebos.get("mean loss of bystanders")
     if values is not None:
         loss, beyond, p = values
-        yield (
-            f"Bystanders lost {points(loss)} points on average, {points(beyond)} beyond placebos of the same size "
-            f"(p {p:.2g})."
-        )
+        said = f"{points(loss)} points", points(beyond)
+        if found.plan.outcome != "hit":
+            said = f"{graded(loss)} of their score", graded(beyond)
+        yield f"Bystanders lost {said[0]} on average, {said[1]} beyond placebos of the same size (p {p:.2g})."
 
 
 def certificate(found: Measured) -> Iterator[str]:

@@ -16,6 +16,7 @@ from efface._errors import InputError
 from efface._validate import to_tensor
 from efface.audit.states.folded import sequences
 from efface.audit.states.reading import Floats
+from efface.core.arrays import refuse_class
 from efface.core.edits import edit_sites
 from efface.core.site import Site
 
@@ -45,6 +46,7 @@ class Texts:
         Raises:
             InputError: If it is neither, or has fewer than two tokens a sequence.
         """
+        refuse_class(data, name)
         sequences(data)
         given = dict(data) if isinstance(data, Mapping) else {_TOKENS: data}
         columns = {str(key): to_tensor(value, f"{name}[{key!r}]") for key, value in given.items()}
