@@ -45,7 +45,7 @@ from efface.audit.remembrance.pooled import pooled
 from efface.audit.remembrance.systems import AGAIN, BEFORE
 from efface.core.checkpoint import Checkpoint
 from efface.diffusion.anchors.selection import select_anchors
-from efface.stats.intervals import share_change_interval
+from efface.stats.intervals import share_change_interval, wilson_interval
 from efface_worlds import emoji
 from efface_worlds.registry import find_world
 
@@ -266,8 +266,35 @@ def show(folder: Path, pages: Path | None) -> None:
         placebos = replace_erased(found)
         for one in pooled(placebos, np.full((len(placebos.erased), len(found.asked)), "sham edits")):
             print(f"{one.kind}: {one.n} pictures, kept {one.kept}")
+    if of_people:
+        who_went(found)
     if {"uce", "uce+boundary"} <= {*methods}:
         boundary(found, known)
+
+
+def who_went(found: Interference) -> None:
+    """Pictures of people that were right before and still are, of the erased profession and of others: Wilson."""
+    rows = []
+    for arm in found.erased:
+        own = emoji.concept(arm.partition(" | ")[2]).profession
+        then, now = found.counts(arm)
+        asked, again = found.counts(AGAIN)
+        kinds: dict[tuple[str, str], list[int]] = {}
+        for i, name in enumerate(found.asked):
+            whose = own if emoji.concept(bare(name)).profession == own else "other professions"
+            tone = name.removesuffix(bare(name)).strip()
+            kinds.setdefault((whose, f"{worded(bare(name))}{', ' if tone else ''}{tone}"), []).append(i)
+        for (whose, who), of in sorted(kinds.items(), key=lambda each: (each[0][0] != own, each[0][1])):
+            kept, chance = _said(now[of].sum(), then[of].sum()), _said(again[of].sum(), asked[of].sum())
+            rows.append((arm, whose, who, f"{now[of].sum():.0f} of {then[of].sum():.0f}", kept, chance))
+    table("Who went", ("erased", "of", "asked as", "kept", "per cent", "asked again"), rows)
+
+
+def _said(hits: float, n: float) -> str:
+    if not n:
+        return ""
+    found = wilson_interval(float(hits), int(n))
+    return f"{100 * found.value:.0f} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
 
 
 def boundary(found: Interference, known: Mapping[str, Registry]) -> None:

@@ -58,7 +58,7 @@ def main() -> None:
     )  # fmt: skip
     print(audit)
     if args.page:
-        audit.save(args.page, overwrite=True)
+        audit.save(args.page)
     print(
         f"{args.fit} sequences fitted, {args.asked} asked, {len(often)} words: {time.process_time() - start:.0f} CPU-s"
     )

@@ -54,14 +54,14 @@ def related(
     check_call(related, locals())
     if not len(asked) or not len(erased):
         raise InputError(f"asked has {len(asked)} names and erased {len(erased)}: give at least one of each")
-    if not is_applied(source) and not isinstance(source, Mapping):
+    if not isinstance(source, Mapping) and not is_applied(source):
         raise InputError(f"source is {shown(source)}: give a function, or name -> places in a hierarchy")
     arms = dict(erased) if isinstance(erased, Mapping) else {name: name for name in erased}
     if odd := [each for each in (*asked, *arms, *arms.values()) if not isinstance(each, str)]:
         raise InputError(f"asked or erased has {shown(odd[0])}: write names")
     found = {}
     for arm, name in arms.items():
-        kin = _by_name(source(name), name) if is_applied(source) else _by_place(source, asked, name)
+        kin = _by_place(source, asked, name) if isinstance(source, Mapping) else _by_name(source(name), name)
         relation = [TARGET if normalised(each) == normalised(name) else kin.get(normalised(each), UNRELATED)
                     for each in asked]  # fmt: skip
         alike = None if similarity is None else similarity(name)
