@@ -260,6 +260,12 @@ def show(folder: Path, pages: Path | None) -> None:
         print("\n" + "\n".join(page.conclusions))
         for each in page.tables[1:]:
             table(f"{method}: {each.title}", each.header, each.rows)
+        for drawn in page.figures:
+            if drawn.kind == "lines":
+                curve = drawn.series[-1]
+                ends = zip(curve.x, curve.y, curve.low or (), curve.high or (), strict=False)
+                points = [(x, f"{100 * y:.1f} [{100 * low:.1f}, {100 * high:.1f}]") for x, y, low, high in ends]
+                table(f"{method}: {drawn.title}", ("similarity", "kept, %"), points)
     header = ("method", "erased", "of", "entities", "pictures", "kept", "asked again", "lost beyond chance")
     table(f"{folder.name}: what is kept", header, rows)
     if found.placebos:

@@ -3,6 +3,8 @@
     python -m benchmarks.remembrance_truth coverage [--repeats 400]   # of nominal 95% intervals
     python -m benchmarks.remembrance_truth nulls [--repeats 100]      # the same system twice: what is flagged
     python -m benchmarks.remembrance_truth power [--repeats 100]      # planted losses: found, and false among named
+    python -m benchmarks.remembrance_truth popularity [--repeats 100] # losses of the unpopular alone, seen by group
+    python -m benchmarks.remembrance_truth digits                     # an eraser of four digits where one was to go
 
 Answers are drawn with a chance by entity and by query; the run after shares half of the draws of the run before, as
 common random numbers do. The truth of an interval is of all entities and queries like those drawn; where only queries
@@ -16,16 +18,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from sklearn.datasets import load_digits
 from tests.references.remembrance import simulated
 
 from benchmarks._measure import table
+from efface import LeaceFitter
 from efface.audit import remembered
 from efface.audit.remembrance import Interference, Registry
 from efface.audit.remembrance.bootstrap import Resample
+from efface.audit.remembrance.disparity import difference, permutation_p
 from efface.audit.remembrance.effects import agresti_min, changes
 from efface.audit.remembrance.interfered import interfered
 from efface.audit.remembrance.panel import aligned
 from efface.audit.remembrance.pooled import pooled
+from efface.audit.remembrance.probed import remembered_by_probes
 from efface.audit.remembrance.standing import SUPPRESSED, stand
 from efface.audit.remembrance.systems import AFTER, BEFORE
 from efface.stats.intervals import wilson_interval
@@ -200,16 +207,71 @@ def power(repeats: int) -> None:
     table(f"Planted losses, 200 entities, {repeats} seeds; lists at 5%", header, rows)
 
 
+# -------------------------------------------------------------------------------------------------- popularity
+
+
+def popularity(repeats: int) -> None:
+    """90 entities, of which the unpopular lose 20 points; a group that has more of them, as it is and adjusted."""
+    popular = np.repeat([True, False], [18, 72])
+    raw, within, flagged, adjusted = (list[float]() for _ in range(4))
+    for seed in range(repeats):
+        rng = np.random.default_rng(seed)
+        group = rng.random(90) < np.where(popular, 0.3, 0.7)
+        ledger = simulated(rng, entities=90, queries=100, hit=0.7, shared=0.8, loss=np.where(popular, 0.0, 0.2))
+        found = changes(aligned(ledger, Registry.of(ledger.entities), (BEFORE, AFTER)), BEFORE, AFTER)
+        part = (found.change, found.n, group)
+        for strata, gaps, told in ((np.zeros(90, dtype=int), raw, flagged), (popular * 1, within, adjusted)):
+            gaps.append(100 * difference(*part, strata))
+            told.append(permutation_p(*part, strata, permutations=499, seed=seed) <= 0.05)
+    rows = [
+        (title, f"{np.mean(gaps):+.2f} ± {1.96 * np.std(gaps) / np.sqrt(repeats):.2f}", share([*map(bool, told)]))
+        for title, gaps, told in (("as it is", raw, flagged), ("within strata of popularity", within, adjusted))
+    ]
+    header = ("change of the group less that of the others", "points", "p at most .05, %")
+    table(f"Losses that follow popularity alone, {repeats} seeds", header, rows)
+
+
+# ------------------------------------------------------------------------------------------------------ digits
+
+
+def digits(_: int) -> None:
+    """Ten digits, the later the rarer; "3" is to go, and LEACE takes 3 alone, or 3, 5, 8 and 9."""
+    images, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
+    x = np.maximum(0, (images / 16) @ np.random.default_rng(0).normal(size=(64, 48)) / 8 + 0.1)
+    kept = np.concatenate([np.flatnonzero(labels == k)[: int(170 * (24 / 170) ** (k / 9))] for k in range(10)])
+    rows = []
+    for gone in (("3",), ("3", "5", "8", "9")):
+
+        def fit(x: Any, z: Any, gone: tuple[str, ...] = gone) -> Callable[[Any], Any]:
+            of = torch.tensor(sum((z == name) * (i + 1) for i, name in enumerate(gone))).long()
+            eraser = LeaceFitter.fit(torch.tensor(x), of).eraser
+            return lambda each: eraser(torch.tensor(each))
+
+        audit = remembered_by_probes(
+            x[kept], labels[kept], fit, target=["3"], held_out=0.5, probes=["multiclass"], smallest_cell=1
+        )
+        for part in audit.parts:
+            said = {each.title: {row[0]: row for row in each.rows} for one in part.walk() for each in one.tables}
+            classes = [said["Who they are"][f"popularity: {name}"][4] for name in ("head", "torso", "tail")]
+            named = " ".join(said.get("Suppressed", {})) or "none"
+            target = part.find("target", "remembered", "after").value
+            rows.append((" ".join(gone), part.title, f"{100 * target:.0f}", *classes, named))
+    header = ("erased", "probe", "3 named, %", "head", "torso", "tail", "suppressed")
+    table(f"Bystanders of digit 3, change in points (simultaneous 95% intervals), {len(kept)} rows", header, rows)
+
+
 def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["coverage", "nulls", "power"])
+    parser.add_argument("what", choices=["coverage", "nulls", "power", "popularity", "digits"])
     parser.add_argument("--repeats", type=int)
     args = parser.parse_args()
     run: dict[str, tuple[Callable[[int], None], int]] = {
         "coverage": (coverage, 400),
         "nulls": (nulls, 100),
         "power": (power, 100),
+        "popularity": (popularity, 100),
+        "digits": (digits, 1),
     }
     each, usual = run[args.what]
     each(args.repeats or usual)
