@@ -324,6 +324,17 @@ def test_heirs_are_named_and_strangers_are_unresolved() -> None:
     assert not (strange.ledger(name).rows["merit"] == 0).any() and answers["unresolved"].sum() > 4
 
 
+def test_of_many_erasures_the_figure_shows_those_that_took_most() -> None:
+    names, places = tuple(f"e{i:02d}" for i in range(30)), np.arange(30)
+    seen = np.ones((32, 30), dtype=np.int8)
+    seen[2 + 7, :20] = 0  # the eighth takes twenty
+    zero = np.zeros(30, dtype=int)
+    found = Interference(names, (), names, places, zero, zero, names, places, seen)
+    figure = next(f for f in interfered(found, draws=50).figures if f.kind == "matrix")
+    assert len(figure.series) == 20 and "e07" in {each.label for each in figure.series}
+    assert figure.caption.startswith("Share of the pictures that showed it before and still do; the 20 of 30 erasures")
+
+
 def test_the_figure_of_a_matrix(tmp_path: Path) -> None:
     found = simulated(near=0.6)
     audit = interfered(found, known_of(found), draws=50)

@@ -14,7 +14,7 @@ from efface.audit.remembrance.registry import STRATA, TARGET, UNRELATED
 from efface.audit.remembrance.systems import AFTER, AGAIN, BEFORE
 from efface.audit.remembrance.tables import percent, points
 
-_WHOLE, _BINS, _HEIRS, _GROUPS = 40, 8, 3, 14
+_ERASURES, _WHOLE, _BINS, _HEIRS, _GROUPS = 20, 40, 8, 3, 14
 _NOTHING = "nothing"
 
 
@@ -41,9 +41,8 @@ def erasures(of: Matter, listed: int) -> Table:
     """A row an erasure: its target, its nearest, and all others; those that took most first."""
     found = of.found
     counted = [found.counts(name) for name in found.erased]
-    lost = [float(((n - k) * others).sum()) for (n, k), others in zip(counted, of.others, strict=True)]
     rows = []
-    for i in np.argsort([-each for each in lost], kind="stable")[:listed]:
+    for i in _by_loss(of)[:listed]:
         n, k = counted[i]
         near = of.others[i] & (of.relations[i] != UNRELATED)
         sides = [_of(k[which], n[which]) for which in (~of.others[i], near, of.others[i] & ~near)]
@@ -51,6 +50,12 @@ def erasures(of: Matter, listed: int) -> Table:
     more = f"the {len(rows)} of {len(found.erased)} that took most; " if len(rows) < len(found.erased) else ""
     header = ("erased", "itself", "related", "unrelated", "drawn in its place")
     return Table("Each erasure", header, tuple(rows), f"{more}pictures that are kept, of those that showed it before")
+
+
+def _by_loss(of: Matter) -> np.ndarray:
+    """Places of the erasures, those that took most of others first."""
+    pairs = zip((of.found.counts(name) for name in of.found.erased), of.others, strict=True)
+    return np.argsort([-float(((n - k) * others).sum()) for (n, k), others in pairs], kind="stable")
 
 
 def _of(kept: np.ndarray, n: np.ndarray) -> str | None:
@@ -122,8 +127,11 @@ def matrix(of: Matter) -> Figure:
         n, kept = (n * of.others) @ member, (kept * of.others) @ member
         columns, groups, what = names, [], "groups of those asked for, without what was erased; "
     order = sorted(range(len(columns)), key=lambda e: (groups[e], e)) if groups else list(range(len(columns)))
-    rows = []
-    for i, name in enumerate(found.erased):
+    rows, most = [], ""
+    chosen = np.arange(len(found.erased))
+    if len(chosen) > _ERASURES:
+        chosen, most = np.sort(_by_loss(of)[:_ERASURES]), f"the {_ERASURES} of {len(chosen)} erasures that took most; "
+    for i, name in ((i, found.erased[i]) for i in chosen.tolist()):
         there = [e for e in order if n[i, e] >= max(1, of.fewest)]
         rows.append(Series(name, tuple(columns[e] for e in there), tuple(float(kept[i, e] / n[i, e]) for e in there)))
     return Figure(
@@ -134,7 +142,7 @@ def matrix(of: Matter) -> Figure:
         y_label="erased",
         unit="share",
         groups={columns[e]: groups[e] if groups else "" for e in order},
-        caption=f"Share of the pictures that showed it before and still do; {what}grey: none, or too few to be shown.",
+        caption=f"Share of the pictures that showed it before and still do; {most}{what}grey: none, or too few to be shown.",
     )
 
 
