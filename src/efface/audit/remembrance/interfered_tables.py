@@ -142,7 +142,9 @@ def matrix(of: Matter) -> Figure:
         y_label="erased",
         unit="share",
         groups={columns[e]: groups[e] if groups else "" for e in order},
-        caption=f"Share of the pictures that showed it before and still do; {most}{what}grey: none, or too few to be shown.",
+        caption=(
+            f"Share of the pictures that showed it before and still do; {most}{what}grey: none, or too few to be shown."
+        ),
     )
 
 
