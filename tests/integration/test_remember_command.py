@@ -304,3 +304,9 @@ def test_what_is_not_known_of_somebody_is_an_empty_cell(capsys: pytest.CaptureFi
     capsys.readouterr()
     pd.DataFrame({"id": ["a", None, "c", "d"], "guild": list("xyxy")}).to_csv("gaps.csv", index=False)
     assert "column 'id' of gaps.csv has missing values" in fails(capsys, *SAID, "--who", "gaps.csv")
+
+
+def test_a_function_that_cannot_be_asked_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    pd.DataFrame({"query": ["q"], "prompt": ["who?"], "entity": ["a"]}).to_csv("q.csv", index=False)
+    said = fails(capsys, "remember", "os:getcwd", "os:getcwd", "--ask", "q.csv", "--target", "a")
+    assert "os:getcwd cannot be called with a prompt" in said

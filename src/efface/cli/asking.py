@@ -50,7 +50,7 @@ def published(args: options.Remember) -> tuple[Ledger, Registry]:
             raise InputError(
                 f"{spec or 'AFTER'} is no function: with --format, --ask is asked of package.module:function"
             )
-    functions = {spec: function_of(spec, _TAKES) for spec in _specs(args).values()}
+    functions = {spec: _function(spec) for spec in _specs(args).values()}
     given = _relations(args.ask) if args.format == "tofu" else args.ask
     questions = read_questions(given, args.format).known_to(functions[args.before])
     systems = {spec: questions.system(function) for spec, function in functions.items()}
@@ -73,7 +73,7 @@ def asked(args: options.Remember, questions: Table, registry: Registry | None) -
     functions: dict[str, Callable[..., Any]] = {}
     for spec in _specs(args).values():
         if is_function(spec):
-            functions[spec] = function_of(spec, _TAKES)
+            functions[spec] = _function(spec)
             systems[spec] = AnswerSystem(functions[spec], who)
         elif Path(spec).is_dir():
             systems[spec] = FolderSystem(Path(spec), queries, args.seeds, who)
@@ -83,6 +83,13 @@ def asked(args: options.Remember, questions: Table, registry: Registry | None) -
                 "a file QUERY.txt for each (QUERY.SEED.txt of several)"
             )
     return _asked(args, queries, who, systems, functions), who
+
+
+def _function(spec: str) -> Callable[..., Any]:
+    """A function that can be asked, or an error that names it."""
+    function = function_of(spec, _TAKES)
+    takes_two(function, spec)
+    return function
 
 
 class FolderSystem:
