@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,29 @@ def test_a_job_has_one_thread_and_follows_from_others() -> None:
 
     run_apart([Job("first", lambda: None, work, first)] * 2, 2)
     assert sorted(found) == ["1", "1", "then 1", "then 1"]
+
+
+def test_nothing_goes_on_after_an_interruption(tmp_path: Path) -> None:
+    born, end = tmp_path / "born", time.monotonic() + 60
+
+    def sleeps(folder: Path) -> None:
+        born.write_text(str(os.getpid()))
+        time.sleep(60)
+
+    def waits(folder: Path) -> None:
+        while not born.exists() and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def interrupted(folder: Path) -> list[Job]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_apart(
+            [Job("a", lambda: None, sleeps, interrupted), Job("b", lambda: None, waits, interrupted)], processes=2
+        )
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(born.read_text()), 0)
+    assert time.monotonic() < end
 
 
 def test_where_processes_cannot_be_copied_it_says_what_to_do(
