@@ -86,19 +86,25 @@ class Refusing:
 
     def __init__(self, base: Subject, case: Case, steps: int = _REFUSED) -> None:
         found = case.need_pictures(_ON_BATCH)
-        half = _ON_BATCH // 2
+        self._base, self._case = base, case
         with base.on() as view:
-            kinds = [
-                (encoded(view, x), y) for x, y in ((found.concept, found.texts), (found.others, found.other_texts))
-            ]
+            pictures = ((found.concept, found.texts), (found.others, found.other_texts))
+            self._kinds = [(encoded(view, images), texts) for images, texts in pictures]
             self.tuned = Tuned(view, _ON_RATE)
-            for step in range(steps):
-                source = case.source(_REFUSED_STREAM, step)
-                drawn = [torch.randperm(len(clean), generator=source)[:half] for clean, _ in kinds]
-                clean = torch.cat([clean[rows] for (clean, _), rows in zip(kinds, drawn, strict=True)])
-                texts = [texts[int(i)] for (_, texts), rows in zip(kinds, drawn, strict=True) for i in rows]
+        self.tune(range(steps))
+
+    def tune(self, steps: range) -> None:
+        """Take these steps."""
+        half = _ON_BATCH // 2
+        with self._base.on() as view:
+            for step in steps:
+                source = self._case.source(_REFUSED_STREAM, step)
+                drawn = [torch.randperm(len(clean), generator=source)[:half] for clean, _ in self._kinds]
+                clean = torch.cat([clean[rows] for (clean, _), rows in zip(self._kinds, drawn, strict=True)])
+                texts = [texts[int(i)] for (_, texts), rows in zip(self._kinds, drawn, strict=True) for i in rows]
                 given = empty(view, len(texts)) if step % 2 == 0 else asked(view, texts)
-                each = self.tuned.errors(clean, given, case, (_REFUSED_STREAM, step, 1)).flatten(1).mean(dim=1)
+                errors = self.tuned.errors(clean, given, self._case, (_REFUSED_STREAM, step, 1))
+                each = errors.flatten(1).mean(dim=1)
                 self.tuned.descend(_KEPT * each[half:].mean() - each[:half].clamp(max=_BOUND).mean())
 
     @contextmanager
