@@ -215,6 +215,8 @@ class TestWordNet:
 class TestFixed:
     def test_need_no_scores(self, view: PipelineView) -> None:
         assert fixed_anchor(view, "cat", "empty").fill("cat").anchor == ""
+        with pytest.raises(InputError, match="kind is 'Empty': write one of .*did you mean 'empty'"):
+            fixed_anchor(view, "cat", "Empty", ANIMALS)  # type: ignore[arg-type]
         assert fixed_anchor(view, "cat", "space").anchor == " "
         assert fixed_anchor(view, "cat", "parent", parent="animal").anchor == "animal"
         chosen = {fixed_anchor(view, "cat", "random-sibling", [*ANIMALS, "cats"], seed=i).anchor for i in range(9)}
