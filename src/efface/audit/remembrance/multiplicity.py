@@ -54,7 +54,7 @@ def one_budget(smallest: Sequence[float]) -> list[float]:
     rank = np.empty(len(values), dtype=np.int64)
     rank[there[np.argsort(values[there], kind="stable")]] = np.arange(1, len(there) + 1)
     chosen = [k for k in rank[there] if values[there][rank[there] == k][0] <= k / len(there)]
-    looked_into = max(chosen, default=0)
+    looked_into = int(max(chosen, default=0))
     return [
         1.0 if i not in there else len(there) / (looked_into if rank[i] <= looked_into else int(rank[i]))
         for i in range(len(values))
