@@ -59,7 +59,7 @@ EFFACE = Project(
 WORLDS = Project(
     ROOT / "packages" / "efface-worlds",
     "efface_worlds",
-    80 * MEGABYTE,
+    100 * MEGABYTE,  # what PyPI takes
     ("py.typed", "weights/judge1/model.safetensors", "gold/seed2/diffusion_pytorch_model.safetensors"),
     ("src", "pyproject.toml", "README.md", "LICENSE"),
 )
