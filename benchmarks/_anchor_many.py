@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from benchmarks._anchor_choice import ALONE, ORDER, SELECT, parent_of
@@ -22,7 +21,7 @@ from efface.diffusion.anchors.selection import Selector, apart
 from efface.diffusion.weights.closed_form import all_rows
 from efface.diffusion.weights.erasure import WeightErasure
 from efface.diffusion.weights.projections import Stream, streams_of
-from efface.diffusion.weights.rows import Phrase
+from efface.diffusion.weights.rows import Phrase, Span
 from efface.diffusion.weights.speed import WAYS
 
 PARENT, SIBLING = "parent", "random sibling"
@@ -188,35 +187,39 @@ def _tables(cells: Cells, found: Mapping[tuple[str, str], Seen], asked: Asked, c
 
 
 def reached(studio: Studio, kinds: Sequence[str], of: Sequence[Crowd]) -> None:
-    """By each of SPEED's ways, how far the concepts' keys move of how far they would, and words' own rows of values."""
-    header = ("n", "anchor", "preserved", *asdict(WAYS[0]), "reached", "concepts", "preserved", "near", "far")
+    """By each of SPEED's ways, how far the concepts' keys move of how far they would, and values of words.
+
+    Of the concepts and the preserved words those of their own last rows, of the others of all rows from these on.
+    """
+    moves = ("concepts' own", "preserved own", "preserved", "near", "far")
+    header = ("n", "anchor", "preserved", *asdict(WAYS[0]), "reached", *moves)
     streams = streams_of(studio.view, "values")
     rows = []
     for crowd in of:
         concepts, asked = crowd.concepts(studio, kinds)
         for kind, some in concepts.items():
             kept = [word for each in some for word in each.preserve]
+            spans: list[tuple[Sequence[str], Span]] = [(crowd.names, "last"), (kept, "last")]
+            spans += [(words, "last_to_end") for words in (kept, asked.near, asked.far)]
             groups = [
-                all_rows(studio.view, streams, [Phrase(w, w) for w in words], "last")
-                for words in (crowd.names, kept, asked.near, asked.far)
+                all_rows(studio.view, streams, [Phrase(word, word) for word in words], span) for words, span in spans
             ]
             for way in WAYS:
                 erasure = erase(studio.view, some, "speed", **asdict(way))
                 by = sorted(fact["reached"] for fact in erasure.report["layers"].values())
-                moves = [f"{_moved(studio, streams, erasure, words):.2f}" for words in groups]
-                rows.append(
-                    (len(crowd.names), kind, len(kept), *asdict(way).values(), f"{by[len(by) // 2]:.2f}", *moves)
-                )
+                by_words = [f"{_moved(studio, streams, erasure, words):.2f}" for words in groups]
+                of_way = (*asdict(way).values(), f"{by[len(by) // 2]:.2f}")
+                rows.append((len(crowd.names), kind, len(kept), *of_way, *by_words))
     table("SPEED: what moves; values in lengths of themselves", header, rows)
 
 
 def _moved(studio: Studio, streams: Sequence[Stream], erasure: WeightErasure, rows: Sequence[Tensor]) -> float:
-    """Mean length by which values of rows move, in lengths of these values, over matrices."""
+    """Mean length by which values of rows move, in lengths of these values, in the middle of the matrices."""
     before = [{path: w.double() for path, w in stream.weights.items()} for stream in streams]
     with erasure.on(studio.view):
         after = [{path: w.double() for path, w in stream.weights.items()} for stream in streams]
     found = []
     for x, old, new in zip(rows, before, after, strict=True):
         for path, w in old.items():
-            found.append(((x @ (new[path] - w).mT).norm(dim=1) / (x @ w.mT).norm(dim=1)).mean())
-    return float(torch.stack(found).mean())
+            found.append(float(((x @ (new[path] - w).mT).norm(dim=1) / (x @ w.mT).norm(dim=1)).mean()))
+    return sorted(found)[len(found) // 2]

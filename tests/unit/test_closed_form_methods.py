@@ -206,6 +206,7 @@ def test_what_was_written_is_never_overridden(written: dict[str, Any]) -> None:
 
 def test_ways_that_come_to_the_same_are_tried_once() -> None:
     assert ways_of(SpeedConfig()) == list(WAYS)
+    assert [ways_of(SpeedConfig(**asdict(way))) for way in WAYS] == [[way] for way in WAYS]
     assert ways_of(SpeedConfig(key_span="last", filtered=True, null_of="all", least_free=0.0)) == [WAYS[-1]]
     below = ways_of(SpeedConfig(null_below=0.1))
     assert [(way.key_span, way.filtered) for way in below] == [

@@ -71,8 +71,8 @@ class SpeedConfig(Config):
         "auto", f"that space has at least this share of all directions; {_AUTO}", least=0, most=1
     )
     null_below: float | None = option(None, "instead, that space is of eigenvalues below this (published: .1)", least=0)
-    filtered: bool | Literal["auto"] = option(
-        "auto", f"only rows that the unguarded edit moves more than the mean are retained; {_AUTO}"
+    filtered: bool | Literal["auto", "crowded"] = option(
+        "auto", f"only rows that the unguarded edit moves more than the mean; crowded: if all leave too little; {_AUTO}"
     )
     reach: float = option(
         0.75,
