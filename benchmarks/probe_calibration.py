@@ -11,7 +11,7 @@ Per concept and seed the base is seed2 and the floor the gold model of the conce
 - "gold, trained on": the gold model tuned 60 steps further on pictures without the concept: other weights, and no
   sight of the concept, but no second training from the start, which there is none of;
 - "refusing": seed2 tuned to be bad at pictures of the concept (up to a bound) and good at others: it has to know the
-  concept in order to refuse it, so that it is scarred. Without the others gradient ascent is bad at everything.
+  concept in order to refuse it, so that its loss is a scar. Without the others gradient ascent is bad at everything.
 
 A seed draws the sham, the prompts' seeds, the noise and the held-out pictures anew; golds are the same. The first two
 have the direct prompt alone, golds (in the first `--golds` seeds) 40 pictures of it, and likelihood, features,
@@ -57,7 +57,7 @@ _EQUAL, OPEN = "seed2", "inconclusive"
 _ON_STEPS, _ON_RATE, _ON_BATCH, _ON_STREAM = 60, 1e-4, 32, 290
 _LIGHT, _METHODS = ("base", "sham"), ("direct prompt", "likelihood", "features", "diffusion completion")
 _GOLDS, _GOLD_IMAGES = ("gold", "gold, trained on", "refusing"), 40
-_REFUSED, _REFUSED_STREAM, _BOUND, _KEPT = 80, 291, 0.3, 5.0
+_REFUSED, _REFUSED_STREAM, _BOUND, _KEPT = 120, 291, 0.5, 1.5
 
 
 class TrainedOn:
