@@ -3,6 +3,7 @@
 python -m benchmarks.interference things --folder FOLDER [--methods uce uce+boundary semantic-surgery speed uce-bare]
 python -m benchmarks.interference people --folder FOLDER [--profession pilot]
 python -m benchmarks.interference siblings --folder FOLDER [--erased 8] [--pictures 3]
+python -m benchmarks.interference erasers --folder FOLDER [--methods ...] [--pictures 4]
 python -m benchmarks.interference show --folder FOLDER [--page FOLDER]
 
 "things": 20 concepts of many subgroups are erased, one at a time, or as many as `--erased` says, up to all 100 that
@@ -11,9 +12,10 @@ concept's place and keeps nothing else; "uce+boundary" keeps SELECT's boundary b
 other methods are fitted as a careful user would (`benchmarks._studio`). "people": the profession's word, and
 the woman of it, are erased; all people whose profession is drawn as woman, man and person are asked for, and their
 skin tones. "siblings": of each of the first concepts ten siblings, those drawn most and those drawn least often, after
-uce with and without SELECT's boundary, picture by picture. Judge 2 says what is seen; before again and sham edits
-(random changes of the same weights by as much) are the nulls. Arms are kept in the folder one by one, so that a run
-that was stopped goes on. "show" draws nothing: it prints the tables of what is there, and writes pages.
+uce with and without SELECT's boundary, picture by picture. "erasers": a circle of the shapes, by several methods. Judge
+2 says what is seen; before again and sham edits (random changes of the same weights by as much) are the nulls. Arms are
+kept in the folder one by one, so that a run that was stopped goes on. "show" draws nothing: it prints the tables of
+what is there, and writes pages.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ ERASED = (
     *("axe", "soccer ball", "padlock", "shark", "butterfly", "snake", "carrot", "teapot", "crown", "hourglass"),
 )
 METHODS = ("uce", "uce+boundary", "semantic-surgery", "speed", "uce-bare")
+_ERASERS = ("semantic-surgery", "safree", "uce", "speed")
 TONES = ("light skin", "medium skin", "dark skin")
 _TONELESS = "black and white"
 _ASKED, _SIBLINGS, _ORDER, _PROMPT_SEED, _SHAMS, _KIN = 100, 2, 5, 900, 2, 10
@@ -359,10 +362,35 @@ def siblings(studio: Studio, folder: Path, names: Sequence[str], pictures: int) 
     table("Kept with SELECT's boundary less without", header, _more("siblings", parts))
 
 
+def erasers(folder: Path, methods: Sequence[str], pictures: int) -> None:
+    """Every object of the shapes asked for after each method's erasure of a circle: two of prompts, two of weights."""
+    studio = Studio(find_world("shapes", "pipeline"))
+    name, judge = "circle", studio.judge(2)
+    asked = {each: studio.prompts_of(each, pictures) for each in (name, *studio.others_of(name))}
+    found = interference(
+        studio.view,
+        {method: partial(studio.fit, name, method) for method in methods},
+        asked,
+        judge=judge,
+        folder=folder / "arms",
+        say=lambda text: print(text, flush=True),
+        **studio.options,
+    )
+    rows = []
+    for arm in (AGAIN, *methods):
+        n, kept = found.counts(arm)
+        lost = [
+            f"{each} {int(a - b)}" for each, a, b in zip(found.asked, n, kept, strict=True) if a > b and each != name
+        ]
+        own, others = _said(kept[0], n[0]), _said(kept[1:].sum(), n[1:].sum())
+        rows.append((arm, own, others, f"{int(kept[1:].sum())} of {int(n[1:].sum())}", ", ".join(lost)))
+    table(f"{name} erased, shapes", ("method", "itself kept", "others kept", "pictures", "of whom lost"), rows)
+
+
 def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["things", "people", "siblings", "show"])
+    parser.add_argument("what", choices=["things", "people", "siblings", "erasers", "show"])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--methods", nargs="*")
     parser.add_argument("--profession", default="pilot")
@@ -373,6 +401,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.what == "show":
         return show(args.folder, args.page)
+    if args.what == "erasers":
+        return erasers(args.folder, args.methods or _ERASERS, args.pictures or 4)
     studio = Studio(find_world("emoji", "pipeline"))
     if args.what == "things":
         asked = prompts_of(things(), args.pictures or 1)
