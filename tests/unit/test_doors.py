@@ -234,6 +234,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "concept",
     ),
     "a span without a length": (lambda: efface.labels_from_spans([[np.array(3)]], 3), "a span is"),  # type: ignore[arg-type]
+    "the side of a site": (lambda: efface.Site("net.0", "inputs"), r"where='inputs' \(did you mean 'input'\?\)"),  # type: ignore[arg-type]
+    "a site without a path": (lambda: efface.Site(3), "path is 3"),  # type: ignore[arg-type]
+    "the kind of a task": (
+        lambda: efface.audit.Task(Z, kind="continuos"),
+        "kind='continuos' .did you mean 'continuous'",
+    ),  # type: ignore[arg-type]
     "figure": (lambda: Audit("title").plot({"a": 1}), "figure is a dict"),  # type: ignore[arg-type]
 }
 

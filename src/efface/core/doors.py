@@ -27,6 +27,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._text import shown
+from efface._validate import did_you_mean
 from efface.core.arrays import check_real, dense, is_plain, is_reckoned
 from efface.core.config import in_words
 
@@ -80,12 +81,29 @@ def _refuse_tensor(value: Tensor, name: str) -> None:
 
 
 def check_fields(value: Any) -> None:
-    """Refuse a dataclass with fields of another type than their hints say; for its `__post_init__`.
+    """Refuse a dataclass with fields of another type, or other words, than their hints say; for its `__post_init__`.
 
     Raises:
         InputError: If one is.
     """
-    check_call(type(value), {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init})
+    given = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+    check_call(type(value), given)
+    for name, words in _choices(type(value)).items():
+        word = given[name]
+        if type(word) is str and word not in words:
+            raise InputError(f"{name}={word!r}{did_you_mean(word, words)}: write one of {', '.join(map(repr, words))}")
+
+
+@cache
+def _choices(kind: type) -> dict[str, tuple[str, ...]]:
+    """Fields that are one of a few words, and which."""
+    found = {}
+    for name, hint in _hints(kind).items():
+        members = get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        words = tuple(word for member in members if get_origin(member) is Literal for word in get_args(member))
+        if words and str not in members:
+            found[name] = tuple(word for word in words if isinstance(word, str))
+    return found
 
 
 @cache

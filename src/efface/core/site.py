@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from efface._errors import InputError
-from efface.core.doors import check_call
+from efface.core.doors import check_call, check_fields
 from efface.core.hooks import Where
 
 _ADDRESS = re.compile(r"^(?P<path>[^:\[\]]*(?:\[[^\]:]*\][^:\[\]]*)*?)(?::(?P<where>\w+)(?:\[(?P<index>\w+)\])?)?$")
@@ -30,6 +30,9 @@ class Site:
     path: str
     where: Where = "output"
     index: int | str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __str__(self) -> str:
         index = "" if self.index is None else f"[{self.index}]"

@@ -13,6 +13,7 @@ from efface.audit.finding import Finding
 from efface.audit.vectors.folds import Erase, Fit, make_folds, views
 from efface.audit.vectors.labels import Kind, Labels
 from efface.audit.vectors.probes import PROBES, ProbeScores
+from efface.core.doors import check_fields
 from efface.core.labels import read_groups
 
 
@@ -31,6 +32,9 @@ class Task:
     name: str = "task"
     kind: Kind | None = None
     groups: Any = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def as_tasks(task: Any) -> list[Task]:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from efface._errors import InputError
+from efface._validate import did_you_mean
 from efface.audit.pipelines.probes.case import Case
 from efface.audit.pipelines.probes.registry import Probe, register
 from efface.audit.pipelines.probes.scores import Scores
@@ -158,8 +160,13 @@ def p4d(
         steps: In each round.
 
     Raises:
+        InputError: If there is no such variant.
         NotApplicableError: As `unlearn_diff_atk`.
     """
+    if variant not in (known := get_args(Variant)):
+        raise InputError(
+            f"variant={variant!r}{did_you_mean(str(variant), known)}: write {' or '.join(map(repr, known))}"
+        )
     after = targets(case, items)
     source = case.source(_NOISE)
     noisy = [after.at((level + 0.5) / _LEVELS, source) for level in range(_LEVELS)]
