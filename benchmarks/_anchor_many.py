@@ -200,7 +200,8 @@ def reached(studio: Studio, kinds: Sequence[str], of: Sequence[Crowd]) -> None:
         for kind, some in concepts.items():
             kept = [word for each in some for word in each.preserve]
             spans: list[tuple[Sequence[str], Span]] = [(crowd.names, "last"), (kept, "last")]
-            spans += [(words, "last_to_end") for words in (kept, asked.near, asked.far)]
+            behind: tuple[Sequence[str], ...] = (kept, asked.near, asked.far)
+            spans += [(words, "last_to_end") for words in behind]
             groups = [
                 all_rows(studio.view, streams, [Phrase(word, word) for word in words], span) for words, span in spans
             ]

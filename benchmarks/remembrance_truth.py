@@ -245,7 +245,7 @@ def digits(_: int) -> None:
         def fit(x: Any, z: Any, gone: tuple[str, ...] = gone) -> Callable[[Any], Any]:
             of = torch.tensor(sum((z == name) * (i + 1) for i, name in enumerate(gone))).long()
             eraser = LeaceFitter.fit(torch.tensor(x), of).eraser
-            return lambda each: eraser(torch.tensor(each))
+            return lambda held: eraser(torch.tensor(held))
 
         audit = remembered_by_probes(
             x[kept], labels[kept], fit, target=["3"], held_out=0.5, probes=["multiclass"], smallest_cell=1

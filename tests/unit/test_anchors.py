@@ -88,7 +88,8 @@ class TestChoice:
         found.fill(concept)
 
     def test_one_candidate_is_the_anchor_and_the_boundary_is_empty(self, view: PipelineView) -> None:
-        for words in (["dog"], np.array(["dog"]), pd.Series(["dog"])):
+        every: tuple[Any, ...] = (["dog"], np.array(["dog"]), pd.Series(["dog"]))
+        for words in every:
             found = select_anchors(view, "cat", words)
             assert (found.anchor, found.boundary) == ("dog", ())
 

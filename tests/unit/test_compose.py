@@ -1,6 +1,7 @@
 """Several concepts in one eraser."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,7 +52,8 @@ def test_concepts_of_several_shapes():
     z = join_concepts(A.view(2, 300), X.view(2, 300, 10)[..., :2], kinds=["categorical", "auto"])
     assert z.shape == (2, 300, 4)
     assert join_concepts(B, kinds=["continuous"]).shape == (600, 1)
-    for sort in (np.array, pd.Series, pl.Series, pd.Index):
+    sorts: tuple[Any, ...] = (np.array, pd.Series, pl.Series, pd.Index)
+    for sort in sorts:
         assert torch.equal(join_concepts(A, B, kinds=sort(["categorical", "auto"])), join_concepts(A, B))
 
 

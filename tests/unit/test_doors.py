@@ -237,9 +237,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "the side of a site": (lambda: efface.Site("net.0", "inputs"), r"where='inputs' \(did you mean 'input'\?\)"),  # type: ignore[arg-type]
     "a site without a path": (lambda: efface.Site(3), "path is 3"),  # type: ignore[arg-type]
     "the kind of a task": (
-        lambda: efface.audit.Task(Z, kind="continuos"),
+        lambda: efface.audit.Task(Z, kind="continuos"),  # type: ignore[arg-type]
         "kind='continuos' .did you mean 'continuous'",
-    ),  # type: ignore[arg-type]
+    ),
     "figure": (lambda: Audit("title").plot({"a": 1}), "figure is a dict"),  # type: ignore[arg-type]
 }
 

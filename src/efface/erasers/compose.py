@@ -44,7 +44,7 @@ def join_concepts(
     check_same_rows(**{f"concept {i}": z for i, z in enumerate(concepts)})
     arrays = [read_array(z, f"concept {i}") for i, z in enumerate(concepts)]
     lead = tuple(min((array.values.shape for array in arrays), key=len))
-    chosen: Sequence[Kind] = ["auto"] * len(arrays) if kinds is None else [*kinds]
+    chosen: list[Kind] = ["auto" for _ in arrays] if kinds is None else [*kinds]
     if len(chosen) != len(arrays):
         raise InputError(f"kinds has {len(chosen)} entries for {len(arrays)} concepts: give one for each")
     counted = None if ignore_index is None else _counted(arrays, lead, check_int64(ignore_index, "ignore_index"))
