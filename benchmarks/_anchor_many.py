@@ -199,11 +199,11 @@ def reached(studio: Studio, kinds: Sequence[str], of: Sequence[Crowd]) -> None:
         concepts, asked = crowd.concepts(studio, kinds)
         for kind, some in concepts.items():
             kept = [word for each in some for word in each.preserve]
-            spans: list[tuple[Sequence[str], Span]] = [(crowd.names, "last"), (kept, "last")]
-            behind: tuple[Sequence[str], ...] = (kept, asked.near, asked.far)
-            spans += [(words, "last_to_end") for words in behind]
+            told: list[Sequence[str]] = [crowd.names, kept, kept, asked.near, asked.far]
+            spans: list[Span] = ["last", "last", "last_to_end", "last_to_end", "last_to_end"]
             groups = [
-                all_rows(studio.view, streams, [Phrase(word, word) for word in words], span) for words, span in spans
+                all_rows(studio.view, streams, [Phrase(word, word) for word in words], span)
+                for words, span in zip(told, spans, strict=True)
             ]
             for way in WAYS:
                 erasure = erase(studio.view, some, "speed", **asdict(way))
