@@ -75,7 +75,7 @@ def test_files_that_cannot_be_used(tmp_path):
             "'Other', which this efface does not",
         ),
         ({"erasers": {"model.norm": erasers["model.norm"] | {"$type": "Survey"}}}, "Survey"),
-        ({"erasers": {"model.norm": 3}}, "the eraser of model.norm is of type int"),
+        ({"erasers": {"model.norm": 3}}, "the eraser of model.norm is 3, expected a callable"),
         ({"erasers": {"a:b:c": erasers["model.norm"]}}, "is no site"),
     ):
         (folder / "config.json").write_text(json.dumps(config | change))

@@ -83,7 +83,7 @@ def test_a_registry_with_names_that_are_not_one_entitys_is_refused(entities: Any
         ({"id": "a", "popularity": -1.0}, "a number from 0"),
         ({"id": "a", "popularity": float("inf")}, "a number from 0"),
         ({"id": "a", "similarity": float("nan")}, "a finite number"),
-        ({"id": "a", "relation": "cousin"}, "relation of 'a' is 'cousin'"),
+        ({"id": "a", "relation": "cousin"}, "relation='cousin': write one of 'target'"),
         ({"id": 3}, "id is 3"),
     ],
 )

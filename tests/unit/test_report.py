@@ -205,8 +205,17 @@ def test_chance_may_differ_from_row_to_row() -> None:
 
 
 def test_unknown_kind_of_figure() -> None:
+    with pytest.raises(InputError, match="kind='pie': write one of 'intervals', 'histogram'"):
+        dots("pie")
     with pytest.raises(InputError, match="choose one of intervals, histogram"):
-        dots("pie").svg()
+        broken().svg()
+
+
+def broken() -> Figure:
+    """A figure of another version, that cannot be drawn."""
+    figure = dots()
+    object.__setattr__(figure, "kind", "pie")
+    return figure
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -223,9 +232,9 @@ def test_a_folder_gets_page_and_data(tmp_path: Path) -> None:
 
 
 def test_a_failed_report_leaves_nothing(tmp_path: Path) -> None:
-    broken = Audit("a", figures=(dots("pie"),))
+    audit = Audit("a", figures=(broken(),))
     with pytest.raises(InputError):
-        broken.save(tmp_path / "out")
+        audit.save(tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 

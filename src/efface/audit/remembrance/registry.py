@@ -109,7 +109,6 @@ class Entity:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_word(self.relation, Relation, f"relation of {self.id!r}")
         for name in (self.id, *self.aliases):
             if not normalised(name):
                 raise InputError(f"a name of entity {self.id!r} is {name!r}: write a name with at least one sign")
