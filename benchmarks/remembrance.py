@@ -139,6 +139,8 @@ def stream(rows: Sequence[int], entities: int, draws: int, at_once: int, folder:
     """Time and peak of memory of audits of files, each in a process of its own."""
     header = ("rows", "file GiB", "parts", "kept GiB", "s (CPU)", "GiB peak", "found of hurt", "false")
     shown = []
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as made_in:
         for many in rows:
             path = Path(made_in) / "rows.parquet"

@@ -164,6 +164,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "sizes of an edit": (lambda: edit_size(np.ones((3, 2)), np.ones((3, 1))), r"expected \(n, d\) twice"),
     "rows of labels": (lambda: Labels.of([0, 1], "y").tensor(np.array([2])), "numbers of rows below 2"),
     "function of an eraser": (lambda: efface.LeaceEraser.fit(X, Z).erased(X, X), "a function"),  # type: ignore[arg-type]
+    "nested rows of a control": (
+        lambda: efface.RandomSubspace(1)(torch.nested.nested_tensor([X[:2], X[:3]])),
+        "x has rows of different lengths",
+    ),
     "sparse rows of a control": (lambda: efface.RandomSubspace(1)(X.to_sparse()), r"write x.to_dense\(\)"),
     "other fitter": (
         lambda: efface.LeaceFitter.fit(X, Z).merge(torch.zeros(4, dtype=torch.uint8).view(torch.bits8)),  # type: ignore[arg-type]

@@ -80,7 +80,7 @@ class Draws:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x` `(..., d)` without its part in a subspace drawn for this call."""
-        check_width(x, x.shape[-1] if isinstance(x, Tensor) and x.ndim else 1)
+        check_width(x, x.shape[-1] if isinstance(x, Tensor) and not x.is_nested and x.ndim else 1)
         d = x.shape[-1]
         generator = torch.Generator().manual_seed(self.calls.seed_of(x))
         basis = torch.linalg.qr(torch.randn(d, min(self.rank, d), generator=generator))[0].to(x.device)
