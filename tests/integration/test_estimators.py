@@ -211,6 +211,7 @@ CATEGORICAL: dict[str, Any] = {
     "polars categorical": pl.Series(STRINGS.tolist(), dtype=pl.Categorical()),
     "polars enum": pl.Series(STRINGS.tolist(), dtype=pl.Enum(["f", "m", "d"])),
     "polars frame": pl.DataFrame({"s": STRINGS.tolist()}),
+    "polars frame, not computed": pl.LazyFrame({"s": STRINGS.tolist()}),
     "text objects and bytes": np.array(["f", b"m", "m", "d", "f", "m", b"f", "d"], dtype=object),
 }
 

@@ -345,3 +345,10 @@ def test_half_a_sign_is_refused_by_every_door_of_prompts():
     ):
         with pytest.raises(InputError, match="half of a sign"):
             call()
+
+
+def test_there_is_a_seed_for_each_prompt_that_is_prepared():
+    v = view("sd1")
+    for seeds in ([0, 1], [], torch.arange(6)):
+        with pytest.raises(InputError, match=f"{len(seeds)} seeds for 1 prompts"):
+            v.prepare(v.encode("a red circle"), seeds=seeds)

@@ -55,6 +55,7 @@ def read_columns(value: Any, source: str) -> list[Column]:
     ['categorical', 'continuous']
     """
     refuse_class(value, source)
+    value = collected(value)
     if is_table(value):
         names = [str(name) for name in value.columns]
         parts = [(column_at(value, i), f"{source}[{n!r}]", n) for i, n in enumerate(names)]
@@ -84,6 +85,11 @@ def is_table(value: Any) -> bool:
     return hasattr(value, "columns") and hasattr(value, "dtypes")
 
 
+def collected(value: Any) -> Any:
+    """A table of polars that is not computed yet as one that is; anything else as it is."""
+    return value.collect() if hasattr(value, "collect") and hasattr(value, "collect_schema") else value
+
+
 def column_at(table: Any, position: Any) -> Any:
     """The column at a position, or the table of those at several, of a table or an array."""
     return table.iloc[:, position] if hasattr(table, "iloc") else table[:, position]
@@ -96,9 +102,7 @@ def readable(X: Any) -> Any:
         InputError: If a column holds dates, or an array holds records.
     """
     refuse_class(X, "X")
-    X = countable(X)
-    if hasattr(X, "collect") and hasattr(X, "collect_schema"):  # polars that is not computed yet
-        X = X.collect()
+    X = collected(countable(X))
     if hasattr(X, "column_names") and hasattr(X, "to_pandas"):  # pyarrow, whose names scikit-learn does not see
         X = X.to_pandas()
     if is_table(X):

@@ -58,6 +58,8 @@ class Denoising:
         """What the denoiser would be given at the first step; as `PipelineView.prepare`."""
         self.text.check_embedding(embedding)
         seeds = [0] * len(embedding) if seeds is None else list(seeds)
+        if len(seeds) != len(embedding):
+            raise InputError(f"{len(seeds)} seeds for {len(embedding)} prompts: give one seed for each prompt")
         scale = {self.guidance.argument: 1.0} if self.guidance.negative and self.guidance.argument else {}
         prompts = self.text.encoding.arguments(embedding, negative=False)
         given = {**prompts, "num_inference_steps": steps, **scale, **call}
