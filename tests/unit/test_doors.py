@@ -31,7 +31,7 @@ from efface.audit.remembrance import Registry
 from efface.audit.remembrance.corpus import takedown_table
 from efface.audit.vectors import Labels, canonical_correlations, class_mean_gap, edit_size
 from efface.audit.vectors.folds import make_folds
-from efface.core.arrays import countable, read_array
+from efface.core.arrays import countable, read_array, shared
 from efface.core.codec import encoded
 from efface.core.doors import check_call, fits
 from efface.core.hashing import feed
@@ -244,6 +244,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: efface.audit.Task(Z, kind="continuos"),  # type: ignore[arg-type]
         "kind='continuos' .did you mean 'continuous'",
     ),
+    "a masker that is an array": (
+        lambda: efface.explain(torch.nn.Flatten().eval(), torch.rand(2, 3, 8, 8), masker=torch.ones(2, 3, 4)),  # type: ignore[arg-type]
+        "masker=a Tensor: write e.g. masker=Grid",
+    ),
     "figure": (lambda: Audit("title").plot({"a": 1}), "figure is a dict"),  # type: ignore[arg-type]
 }
 
@@ -352,6 +356,14 @@ def test_groups_may_be_text_numbers_or_dates() -> None:
 def test_what_doors_refuse(call: Callable[[], Any], message: str) -> None:
     with pytest.raises((InputError, efface.FormatError), match=message):
         call()
+
+
+def test_an_array_that_is_read_backwards_is_data() -> None:
+    x, z = X.numpy(), np.arange(6) % 3
+    one, other = (LeaceTransformer(concept="y").fit(x, each) for each in (z[::-1], z[::-1].copy()))
+    np.testing.assert_array_equal(one.transform(x), other.transform(x))
+    assert torch.equal(shared(z[::-1]), torch.from_numpy(z[::-1].copy()))
+    LeaceTransformer(concept="y").fit(x, x[::-1, ::-1])
 
 
 def test_an_array_without_dimensions_is_a_label() -> None:

@@ -137,7 +137,7 @@ def explain(
     ready = fitted if isinstance(fitted, DietErasure) else None
     setting = Setting(
         removal=_removal(removal, ready, images if train is None else train),
-        masker=masker or (ready.search.masker if ready else default_masker(images)),
+        masker=masker if masker is not None else ready.search.masker if ready else default_masker(images),
         outputs=outputs,
         steps=check_positive_int(steps, "steps"),
         fractions=tuple(fractions),

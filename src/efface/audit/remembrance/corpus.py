@@ -201,7 +201,7 @@ def takedowns(
         own = {taken} if what == "entities" else set(corpus.about[taken])
         registry = Registry([Entity(name, relation=TARGET if name in own else "unrelated") for name in everyone])
         answers = {BEFORE: before, AFTER: _asked(rest, queries, depth, options)}
-        ledger = Ledger.of_answers(answers, queries, registry, attention or RBP())
+        ledger = Ledger.of_answers(answers, queries, registry, RBP() if attention is None else attention)
         panel = aligned(ledger, registry, (BEFORE, AFTER))
         then, now = (shares(panel.by_entity(panel.exposure[arm])) for arm in (BEFORE, AFTER))
         gained, _, lost = heirs(panel, registry.targets, BEFORE, AFTER)

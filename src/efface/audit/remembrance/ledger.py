@@ -152,10 +152,11 @@ attention='each mention alike')
         rows.setdefault("merit", np.full(len(rows["hit"]), 1.0 if merit is None else merit))
         if "status" in rows:
             rows["status"] = status_codes(rows["status"])
+        model = RBP() if attention is None else attention
         if "rank" in read and "exposure" not in rows:
-            weight = (attention or RBP()).weight(np.maximum(read["rank"], 0))
+            weight = model.weight(np.maximum(read["rank"], 0))
             rows["exposure"] = np.where(np.asarray(rows["hit"], dtype=bool), weight, 0.0)
-        name = (attention or RBP()).name if "rank" in read else "as given" if "exposure" in rows else Flat().name
+        name = model.name if "rank" in read else "as given" if "exposure" in rows else Flat().name
         ids = {key: [str(each) for each in names] for key, (names, _) in lists.items()}
         made = cls.of_codes(ids["entity"], ids["query"], ids["arm"], rows, attention=name)
         return made if "unresolved" not in given else made._with_unresolved(rows, read_groups(given["unresolved"]))
@@ -234,7 +235,7 @@ attention='each mention alike')
         """
         registry.places(sorted({entity for query in queries for entity in query.merit}))
         ranked = {m.rank is not None for arm in answers.values() for o in arm.values() for m in o.mentions}
-        model = attention or (Flat() if ranked <= {False} else RBP())
+        model = attention if attention is not None else Flat() if ranked <= {False} else RBP()
         if not isinstance(model, Flat) and False in ranked:
             raise InputError("some mentions have no rank: give each one, or write attention=Flat()")
         asked = {query.id: (place, query) for place, query in enumerate(queries)}

@@ -96,7 +96,7 @@ def remembered_by_probes(
     if rows.ndim != 2 or classes.shape != rows.shape[:1]:
         raise InputError(f"x has shape {rows.shape}, z {classes.shape}: give rows (n, d), and one class for each")
     seen = _split(classes, held_out, rng)
-    who = registry or _known(classes[seen], target)
+    who = _known(classes[seen], target) if registry is None else registry
     sides = (rows[seen], classes[seen], rows[~seen])
     erase = [fit(sides[0], sides[1])]
     erase += [fit(sides[0], rng.permutation(sides[1])) for _ in range(placebos)]

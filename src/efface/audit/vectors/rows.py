@@ -136,7 +136,7 @@ def rows(
         figures=(figures[0], *task_figures, *figures[1:]),
         caveats=probe_text.caveats(concept, fitted_inside=fit is not None, grouped=groups is not None),
         settings=_settings(data, concept, folds, seed, level, probes),
-        provenance=provenance(subject=erase or fit, data={"x": data, "z": z}, seed=seed, call=call),
+        provenance=provenance(subject=fit if erase is None else erase, data={"x": data, "z": z}, seed=seed, call=call),
     )
 
 

@@ -143,7 +143,7 @@ def trace_anchor(
     each = list(range(check_positive_int(seeds, "seeds"))) if isinstance(seeds, int) else list(seeds)
     places = {EVERYWHERE: tuple(tracer.layers)} | (tracer.blocks if blocks else {})
     patches = {name: patch for name in rows if (patch := tracer.patch(name)).to}
-    measured = tracer.judged(judge, each, patches, places, sampling) if judge else None
+    measured = tracer.judged(judge, each, patches, places, sampling) if judge is not None else None
     found = measured or tracer.predicted(each, patches, places, sampling)
     return _audit(found, tracer, each, judge is not None, sampling)
 
