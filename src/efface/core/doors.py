@@ -90,8 +90,22 @@ def check_fields(value: Any) -> None:
     check_call(type(value), given)
     for name, words in _choices(type(value)).items():
         word = given[name]
-        if type(word) is str and word not in words:
+        if isinstance(word, str) and word not in words:
             raise InputError(f"{name}={word!r}{did_you_mean(word, words)}: write one of {', '.join(map(repr, words))}")
+
+
+def check_word(value: Any, hint: Any, name: str) -> None:
+    """Refuse a word that is none of those of a `Literal`.
+
+    >>> check_word("bth", Literal["both", "queries"], "resample")
+    Traceback (most recent call last):
+    ...
+    efface._errors.InputError: resample is 'bth': write one of 'both', 'queries' (did you mean 'both'?)
+    """
+    words = get_args(hint)
+    if not isinstance(value, str) or value not in words:
+        near = did_you_mean(value, words) if isinstance(value, str) else ""
+        raise InputError(f"{name} is {shown(value)}: write one of {', '.join(map(repr, words))}{near}")
 
 
 @cache

@@ -20,9 +20,9 @@ from efface._io import as_path
 from efface._text import shown
 from efface.audit.remembrance.facts import Fact, Questions, Wordings
 from efface.audit.remembrance.ledger import Ledger
-from efface.audit.remembrance.registry import Entity, Registry, Relation, check_word
+from efface.audit.remembrance.registry import Entity, Registry, Relation
 from efface.audit.remembrance.systems import AFTER, AGAIN, BEFORE
-from efface.core.doors import check_call
+from efface.core.doors import check_call, check_word
 
 Format = Literal["counterfact", "rippleedits", "tofu", "rwku"]
 PathLike = str | os.PathLike[str]

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from efface._errors import InputError
 from efface._text import shown
 from efface._validate import check_type, did_you_mean
 from efface.audit.remembrance.words import folded
-from efface.core.doors import check_call, check_fields, length_of
+from efface.core.doors import check_call, check_fields, check_word, length_of
 
 Floats = NDArray[np.float64]
 Relation = Literal["target", "alias", "neighbour", "sibling", "superclass", "subclass", "binomial", "unrelated"]
@@ -71,20 +71,6 @@ def name_of(value: Any) -> str:
     ('3', '3', '3')
     """
     return str(int(value)) if isinstance(value, float | np.floating) and float(value).is_integer() else str(value)
-
-
-def check_word(value: Any, hint: Any, name: str) -> None:
-    """Refuse a word that is none of those of a `Literal`.
-
-    >>> check_word("bth", Literal["both", "queries"], "resample")
-    Traceback (most recent call last):
-    ...
-    efface._errors.InputError: resample is 'bth': write one of 'both', 'queries' (did you mean 'both'?)
-    """
-    words = get_args(hint)
-    if not isinstance(value, str) or value not in words:
-        near = did_you_mean(value, words) if isinstance(value, str) else ""
-        raise InputError(f"{name} is {shown(value)}: write one of {', '.join(map(repr, words))}{near}")
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from efface.audit.remembrance.bootstrap import Resample, check_draws
 from efface.audit.remembrance.ledger import Ledger
 from efface.audit.remembrance.measured import Measured, Plan, measure
 from efface.audit.remembrance.panel import InMemory
-from efface.audit.remembrance.registry import Registry, check_word
+from efface.audit.remembrance.registry import Registry
 from efface.audit.remembrance.streamed import StreamedLedger
 from efface.audit.remembrance.text import INTRODUCTION, caveats, conclude
-from efface.core.doors import check_call
+from efface.core.doors import check_call, check_word
 from efface.core.provenance import called, provenance
 
 Standard = Literal["merit", "popularity", "uniform"]

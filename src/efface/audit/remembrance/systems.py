@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from efface._errors import InputError
 from efface._text import shown
 from efface._validate import check_int, check_type
-from efface.audit.remembrance.registry import Registry, check_word
+from efface.audit.remembrance.registry import Registry
 from efface.core.doors import check_call, check_fields, fits
 
 Status = Literal["ok", "refused", "error"]
@@ -76,7 +76,6 @@ class Observation:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_word(self.status, Status, "status")
 
     @classmethod
     def of(cls, names: Sequence[str], registry: Registry) -> Observation:

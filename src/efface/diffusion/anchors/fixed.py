@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from efface._errors import InputError
-from efface._text import shown
-from efface._validate import did_you_mean
 from efface.core.concept import Concept, ConceptLike
-from efface.core.doors import check_call
+from efface.core.doors import check_call, check_word
 from efface.diffusion.anchors.anchors import Anchors
 from efface.diffusion.anchors.candidates import ruled_out
 from efface.diffusion.anchors.selection import Selector, Source
@@ -49,9 +47,7 @@ def fixed_anchor(
         InputError: If there is no such rule, no parent, or no candidate that words alone do not rule out.
     """
     check_call(fixed_anchor, locals())
-    if kind not in get_args(Fixed):
-        known = ", ".join(map(repr, get_args(Fixed)))
-        raise InputError(f"kind is {shown(kind)}: write one of {known}{did_you_mean(kind, get_args(Fixed))}")
+    check_word(kind, Fixed, "kind")
     single = Concept.of(concept)
     if kind in _PLAIN:
         return Anchors(single.name, _PLAIN[kind], how=f"fixed: {kind}")

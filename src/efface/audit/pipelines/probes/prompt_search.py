@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from efface._errors import InputError
-from efface._validate import did_you_mean
 from efface.audit.pipelines.probes.case import Case
 from efface.audit.pipelines.probes.registry import Probe, register
 from efface.audit.pipelines.probes.scores import Scores
@@ -20,6 +18,7 @@ from efface.audit.pipelines.probes.selecting import best_of
 from efface.audit.pipelines.probes.spots import Spots, Straight, between, in_place_of, onto_simplex, with_prefix
 from efface.audit.pipelines.probes.subject import Subject
 from efface.audit.pipelines.probes.trajectory import named, recorded, steps_of
+from efface.core.doors import check_word
 from efface.pipelines.noising import Noising
 from efface.pipelines.view import PipelineView
 
@@ -163,10 +162,7 @@ def p4d(
         InputError: If there is no such variant.
         NotApplicableError: As `unlearn_diff_atk`.
     """
-    if variant not in (known := get_args(Variant)):
-        raise InputError(
-            f"variant={variant!r}{did_you_mean(str(variant), known)}: write {' or '.join(map(repr, known))}"
-        )
+    check_word(variant, Variant, "variant")
     after = targets(case, items)
     source = case.source(_NOISE)
     noisy = [after.at((level + 0.5) / _LEVELS, source) for level in range(_LEVELS)]
