@@ -26,6 +26,7 @@ from efface.attribution import FeatureGroups, Grid, Marginal, Superpixels, Token
 from efface.audit import Audit, Finding
 from efface.audit import bootstrap_interval as bootstrap
 from efface.audit.pipelines.probes.case import Pictures
+from efface.audit.pipelines.probes.prompt_search import p4d
 from efface.audit.pipelines.probes.scores import Scores
 from efface.audit.remembrance import Registry
 from efface.audit.remembrance.corpus import takedown_table
@@ -466,3 +467,8 @@ def test_what_has_no_shape_offers_nothing() -> None:
 
 def test_a_subject_that_fails_when_asked_for_what_it_lacks_offers_the_rest() -> None:
     assert efface.audit.access_of(Parts()) == ("gradients", "weights")
+
+
+def test_a_variant_of_p4d_that_is_none() -> None:
+    with pytest.raises(InputError, match="variant is 'k': write one of 'N', 'K'"):
+        p4d(None, None, variant="k")  # type: ignore[arg-type]
