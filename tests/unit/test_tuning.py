@@ -187,6 +187,28 @@ def test_ascent_is_the_task_vector_where_both_took_one_step() -> None:
         assert torch.allclose(half.deltas["unet"].changes[name][0].value, change.value / 2, atol=2e-7)
 
 
+def test_ascent_descends_beside_it_on_what_is_retained() -> None:
+    """Gradient difference; with a bound that is under the loss, what is retained is all of it."""
+    once: dict[str, Any] = {"steps": 1, "evaluate_every": 1}
+    climb, both = (first_loss(fitted("gradient-ascent", **once, retain=times)) for times in (0.0, 1.0))
+    one, two = (first_loss(fitted("gradient-ascent", **once, retain=times, bound=1e-9)) for times in (1.0, 2.0))
+    assert climb < 0 < one
+    assert two == pytest.approx(2 * one, rel=1e-5)
+    assert both == pytest.approx(climb + one, rel=1e-5)
+
+
+def test_an_ascent_ends_at_its_bound() -> None:
+    """A bound under the loss that there is leaves nothing to climb: no weight moves."""
+    still = fitted("gradient-ascent", steps=2, keep="last", bound=1e-6)
+    assert not still.deltas["unet"].changes
+    assert fitted("gradient-ascent", steps=2, keep="last", bound=1e6).deltas["unet"].changes
+
+
+def test_what_is_retained_has_to_be_named() -> None:
+    with pytest.raises(InputError, match=r"preserve=\[\.\.\.\]"):
+        fitted("gradient-ascent", concept=Concept("cat"), retain=1.0)
+
+
 # ------------------------------------------------------------------------------------------- what is trained
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from efface._errors import InputError
 from efface.core.concept import Concept
 from efface.core.config import option
 from efface.core.method import Method, register
@@ -22,11 +23,13 @@ from efface.diffusion.weights.tuning import LayersConfig, Plan, Tuning, ready
 from efface.pipelines.view import PipelineView
 
 ASCENT, VECTOR = "gradient-ascent", "task-vector"
+_HELD = 1
+"""Stream of what is drawn of the pictures that are retained."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AscentConfig(LayersConfig):
-    """Options of gradient ascent; there is no release for pipelines whose defaults could be taken."""
+class PicturesConfig(LayersConfig):
+    """Options of those that know nothing but pictures; there is no release for pipelines with defaults to be taken."""
 
     steps: int = option(100, "steps", least=1)
     learning_rate: float = option(1e-5, "of Adam", above=0)
@@ -42,7 +45,15 @@ class AscentConfig(LayersConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VectorConfig(AscentConfig):
+class AscentConfig(PicturesConfig):
+    """Options of gradient ascent."""
+
+    bound: float | None = option(None, "mean loss on the concept's pictures at which the climb ends; or none", above=0)
+    retain: float = option(0.0, "times the usual loss on pictures of preserved words, beside it (GradDiff)", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorConfig(PicturesConfig):
     """Options of the task vector."""
 
     alpha: float = option(1.0, "how far the other way: times what tuning on the concept has changed", above=0)
@@ -53,25 +64,40 @@ def _aim(_concept: Concept, word: str, template: str) -> Aim:
     return Aim(template.replace("{}", word), ((1.0, None),))
 
 
+def _usual(tuning: Tuning, texts: Sequence[str], n: int, stream: int = 0) -> Callable[[int], Tensor]:
+    """The denoiser's loss on n pictures that the pipeline draws of prompts, step by step."""
+    pictures = Pictures(tuning, texts, n)
+
+    def loss(step: int) -> Tensor:
+        x, t, truth, which, _ = pictures.at(step, stream)
+        return F.mse_loss(tuning.said(x, t, [texts[i] for i in which]), truth.float())
+
+    return loss
+
+
 def _tuned(
     name: str,
-    sign: float,
+    of: Callable[[Tensor], Tensor],
     view: PipelineView,
     concepts: Sequence[Concept],
-    config: AscentConfig,
+    config: PicturesConfig,
     checkpoint: str | os.PathLike[str] | None,
     seconds: float,
     call: Mapping[str, Any] | None,
+    retain: float = 0.0,
     **more: Any,
 ) -> WeightErasure:
-    """Climb or descend the usual loss on the pipeline's own pictures of the concepts."""
+    """Descend what `of` makes of the loss on the concepts' pictures, and `retain` times that on preserved ones."""
     texts = [t.replace("{}", w) for e in concepts for t in templates_of(e) for w in e.words]
-    tuning = Tuning(view, concepts, config, name, _aim, texts=texts, call=call, **more)
-    pictures = Pictures(tuning, texts, config.pictures)
+    others = [t.replace("{}", w) for e in concepts for t in templates_of(e) for w in e.preserve] if retain else []
+    if retain and not others:
+        raise InputError(f"retain={retain:g} holds pictures of preserved words: give the concept some, preserve=[...]")
+    tuning = Tuning(view, concepts, config, name, _aim, texts=[*texts, *others], call=call, **more)
+    climbed = _usual(tuning, texts, config.pictures)
+    held = _usual(tuning, others, config.pictures, _HELD) if others else None
 
     def loss(step: int) -> Tensor:
-        x, t, truth, which, _ = pictures.at(step)
-        return sign * F.mse_loss(tuning.said(x, t, [texts[i] for i in which]), truth.float())
+        return of(climbed(step)) if held is None else of(climbed(step)) + retain * held(step)
 
     return tuning.run(loss, checkpoint, seconds)
 
@@ -88,7 +114,9 @@ def ascend(
 ) -> WeightErasure:
     """Climb `|e'(x_t, c) - truth|^2` on pictures of the concept.
 
-    Nothing bounds it: what is kept are the weights that compare best (see `tuning`), which is soon.
+    Without `bound` nothing ends it, and without `retain` nothing holds the rest: what is kept are the weights that
+    compare best (see `tuning`), which is soon. With `retain` it is gradient difference (GradDiff, arXiv:2203.12817):
+    the usual loss on as many pictures of preserved words goes down beside it; `keep="last"` takes the last weights.
 
     Args:
         view: The pipeline.
@@ -99,10 +127,14 @@ def ascend(
         call: Further arguments of the pipeline's call, for the pictures.
 
     Raises:
-        InputError: If the pipeline cannot read a word, or has no such layers.
+        InputError: If the pipeline cannot read a word, has no such layers, or there is nothing to retain.
         DivergedError: If the loss is not finite; the weights before are in the checkpoint.
     """
-    return _tuned(ASCENT, -1.0, view, concepts, config, checkpoint, checkpoint_seconds, call)
+
+    def climbed(loss: Tensor) -> Tensor:
+        return -(loss if config.bound is None else loss.clamp(max=config.bound))
+
+    return _tuned(ASCENT, climbed, view, concepts, config, checkpoint, checkpoint_seconds, call, config.retain)
 
 
 @ready
@@ -137,7 +169,7 @@ def negate(
         pairs = zip(student.before, student.values(), strict=True)
         return [old.detach().to(new) - config.alpha * (new - old.detach().to(new)) for old, new in pairs]
 
-    return _tuned(VECTOR, 1.0, view, concepts, config, checkpoint, checkpoint_seconds, call, outcome=turned)
+    return _tuned(VECTOR, Tensor.clone, view, concepts, config, checkpoint, checkpoint_seconds, call, outcome=turned)
 
 
 for _name, _fit, _config, _summary, _paper in (
