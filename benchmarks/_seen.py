@@ -20,7 +20,7 @@ from efface import Concept, erase, get_method
 from efface.audit.pipelines.balance import harmonic
 from efface.cli.generate import write_picture
 from efface.stats.intervals import percentile_interval
-from efface_worlds.shapes.metrics import frechet_distance
+from efface_worlds.shapes.metrics import frechet_distance, kernel_distance
 
 OTHER_SEEDS, PLAIN = "other seeds", "nothing erased"
 _DRAWS = 4000
@@ -191,12 +191,15 @@ def bases(images: int, distance: bool) -> list[tuple[str, int]]:
     return [*([(OTHER_SEEDS, images)] if distance else []), (PLAIN, 0)]
 
 
-HEADER = ("anchor", "ACC_e", "ACC_g", "near", "boundary", "far", "H", "leaves", "rest kept", "FID of kept")
+HEADER = ("anchor", "ACC_e", "ACC_g", "near", "boundary", "far", "H", "leaves", "rest kept", "FID of kept", "KID")
 
 
 def shares(seen: Seen, other: Seen | None) -> list[str]:
     parts = (seen.erased, seen.reworded, seen.near, seen.told, seen.far)
     means = [f"{100 * part.mean():.1f}" if len(part) else "" for part in parts]
     left = 100 * (seen.erased + seen.unsaid).mean()
-    distance = "" if other is None else f"{frechet_distance(seen.kept, other.kept):.0f}"
-    return [*means, spread(seen), f"{left:.1f}", f"{100 * seen.rest.mean():.0f}", distance]
+    distances = ["", ""]
+    if other is not None:
+        kernel = kernel_distance(seen.kept, other.kept)
+        distances = [f"{frechet_distance(seen.kept, other.kept):.0f}", f"{kernel:.3g}"]
+    return [*means, spread(seen), f"{left:.1f}", f"{100 * seen.rest.mean():.0f}", *distances]

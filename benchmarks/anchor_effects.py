@@ -10,8 +10,8 @@ same of its synonyms in templates that nothing was trained on; near: siblings th
 word of SELECT's boundary; far: strangers that nobody preserves, each seen at its prompts. H: harmonic mean of
 1 - ACC_e, 1 - ACC_g and the mean of near and far, an interval over concepts. "leaves": where the concept is asked for,
 the share of images in which judge 2 sees it or cannot say what it sees. Last, SELECT less the fixed anchor that is best
-on average, concepts resampled alike for both. FID: of judge 1's features of what is kept, from what is drawn at other
-seeds without an erasure; what is drawn without one has such a distance, too, and it depends on n.
+on average, concepts resampled alike for both. FID, KID: of judge 1's features of what is kept, from what is drawn at
+other seeds without an erasure. What is drawn without one has such a distance, too: FID's depends on n, KID's does not.
 
 "many": the first n of the world's concepts, in an order by seed, at once, with their parents as anchors and with
 SELECT's and its boundary (or what --anchors names); all preserve the same strangers. Some of them are drawn, and
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--last", action="store_true", help="of many: the last n of the order, to choose by")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--each", type=int, default=2, help="of choice: how many siblings and strangers are drawn")
-    parser.add_argument("--distance", action=argparse.BooleanOptionalAction, default=True, help="FID")
+    parser.add_argument("--distance", action=argparse.BooleanOptionalAction, default=True, help="FID, KID")
     parser.add_argument("--soft", action="store_true")
     parser.add_argument("--ablate", action="store_true")
     parser.add_argument("--cells", type=Path)
