@@ -92,3 +92,11 @@ def test_groups_widen_the_interval_of_rows_that_depend() -> None:
 def test_bad_input(before: np.ndarray, after: np.ndarray, options: dict, says: str) -> None:
     with pytest.raises(InputError, match=says):
         efface.audit.similarity(before, after, **options)
+
+
+def test_tiny_and_huge_embeddings_have_directions_and_complex_ones_are_refused() -> None:
+    x = rows()
+    audit = efface.audit.similarity(x * 1e-200, x * 1e200)
+    assert audit.find(FAMILY, "with itself", "after").value == pytest.approx(1.0)
+    with pytest.raises(InputError, match="before is complex"):
+        efface.audit.similarity(x * 1j, x)

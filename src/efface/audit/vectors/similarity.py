@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efface._errors import InputError
-from efface._validate import check_finite, to_tensor
 from efface.audit.audit import Audit
 from efface.audit.figure import Figure, Series
 from efface.audit.finding import Finding
+from efface.audit.vectors.unit_rows import unit_rows
 from efface.core.arrays import read_array
 from efface.core.column_names import check_same_rows, compare_tables
 from efface.core.doors import check_call
@@ -75,7 +75,7 @@ def similarity(
     call = called("efface.audit.similarity", locals())
     check_same_rows(before=before, after=after, groups=groups)
     compare_tables(before, after, ("before", "after"))
-    x, y = _units(before, "before"), _units(after, "after")
+    x, y = unit_rows(before, "before", least=_FEWEST), unit_rows(after, "after", least=_FEWEST)
     if len(x) != len(y):
         raise InputError(f"before has {len(x)} rows and after {len(y)}: give the same embeddings in the same order")
     units = None if groups is None else read_groups(groups)
@@ -105,17 +105,6 @@ def similarity(
         settings={"rows": len(x), "seed": seed, "level": level},
         provenance=provenance(data={"before": before, "after": after, "groups": units}, seed=seed, call=call),
     )
-
-
-def _units(x: Any, name: str) -> Floats:
-    rows = to_tensor(x, name).detach().cpu().double()
-    if rows.ndim != 2 or len(rows) < _FEWEST:
-        raise InputError(f"{name} has shape {tuple(rows.shape)}, expected (n, d) with at least {_FEWEST} embeddings")
-    check_finite(rows, name)
-    lengths = rows.norm(dim=1)
-    if not bool((lengths > 0).all()):
-        raise InputError(f"{name} has a row of zeros, which has no direction: leave it out")
-    return (rows / lengths[:, None]).numpy()
 
 
 def _pairs(pairs: Any, n: int) -> NDArray[np.int64]:

@@ -12,15 +12,21 @@ from efface._lazy import attach
 
 if TYPE_CHECKING:
     from efface_worlds.real.packages import PACKAGES, Package, data_file
+    from efface_worlds.real.vectors import WordVectors, load_analogies, load_glove, load_similarities
 
 _NAMES = {
     "efface_worlds.real.packages": ("PACKAGES", "Package", "data_file"),
+    "efface_worlds.real.vectors": ("WordVectors", "load_analogies", "load_glove", "load_similarities"),
 }
 
 __all__ = [
     "PACKAGES",
     "Package",
+    "WordVectors",
     "data_file",
+    "load_analogies",
+    "load_glove",
+    "load_similarities",
 ]
 
 __getattr__, __dir__ = attach(__name__, {name: module for module, names in _NAMES.items() for name in names}, globals())
