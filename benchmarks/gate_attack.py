@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks._measure import table
-from benchmarks._noising import noised
 from benchmarks._relaxed_gate import relaxed
 from benchmarks._soft_tokens import SoftTokens
 from benchmarks._studio import Studio, add_world, seen
@@ -35,6 +34,7 @@ from efface.core.run import Run
 from efface.core.subjects import as_subject
 from efface.diffusion.text.semantic_surgery.erasure import SemanticSurgery
 from efface.pipelines.embedding import PromptEmbedding
+from efface.pipelines.noising import Noising
 
 PROMPT, PLACEHOLDER = "a picture of shape shape shape shape", "shape"
 WAYS = ("plain", "through", "straight-through", "annealed", "evade")
@@ -72,12 +72,13 @@ def alarm(erasure: Any, embedding: PromptEmbedding) -> Tensor:
 def learn(view: PipelineView, latents: Tensor, edit: Edit, steps: int, seed: int) -> SoftTokens:
     """Token embeddings under which the denoiser explains the latents."""
     generator = torch.Generator().manual_seed(seed)
-    tokens = SoftTokens(view, PROMPT, PLACEHOLDER)
+    tokens, noising = SoftTokens(view, PROMPT, PLACEHOLDER), Noising(view.scheduler, view.prediction_type)
     optimiser = torch.optim.Adam(tokens.vectors.values(), lr=_RATE)
     for step in range(steps):
         chosen = torch.randint(0, len(latents), (_BATCH,), generator=generator)
-        t = torch.randint(0, 1000, (_BATCH,), generator=generator)
-        x, target = noised(view, latents[chosen], torch.randn(latents[chosen].shape, generator=generator), t)
+        t = torch.randint(0, noising.times, (_BATCH,), generator=generator)
+        noise = torch.randn(latents[chosen].shape, generator=generator)
+        x, target = noising.noised(latents[chosen], noise, t), noising.truth(latents[chosen], noise, t)
         embedding, penalty = edit(tokens.encode(), step / max(1, steps - 1))
         loss = F.mse_loss(view.denoise(x, t, embedding), target) + penalty
         optimiser.zero_grad()
