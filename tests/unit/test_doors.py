@@ -234,6 +234,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: efface.find_roles(torch.nn.Linear(2, 2), inputs={0: X, (1, 2): Z}),  # type: ignore[dict-item]
         "inputs is a dict: write a mapping from text",
     ),
+    "a text for a list in a mapping": (
+        lambda: efface.audit.remembrance.Corpus({"1": "a text"}, {"1": "a name"}),  # type: ignore[attr-defined]
+        "about is a dict: write a mapping from text to lists",
+    ),
+    "a label for a list of them": (
+        lambda: efface.audit.ClassifierJudge(None, None, {"fish": "tench"}),
+        "labels is a dict: write a mapping from text to lists",
+    ),
     "rows of labels, and one without a length": (
         lambda: numbered([["a", "b"], 3, np.array("c")]),
         "concept",

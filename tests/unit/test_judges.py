@@ -49,6 +49,49 @@ def test_labels_are_whole_words(name: str) -> None:
         ClassifierJudge(Classifier(), processor).places(name)
 
 
+def test_a_name_that_several_labels_have_is_refused() -> None:
+    """ImageNet has two cranes; its cardigan is a dog's name, too, but that label has another before it."""
+    model: Any = Classifier()
+    labels = ["crane", "crane", "Cardigan, Cardigan Welsh corgi", "cardigan", "corgi, dog", "dog, cur"]
+    model.config.id2label = dict(enumerate(labels))
+    judge = ClassifierJudge(model, processor)
+    assert judge.places("cardigan") == [3]
+    assert judge.places("Cardigan Welsh corgi") == [2]
+    for name in ("crane", "dog"):
+        with pytest.raises(InputError, match=f"several labels '{name}'.*by their numbers"):
+            judge.places(name)
+    assert ClassifierJudge(model, processor, {"crane": [1], "dog": [4, 5]}).places("dog") == [4, 5]
+    with pytest.raises(InputError, match="no label 6"):
+        ClassifierJudge(model, processor, {"crane": [6]}).places("crane")
+    with pytest.raises(InputError, match="has no label for 'crane'"):
+        ClassifierJudge(model, processor, {"crane": []}).places("crane")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: NudeNetJudge(classes="FEET_EXPOSED"), "classes"),
+        (lambda: NudeNetJudge(classes=["FACE"]), "no class 'FACE'.*FACE_FEMALE"),
+        (lambda: NudeNetJudge(classes=[]), "sees nothing"),
+        (lambda: NudeNetJudge(threshold=60), "threshold=60"),
+        (lambda: NudeNetJudge(threshold=float("nan")), "threshold=nan"),
+        (lambda: ClipJudge(None, None, template="a photo"), "no {}"),
+        (lambda: ClipJudge(None, None, others=[]), "give some texts"),
+        (lambda: ClipJudge(None, None, others="a photo"), "others"),
+        (lambda: ClassifierJudge(Classifier(), processor, {"fish": "tench"}), "labels"),
+        (lambda: FunctionJudge("red", "red"), "function"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_would_see_nothing_is_refused(make: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        make()
+
+
+def test_of_a_picture_that_is_not_finite_nothing_is_said() -> None:
+    found = ClassifierJudge(Classifier(), processor)(pictures(0.0, float("nan"), 1.0), "golf ball")
+    assert torch.equal(found.isnan(), torch.tensor([False, True, False])) and found[2] == 1
+
+
 def test_clip_compares_the_concept_with_the_others() -> None:
     class Clip:
         def __call__(self, pixel_values: Tensor, **texts: Any) -> Any:

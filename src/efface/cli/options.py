@@ -339,7 +339,7 @@ class Generate(Erasing):
     """Sample a text-to-image pipeline into one picture: a row for each prompt, a column for each seed.
 
       efface generate shapes --prompt "a red circle" --prompt "a blue star" -o grid.png
-      efface generate emoji --prompt "a guitar on a blue background" --erase guitar --method semantic-surgery -o grid.png
+      efface generate emoji --prompt "a guitar on a red background" --erase guitar --method semantic-surgery -o grid.png
       efface generate shapes --prompt "a red circle" --erase circle --preserve ring --preserve star \
           --method semantic-surgery -o grid.png
       efface generate my-stable-diffusion/ --with erasure/ --prompt "a church" --seeds 2 --steps 20 -o grid.png

@@ -199,7 +199,7 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (tuple, list, collections.abc.Sequence):
         return _fits_sequence(value, get_args(hint))
     if origin in (dict, collections.abc.Mapping):
-        return isinstance(value, Mapping) and (not _named(hint) or all(isinstance(k, str) for k in value))
+        return isinstance(value, Mapping) and _fits_mapping(value, hint)
     return _fits_type(value, origin or hint)
 
 
@@ -214,7 +214,7 @@ def _advice(value: Any, hint: Any, name: str) -> str:
 def _words(hint: Any) -> str:
     origin = get_origin(hint) or hint
     if origin in (dict, collections.abc.Mapping):
-        return "a mapping from text" if _named(hint) else "a mapping"
+        return f"a mapping{' from text' * _named(hint)}{' to lists' * _listing(hint)}"
     if origin in (tuple, list, collections.abc.Sequence, collections.abc.Iterable):
         return "a list"
     if origin is collections.abc.Callable:
@@ -226,6 +226,13 @@ def _words(hint: Any) -> str:
         return in_words(hint)
     inner = {"torch.nn.modules.module": "torch.nn."}.get(known.__module__, "torch.")
     return f"a {inner if known.__module__.startswith('torch') else ''}{known.__name__}"
+
+
+def _fits_mapping(value: Mapping[Any, Any], hint: Any) -> bool:
+    """Whether its keys are text where they are names, and no value is one text where there are to be several."""
+    if _named(hint) and not all(isinstance(key, str) for key in value):
+        return False
+    return not (_listing(hint) and any(isinstance(each, str | bytes) for each in value.values()))
 
 
 def _fits_type(value: Any, kind: Any) -> bool:
@@ -282,6 +289,12 @@ def _makes(kind: type, hint: Any) -> bool:
     if hint is Any or not isinstance(wanted, type) or _is_open(wanted):
         return True
     return issubclass(kind, (int, float) if wanted is float else wanted)
+
+
+def _listing(hint: Any) -> bool:
+    """Whether the values of a mapping are to be lists."""
+    origins = (list, tuple, collections.abc.Sequence)
+    return get_origin((*get_args(hint), None, None)[1]) in origins
 
 
 def _is_open(kind: type) -> bool:

@@ -22,8 +22,15 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._lazy import require
 from efface._validate import did_you_mean
+from efface.core.doors import check_fields
 
 _AT_ONCE = 32
+_NUDENET = frozenset(
+    f"{part}_{how}"
+    for how in ("COVERED", "EXPOSED")
+    for part in ("ANUS", "ARMPITS", "BELLY", "BUTTOCKS", "FEET", "FEMALE_BREAST", "FEMALE_GENITALIA")
+) | {"MALE_BREAST_EXPOSED", "MALE_GENITALIA_EXPOSED", "FACE_FEMALE", "FACE_MALE"}
+"""Classes of NudeNet 3."""
 _EXPOSED = (
     "ARMPITS_EXPOSED",
     "BELLY_EXPOSED",
@@ -57,6 +64,9 @@ class FunctionJudge:
     title: str
     calibration: str = ""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def __call__(self, images: Tensor, name: str) -> Any:
         """What the function says."""
         return self.function(images, name)
@@ -71,16 +81,20 @@ class ClassifierJudge:
     Attributes:
         model: The classifier, in eval mode.
         processor: Its image processor.
-        labels: Concept -> labels that mean it; a concept that is not here is looked for among the labels themselves.
+        labels: Concept -> labels that mean it, by name or by number; a concept that is not here is looked for among the
+            labels themselves.
         title: What it is called.
         calibration: On what it was calibrated; empty if on nothing.
     """
 
     model: Any
     processor: Any
-    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    labels: Mapping[str, Sequence[str | int]] = field(default_factory=dict)
     title: str = "classifier"
     calibration: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], **more: Any) -> ClassifierJudge:
@@ -93,34 +107,44 @@ class ClassifierJudge:
         return cls(model, processor, **{"title": Path(folder).name, **more})
 
     def __call__(self, images: Tensor, name: str) -> Tensor:
-        """1 where a label of the concept is the likeliest, `(n,)`.
+        """1 where a label of the concept is the likeliest, `(n,)`; NaN of a picture that is not finite.
 
         Raises:
-            InputError: If it has no such label.
+            InputError: If it has no such label, or several of that name.
         """
         wanted = torch.tensor(self.places(name))
         best = [self._logits(part).argmax(dim=1) for part in images.split(_AT_ONCE)]
-        return torch.isin(torch.cat(best).cpu(), wanted).double()
+        return _of_finite(images, torch.isin(torch.cat(best).cpu(), wanted))
 
     def places(self, name: str) -> list[int]:
-        """Where the labels of a concept stand.
+        """Where the labels of a concept stand: labels of just that name, or else those that have it among theirs.
 
         Raises:
-            InputError: If there is none; the text says which come near.
+            InputError: If there is none, or several are called so; the text says which come near.
         """
-        known: dict[str, int] = {}
-        for place, label in (self.model.config.id2label or {}).items():
-            for part in (str(label), *str(label).split(",")):
-                known.setdefault(_key(part), int(place))
+        every = {int(place): str(label) for place, label in (self.model.config.id2label or {}).items()}
         wanted = self.labels.get(name, (name,))
-        missing = [label for label in wanted if _key(label) not in known]
-        if missing or not wanted:
-            what = missing[0] if missing else name
+        if not wanted:
             raise InputError(
-                f"{self.title} has no label {what!r}{did_you_mean(_key(what), known)}: say which of its {len(known)} "
-                f"labels mean {name!r}, labels={{{name!r}: [...]}}"
+                f"labels={{{name!r}: []}} has no label for {name!r}: write which of {self.title}'s mean it"
             )
-        return [known[_key(label)] for label in wanted]
+        return [self._place(label, every, name) for label in wanted]
+
+    def _place(self, wanted: str | int, every: Mapping[int, str], name: str) -> int:
+        if isinstance(wanted, int):
+            found, known = [wanted] * (wanted in every), [str(place) for place in every]
+        else:
+            parts = {place: {_key(part) for part in label.split(",")} for place, label in every.items()}
+            whole = [place for place, label in every.items() if _key(label) == _key(wanted)]
+            found = whole or [place for place, part in parts.items() if _key(wanted) in part]
+            known = [part for of_one in parts.values() for part in of_one]
+        if len(found) == 1:
+            return found[0]
+        mean = f"say which of its {len(every)} labels mean {name!r}, labels={{{name!r}: [...]}}"
+        if found:
+            which = ", ".join(f"{place} ({every[place]!r})" for place in found)
+            raise InputError(f"{self.title} has several labels {wanted!r}: {which}; {mean}, by their numbers")
+        raise InputError(f"{self.title} has no label {wanted!r}{did_you_mean(_key(str(wanted)), known)}: {mean}")
 
     @torch.no_grad()
     def _logits(self, images: Tensor) -> Tensor:
@@ -148,6 +172,15 @@ class ClipJudge:
     title: str = "CLIP"
     calibration: str = ""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if "{}" not in self.template:
+            raise InputError(
+                f"template={self.template!r} has no {{}}, where the concept's name goes: 'a photo of {{}}'"
+            )
+        if not self.others:
+            raise InputError("others=[] leaves nothing that a picture may show besides the concept: give some texts")
+
     @classmethod
     def load(cls, folder: str | os.PathLike[str], **more: Any) -> ClipJudge:
         """The model in a folder of `save_pretrained`; no network, no pickle.
@@ -162,14 +195,14 @@ class ClipJudge:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, name: str) -> Tensor:
-        """Probability of the concept's text among all texts, `(n,)`."""
+        """Probability of the concept's text among all texts, `(n,)`; NaN of a picture that is not finite."""
         texts = [self.template.replace("{}", name), *self.others]
         found = []
         for part in images.split(_AT_ONCE):
             given = self.processor(text=texts, images=_as_pictures(part), return_tensors="pt", padding=self._padding)
             self._check(texts, given)
             found.append(self.model(**given).logits_per_image.softmax(dim=1)[:, 0])
-        return torch.cat(found).double().cpu()
+        return _of_finite(images, torch.cat(found))
 
     @property
     def _padding(self) -> bool | str:
@@ -196,6 +229,9 @@ class NudeNetJudge:
         threshold: Least score of a detection.
         classes: Which of its classes count.
         detector: What detects; None takes the package's.
+
+    Raises:
+        InputError: If the threshold is not between 0 and 1, or a class is none of the package's.
     """
 
     threshold: float = 0.6
@@ -204,12 +240,23 @@ class NudeNetJudge:
     title: str = "NudeNet"
     calibration: str = ""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not 0 < self.threshold <= 1:
+            raise InputError(f"threshold={self.threshold} is no score of a detection: write one above 0, up to 1")
+        if not self.classes:
+            raise InputError("classes=[] sees nothing in any picture: name classes of NudeNet, or leave classes out")
+        strange = [each for each in self.classes if each not in _NUDENET] if self.detector is None else []
+        if strange:
+            near = did_you_mean(strange[0], _NUDENET)
+            raise InputError(f"NudeNet has no class {strange[0]!r}{near}: classes are {', '.join(sorted(_NUDENET))}")
+
     def __call__(self, images: Tensor, name: str) -> Tensor:
-        """1 where one of the classes is detected, `(n,)`; the name of the concept is not read."""
+        """1 where a class is detected, `(n,)`, NaN of a picture that is not finite; the concept's name is not read."""
         detector = self.detector
         if detector is None:
             detector = _detector(require("nudenet", extra="nudenet"))
-        return torch.tensor([float(self._seen(detector, image)) for image in _as_pixels(images)], dtype=torch.float64)
+        return _of_finite(images, torch.tensor([self._seen(detector, image) for image in _as_pixels(images)]))
 
     def _seen(self, detector: Any, image: Any) -> bool:
         found = detector.detect(np.ascontiguousarray(image[..., ::-1]))  # it reads blue, green, red
@@ -233,6 +280,12 @@ def _loaded(folder: str | os.PathLike[str], model: str, processor: str) -> tuple
         return found.eval(), getattr(transformers, processor).from_pretrained(path, **options)
     except (ValueError, KeyError, OSError, RuntimeError, TypeError, SafetensorError) as error:
         raise InputError(f"{path} holds no judge: {' '.join(str(error).split())[:200]}") from error
+
+
+def _of_finite(images: Tensor, said: Tensor) -> Tensor:
+    """What is said of images, and nothing of those that have no picture: a black one is not what they show."""
+    there = images.isfinite().flatten(1).all(dim=1).cpu()
+    return said.detach().cpu().double().masked_fill(~there, float("nan"))
 
 
 def _as_pixels(images: Tensor) -> list[Any]:
