@@ -17,6 +17,10 @@ class FormatError(EffaceError, ValueError):
     """A file is truncated, foreign, or written by a newer efface."""
 
 
+class GroupError(EffaceError, RuntimeError):
+    """Another process of a group has died or does not answer; what this one has gathered is as it was."""
+
+
 class MissingExtraError(EffaceError, ImportError):
     """An optional dependency is not installed; the text names the extra to install."""
 

@@ -17,6 +17,7 @@ from efface._text import shown
 from efface._validate import check_device, check_positive_int, to_tensor
 from efface.core.arrays import is_finite, is_plain
 from efface.core.codec import decoded, dtype_of, fields_of, warn_unknown
+from efface.core.collective import Group, same_in_all
 from efface.core.column_names import check_same_rows, columns_of, compare_columns, joint_columns
 from efface.core.config import Config
 from efface.core.labels import Kind, check_kind
@@ -68,12 +69,17 @@ class Fitter:
         self.classes: tuple[Any, ...] = ()
         self.columns: tuple[str, ...] = ()
         self.label_columns: tuple[str, ...] = ()
-        self.moments = self._new_moments(device, torch.complex128 if self.dtype.is_complex else torch.float64)
+        self.moments = self._new_moments(device, self._sums)
         self.unknown: dict[str, Any] = {}
         self._eraser: Eraser | None = None
         options = self.config
         for name in options.names():
             setattr(self, name, getattr(options, name))
+
+    @property
+    def _sums(self) -> torch.dtype:
+        """In what sums are kept."""
+        return torch.complex128 if self.dtype.is_complex else torch.float64
 
     def _new_moments(self, device: str | torch.device | None, dtype: torch.dtype) -> Any:
         least = torch.float64 if self.dtype in (torch.float64, torch.complex128) else torch.float32
@@ -185,6 +191,39 @@ class Fitter:
         self.decided, self._eraser = self.decided or other.decided, None
         self.classes = self.classes or other.classes
         self.columns, self.label_columns = self.columns or other.columns, self.label_columns or other.label_columns
+        return self
+
+    def all_reduce(self, group: Any = None) -> Self:
+        """Have what the fitters of all processes of a group have seen together, exactly, however the rows are spread.
+
+        All processes call it, each with its own fitter of the same type and options; one that has seen no row counts as
+        nothing. Afterwards each has the same statistics, bit for bit, and the same eraser; only one of them is to be
+        merged or reduced again, or rows count twice.
+
+        Args:
+            group: Of torch.distributed; None is all processes.
+
+        Raises:
+            InputError: If there is no group, or fitters differ in what they are or in what they took z for; in each
+                process alike, and nothing has changed.
+            GroupError: If another process has died, or does not answer within the group's timeout; nothing has
+                changed.
+        """
+        over = Group(group)
+        names = {name: list(getattr(self, name)) for name in ("classes", "columns", "label_columns")}
+        about = {"type": type(self).__name__, "x_dim": self.x_dim, "z_dim": self.z_dim}
+        told = over.told({**about, "options": self.options(), "decided": self.decided, **names})
+        for name in (*about, "options"):
+            same_in_all(told, name, "make the same fitter in all processes")
+        decided = same_in_all(told, "decided", "pass kind= to the fitters", some=True)
+        classes = same_in_all(told, "classes", "number them alike before", some=True)
+        columns, labels = (
+            same_in_all(told, name, "pass the same columns in the same order in all processes", some=True)
+            for name in ("columns", "label_columns")
+        )
+        state = over.merged(self.moments, self._blank_moments)
+        self.load_state_dict(state | {"decided": torch.tensor(_DECISIONS.index(decided))})
+        self.classes, self.columns, self.label_columns = tuple(classes), tuple(columns), tuple(labels)
         return self
 
     def copy(self) -> Self:
@@ -359,6 +398,9 @@ class Fitter:
         for name in ("columns", "label_columns"):
             setattr(new, name, decoded(config.get(name, []), {}, tuple[str, ...], name))
         return new
+
+    def _blank_moments(self) -> Any:
+        return self._new_moments(self.moments.device, self._sums)
 
     def _blank(self) -> Self:
         options: dict[str, Any] = self.options() | {"dtype": self.dtype}
