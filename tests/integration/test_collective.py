@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,6 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from efface import GroupError, InputError, LeaceFitter, OracleFitter, QuadraticFitter
@@ -28,10 +28,11 @@ SPLITS = {
     "an empty first": (0, 150, 250),
     "all but one empty": (0, 0, 400, 0),
 }
-FITTERS: dict[str, Callable[[], Any]] = {
+_REAL = {
     kind.__name__: partial(kind, 6, 3, dtype=torch.float64)
     for kind in (LeaceFitter, MeanDifferenceFitter, OracleFitter, QuadraticFitter)
-} | {"complex": partial(LeaceFitter, 6, 3, dtype=torch.complex128)}
+}
+FITTERS: Mapping[str, Callable[[], Any]] = {**_REAL, "complex": partial(LeaceFitter, 6, 3, dtype=torch.complex128)}
 
 
 def data(kind: str = "") -> tuple[Tensor, Tensor]:
@@ -59,9 +60,11 @@ def _child(rank: int, size: int, place: str, seconds: float, work: Work) -> None
 
 def run(size: int, place: Path, work: Work, seconds: float = 60) -> list[dict[str, Any]]:
     """What each process of a group found, or its error; nothing of one that died."""
-    many = mp.start_processes(_child, (size, str(place), seconds, work), size, join=False, start_method="fork")
-    assert many is not None
-    for process in many.processes:
+    fork = multiprocessing.get_context("fork")
+    many = [fork.Process(target=_child, args=(rank, size, str(place), seconds, work)) for rank in range(size)]
+    for process in many:
+        process.start()
+    for process in many:
         process.join(120)
         assert process.exitcode is not None
     files = [place / f"{rank}.pt" for rank in range(size)]
@@ -109,6 +112,8 @@ def test_a_group_of_some_processes_is_of_these_alone(tmp_path: Path) -> None:
     def work(rank: int) -> Any:
         pair = dist.new_group([1, 2])
         fitter = LeaceFitter(6, 3).update(x[: 10 * (rank + 1)], z[: 10 * (rank + 1)])
+        with pytest.raises(InputError, match="group is '3'|group is 3"):
+            fitter.all_reduce(3)
         if rank == 0:
             with pytest.raises(InputError, match="not in the group"):
                 fitter.all_reduce(pair)

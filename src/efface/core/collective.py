@@ -20,6 +20,7 @@ from efface._errors import GroupError, InputError
 from efface._text import shown
 
 _ASK = "start the script with torchrun, and call torch.distributed.init_process_group() in it"
+_OUTSIDE = "this process is not in the group: call it on the ranks of the group alone"
 
 
 class Part(Protocol):
@@ -55,14 +56,14 @@ class Group:
     def __init__(self, group: Any = None) -> None:
         if not dist.is_available() or not dist.is_initialized():
             raise InputError(f"there is no group of processes: {_ASK}")
-        if group is not None and not isinstance(group, dist.ProcessGroup | type(dist.GroupMember.NON_GROUP_MEMBER)):
-            raise InputError(
-                f"group is {shown(group)}: give what torch.distributed.new_group returned, or None for all"
-            )
-        self._group = group
+        if type(group) is int and group == dist.GroupMember.NON_GROUP_MEMBER:
+            raise InputError(_OUTSIDE)
+        if group is not None and not isinstance(group, dist.ProcessGroup):
+            raise InputError(f"group is {shown(group)}: give what torch.distributed.new_group returned, or None")
+        self._group: dist.ProcessGroup | None = group
         self.rank = dist.get_rank(group)
         if self.rank < 0:
-            raise InputError("this process is not in the group: call it on the ranks of the group alone")
+            raise InputError(_OUTSIDE)
         self.size = dist.get_world_size(group)
         self.device = torch.device("cpu" if "gloo" in str(dist.get_backend_config(group)) else "cuda")
 
