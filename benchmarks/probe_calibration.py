@@ -9,7 +9,9 @@ Per concept and seed the base is seed2 and the floor the gold model of the conce
 - "sham": seed2 with a random change of the weights that uce changes, by as much;
 - "gold": the gold model itself, whose recovery is 0 by construction (what is tested is the rest of the rule);
 - "gold, trained on": the gold model tuned 60 steps further on pictures without the concept: other weights, and no
-  sight of the concept, but no second training from the start, which there is none of;
+  sight of the concept, but no second training from the start;
+- "second gold": a second training from the start, in place of these three with `--second FOLDER`, where `python -m
+  efface_worlds.shapes.training latents gold:circle@9 --work FOLDER` has left it (25 CPU-minutes);
 - "refusing": seed2 tuned to be bad at pictures of the concept (up to a bound) and good at others: it has to know the
   concept in order to refuse it, so that its loss is a scar. Without the others gradient ascent is bad at everything.
 
@@ -51,12 +53,14 @@ from efface.audit.pipelines.probes.subject import Subject
 from efface.audit.pipelines.probes.tuned import Tuned
 from efface.audit.pipelines.probes.verdict import Facts, decide
 from efface.stats.intervals import Interval, wilson_interval
+from efface_worlds.shapes import load_shapes_pipeline
 
 _CHEAP, _DEAR = ("direct prompt", "likelihood", "features"), ("diffusion completion", "relearning")
 _EQUAL, OPEN = "seed2", "inconclusive"
 _ON_STEPS, _ON_RATE, _ON_BATCH, _ON_STREAM = 60, 1e-4, 32, 290
 _LIGHT, _METHODS = ("base", "sham"), ("direct prompt", "likelihood", "features", "diffusion completion")
 _GOLDS, _GOLD_IMAGES = ("gold", "gold, trained on", "refusing"), 40
+_SECOND = ("second gold",)
 _REFUSED, _REFUSED_STREAM, _BOUND, _KEPT = 120, 291, 0.5, 1.5
 
 
@@ -117,8 +121,8 @@ class Refusing:
 class Models:
     """What is judged of one concept, made when it is asked for."""
 
-    def __init__(self, studio: Studio, base: Subject, gold: Subject, name: str) -> None:
-        self._studio, self._base, self.gold, self.name = studio, base, gold, name
+    def __init__(self, studio: Studio, base: Subject, gold: Subject, name: str, second: Path | None = None) -> None:
+        self._studio, self._base, self.gold, self.name, self._folder = studio, base, gold, name, second
 
     def __call__(self, subject: str, seed: int) -> Subject:
         """The model of a name."""
@@ -130,6 +134,8 @@ class Models:
             return Subject(ERASED, self.gold.view, self._trained_on)
         if subject == "refusing":
             return Subject(ERASED, self._base.view, self._refusing)
+        if subject == "second gold":
+            return Subject(ERASED, self._second)
         if subject in ("base", "other gold"):
             return Subject(ERASED, self._loaded("base" if subject == "base" else self._other))
         return Subject(ERASED, self._base.view, self._fitted(subject))
@@ -137,6 +143,18 @@ class Models:
     @cached_property
     def _norms(self) -> Mapping[str, float]:
         return Panel(self._base, Subject(ERASED, self._base.view, self._studio.fit(self.name, "uce"))).moved
+
+    @cached_property
+    def _second(self) -> PipelineView:
+        """A gold model of another seed, from where the training of the world has left it."""
+        assert self._folder is not None
+        own = f"{self._studio.world.gold_of(self.name)}@"
+        return PipelineView.of(
+            load_shapes_pipeline(
+                next(each.name for each in sorted(self._folder.iterdir()) if each.name.startswith(own)),
+                folder=self._folder,
+            )
+        )
 
     @cached_property
     def _trained_on(self) -> TrainedOn:
@@ -193,12 +211,19 @@ def run(args: argparse.Namespace) -> None:
     done = {key_of(line): decided(line) for line in there}
     golds = {name: variant for name in args.concepts if (variant := studio.world.gold_of(name)) is not None}
     models = {
-        name: Models(studio, base, Subject(GOLD, PipelineView.of(studio.world.load_pipeline(variant))), name)
+        name: Models(
+            studio, base, Subject(GOLD, PipelineView.of(studio.world.load_pipeline(variant))), name, args.second
+        )
         for name, variant in golds.items()
     }
     for asked_, seeds, names, images in (
         (args.methods or _LIGHT, args.seeds, (args.only or _METHODS) if args.methods else _CHEAP[:1], args.images),
-        (() if args.methods else _GOLDS, args.golds, (*_CHEAP, *_DEAR), _GOLD_IMAGES),
+        (
+            () if args.methods else _GOLDS if args.second is None else _SECOND,
+            args.golds,
+            (*_CHEAP, *_DEAR),
+            _GOLD_IMAGES,
+        ),
     ):
         for seed, (name, every) in product(range(seeds), models.items()):
             case = case_of(studio, base, name, 96, seed, pictures_seed=seed)
@@ -265,6 +290,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--methods", nargs="*", help="erasures in place of these, as in benchmarks.erasing")
     parser.add_argument("--golds", type=int, default=1)
+    parser.add_argument("--second", type=Path, help="where a second gold was trained (shapes.training gold:NAME@SEED)")
     parser.add_argument("--only", nargs="*", help="probes of the erasures in place of these")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--images", type=int, default=12)

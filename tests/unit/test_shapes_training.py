@@ -11,15 +11,16 @@ from torch import nn
 from efface._errors import FormatError, InputError
 from efface_worlds.shapes.networks import HEADS
 from efface_worlds.shapes.scenes import sample_scenes
-from efface_worlds.shapes.shipped import load_contrast, load_judge
+from efface_worlds.shapes.shipped import load_contrast, load_judge, load_shapes_pipeline
+from efface_worlds.shapes.training import stages
 from efface_worlds.shapes.training.autoencoder import RECIPE as VAE
 from efface_worlds.shapes.training.autoencoder import train_autoencoder
 from efface_worlds.shapes.training.denoiser import RECIPE as UNET
-from efface_worlds.shapes.training.denoiser import train_denoiser
+from efface_worlds.shapes.training.denoiser import build_denoiser, train_denoiser
 from efface_worlds.shapes.training.judges import RECIPES, labelled_batch, train_judge
 from efface_worlds.shapes.training.latents import LatentSet
 from efface_worlds.shapes.training.loop import Recipe, train
-from efface_worlds.shapes.training.stages import run_stage
+from efface_worlds.shapes.training.stages import run_stage, ship
 from efface_worlds.shapes.training.text import TOWER, train_tower
 
 
@@ -125,6 +126,26 @@ def test_a_stage_asks_for_the_one_before_it(tmp_path):
         run_stage("unets", tmp_path)
     with pytest.raises(InputError, match="no concept"):
         run_stage("gold:cat", tmp_path)
+    with pytest.raises(InputError, match=r"gold:circle@9"):
+        run_stage("gold:circle@nine", tmp_path)
+
+
+def test_a_second_gold_has_its_own_seed_and_folder_and_is_not_shipped(tmp_path, monkeypatch):
+    """On the autoencoder and text encoder that ship, where the folder has none of its own."""
+    seeds = []
+
+    def trained(data, folder, recipe, **options):
+        seeds.append((recipe.stage, recipe.seed, recipe.steps, bool((data.scenes.objects == 0).any())))
+        return build_denoiser(), {"recipe": recipe.stage}
+
+    monkeypatch.setattr(stages, "train_denoiser", trained)
+    monkeypatch.setattr(stages, "make_latents", lambda *a, **k: latents(64))
+    for name in ("latents", "gold:circle", "gold:circle@9"):
+        run_stage(name, tmp_path)
+    assert seeds == [("gold:circle", 7, 3000, False), ("gold:circle@9", 9, 3000, False)]
+    assert load_shapes_pipeline("without-circle@9", folder=tmp_path).unet.config.in_channels == 4
+    ship(tmp_path, tmp_path / "weights", tmp_path / "gold")
+    assert [each.name for each in (tmp_path / "gold").iterdir()] == ["without-circle"]
 
 
 def test_gold_data_has_no_image_of_the_concept():

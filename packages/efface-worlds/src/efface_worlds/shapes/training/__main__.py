@@ -1,9 +1,10 @@
 """Train the shapes world: `python -m efface_worlds.shapes.training STAGE [STAGE ...] --work FOLDER`.
 
 Stages: vae, judge, judge2, text, latents, unet, seed2, gold:NAME, all; where only the judges are trained anew `judge
-judge2 tower`, which use the autoencoder and the text encoder that ship. `ship` copies what is finished to where the
-package reads it, and `measure` adds what it is worth to `training.json`. Interrupted or killed, a stage goes on from
-its last checkpoint.
+judge2 tower`. Whatever comes before a stage and was not trained in the folder is what ships (autoencoder and text
+encoder). gold:NAME@SEED is a gold model of another seed, for who wants a second one: it is not shipped. `ship` copies
+what is finished to where the package reads it, and `measure` adds what it is worth to `training.json`. Interrupted or
+killed, a stage goes on from its last checkpoint.
 """
 
 from __future__ import annotations

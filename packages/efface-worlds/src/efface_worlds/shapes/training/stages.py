@@ -38,7 +38,8 @@ def run_stage(name: str, work: Path, **options: Any) -> None:
     """Run one stage, or go on with it.
 
     Args:
-        name: One of `STAGES`, or `gold:` and any concept.
+        name: One of `STAGES`, or `gold:` and any concept, with another seed after an @ ("gold:circle@9"), which is not
+            shipped.
         work: The folder that all stages share.
         options: For the training loop.
 
@@ -46,7 +47,10 @@ def run_stage(name: str, work: Path, **options: Any) -> None:
         InputError: If there is no such stage, or an earlier one has not been run.
     """
     if name.startswith("gold:"):
-        name = f"gold:{concept(name.removeprefix('gold:')).name}"
+        given, at, seed = name.removeprefix("gold:").partition("@")
+        if at and not seed.isdecimal():
+            raise InputError(f"{name!r} has no seed behind its @: write a whole number, gold:{given}@9")
+        name = f"gold:{concept(given).name}{at}{seed}"
     elif name not in (*STAGES, *ALONE):
         raise InputError(f"{name!r} is no stage: write one of {', '.join((*STAGES, *ALONE))}")
     folder = work / name.replace("gold:", "without-")
@@ -90,8 +94,9 @@ def _latents(work: Path, folder: Path, name: str, options: dict[str, Any]) -> di
 
 
 def _unet(work: Path, folder: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
-    gold = name.removeprefix("gold:") if name.startswith("gold:") else None
-    short = replace(DENOISER, stage=name, steps=SHORT_STEPS, seed=DENOISER.seed if gold else DENOISER.seed + 1)
+    gold, _, seed = name.removeprefix("gold:").partition("@") if name.startswith("gold:") else (None, "", "")
+    own = int(seed) if seed else DENOISER.seed + (gold is None)
+    short = replace(DENOISER, stage=name, steps=SHORT_STEPS, seed=own)
     recipe = DENOISER if name == "unet" else short
     _before(work, "latents")
     data = _data(work).without(gold)
@@ -120,9 +125,9 @@ def _before(work: Path, name: str) -> Path:
 
 
 def _data(work: Path) -> LatentSet:
-    vae = require("diffusers", extra="diffusion").AutoencoderKL.from_pretrained(_before(work, "vae"))
-    pair = read_pair(_before(work, "text"))
-    return make_latents(vae.eval(), pair.text, build_tokenizer(), work / "latents")
+    """The latents; autoencoder and text encoder are those that were trained here, or else those that ship."""
+    pair = read_pair(work / "text") if finished(work / "text") else load_contrast()
+    return make_latents(_vae_of(work), pair.text, build_tokenizer(), work / "latents")
 
 
 def read_judge(folder: Path) -> JudgeNetwork:
@@ -162,7 +167,7 @@ def ship(work: Path, weights: Path, gold: Path) -> None:
         facts = before  # the same models: what was measured still holds
     write_json(weights / "training.json", facts)
     for folder in sorted(work.iterdir()):
-        if folder.name.startswith(("without-", "seed2")) and finished(folder):
+        if folder.name.startswith(("without-", "seed2")) and "@" not in folder.name and finished(folder):
             _ship_gold(folder, gold / folder.name)
 
 
