@@ -67,6 +67,7 @@ def run(size: int, place: Path, work: Work, seconds: float = 60) -> list[dict[st
     for process in many:
         process.join(120)
         assert process.exitcode is not None
+        # Of other errors the traceback is in what the test has printed.
     files = [place / f"{rank}.pt" for rank in range(size)]
     return [torch.load(file, weights_only=True) if file.exists() else {} for file in files]
 

@@ -13,9 +13,11 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._validate import check_positive_int, to_tensor
 from efface.core.arrays import in_memory, read_array, refuse_class
+from efface.core.collective import same_in_all
 from efface.core.doors import check_call, length_of
 from efface.core.labels import Kind, Tally, check_complete, decide
 from efface.core.row_labels import Labels
+from efface.scrubbing.together import Together
 from efface.scrubbing.token_labels import IGNORE, ONE_A_TOKEN, as_rows, complete, is_ragged, numbered, rectangular
 
 _CONSTANT = (bool, int, float, str, type(None))
@@ -131,6 +133,11 @@ class Batches:
             raise InputError("data holds no batches: there is nothing to fit on")
         if isinstance(self._concept, (list, Tensor)) and first != len(self._concept):
             raise InputError(f"concept has labels for {len(self._concept)} sequences, but data has {first}")
+
+    @property
+    def count(self) -> int:
+        """How many batches there are, once they were gone through."""
+        return len(self._seen)
 
     @property
     def fingerprint(self) -> str:
@@ -307,16 +314,40 @@ class Survey:
     classes: tuple[Any, ...] = ()
 
 
-def survey(batches: Batches, kind: Kind = "auto") -> Survey:
+def survey(batches: Batches, kind: Kind = "auto", together: Together | None = None) -> Survey:
     """Go through the labels once, without the model.
+
+    Args:
+        batches: Data and labels; of processes that fit together the own ones.
+        kind: What labels are, if not what their dtype says.
+        together: The processes; what is found is of the labels of all.
 
     Raises:
         InputError: If no label counts, or all that count are of one class: the concept is absent from the data.
     """
+    tally = Tally("concept", kind)
+    every = (together or Together()).told(lambda: _found(batches, kind, tally))
+    names = same_in_all(every, "names", "number the classes alike before", some=True)
+    columns = same_in_all([e for e in every if e["labelled"]] or every, "columns", "pass labels of one kind in all")
+    tally.n, tally.classes = sum(each["labelled"] for each in every), {c for each in every for c in each["classes"]}
+    if not tally.n:
+        raise InputError(f"every label is ignore_index ({batches.ignore_index}) or padding: there is nothing to erase")
+    if not columns and len(tally.classes) < 2:
+        raise InputError(
+            f"the concept is absent from the data: all {tally.n} labels are {tally.classes.pop()}; pass data in which "
+            "at least two classes occur"
+        )
+    tally.check()
+    number, sequences = (sum(each[name] for each in every) for name in ("batches", "sequences"))
+    highest = max(each["highest"] for each in every)
+    return Survey(number, sequences, tally.n, not columns, columns or highest + 1, tuple(names))
+
+
+def _found(batches: Batches, kind: Kind, tally: Tally) -> dict[str, Any]:
+    """What the labels of one process are, as plain data."""
     if kind == "continuous" and batches.classes:
         raise InputError("concept holds text, not numbers: leave out kind='continuous', or convert it first")
     number = sequences = columns = highest = 0
-    tally = Tally("concept", kind)
     for batch in batches:
         counted = batch.labels[batch.counted(batches.ignore_index)]
         check_complete(counted, f"concept (batch {batch.number})")
@@ -328,12 +359,8 @@ def survey(batches: Batches, kind: Kind = "auto") -> Survey:
             highest = max(highest, int(numbers.max()) if len(numbers) else 0)
         else:
             columns = counted.shape[-1] if counted.ndim > 1 else 1
-    if not tally.n:
-        raise InputError(f"every label is ignore_index ({batches.ignore_index}) or padding: there is nothing to erase")
-    if not columns and len(tally.classes) < 2:
-        raise InputError(
-            f"the concept is absent from the data: all {tally.n} labels are {tally.classes.pop()}; pass data in which "
-            "at least two classes occur"
-        )
-    tally.check()
-    return Survey(number, sequences, tally.n, not columns, columns or highest + 1, tuple(batches.classes))
+    return {
+        **{"batches": number, "sequences": sequences, "labelled": tally.n, "columns": columns, "highest": highest},
+        "classes": sorted(tally.classes),
+        "names": list(batches.classes),
+    }

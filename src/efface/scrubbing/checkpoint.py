@@ -35,8 +35,15 @@ class ScrubCheckpoint:
                 erasers, self._state = fields_of(position, erasers=tuple[str, ...], state=dict[str, Any] | None)
                 self._erasers = [*erasers]
 
-    def load_erasers(self) -> dict[Site, Any]:
-        """The erasers of the sites that are done, in order."""
+    @property
+    def done(self) -> int:
+        """How many sites are done."""
+        return len(self._erasers)
+
+    def load_erasers(self, most: int) -> dict[Site, Any]:
+        """The erasers of the sites that are done, in order; what is done beyond so many is done again."""
+        if most < self.done:
+            self._erasers, self._state = self._erasers[:most], None
         load = self._method.erasure.load  # type: ignore[attr-defined]
         with self._saved.reading():
             return {Site.parse(text): load(self._saved.path(_eraser(i))) for i, text in enumerate(self._erasers)}

@@ -35,6 +35,7 @@ from efface.scrubbing.forward import align, at_rest, check_states, execution_ord
 from efface.scrubbing.measuring import measure_left
 from efface.scrubbing.scrubber import Scrubber
 from efface.scrubbing.sites import SiteFinder, SitesLike
+from efface.scrubbing.together import Together
 from efface.scrubbing.token_labels import IGNORE
 
 
@@ -53,6 +54,7 @@ def scrub(
     table: Mapping[str, Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     scratch: str | os.PathLike[str] | None = None,
+    group: Any = None,
     **options: Any,
 ) -> Scrubber:
     """Fit an eraser of a concept for each site of a model; the model is left as it was.
@@ -82,6 +84,9 @@ def scrub(
         table: Role -> patterns, for a model whose sites of a role are not known or not right.
         checkpoint: Folder to go on from after an interruption, with the same result; deleted at the end.
         scratch: Under which folder to keep activations on disk; None takes the system's.
+        group: Of torch.distributed: each of its processes calls this, with the same model and its own sequences, few or
+            many, but at least one (whose labels may all be ignored), and gets the same scrubber, fitted on all. None
+            is one process alone; `torch.distributed.group.WORLD` is all. Checkpoints lie in a folder a process.
         options: Further options of the method, such as `affine=False` or `shrinkage=False`, and `dtype`.
 
     Returns:
@@ -113,7 +118,7 @@ def scrub(
         },
         method=method,
     )
-    return scrub_with(rows, model, data, concept, config, checkpoint=checkpoint, scratch=scratch)
+    return scrub_with(rows, model, data, concept, config, checkpoint=checkpoint, scratch=scratch, group=group)
 
 
 def scrub_with(
@@ -125,6 +130,7 @@ def scrub_with(
     *,
     checkpoint: str | os.PathLike[str] | None = None,
     scratch: str | os.PathLike[str] | None = None,
+    group: Any = None,
 ) -> Scrubber:
     """`scrub` by a method of rows, with its options as a value."""
     model = unwrapped(model)
@@ -134,14 +140,15 @@ def scrub_with(
         method=rows,
         config=config,
         scratch=None if scratch is None else str(as_path(scratch, "scratch")),
+        together=Together.of(group),
     )
     found = fit.places.find(config.sites)
     with at_rest(model):
         fit.prepare(found)
         settings = fit.settings()
-        fit.checkpoint = ScrubCheckpoint(checkpoint, settings, fit.method)
+        fit.checkpoint = ScrubCheckpoint(fit.together.folder(checkpoint), settings, fit.method)
         fit.parallel() if config.order == "parallel" else fit.sequential()
-        left = measure_left(model, fit.batches, fit.erasers, fit.calls, fit.survey.width, config.kind)
+        left = measure_left(model, fit.batches, fit.erasers, fit.calls, fit.survey.width, config.kind, fit.together)
         fit.checkpoint.clear()
     found = Scrubber(
         fit.erasers,
@@ -181,6 +188,7 @@ class _Fit:
     method: Method
     config: ScrubConfig
     scratch: str | None
+    together: Together
     calls: dict[Site, int] = field(default_factory=dict)
     erasers: dict[Site, Any] = field(default_factory=dict)
     companions: dict[str, Remembered | None] = field(default_factory=dict)
@@ -196,7 +204,7 @@ class _Fit:
 
     def prepare(self, found: list[Site]) -> None:
         """Look at the labels, and at the order in which the model comes by the sites."""
-        self.survey = survey(self.batches, self.config.kind)
+        self.survey = survey(self.batches, self.config.kind, self.together)
         self.companions = self._find_companions(found)
         self.calls = execution_order(self.model, found, next(iter(self.batches)))
         repeated = [str(site) for site, calls in self.calls.items() if calls > 1]
@@ -242,7 +250,7 @@ class _Fit:
             "sites": [str(site) for site in self.calls],
             "fingerprint": fingerprint(self.model),
             "dtypes": sorted({str(parameter.dtype) for parameter in self.model.parameters()}),
-            "data": self.batches.fingerprint,
+            "data": self.together.joined(self.batches.fingerprint),
             "beside": [*self.companions],
             "ignore_index": self.config.ignore_index,
             "labels": {**asdict(self.survey), "classes": list(self.survey.classes)},
@@ -266,11 +274,12 @@ class _Fit:
                     self._take(batch, fitters, sites, {}, partial(run_to, self.model))
                     self.checkpoint.save_sometimes(fitters, batch.number + 1)
                     bar.update(1)
-        self.erasers = {site: _eraser_of(fitters[site]) for site in sites}
+        self.erasers = {site: _eraser_of(self.together.reduced(fitters[site])) for site in sites}
 
     def sequential(self) -> None:
         """Site after site, with the erasers of the earlier ones on."""
-        self.erasers = self.checkpoint.load_erasers()
+        # One process may have been stopped before it wrote an eraser that another has: they go on at the same site.
+        self.erasers = self.checkpoint.load_erasers(self.together.least(self.checkpoint.done))
         if self.config.activations == "recompute":
             self._recompute()
             return
@@ -319,7 +328,7 @@ class _Fit:
                 self._take(batch, fitters, [site], edits, run)
                 self.checkpoint.save_sometimes(fitters, batch.number + 1)
             bar.update(1)
-        self.erasers[site] = _eraser_of(fitters[site])
+        self.erasers[site] = _eraser_of(self.together.reduced(fitters[site]))
         self.checkpoint.save_eraser(site, self.erasers[site])
 
     def _take(
@@ -370,4 +379,4 @@ class _Fit:
     @property
     def n_batches(self) -> int:
         """Batches in one pass over the data."""
-        return self.survey.batches
+        return self.batches.count

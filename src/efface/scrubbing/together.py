@@ -1,0 +1,78 @@
+"""A scrub whose data is spread over the processes of a torch.distributed group: what these have to agree on.
+
+Each process has the whole model and its own sequences. Statistics of a site are summed over all before its eraser is
+solved, so that each process goes on with the same eraser, bit for bit. Alone, all of it does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from torch import Tensor
+
+from efface._errors import InputError
+from efface.core.collective import Group, Part
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Together:
+    """The group, or none.
+
+    Attributes:
+        group: As the caller gives it.
+        over: What is summed over it.
+    """
+
+    group: Any = None
+    over: Group | None = None
+
+    @classmethod
+    def of(cls, group: Any) -> Self:
+        """Of what the caller gives; None is one process alone.
+
+        Raises:
+            InputError: If this process is not in the group.
+        """
+        return cls() if group is None else cls(group, Group(group))
+
+    def told(self, find: Callable[[], Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """What each process finds, in the order of ranks; where one finds an error, all raise it."""
+        if self.over is None:
+            return [find()]
+        try:
+            found: Mapping[str, Any] = {"found": dict(find())}
+        except InputError as error:
+            self.over.told({"error": str(error)})
+            raise
+        every = self.over.told(found)
+        wrong = next((f"rank {rank}: {each['error']}" for rank, each in enumerate(every) if "error" in each), None)
+        if wrong is not None:
+            raise InputError(wrong)
+        return [each["found"] for each in every]
+
+    def least(self, number: int) -> int:
+        """The least of a number over the processes."""
+        return min(each["number"] for each in self.told(lambda: {"number": number}))
+
+    def joined(self, text: str) -> str:
+        """The texts of all."""
+        return "+".join(each["text"] for each in self.told(lambda: {"text": text}))
+
+    def reduced(self, fitter: Any) -> Any:
+        """A fitter that has seen what those of all processes have."""
+        return fitter if self.over is None else fitter.all_reduce(self.group)
+
+    def merged(self, part: Part, blank: Callable[[], Part]) -> Mapping[str, Tensor]:
+        """The state of all parts together."""
+        return part.state_dict() if self.over is None else self.over.merged(part, blank)
+
+    def folder(self, path: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
+        """Where this process keeps its checkpoint: below the one that was named."""
+        if self.over is None or path is None:
+            return path
+        return os.path.join(path, f"rank-{self.over.rank}-of-{self.over.size}")

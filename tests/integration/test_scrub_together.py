@@ -1,0 +1,108 @@
+"""Scrubs whose sequences are spread over processes: real ones, with gloo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import efface
+from efface import InputError, Scrubber
+from tests.integration.test_collective import run
+from tests.models import concept, tiny, tokens
+
+IDS, LABELS = tokens()[:8], concept("llama")[:8]
+PARTS = [slice(0, 6), slice(6, 8)]
+OPTIONS: dict[str, Any] = {"sites": "norms", "batch_size": 2}
+
+
+def scrub(rows: slice, **more: Any) -> Scrubber:
+    given = OPTIONS | more
+    return efface.scrub(tiny("llama"), {"input_ids": IDS[rows]}, given.pop("labels", LABELS)[rows], **given)
+
+
+def same(a: Scrubber, b: Scrubber, atol: float) -> bool:
+    pairs = zip(a.erasers.values(), b.erasers.values(), strict=True)
+    return [*a.erasers] == [*b.erasers] and all(torch.allclose(x.P, y.P, atol=atol, rtol=0) for x, y in pairs)
+
+
+@pytest.mark.parametrize("more", [{}, {"activations": "memory"}, {"order": "parallel"}], ids=str)
+def test_processes_together_fit_what_one_fits(more: dict[str, Any], tmp_path: Path) -> None:
+    """To the rounding of hidden states: six sequences here, two there; and the same bits in both."""
+
+    def work(rank: int) -> Any:
+        found = scrub(PARTS[rank], **more, group=dist.group.WORLD)
+        found.save(tmp_path / f"scrubber{rank}")
+        return {"left": list(found.left.values()), "labelled": found.report.labelled, "batches": found.report.batches}
+
+    answers = [answer["found"] for answer in run(2, tmp_path, work)]
+    one, (first, second) = scrub(slice(0, 8), **more), (efface.load(tmp_path / f"scrubber{i}") for i in range(2))
+    assert same(first, second, atol=0.0) and first == second and same(one, first, atol=1e-5)
+    assert answers[0] == answers[1]
+    assert (answers[0]["labelled"], answers[0]["batches"]) == (one.report.labelled, one.report.batches)
+    assert answers[0]["left"] == pytest.approx(list(one.left.values()), abs=1e-5)
+
+
+def test_a_process_whose_labels_are_all_ignored_counts_as_nothing(tmp_path: Path) -> None:
+    ignored = torch.cat([LABELS[:6], torch.full_like(LABELS[6:], -100)])
+
+    def work(rank: int) -> Any:
+        scrub(PARTS[rank], labels=ignored, group=dist.group.WORLD).save(tmp_path / f"scrubber{rank}")
+
+    run(2, tmp_path, work)
+    one, (first, second) = scrub(PARTS[0]), (efface.load(tmp_path / f"scrubber{i}") for i in range(2))
+    assert first == second and same(one, first, atol=1e-6)
+
+
+def test_an_error_of_one_is_that_of_all_and_not_a_wait(tmp_path: Path) -> None:
+    def work(rank: int) -> Any:
+        labels = LABELS.float() if rank == 0 else LABELS.float().index_fill(0, torch.tensor(7), float("nan"))
+        scrub(PARTS[rank], labels=labels, group=dist.group.WORLD)
+
+    errors = [answer["error"] for answer in run(2, tmp_path, work)]
+    assert errors[0].startswith("InputError: rank 1: ") and errors[0].endswith(errors[1].removeprefix("InputError: "))
+
+
+def test_a_concept_that_is_absent_from_all_is_refused_by_all(tmp_path: Path) -> None:
+    def work(rank: int) -> Any:
+        scrub(PARTS[rank], labels=torch.zeros_like(LABELS), group=dist.group.WORLD)
+
+    for answer in run(2, tmp_path, work):
+        assert "the concept is absent from the data: all 80 labels" in answer["error"]
+
+
+def test_processes_that_were_stopped_at_different_sites_go_on_at_the_same(tmp_path: Path) -> None:
+    """The first has written one eraser more than the second when both are stopped."""
+    from efface.scrubbing.checkpoint import ScrubCheckpoint
+
+    def stopped(rank: int) -> Any:
+        most, plain = 2 + (rank == 0), ScrubCheckpoint.save_eraser
+
+        def save(self: ScrubCheckpoint, *args: Any) -> None:
+            if self.done == most:
+                raise InputError("stopped")
+            plain(self, *args)
+
+        ScrubCheckpoint.save_eraser = save  # type: ignore[method-assign]
+        try:
+            scrub(PARTS[rank], checkpoint=tmp_path / "kept", group=dist.group.WORLD)
+        finally:
+            ScrubCheckpoint.save_eraser = plain  # type: ignore[method-assign]
+
+    def work(rank: int) -> Any:
+        scrub(PARTS[rank], checkpoint=tmp_path / "kept", group=dist.group.WORLD).save(tmp_path / f"scrubber{rank}")
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert all("error" in answer for answer in run(2, tmp_path / "a", stopped, seconds=5))
+    run(2, tmp_path / "b", work)
+    one, (first, second) = scrub(slice(0, 8)), (efface.load(tmp_path / f"scrubber{i}") for i in range(2))
+    assert first == second and same(one, first, atol=1e-5)
+
+
+def test_without_a_group_that_was_begun() -> None:
+    with pytest.raises(InputError, match="torchrun"):
+        scrub(PARTS[0], group=object())
