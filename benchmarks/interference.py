@@ -2,7 +2,7 @@
 
 python -m benchmarks.interference things --folder FOLDER [--methods uce uce+boundary semantic-surgery speed uce-bare]
 python -m benchmarks.interference people --folder FOLDER [--profession pilot]
-python -m benchmarks.interference siblings --folder FOLDER [--erased 8] [--pictures 3]
+python -m benchmarks.interference siblings --folder FOLDER [--erased 8] [--first 4] [--pictures 3]
 python -m benchmarks.interference erasers --folder FOLDER [--methods ...] [--pictures 4]
 python -m benchmarks.interference show --folder FOLDER [--page FOLDER]
 
@@ -11,8 +11,9 @@ are asked for, a picture each: the 20, two siblings of each, and others at rando
 concept's place and keeps nothing else; "uce+boundary" keeps SELECT's boundary beside it; "uce-bare" shows nothing; all
 other methods are fitted as a careful user would (`benchmarks._studio`). "people": the profession's word, and
 the woman of it, are erased; all people whose profession is drawn as woman, man and person are asked for, and their
-skin tones. "siblings": of each of the first concepts ten siblings, those drawn most and those drawn least often, after
-uce with and without SELECT's boundary, picture by picture. "erasers": a circle of the shapes, by several methods. Judge
+skin tones. "siblings": of each of the first concepts (of those that have eight siblings) ten siblings, those drawn most
+and those drawn least often, after uce with and without SELECT's boundary, picture by picture; `--first` begins later, so
+that two runs can share the work in one folder. "erasers": a circle of the shapes, by several methods. Judge
 2 says what is seen; before again and sham edits (random changes of the same weights by as much) are the nulls. Arms are
 kept in the folder one by one, so that a run that was stopped goes on. "show" draws nothing: it prints the tables of
 what is there, and writes pages.
@@ -60,6 +61,7 @@ _ERASERS = ("semantic-surgery", "safree", "uce", "speed")
 TONES = ("light skin", "medium skin", "dark skin")
 _TONELESS = "black and white"
 _ASKED, _SIBLINGS, _ORDER, _PROMPT_SEED, _SHAMS, _KIN = 100, 2, 5, 900, 2, 10
+_KIN_AT_LEAST = 8
 
 
 def drawn_well(names: Sequence[str]) -> list[str]:
@@ -84,6 +86,11 @@ def erased(n: int) -> list[str]:
     """N of the things: those of `ERASED` first, then others that are asked for, in an order that says nothing."""
     rest = [name for name in things() if name not in ERASED]
     return [*ERASED, *random.Random(_ORDER).sample(rest, len(rest))][:n]
+
+
+def with_kin() -> list[str]:
+    """Those of the things that have siblings enough to tell often drawn ones from rare ones."""
+    return [name for name in erased(_ASKED) if len(drawn_well(emoji.siblings(name))) >= _KIN_AT_LEAST]
 
 
 def people() -> list[str]:
@@ -133,7 +140,7 @@ def fitted(studio: Studio, method: str, name: str) -> Any:
     """One erasure."""
     if method == "uce-bare":
         return erase(studio.view, Concept(name, anchor=""), "uce")
-    if method.startswith("uce"):
+    if method in ("uce", "uce+boundary"):
         chosen = select_anchors(studio.view, name, candidates(studio, name))
         return erase(
             studio.view, chosen.fill(name) if method == "uce+boundary" else Concept(name, anchor=chosen.anchor), "uce"
@@ -396,6 +403,7 @@ def main() -> None:
     parser.add_argument("--profession", default="pilot")
     parser.add_argument("--pictures", type=int, help="of each (default: 1 thing; 5 people, 2 a skin tone)")
     parser.add_argument("--erased", type=int, default=len(ERASED), help="how many of the things")
+    parser.add_argument("--first", type=int, default=0, help="with siblings: how many of the concepts to leave out")
     parser.add_argument("--page", type=Path, help="folder for the pages of show")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -409,7 +417,7 @@ def main() -> None:
         for method in args.methods or METHODS[:3]:  # those of one method first, so that there is something to look at
             draw(studio, args.folder, asked, [method], erased(args.erased), ERASED[:_SHAMS])
     if args.what == "siblings":
-        siblings(studio, args.folder, ERASED[: args.erased], args.pictures or 3)
+        siblings(studio, args.folder, with_kin()[args.first : args.erased], args.pictures or 3)
     if args.what == "people":
         n = args.pictures or 5
         asked = prompts_of(people(), n) | toned([k for k in emoji.professions() if k in people()], max(1, n // 2))
