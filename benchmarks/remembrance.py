@@ -4,6 +4,7 @@
     python -m benchmarks.remembrance scale --entities 2000 --draws 500
     python -m benchmarks.remembrance stream                            # 1e6 and 1e7 rows of a file, read in parts
     python -m benchmarks.remembrance stream --rows 100000000 --folder /big
+    python -m benchmarks.remembrance stream --rows 10000000 --entities 10000 1000 100   # as many rows, more questions
 
 Every entity is relevant to every query, in the arms before, after and before again, so that the ledger has three rows
 for each pair. An edit takes 0.3 from one in a hundred, and names in the lists are counted against that.
@@ -116,12 +117,13 @@ def audited(path: Path, entities: int, draws: int, at_once: int) -> dict[str, ob
     with StreamedLedger(path, at_once=at_once, folder=path.parent) as rows:
         kept = sum(each.stat().st_size for each in rows.folder.rglob("*.parquet"))
         audit = remembered(rows, registry=registry, draws=draws, listed=entities)
-        many, parts = len(rows), rows.parts
+        many, parts, questions = len(rows), rows.parts, len(rows.queries)
     lists = [each for part in audit.walk() for each in part.tables if each.title in ("Suppressed", "Elevated")]
     found = {row[0] for each in lists for row in each.rows}
     hurt = {f"e{i:06d}" for i in range(1, entities, 100)}
     return {
         "rows": many,
+        "questions": questions,
         "parts": parts,
         "wall": time.perf_counter() - start[0],
         "cpu": time.process_time() - start[1],
@@ -135,16 +137,27 @@ def audited(path: Path, entities: int, draws: int, at_once: int) -> dict[str, ob
     }
 
 
-def stream(rows: Sequence[int], entities: int, draws: int, at_once: int, folder: str | None) -> None:
+def stream(rows: Sequence[int], entities: Sequence[int], draws: int, at_once: int, folder: str | None) -> None:
     """Time and peak of memory of audits of files, each in a process of its own."""
-    header = ("rows", "file GiB", "parts", "kept GiB", "s (CPU)", "GiB peak", "found of hurt", "false")
+    header = (
+        "entities",
+        "questions",
+        "rows",
+        "file GiB",
+        "parts",
+        "kept GiB",
+        "s (CPU)",
+        "GiB peak",
+        "found of hurt",
+        "false",
+    )
     shown = []
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as made_in:
-        for many in rows:
+        for many, who_many in ((many, each) for each in entities for many in rows):
             path = Path(made_in) / "rows.parquet"
-            arguments = [str(path), str(entities), str(many), str(draws), str(at_once)]
+            arguments = [str(path), str(who_many), str(many), str(draws), str(at_once)]
             for what in ("write", "audit"):
                 command = [sys.executable, "-m", "benchmarks.remembrance", f"_{what}", *arguments]
                 out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -152,13 +165,13 @@ def stream(rows: Sequence[int], entities: int, draws: int, at_once: int, folder:
             path.unlink()
             shown.append(
                 (
-                    f"{said['rows']:,}", f"{said['file']:.2f}", said["parts"], f"{said['kept']:.2f}",
+                    f"{who_many:,}", f"{said['questions']:,}", f"{said['rows']:,}", f"{said['file']:.2f}", said["parts"], f"{said['kept']:.2f}",
                     f"{said['wall']:.0f} ({said['cpu']:.0f})", f"{said['peak']:.2f}",
                     f"{said['found']} of {said['hurt']}", said["false"],
                 )
             )  # fmt: skip
             print(said["said"], flush=True)
-    table(f"{entities:,} entities, {draws:,} draws, {at_once:,} rows at once", header, shown)
+    table(f"{draws:,} draws, {at_once:,} rows at once", header, shown)
 
 
 def scale(entities: int, queries: int, draws: int) -> None:
@@ -190,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--draws", type=int, default=2_000)
     command = commands.add_parser("stream", help="time and memory of audits of files, read in parts")
     command.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
-    command.add_argument("--entities", type=int, default=10_000)
+    command.add_argument("--entities", type=int, nargs="+", default=[10_000])
     command.add_argument("--draws", type=int, default=500)
     command.add_argument("--at-once", type=int, default=500_000)
     command.add_argument("--folder", help="where files are kept meanwhile")

@@ -13,6 +13,7 @@ from efface.audit.remembrance.panel import Matrix, Panel
 
 Floats = NDArray[np.float64]
 _NUMBERS = 2**21
+_SIDES = np.array([-1, 1], dtype=np.int8)
 
 
 def shares(exposure: ArrayLike) -> Floats:
@@ -114,11 +115,11 @@ def _due(merit: Floats, model: UserModel) -> Floats:
     return np.where(merit > 0, each[place], 0.0)
 
 
-def coins(entities: int, queries: int, flips: int, seed: int) -> Iterator[Floats]:
+def coins(entities: int, queries: int, flips: int, seed: int) -> Iterator[NDArray[np.int8]]:
     """In which queries before and after are exchanged, 1 or -1, `(queries, b)`, a block of flips at a time."""
     rng, step = np.random.default_rng(seed), max(1, _NUMBERS // max(entities, queries))
     for start in range(0, flips, step):
-        yield rng.choice([-1.0, 1.0], size=(queries, min(step, flips - start)))
+        yield rng.choice(_SIDES, size=(queries, min(step, flips - start)))
 
 
 def exchanged(before: Matrix, after: Matrix, *, flips: int, seed: int) -> dict[str, Floats]:

@@ -6,8 +6,9 @@ independent witnesses. A change `d_q` of a query is in [-1, 1], and -1, 0 or 1 w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 from statistics import NormalDist
 
 import numpy as np
@@ -106,18 +107,22 @@ def evidence(found: Changes, queries: int | None = None, *, flips: int, seed: in
     return Evidence(p_values(found, queries, flips=flips, seed=seed, exact=exact), turned)
 
 
-def joined(parts: Sequence[tuple[Changes, Evidence]]) -> tuple[Changes, Evidence]:
-    """Changes of all entities, from parts that have all rows of some of them each; queries are not kept."""
-    if len(parts) == 1:
-        return parts[0]
-    sums = {
-        name: np.sum([getattr(changed, name) for changed, _ in parts], axis=0)
-        for name in ("n", "before", "after", "change", "squares")
-    }
-    none, replicates = np.empty(0, dtype=np.int64), max(changed.replicates for changed, _ in parts)
-    p = np.min([each.p for _, each in parts], axis=0)  # of who is in another part it is 1
-    turned = np.sum([each.turned for _, each in parts], axis=0)
-    return Changes(**sums, entity=none, query=none, value=np.empty(0), replicates=replicates), Evidence(p, turned)
+def joined(parts: Iterable[tuple[Changes, Evidence]]) -> tuple[Changes, Evidence]:
+    """Changes of all entities, from parts that have all rows of some of them each; of several, queries are not kept.
+
+    Parts are added up one by one, so that no more than one of them is in memory.
+    """
+    return reduce(_added, parts)
+
+
+def _added(one: tuple[Changes, Evidence], other: tuple[Changes, Evidence]) -> tuple[Changes, Evidence]:
+    (left, first), (right, second) = one, other
+    names = ("n", "before", "after", "change", "squares")
+    sums = {name: getattr(left, name) + getattr(right, name) for name in names}
+    none, replicates = np.empty(0, dtype=np.int64), max(left.replicates, right.replicates)
+    p = np.minimum(first.p, second.p)  # of who is in another part it is 1
+    changed = Changes(**sums, entity=none, query=none, value=np.empty(0), replicates=replicates)
+    return changed, Evidence(p, first.turned + second.turned)
 
 
 def agresti_min(n: ArrayLike, change: ArrayLike, squares: ArrayLike) -> tuple[Floats, Floats]:

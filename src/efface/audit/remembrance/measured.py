@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -185,13 +185,17 @@ def _placebos(
 
 def _of_arm(rows: Rows, registry: Registry, arm: str, plan: Plan) -> tuple[tuple[Changes, Evidence], float]:
     """Changes from before to an arm with their tests, and the shift of attention."""
-    parts, seen = [], {BEFORE: np.zeros(len(registry)), arm: np.zeros(len(registry))}
-    for panel in rows.panels(registry, (BEFORE, arm)):
-        parts.append(tested(panel, BEFORE, arm, plan))
-        fine = panel.fine(BEFORE, arm)
-        for name in seen:
-            seen[name] += panel.by_entity(panel.exposure[name] * fine)
-    return joined(parts), float(shift(shares(seen[BEFORE]), shares(seen[arm])))
+    seen = {BEFORE: np.zeros(len(registry)), arm: np.zeros(len(registry))}
+
+    def parts() -> Iterator[tuple[Changes, Evidence]]:
+        for panel in rows.panels(registry, (BEFORE, arm)):
+            fine = panel.fine(BEFORE, arm)
+            for name in seen:
+                seen[name] += panel.by_entity(panel.exposure[name] * fine)
+            yield tested(panel, BEFORE, arm, plan)
+
+    found = joined(parts())
+    return found, float(shift(shares(seen[BEFORE]), shares(seen[arm])))
 
 
 def merit_shares(found: Measured, standard: str) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -126,6 +127,11 @@ class Rows(Protocol):
         """How many panels there are."""
         ...
 
+    @property
+    def folder(self) -> Path | None:
+        """Where what is too much for memory may be kept meanwhile; None is the system's folder for such files."""
+        ...
+
     def panels(self, registry: Registry, arms: Sequence[str]) -> Iterator[Panel]:
         """Arms side by side; may be asked for again."""
         ...
@@ -134,7 +140,7 @@ class Rows(Protocol):
 class InMemory:
     """A ledger as rows of one part."""
 
-    parts = 1
+    parts, folder = 1, None
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger, self.arms = ledger, ledger.arms

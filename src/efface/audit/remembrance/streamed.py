@@ -24,7 +24,7 @@ from efface._errors import FormatError, InputError
 from efface._io import as_path
 from efface._lazy import require
 from efface._validate import check_positive_int, did_you_mean
-from efface.audit.remembrance.columns import ANSWER_TYPES, EXTRA, IDS, NEEDED, TYPES
+from efface.audit.remembrance.columns import ANSWER_TYPES, EXTRA, IDS, NEEDED, TYPES, in_order, read_columns
 from efface.audit.remembrance.exposure import Flat
 from efface.audit.remembrance.ledger import Ledger
 from efface.audit.remembrance.panel import Panel, aligned
@@ -119,10 +119,12 @@ class StreamedLedger:
         own = np.isin(self._answers["arm"], chosen)
         answers = {name: values[own] for name, values in self._answers.items()}
         lists = (self.entities, self.queries, self.arms)
-        columns = {name: rows[name].to_numpy() for name in TYPES}
         if not len(rows):
             return Ledger(*lists, {name: np.empty(0, dtype=kind) for name, kind in TYPES.items()}, answers)
-        return Ledger.of_codes(*lists, columns, answers, attention=self.attention)
+        columns = read_columns({name: rows[name].to_numpy() for name in TYPES}, dict(zip(IDS, lists, strict=True)))
+        # Ids and answers are in order: only rows have to be brought into it.
+        found = in_order(columns, ("arm", "query", "seed", "entity"), "the rows")
+        return Ledger(*lists, found, answers, self.attention)
 
     def _files(self) -> list[Path]:
         return sorted(self._path.rglob("*.parquet")) if self._path.is_dir() else [self._path]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from efface.audit.remembrance.attention import coins, exchanged, exchanged_sums,
 from efface.audit.remembrance.bootstrap import resampled, weights
 from efface.audit.remembrance.classes import Class
 from efface.audit.remembrance.crossed import Products, narrowed, of_cells, products
+from efface.audit.remembrance.kept import Kept
 from efface.audit.remembrance.panel import Panel, Rows
 from efface.audit.remembrance.plan import Plan
 from efface.audit.remembrance.spillover import Design
@@ -26,7 +28,6 @@ N_AGAIN, THEN_AGAIN, BOTH_AGAIN = "rows again", "hits before, of those", "hits b
 DUE_THEN, GOT_THEN, DUE_NOW, GOT_NOW = "merit before", "merit hit before", "merit after", "merit hit after"
 SEEN_THEN, SEEN_NOW = "attention before", "attention after"
 FLIPS = 499
-_KEPT = 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +158,7 @@ class _Second:
     plan: Plan
     first: Totals
     drawn: Iterable[tuple[NDArray[Any], NDArray[Any]]] | None
-    sides: Sequence[Floats] | None
+    sides: Iterable[tuple[NDArray[np.int8]]] | None
     found: dict[str, Any] = field(default_factory=dict)
     products: Products = field(default_factory=dict)
     largest: Floats | None = None
@@ -214,9 +215,11 @@ class _Second:
         whole = np.zeros(len(panel.registry))
         whole[panel.there] = np.asarray(then.sum(axis=1) + now.sum(axis=1)).reshape(-1)
         self._sum({"whole": whole})
-        self.moves = self.moves or [np.zeros((len(whole), side.shape[1])) for side in self.sides]
-        for moved, side in zip(self.moves, self.sides, strict=True):
-            moved[panel.there] += np.asarray((now - then) @ side)
+        gap = now - then
+        for place, (side,) in enumerate(self.sides):
+            if place == len(self.moves):
+                self.moves.append(np.zeros((len(whole), side.shape[1])))
+            self.moves[place][panel.there] += np.asarray(gap @ side)
 
     def result(self) -> Sums:
         parts = {
@@ -271,12 +274,13 @@ def summed(
         plan: How the audit is run.
     """
     registry, queries = first.answers.registry, first.answers.queries
-    drawn, sides = None, None
-    if rows.parts > 1:
-        sides = list(coins(len(registry), queries, FLIPS, plan.seed))
-        if (len(registry) + queries) * plan.draws <= _KEPT:
-            drawn = list(weights(len(registry), queries, plan.draws, plan.seed))
-    second = _Second(classes, free, standing, spill, plan, first, drawn, sides)
-    for panel in rows.panels(registry, arms):
-        second.add(panel)
+    second = _Second(classes, free, standing, spill, plan, first, None, None)
+    with ExitStack() as stack:
+        if rows.parts > 1:  # the same for all of them
+            size = len(registry), queries
+            sides, drawn = coins(*size, FLIPS, plan.seed), weights(*size, plan.draws, plan.seed)
+            second.sides = stack.enter_context(Kept(((side,) for side in sides), rows.folder))
+            second.drawn = stack.enter_context(Kept(drawn, rows.folder))
+        for panel in rows.panels(registry, arms):
+            second.add(panel)
     return second.result()

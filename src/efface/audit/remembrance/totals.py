@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,21 +59,22 @@ def totals(rows: Rows, registry: Registry, arms: Sequence[str], plan: Plan) -> T
     Raises:
         InputError: If arms are unbalanced, or an entity is not in the registry.
     """
-    parts, last, merits, missing = [], None, set(), False
+    sums: dict[str, Any] = {}
+    last, merits, missing = None, set(), False
     for panel in rows.panels(registry, arms):
-        parts.append(_of_panel(panel, arms, plan))
+        for name, part in _of_panel(panel, arms, plan).items():
+            # One part at a time: what is kept of all of them is by entity and by answer, and never by row.
+            sums[name] = _together(sums[name], part) if name in sums else part
         relevant = panel.relevant
         merits |= set(np.unique(panel.merit[relevant])[:2].tolist())
         missing |= bool((relevant & ~panel.fine(BEFORE, AFTER)).any())
         last = panel
     if last is None:
         raise InputError("there are no rows")
-    sums = {name: np.sum([part[name] for part in parts], axis=0) for name in parts[0] if name not in ("found", "again")}
-    again = None if AGAIN not in arms else joined([part["again"] for part in parts])
     return Totals(
         last if rows.parts == 1 else last.without_rows(),
-        joined([part["found"] for part in parts]),
-        again,
+        sums["found"],
+        sums.get("again"),
         **{name: sums[name] for name in ("asked", "merit", "paired", "missed", "refused", "came")},
         exposure={arm: sums[f"exposure {arm}"] for arm in arms},
         weighted=len(merits) > 1 or missing,
@@ -87,7 +89,11 @@ def tested(panel: Panel, first: str, second: str, plan: Plan) -> tuple[Changes, 
     return found, evidence(found, panel.queries, flips=plan.draws, seed=plan.seed, exact=exact)
 
 
-def _of_panel(panel: Panel, arms: Sequence[str], plan: Plan) -> dict:
+def _together(one: Any, other: Any) -> Any:
+    return joined((one, other)) if isinstance(one, tuple) else one + other
+
+
+def _of_panel(panel: Panel, arms: Sequence[str], plan: Plan) -> dict[str, Any]:
     relevant, fine = panel.relevant, panel.fine(BEFORE, AFTER)
     paired, everywhere = relevant & fine, panel.fine(*arms)
     refused = (~panel.fine(AFTER)).astype(np.float64) - ~panel.fine(BEFORE)
@@ -95,7 +101,7 @@ def _of_panel(panel: Panel, arms: Sequence[str], plan: Plan) -> dict:
     answers = len(panel.asked)
     return {
         "found": tested(panel, BEFORE, AFTER, plan),
-        "again": tested(panel, BEFORE, AGAIN, plan) if AGAIN in arms else None,
+        **({"again": tested(panel, BEFORE, AGAIN, plan)} if AGAIN in arms else {}),
         "asked": panel.by_entity(relevant),
         "merit": panel.by_entity(panel.merit),
         "paired": panel.by_entity(paired),
