@@ -306,6 +306,47 @@ def test_what_is_not_known_of_somebody_is_an_empty_cell(capsys: pytest.CaptureFi
     assert "column 'id' of gaps.csv has missing values" in fails(capsys, *SAID, "--who", "gaps.csv")
 
 
+def test_ids_stay_as_they_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    """Numbers would make one of 007 and 7, of 1.10 and 1.1, and of 20 digits that end in other ones."""
+    ids = ["007", "7", "1.10", "1.1", "12345678901234567890", "12345678901234567891", "2024-01-01", "NA"]
+    rows = [(e, f"0{q}", arm, int(not (arm == "after" and e == "007")), 1.0)
+            for arm in ("before", "after") for q in range(20) for e in ids]  # fmt: skip
+    pd.DataFrame(rows, columns=["entity", "query", "arm", "hit", "merit"]).to_csv("ids.csv", index=False)
+    who = {"id": ids, "aliases": ["08", "8", *["x"] * 6], "born": ["1815-12-10"] * 4 + ["1900-01-01"] * 4}
+    pd.DataFrame({**who, "relation": ["target", *["unrelated"] * 7]}).to_csv("who.csv", index=False)
+    assert "the name 'x' stands for" in fails(capsys, "remember", "ids.csv", "--who", "who.csv")
+    pd.DataFrame({**who, "aliases": ["08", "8", *"abcdef"]}).assign(relation=["target", *["unrelated"] * 7]).to_csv(
+        "who.csv", index=False
+    )
+    for argv in (["--target", "007"], ["--who", "who.csv"]):
+        assert main(["remember", "ids.csv", *argv, *FEW, "-o", "ids.json", "--force"]) == 0
+        audit = Audit.from_dict(json.loads(Path("ids.json").read_text()))
+        assert audit.find("target", "remembered", "after").value == 0
+        assert audit.find("bystanders", "remembered", "after").value == 1
+        assert audit.settings["entities"] == 8
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("remember merit.csv --merit 1", "merit=1.0 is declared, and the table has a column merit of its own"),
+        ("remember ledger.parquet --merit 1", "merit=1 is declared, and ledger.parquet has a column merit"),
+        ("remember merit.csv --apart", "--apart goes with --who"),
+    ],
+)
+def test_an_option_that_says_what_is_said_already_is_refused(
+    capsys: pytest.CaptureFixture[str], argv: str, message: str
+) -> None:
+    ledger = simulated(np.random.default_rng(1), entities=4, queries=10)
+    write_ledger(ledger, "ledger.parquet", overwrite=True) if Path("ledger.parquet").exists() else write_ledger(
+        ledger, "ledger.parquet"
+    )
+    table = {"entity": ["a"] * 2, "query": "q", "arm": ["before", "after"], "hit": 1, "merit": 1}
+    pd.DataFrame(table).to_csv("merit.csv", index=False)
+    assert message in fails(capsys, *argv.split())
+
+
 def test_a_function_that_cannot_be_asked_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     pd.DataFrame({"query": ["q"], "prompt": ["who?"], "entity": ["a"]}).to_csv("q.csv", index=False)
     said = fails(capsys, "remember", "os:getcwd", "os:getcwd", "--ask", "q.csv", "--target", "a")

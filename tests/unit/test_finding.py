@@ -18,6 +18,7 @@ from efface.audit.finding import by_measure
 from efface.report.numbers import format_value
 from efface.stats.intervals import (
     mean_of_shares_interval,
+    percentile_interval,
     proportion_interval,
     share_change_interval,
     student_quantile,
@@ -240,6 +241,10 @@ def test_shares_without_spread_between_groups_keep_an_interval() -> None:
         (lambda: bootstrap_interval([1.0, 2.0], groups=["a"]), "one for each"),
         (lambda: bootstrap_interval([1.0, 2.0], [0.0, 0.0]), "sum to zero"),
         (lambda: bootstrap_interval([1.0, 2.0], level=1.0), "between 0 and 1"),
+        (lambda: bootstrap_interval([1.0, 2.0], resamples=39), "resamples is 39: .* need at least 40"),
+        (lambda: bootstrap_interval([1.0, 2.0], level=0.999, resamples=1000), "need at least 2000"),
+        (lambda: paired_interval([1.0, 2.0], [1.0, 1.0], resamples=1), "resamples is 1"),
+        (lambda: percentile_interval(1.0, [1.0], "by hand"), "the number of resamples is 1"),
     ],
 )
 def test_bootstrap_says_what_is_wrong(call: Any, match: str) -> None:

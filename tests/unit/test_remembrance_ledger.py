@@ -16,7 +16,18 @@ import torch
 
 from efface import InputError
 from efface._errors import FormatError
-from efface.audit.remembrance import RBP, Entity, Flat, Ledger, Mention, Observation, Query, Registry, ask
+from efface.audit.remembrance import (
+    RBP,
+    Entity,
+    Flat,
+    Ledger,
+    Mention,
+    Observation,
+    Query,
+    Registry,
+    StreamedLedger,
+    ask,
+)
 from efface.audit.remembrance.classes import declared
 from efface.audit.remembrance.ledger_file import read_ledger, write_ledger
 from efface.audit.remembrance.panel import aligned
@@ -211,6 +222,16 @@ def test_a_file_gives_the_ledger_back_and_a_changed_one_is_refused(tmp_path: Pat
 def test_a_table_that_is_no_ledger_is_refused(table: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         Ledger.of_table(table)
+
+
+def test_what_a_table_says_itself_is_not_declared_again(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="merit=1.0 is declared, and the table has a column merit of its own"):
+        Ledger.of_table(TABLE, merit=1.0)
+    with pytest.raises(InputError, match="the table has exposure already"):
+        Ledger.of_table(changed(rank=[0, 1, 0, 1], exposure=[1.0] * 4), attention=RBP(0.5))
+    pq.write_table(pa.table(TABLE), tmp_path / "rows.parquet")
+    with pytest.raises(InputError, match=r"merit=1.0 is declared, and .*rows.parquet has a column merit"):
+        StreamedLedger(tmp_path / "rows.parquet", merit=1.0)
 
 
 def test_ranks_become_attention() -> None:

@@ -310,6 +310,18 @@ def test_files_that_are_none_or_not_of_one_run_are_refused(tmp_path: Path) -> No
     after["eval_log.json"]["rougeL_recall"]["3"] = "high"
     with pytest.raises(FormatError, match="log eval_log.json, key 'rougeL_recall.3': expected a number, got 'high'"):
         read_results(before, written(tmp_path / "a.json", after), format="tofu")
+    for key, value, said in (
+        ("3", 1.2, r"'rougeL_recall.3': expected a share of the reference, from 0 to 1, got 1.2"),
+        ("3", -0.1, "from 0 to 1, got -0.1"),
+        ("\u00b2", 1.0, "expected numbers of questions for keys"),  # a digit, and no number
+    ):
+        odd = json.loads(logs(tmp_path, "c.json", 1, 1).read_text())
+        odd["eval_log.json"]["rougeL_recall"][key] = value
+        with pytest.raises(FormatError, match=said):
+            read_results(before, written(tmp_path / "c.json", odd), format="tofu")
+    odd = broken(case_result(1), "pre.rewrite_prompts_probs.0.target_new", -3.0)
+    with pytest.raises(FormatError, match="expected -log p, which is never below 0, got -3.0"):
+        read_results(written(tmp_path / "case_0.json", odd), format="counterfact")
     odd = broken(case_result(1), "post.neighborhood_prompts_probs.1.target_true", None)
     with pytest.raises(
         FormatError, match=r"record 1, key 'post.neighborhood_prompts_probs\[.\].target_true': expected a"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import pytest
 from efface import InputError
 from efface._errors import FormatError
 from efface.audit import Audit, remembered
-from efface.audit.remembrance import Entity, Ledger, Mention, Observation, Query, Registry, StreamedLedger, ask
+from efface.audit.remembrance import Entity, Ledger, Mention, Observation, Query, Registry, StreamedLedger, ask, kept
+from efface.audit.remembrance.effects import Changes
 from efface.audit.remembrance.ledger_file import write_ledger
-from efface.audit.remembrance.systems import AFTER, BEFORE
+from efface.audit.remembrance.plan import Plan
+from efface.audit.remembrance.systems import AFTER, AGAIN, BEFORE
+from efface.audit.remembrance.totals import totals
 from tests.references.remembrance import simulated
 
 COUNT = 14
@@ -106,6 +110,50 @@ def test_streamed_in_parts_it_is_the_audit_of_the_same_rows_in_memory(make: Any,
     assert all(close(own[key], alone[key]) for key in alone.keys() - left_out)
     assert any("were streamed" in text for text in parts.caveats)
     assert parts.find("popularity", "slope", AFTER).why == "it needs all rows at once, and they are streamed"
+
+
+class Watched:
+    """Rows that note how many changes of single questions are in memory whenever the next panel is asked for."""
+
+    folder = None
+
+    def __init__(self, rows: StreamedLedger) -> None:
+        self._rows, self.arms, self.parts, self.held = rows, rows.arms, rows.parts, []
+
+    def panels(self, registry: Registry, arms: Any) -> Any:
+        for panel in self._rows.panels(registry, arms):
+            self.held.append(sum(len(each.value) for each in gc.get_objects() if type(each) is Changes))
+            yield panel
+
+
+def test_what_is_kept_meanwhile_does_not_grow_with_parts(tmp_path: Path) -> None:
+    ledger, _ = crossed()
+    write_ledger(ledger, tmp_path / "rows.parquet")
+    with StreamedLedger(tmp_path / "rows.parquet", at_once=len(ledger) // 6) as rows:
+        watched = Watched(rows)
+        totals(watched, registry_of(24), (BEFORE, AFTER, AGAIN), Plan())
+    # Of the part before, after and again; and of none that was before it.
+    assert len(watched.held) == 6 and max(watched.held) <= 2 * 90 * 24 // 6
+
+
+def test_random_numbers_that_are_too_many_for_memory_are_kept_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = [(np.full((3, 2), i, dtype=np.int8), np.arange(4) + i) for i in range(6)]
+    monkeypatch.setattr(kept, "BUDGET", 80)  # two of the blocks
+    with kept.Kept(iter(blocks), tmp_path) as found:
+        for _ in range(2):
+            assert [tuple(part.tolist() for part in block) for block in found] == [
+                tuple(part.tolist() for part in block) for block in blocks
+            ]
+        assert found._file is not None and len(found._inside) == 2
+    write_ledger(crossed()[0], tmp_path / "rows.parquet")
+    cases = []
+    for budget in (2**27, 0):
+        monkeypatch.setattr(kept, "BUDGET", budget)
+        with StreamedLedger(tmp_path / "rows.parquet", at_once=3500) as rows:
+            cases.append(findings(remembered(rows, registry=registry_of(24), draws=40)))
+    assert cases[0] == cases[1]
 
 
 @pytest.mark.parametrize("folder", [False, True])

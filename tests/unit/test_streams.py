@@ -553,3 +553,49 @@ def test_written_safetensors_have_an_aligned_header(tmp_path: Path) -> None:
     header = json.loads(data[8 : 8 + length])
     assert length % 8 == 0 and list(header) == ["b", "X", "a"]
     assert header["X"]["data_offsets"] == [16, 76]
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("007,7", ["007", "7"]),
+        ("00,0", ["00", "0"]),
+        ("-07,7", ["-07", "7"]),
+        ("0,-1", [0, -1]),
+        ('"007","7"', ["007", "7"]),
+        ("12345678901234567890,12345678901234567891", ["12345678901234567890", "12345678901234567891"]),
+        ("1234567890123456789,12", [1234567890123456789, 12]),
+        ("2024-01-01,2024-01-02", ["2024-01-01", "2024-01-02"]),
+        ("12:30,12:31", ["12:30", "12:31"]),
+        ("0.50,00.5", [0.5, 0.5]),
+        ("true,false", [True, False]),
+    ],
+)
+def test_labels_of_digits_that_a_number_would_not_give_back_are_text(
+    text: str, labels: list[Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("a,b\n" + "".join(f"{value},1\n" for value in text.split(",")))
+    (chunk,) = open_source(str(path)).select(["b"], ["a"]).chunks(10)
+    assert chunk.labels("a").tolist() == labels and chunk.numbers(["b"]).tolist() == [[1.0], [1.0]]
+
+
+def test_labels_that_are_whole_numbers_keep_their_gaps_and_are_still_features(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("a,b\n7,007\nNA,08\n 8 ,9\n")
+    (chunk,) = open_source(str(path)).select(["b"], ["a"]).chunks(10)
+    assert chunk.gaps([], ["a"]).tolist() == [False, True, False] and chunk.numbers(["b"])[:, 0].tolist() == [7, 8, 9]
+    assert chunk.keep(np.array([True, False, True])).labels("a").tolist() == [7, 8]
+
+
+@pytest.mark.parametrize(
+    ("last", "said"), [("007", "column 'a' has 007, which is a name, after megabytes"), ("x", "column 'a'.*'x'")]
+)
+def test_a_label_that_turns_out_to_be_a_name_is_refused_and_not_read_as_another(
+    last: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("efface.streams.csv._BLOCK_BYTES", 1 << 10)
+    path = tmp_path / "x.csv"
+    path.write_text("a,b\n" + "7,some words\n" * 500 + f"{last},1\n")
+    with pytest.raises(FormatError, match=said):
+        list(open_source(str(path)).select([], ["a"]).chunks(100))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import efface.audit
 from efface._errors import InputError
 from efface._validate import did_you_mean
 from efface.audit.remembrance import Ledger, Registry, StreamedLedger
+from efface.audit.remembrance.columns import MERIT_TWICE
 from efface.audit.remembrance.ledger_file import is_ledger, read_ledger
 from efface.cli import options
 from efface.cli.asking import asked, published
@@ -22,6 +24,8 @@ from efface.streams import Chunk, Source, column_names, open_source, shortened, 
 
 _ROWS = 65_536
 _KNOWN = ("aliases", "popularity", "similarity", "relation")
+_IDS = ("entity", "query", "arm", "id")
+_WHOLE = re.compile(r"([+-]?\d+)\.0+")
 
 
 def run(args: options.Remember) -> None:
@@ -73,6 +77,8 @@ def _check_kind(args: options.Remember) -> None:
         raise InputError("--stream reads one table of answers, with its arms: leave out AFTER")
     if not asking and args.seeds != 1:
         raise InputError("--seeds goes with --ask")
+    if args.apart and args.who is None:
+        raise InputError("--apart goes with --who: without it there are no aliases, and no name stands for several")
     if asking:
         return
     for spec in (args.before, args.after):
@@ -103,6 +109,8 @@ def _answers(args: options.Remember) -> Ledger:
         raise InputError("--truth, --again and --placebo go with AFTER: in a table of answers these are arms")
     path = Path(args.before)
     if is_ledger(path):
+        if args.merit is not None:
+            raise InputError(MERIT_TWICE.format(f"{args.merit:g}", path))
         return read_ledger(path)
     return Ledger.of_table(_table(args.before), merit=args.merit)
 
@@ -150,8 +158,11 @@ def _table(spec: str, *, gaps: bool = False) -> dict[str, NDArray[Any]]:
 
 
 def _values(source: Source, columns: Any, *, gaps: bool = False) -> dict[str, NDArray[Any]]:
-    """Columns as arrays; with gaps, what is missing is None in all but `id`."""
-    chosen = source.select([], list(columns)) if source.shape is None else source
+    """Columns as arrays, ids of a text file to the letter; with gaps, what is missing is None in all but `id`."""
+    chosen = source
+    if source.shape is None:
+        told = [name for name in columns if name not in _IDS]
+        chosen = source.select([], told, rest=True) if len(told) < len(columns) else source.select([], told)
     parts: dict[str, list[Any]] = {name: [] for name in columns}
     for chunk in chosen.chunks(_ROWS):
         for name, found in parts.items():
@@ -162,7 +173,7 @@ def _values(source: Source, columns: Any, *, gaps: bool = False) -> dict[str, ND
 def _read_values(chunk: Chunk, name: str, where: str, gaps: bool) -> NDArray[Any]:
     missing = chunk.gaps([], [name])
     if not missing.any():
-        return np.asarray(chunk.labels(name))
+        return _to_the_letter(np.asarray(chunk.labels(name)), name)
     if not gaps:
         rows = shortened((np.flatnonzero(missing) + chunk.first_row).tolist())
         raise InputError(
@@ -171,3 +182,10 @@ def _read_values(chunk: Chunk, name: str, where: str, gaps: bool) -> NDArray[Any
     found = np.full(len(missing), None, dtype=object)
     found[~missing] = chunk.keep(~missing).labels(name).tolist()
     return found
+
+
+def _to_the_letter(values: NDArray[Any], name: str) -> NDArray[Any]:
+    """Ids as they are written, but that a whole number is one id whether it stands as 3 or as 3.0."""
+    if name not in _IDS or values.dtype.kind != "U":
+        return values
+    return np.array([each if (found := _WHOLE.fullmatch(each)) is None else found[1] for each in values.tolist()])

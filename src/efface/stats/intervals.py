@@ -7,6 +7,7 @@ the value exactly: shares and their changes then have Wilson's interval, and oth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -92,11 +93,12 @@ def bootstrap_interval(
         denominator: One value a row, `(n,)`; ones if not given, so that the ratio is a mean.
         groups: Group of each row, `(n,)`; rows of one group may depend on each other, groups may not.
         level: Confidence level.
-        resamples: How many times to resample.
+        resamples: How many times to resample: at least `2 / (1 - level)`.
         seed: Seed of the resampling.
 
     Raises:
-        InputError: If there are fewer than two units, lengths differ, or the denominators sum to nothing.
+        InputError: If there are fewer than two units, lengths differ, the denominators sum to nothing, or so few
+            resamples have no such percentiles.
 
     Does not guarantee: coverage for fewer than about ten groups, or for a ratio at the edge of its range.
 
@@ -107,6 +109,7 @@ def bootstrap_interval(
     sums = _unit_sums(numerator, denominator, groups)
     units = "rows" if groups is None else "groups"
     tail = expanded_tail(level, len(sums))
+    check_draws(resamples, 1 - level, "resamples")
     totals = sums.sum(axis=0)
     if totals[1] <= 0:
         raise InputError("the denominators sum to zero: there is nothing to divide by")
@@ -114,18 +117,39 @@ def bootstrap_interval(
     if len(sums) > _RESAMPLED_AT_MOST:
         half = -_NORMAL.inv_cdf(tail) * _linearised_error(sums, value)
         return Interval(value, value - half, value + half, level, f"linearised standard error, {len(sums)} {units}")
-    draws = _resampled_ratios(sums, check_positive_int(resamples, "resamples"), seed)
+    draws = _resampled_ratios(sums, resamples, seed)
     low, high = np.quantile(np.asarray(draws, dtype=np.float64), [tail, 1 - tail])
     return Interval(value, float(low), float(high), level, f"bootstrap over {len(sums)} {units}")
+
+
+def check_draws(draws: int, alpha: float, name: str = "draws") -> int:
+    """As many resamples as have a percentile at each end.
+
+    Raises:
+        InputError: If there are fewer: the ends of their intervals would be those of a few draws.
+
+    >>> check_draws(1, 0.05)
+    Traceback (most recent call last):
+    ...
+    efface._errors.InputError: draws is 1: percentiles of 95% intervals need at least 40 resamples; 2000 are usual
+    """
+    least = math.ceil(2 / alpha - 1e-9)
+    if check_positive_int(draws, name) < least:
+        raise InputError(
+            f"{name} is {draws}: percentiles of {100 * (1 - alpha):g}% intervals need at least {least} resamples; 2000 "
+            "are usual"
+        )
+    return draws
 
 
 def percentile_interval(value: float, draws: ArrayLike, method: str, *, level: float = 0.95) -> Interval:
     """Interval of an estimate by plain percentiles of its resampled values `(r,)`; it holds the estimate.
 
-    >>> percentile_interval(2.0, [1.0, 2.0, 3.0], "by hand", level=0.5).low
-    1.5
+    >>> percentile_interval(2.0, [1.0, 2.0, 2.0, 3.0], "by hand", level=0.5).low
+    1.75
     """
     tail = (1 - _level(level)) / 2
+    check_draws(len(np.asarray(draws)), 1 - level, "the number of resamples")
     low, high = np.quantile(np.asarray(draws, dtype=np.float64), [tail, 1 - tail])
     return Interval(value, min(value, float(low)), max(value, float(high)), level, method)
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _PLAIN = Dialect()
 _BLOCK_BYTES = 1 << 22
 _LINES = 1024
+_LABELS = ("int64", "double", "bool", "string", "null")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class CsvSource:
         columns: The columns in order.
         dialect: How it is written.
         numbers: Columns that are read as float64, or as booleans where they say True and False.
-        labels: Columns that are read as the type they seem to have.
+        labels: Columns that are read as the type they seem to have, numbers or truth; dates stay text. So do whole
+            numbers some of which are written with zeros in front, or with more digits than fit: 007 is not 7.
+        whole: Those of the labels that are whole numbers.
         read: Names of the columns to read, or None for all; what is neither of these stays text.
         rows: None: only reading to the end would tell.
         shape: None: a table.
@@ -57,6 +60,7 @@ class CsvSource:
     dialect: Dialect = _PLAIN
     numbers: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
     read: tuple[str, ...] | None = None
     rows: None = None
     shape: None = None
@@ -72,7 +76,7 @@ class CsvSource:
         try:
             with _open(self.path, self.dialect, self._types(), self.read) as reader:
                 for batch in reader:
-                    yield pyarrow.Table.from_batches([batch])
+                    yield self._as_numbers(pyarrow.Table.from_batches([batch]), done)
                     done += batch.num_rows
         except (pyarrow.ArrowInvalid, UnicodeError) as error:
             raise FormatError(self._explained(str(error), done)) from error
@@ -80,9 +84,30 @@ class CsvSource:
 
     def _types(self) -> dict[str, Any]:
         pyarrow = arrow()
-        text = {c.name: pyarrow.string() for c in self.columns if c.name not in self.labels}
+        typed = {*self.labels} - {*self.whole}
+        text = {c.name: pyarrow.string() for c in self.columns if c.name not in typed}
         truth = {c.name for c in self.columns if c.type == "bool"}
         return text | {name: pyarrow.bool_() if name in truth else pyarrow.float64() for name in self.numbers}
+
+    def _as_numbers(self, table: pa.Table, done: int) -> pa.Table:
+        """Labels that are whole numbers as such; they are read as text, which alone tells whether one is a name."""
+        pyarrow, pc = arrow(), arrow("pyarrow.compute")
+        for name in self.whole:
+            text = pc.utf8_trim_whitespace(table.column(name))
+            if len(found := _padded(text)):
+                raise FormatError(
+                    f"{self.where} cannot be read after row {done}: column {name!r} has {found[0]}, which is a name, "
+                    "after megabytes of numbers: write such a row among the first, or the column as text in a .parquet "
+                    "file"
+                )
+            text = pc.if_else(pc.is_in(text, value_set=_gaps()), pyarrow.scalar(None, pyarrow.string()), text)
+            place = table.column_names.index(name)
+            try:
+                values = text.cast(pyarrow.int64())
+            except pyarrow.ArrowInvalid as error:
+                raise FormatError(self._explained(f"CSV conversion error: column {name!r}: {error}", done)) from error
+            table = table.set_column(place, name, values)
+        return table
 
     def _explained(self, error: str, done: int) -> str:
         """What pyarrow said, with the name of the column and the rows read so far."""
@@ -98,7 +123,40 @@ class CsvSource:
         check_columns([*numbers, *labels], column_names(self), self.where)
         wanted = {*numbers, *labels}
         read = None if rest else tuple(name for name in column_names(self) if name in wanted)
-        return replace(self, numbers=tuple(numbers), labels=tuple(labels), read=read)
+        types = {column.name: column.type for column in self.columns}
+        codes = self._codes([name for name in dict.fromkeys(labels) if types[name] in ("int64", "double")])
+        typed = tuple(name for name in labels if name not in codes and types[name] in _LABELS)
+        whole = tuple(name for name in dict.fromkeys(typed) if types[name] == "int64" and name not in {*numbers})
+        return replace(self, numbers=tuple(numbers), labels=typed, whole=whole, read=read)
+
+    def _codes(self, columns: Sequence[str]) -> set[str]:
+        """Which of some columns of numbers are names that are written in digits, by the first megabytes."""
+        if not columns:
+            return set()
+        text = dict.fromkeys(columns, arrow().string())
+        with _open(self.path, self.dialect, text, columns) as reader:
+            first = arrow().Table.from_batches([reader.read_next_batch()])
+        types = {column.name: column.type for column in self.columns}
+        trimmed = {name: arrow("pyarrow.compute").utf8_trim_whitespace(first.column(name)) for name in columns}
+        return {name for name, each in trimmed.items() if len(_padded(each)) or _too_long(each, types[name])}
+
+
+def _padded(text: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Those of some texts that are digits with zeros in front."""
+    pc = arrow("pyarrow.compute")
+    return pc.filter(text, pc.match_substring_regex(text, r"^[+-]?0\d+$"))
+
+
+def _too_long(text: pa.ChunkedArray, kind: str) -> bool:
+    """Whether whole numbers have more digits than fit, so that several of them would be read as one float."""
+    pc = arrow("pyarrow.compute")
+    given = pc.filter(text, pc.invert(pc.is_in(text, value_set=_gaps())))
+    return kind == "double" and len(given) > 0 and bool(pc.all(pc.match_substring_regex(given, r"^[+-]?\d+$")).as_py())
+
+
+def _gaps() -> pa.Array:
+    """How values that are missing may be written among numbers."""
+    return arrow().array(arrow("pyarrow.csv").ConvertOptions().null_values)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ what is left three times, which `crossed.narrowed` takes off.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from statistics import NormalDist
 from typing import Any, Literal
@@ -16,8 +15,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from efface._errors import InputError
-from efface._validate import check_positive_int
 from efface.audit.remembrance.panel import Matrix
 from efface.stats.intervals import Interval, student_quantile, wilson_interval
 
@@ -81,26 +78,6 @@ def _counts(rng: np.random.Generator, units: int, draws: int) -> NDArray[Any]:
     drawn = rng.integers(0, units, size=(units, draws)) * draws + np.arange(draws)
     counts = np.bincount(drawn.ravel(), minlength=units * draws).reshape(units, draws)
     return counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
-
-
-def check_draws(draws: int, alpha: float) -> int:
-    """As many resamples as have a percentile at each end.
-
-    Raises:
-        InputError: If there are fewer: the ends of their intervals would be those of a few draws.
-
-    >>> check_draws(1, 0.05)
-    Traceback (most recent call last):
-    ...
-    efface._errors.InputError: draws is 1: percentiles of 95% intervals need at least 40 resamples; 2000 are usual
-    """
-    least = math.ceil(2 / alpha - 1e-9)
-    if check_positive_int(draws, "draws") < least:
-        raise InputError(
-            f"draws is {draws}: percentiles of {100 * (1 - alpha):g}% intervals need at least {least} resamples; 2000 "
-            "are usual"
-        )
-    return draws
 
 
 def few_units(level: float, units: int) -> float:

@@ -15,6 +15,7 @@ from efface.audit.remembrance.systems import STATUSES
 EXTRA = "remembrance"
 """The extra that brings what this room needs."""
 
+MERIT_TWICE = "merit={} is declared, and {} has a column merit of its own: leave one of them out"
 NEEDED = ("entity", "query", "arm", "hit")
 IDS = ("entity", "query", "arm")
 

@@ -13,7 +13,6 @@ from efface._validate import check_int, check_positive_int, check_type
 from efface.audit.audit import Audit
 from efface.audit.finding import Finding, spanned
 from efface.audit.remembrance import interfered_tables as tables
-from efface.audit.remembrance.bootstrap import check_draws
 from efface.audit.remembrance.findings import BYSTANDERS
 from efface.audit.remembrance.interference import Interference
 from efface.audit.remembrance.matter import EVERYONE, RELATION, STRATUM, Matter
@@ -24,6 +23,7 @@ from efface.audit.remembrance.systems import AFTER, AGAIN, BEFORE
 from efface.audit.remembrance.tables import percent, points
 from efface.core.doors import check_call
 from efface.report.data import NO_CHANGE, NOT_ERASED, WARNING
+from efface.stats.intervals import check_draws
 
 PLACEBO = "placebos"
 STILL, LOST = "still seen", "lost beyond chance"

@@ -34,7 +34,7 @@ class Kept:
                 self._inside.append(block)
                 continue
             if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115: closed at the end of the with
+                self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
             for array in block:
                 np.save(self._file, array)
             self._many += 1

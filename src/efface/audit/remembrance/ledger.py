@@ -22,6 +22,7 @@ from efface._validate import did_you_mean
 from efface.audit.remembrance.columns import (
     ANSWER_TYPES,
     IDS,
+    MERIT_TWICE,
     NEEDED,
     TYPES,
     Columns,
@@ -129,7 +130,8 @@ class Ledger:
             attention: Model of users for the column `rank`.
 
         Raises:
-            InputError: If a column is missing or has gaps.
+            InputError: If a column is missing or has gaps, or `merit` or `attention` is given beside a column that says
+                it already.
 
         >>> table = {"entity": ["a", "b"] * 2, "query": ["q"] * 4, "arm": ["before"] * 2 + ["after"] * 2}
         >>> Ledger.of_table({**table, "hit": [1, 1, 1, 0]}, merit=1.0)
@@ -145,6 +147,10 @@ attention='each mention alike')
                 "the table has no column merit, which says who should be remembered: add it (0 where an entity is "
                 "mentioned without being relevant), or write merit=1.0 to declare that each row should be"
             )
+        if "merit" in given and merit is not None:
+            raise InputError(MERIT_TWICE.format(merit, "the table"))
+        if attention is not None and "exposure" in given:
+            raise InputError("attention makes exposure of ranks, and the table has exposure already: leave it out")
         read = {name: read_groups(given[name], f"column {name}") for name in given if name in {*TYPES, "rank"}}
         lists = {name: np.unique(names_of(read[name]), return_inverse=True) for name in IDS}
         rows = {name: read[name] for name in TYPES if name in read}

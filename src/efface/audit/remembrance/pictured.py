@@ -24,7 +24,6 @@ from efface._validate import check_int, check_positive_int
 from efface.audit.audit import Audit
 from efface.audit.pipelines.pipeline import as_view
 from efface.audit.pipelines.presence import Judge
-from efface.audit.remembrance.bootstrap import check_draws
 from efface.audit.remembrance.drawn import Arm, Case, Names, draw_arm
 from efface.audit.remembrance.interfered import ALPHA, interfered
 from efface.audit.remembrance.interference import NOTHING, Interference
@@ -34,6 +33,7 @@ from efface.core.checkpoint import FILE, Checkpoint
 from efface.core.doors import check_call
 from efface.core.fingerprint import fingerprint
 from efface.core.provenance import called, provenance
+from efface.stats.intervals import check_draws
 
 
 def interference(

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from efface._errors import InputError
 from efface._validate import check_positive_int
-from efface.audit.remembrance.bootstrap import check_draws, resampled, share_interval
+from efface.audit.remembrance.bootstrap import resampled, share_interval
 from efface.audit.remembrance.crossed import narrowed
 from efface.audit.remembrance.interference import Interference
 from efface.audit.remembrance.registry import Registry
 from efface.audit.remembrance.systems import AGAIN, BEFORE
-from efface.stats.intervals import Interval, wilson_interval
+from efface.stats.intervals import Interval, check_draws, wilson_interval
 
 Floats = NDArray[np.float64]
 _FEWEST = 10

@@ -266,6 +266,8 @@ def _cases(path: Path) -> Iterator[tuple[str, _Row]]:
                             record.check(each.get(n) if isinstance(each, dict) else None, f"{at}.{n}", float)
                             for n in ("target_new", "target_true")
                         )
+                        if min(new, true) < 0:
+                            raise record.error(at, f"expected -log p, which is never below 0, got {new} and {true}")
                         score = math.exp(-true) - math.exp(-new)
                         yield arm, _Row(entity, f"{case}: {name} {number}", true < new, score)
 
@@ -322,9 +324,12 @@ def _tofu_results(path: Path, from_share: float) -> Iterator[_Row]:
         record = Record(path, f"log {name}", log)
         what, relation, many = _TOFU[stem]
         for key, value in record.take("rougeL_recall", dict).items():
-            if not key.isdigit():
-                raise record.error(f"rougeL_recall.{key}", "expected numbers of questions for keys")
-            score = float(record.check(value, f"rougeL_recall.{key}", float))
+            at = f"rougeL_recall.{key}"
+            if not (key.isascii() and key.isdecimal()):
+                raise record.error(at, "expected numbers of questions for keys")
+            score = float(record.check(value, at, float))
+            if not 0 <= score <= 1:
+                raise record.error(at, f"expected a share of the reference, from 0 to 1, got {shown(value)}")
             entity = Entity(f"{what} {int(key) // many}", relation=relation)
             yield _Row(entity, f"{stem}: {int(key):05d}", score >= from_share, score)
 

@@ -11,7 +11,7 @@ from efface.audit.audit import Audit
 from efface.audit.figure import Figure, Table
 from efface.audit.remembrance import findings as of
 from efface.audit.remembrance import tables
-from efface.audit.remembrance.bootstrap import Resample, check_draws
+from efface.audit.remembrance.bootstrap import Resample
 from efface.audit.remembrance.ledger import Ledger
 from efface.audit.remembrance.measured import Measured, Plan, measure
 from efface.audit.remembrance.panel import InMemory
@@ -20,6 +20,7 @@ from efface.audit.remembrance.streamed import StreamedLedger
 from efface.audit.remembrance.text import INTRODUCTION, caveats, conclude
 from efface.core.doors import check_call, check_word
 from efface.core.provenance import called, provenance
+from efface.stats.intervals import check_draws
 
 Standard = Literal["merit", "popularity", "uniform"]
 Outcome = Literal["hit", "score"]

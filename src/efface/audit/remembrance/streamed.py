@@ -24,7 +24,16 @@ from efface._errors import FormatError, InputError
 from efface._io import as_path
 from efface._lazy import require
 from efface._validate import check_positive_int, did_you_mean
-from efface.audit.remembrance.columns import ANSWER_TYPES, EXTRA, IDS, NEEDED, TYPES, in_order, read_columns
+from efface.audit.remembrance.columns import (
+    ANSWER_TYPES,
+    EXTRA,
+    IDS,
+    MERIT_TWICE,
+    NEEDED,
+    TYPES,
+    in_order,
+    read_columns,
+)
 from efface.audit.remembrance.exposure import Flat
 from efface.audit.remembrance.ledger import Ledger
 from efface.audit.remembrance.panel import Panel, aligned
@@ -152,6 +161,8 @@ class StreamedLedger:
                 f"{path} has no column merit, which says who should be remembered: add it (0 where an entity is "
                 "mentioned without being relevant), or write merit=1.0 to declare that each row should be"
             )
+        if "merit" in schema and merit is not None:
+            raise InputError(MERIT_TWICE.format(merit, path))
         if "rank" in schema and "exposure" not in schema:
             raise InputError(f"{path} has ranks and no exposure: write the column exposure, e.g. 0.8**rank")
         status = pl.col("status") if "status" in schema else pl.lit(0)
