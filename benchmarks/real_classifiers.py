@@ -1,0 +1,455 @@
+"""Explanations of classifiers that others made, on pictures that others made: tables of docs/real.md.
+
+    python -m benchmarks.real_classifiers fashion --out F      # a small ResNet on Fashion-MNIST: 4 CPU-min a seed
+    python -m benchmarks.real_classifiers emoji                # what EfficientNet-Lite0 says of emoji: 30 CPU-s
+    python -m benchmarks.real_classifiers photographs          # and of Debian's wallpapers
+    python -m benchmarks.real_classifiers maps --out F         # its maps, next to controls: 15 CPU-min
+    python -m benchmarks.real_classifiers diet --out F         # DiET on it: 15 CPU-min; goes on from where it was
+    python -m benchmarks.real_classifiers page --out F         # `efface explain` on it: a report and overlays
+
+Subjects are written `map @ model`: `fb` is the model as it came, `fs` DiET's copy, `fd` the copy distilled under random
+masks at as many passes, `fi` that of input dropout, `fr` the same network untrained. The class is what the model that
+a map is put to says of the whole picture; labels only score. Intervals are 95 %: Wilson's for shares of pictures, else
+bootstraps over pictures (figures of several seeds are means over seeds first).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import efface
+from benchmarks._measure import table
+from efface.attribution.baselines import attribute
+from efface.attribution.controls import CONTROLS, control_maps
+from efface.attribution.curves import drop_curve, keep_curve
+from efface.attribution.diet import DiET
+from efface.attribution.fitted import DietErasure
+from efface.attribution.mask_search import qfa
+from efface.attribution.maskers import Grid, Masker
+from efface.attribution.predictions import predict
+from efface.attribution.removal import Removal
+from efface.attribution.removal_images import ConstantColour
+from efface.attribution.selection import ranks
+from efface.attribution.tuning import input_dropout, random_mask_distillation
+from efface.explanation.mapping import occlusion_windows
+from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
+from efface_worlds.real import (
+    GARMENTS,
+    PHOTOGRAPHS,
+    EfficientNetLite0,
+    emoji_classes,
+    emoji_pictures,
+    imagenet_classes,
+    load_efficientnet,
+    load_fashion,
+    load_fashion_resnet,
+    wallpaper,
+)
+from efface_worlds.real.resnet import make_resnet
+
+Scores = dict[str, np.ndarray]
+"""Name of a figure -> a value for each picture."""
+
+KEPT = (0.01, 0.02, 0.05, 0.1, 0.2)
+FIGURES = (*(f"keep {100 * share:.0f} %" for share in KEPT), "drop 5 %")
+BASELINES = ("gradient", "input-x-gradient", "integrated-gradients", "gradcam", "occlusion", "simple-fullgrad")
+STYLES = ("noto", "twemoji", "fluent", "black and white")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, what is explained, and how.
+
+    Attributes:
+        name: Of files.
+        model: As it came.
+        x: Pictures to explain.
+        removal: Q.
+        masker: Cells.
+        anew: Gives the network untrained.
+        baselines: Which.
+        draws: Of q, of the curves.
+        batch: Pictures at a time.
+    """
+
+    name: str
+    model: nn.Module
+    x: Tensor
+    removal: Removal
+    masker: Masker
+    anew: Callable[[], nn.Module]
+    baselines: tuple[str, ...] = BASELINES
+    draws: int = 4
+    batch: int = 32
+
+    def curves(self, model: nn.Module, maps: Tensor, seed: int) -> Scores:
+        """Figures of maps on a model."""
+        shared: dict[str, Any] = {"draws": self.draws, "seed": seed, "batch_size": self.batch}
+        keep = keep_curve(model, self.x, maps, self.removal, fractions=KEPT, **shared)
+        drop = drop_curve(model, self.x, maps, self.removal, fractions=(0.05,), **shared)
+        columns = [*(keep.at(share) for share in KEPT), drop.at(0.05)]
+        return {name: column.numpy() for name, column in zip(FIGURES, columns, strict=True)}
+
+    def qfa(self, model: nn.Module, seed: int) -> Tensor:
+        shared: dict[str, Any] = {"removal": self.removal, "masker": self.masker, "batch_size": self.batch}
+        return qfa(model, self.x, **shared, seed=seed).maps
+
+    def baseline(self, method: str, model: nn.Module, seed: int) -> Tensor:
+        options: dict[str, Any] = occlusion_windows(self.x) if method == "occlusion" else {}
+        if method in ("integrated-gradients", "occlusion"):  # what stands for nothing is the mean of Q, as elsewhere
+            mean = torch.tensor(getattr(self.removal, "mean", 0.0)).reshape(-1, 1, 1)
+            options["baseline"] = mean.expand(self.x.shape[1:]).clone()
+        return attribute(method, model, self.x, batch_size=self.batch, seed=seed, **options).detach()
+
+
+class Kept:
+    """Figures and maps in a folder, so that what was computed is not computed again; seconds on the way."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def get(self, key: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, np.ndarray]:
+        """What is kept under a key, or is computed and kept; `seconds` is the CPU time."""
+        path = self._folder / f"{key.replace(' ', '-')}.npz" if self._folder else None
+        if path is not None and path.exists():
+            with np.load(path, allow_pickle=False) as saved:
+                return dict(saved)
+        begun = time.process_time()
+        found = {name: np.asarray(value) for name, value in compute().items()}
+        found["seconds"] = np.asarray(time.process_time() - begun)
+        print(f"{key}: {found['seconds']:.0f} CPU-s", file=sys.stderr, flush=True)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(path, **found)
+        return found
+
+
+def mapped(case: Case, kept: Kept, key: str, model: nn.Module, make: Callable[[], Tensor], seed: int) -> dict[str, Any]:
+    """Maps, their figures on a model, and what the maps cost."""
+    maps = kept.get(f"{case.name} maps {key} {seed}", lambda: {"maps": make().float().cpu().numpy()})
+    values = torch.from_numpy(maps["maps"])
+    scores = kept.get(f"{case.name} figures {key} {seed}", lambda: case.curves(model, values, seed))
+    return {**scores, "maps": values, "seconds": float(maps["seconds"])}
+
+
+def of_model(case: Case, kept: Kept, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All that is put to the model as it came."""
+    model, x = case.model, case.x
+    for name in CONTROLS:
+        yield (
+            f"{name} @ fb",
+            mapped(case, kept, f"{name} fb", model, lambda n=name: control_maps(n, x, seed=seed), seed),
+        )
+    for name in case.baselines:
+        make = lambda n=name: case.baseline(n, model, seed)  # noqa: E731
+        yield f"{name} @ fb", mapped(case, kept, f"{name} fb", model, make, seed)
+    yield "QFA @ fb", mapped(case, kept, "qfa fb", model, lambda: case.qfa(model, seed), seed)
+    anew = case.anew()
+    yield (
+        "gradient of fr @ fb",
+        mapped(case, kept, "gradient fr", model, lambda: case.baseline("gradient", anew, seed), seed),
+    )
+    yield "QFA of fr @ fb", mapped(case, kept, "qfa fr", model, lambda: case.qfa(anew, seed), seed)
+
+
+def of_copy(case: Case, kept: Kept, short: str, copy: nn.Module, maps: Callable[[], Tensor], seed: int, label: str
+            ) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
+    """What is put to a tuned copy: its masks, and the controls on that copy."""
+    yield f"{label} @ {short}", mapped(case, kept, f"qfa {short}", copy, maps, seed)
+    for name in CONTROLS if short == "fs" else ():
+        make = lambda n=name: control_maps(n, case.x, seed=seed)  # noqa: E731
+        yield f"{name} @ {short}", mapped(case, kept, f"{name} {short}", copy, make, seed)
+
+
+def likeness(maps: Tensor, others: Tensor) -> np.ndarray:
+    """Spearman's rank correlation over the pixels of each picture."""
+    a, b = (ranks(m, seed=k).flatten(1).double() for k, m in enumerate((maps, others)))
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    return ((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))).numpy()
+
+
+def together(runs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Scores]:
+    """Means over seeds, picture by picture."""
+    return {name: {f: np.mean([run[name][f] for run in runs], 0) for f in FIGURES} for name in runs[0]}
+
+
+def said(i: Interval, sign: str = "") -> str:
+    return f"{i.value:{sign}.3f} [{i.low:{sign}.3f}, {i.high:{sign}.3f}]"
+
+
+def share(hits: int, n: int) -> str:
+    i = wilson_interval(hits, n)
+    return f"{100 * i.value:.1f} [{100 * i.low:.1f}, {100 * i.high:.1f}]"
+
+
+def show_figures(title: str, scores: Mapping[str, Scores]) -> None:
+    rows = [[name, *(said(bootstrap_interval(s[f])) for f in FIGURES)] for name, s in scores.items()]
+    table(title, ["", *FIGURES], rows)
+
+
+def show_gaps(title: str, scores: Mapping[str, Scores], pairs: Sequence[tuple[str, str]]) -> None:
+    rows = [[f"{a} minus {b}", *(said(paired_interval(scores[a][f], scores[b][f]), "+") for f in FIGURES)]
+            for a, b in pairs]  # fmt: skip
+    table(title, ["", *FIGURES], rows)
+
+
+def show_likeness(title: str, runs: Sequence[dict[str, dict[str, Any]]], pairs: Sequence[tuple[str, str]]) -> None:
+    rows = []
+    for a, b in pairs:
+        values = np.mean([likeness(run[a]["maps"], run[b]["maps"]) for run in runs], 0)
+        rows.append([f"{a} and {b}", said(bootstrap_interval(values))])
+    table(title, ["", "rank correlation"], rows)
+
+
+def show_cost(case: Case, run: dict[str, dict[str, Any]]) -> None:
+    rows = [[name, f"{found['seconds'] / len(case.x):.2f}"] for name, found in run.items() if found["seconds"] > 0.5]
+    table(f"{case.name}: CPU seconds a picture, one thread", ["", "seconds"], rows)
+
+
+def best_control(scores: Mapping[str, Scores], model: str) -> str:
+    names = [f"{name} @ {model}" for name in CONTROLS]
+    return max(names, key=lambda name: float(scores[name]["keep 5 %"].mean()))
+
+
+LIKE = (
+    ("QFA @ fb", "QFA of fr @ fb"),
+    ("gradient @ fb", "gradient of fr @ fb"),
+    ("QFA @ fb", "edge @ fb"),
+    ("gradient @ fb", "edge @ fb"),
+    ("QFA @ fb", "gradient @ fb"),
+    ("QFA @ fb", "random @ fb"),
+)
+
+
+def fashion(options: argparse.Namespace) -> None:
+    """The small network on Fashion-MNIST."""
+    train, test = load_fashion("train", limit=5_000), load_fashion("test")
+    model, n = load_fashion_resnet(), options.images or 500
+    removal = ConstantColour.of(train.images)
+    case = Case("fashion", model, test.images[:n], removal, Grid(2), lambda: make_resnet(seed=1).eval(), batch=250)
+    kept, runs, tuned = Kept(options.out), [], train.images[: options.tuned or 1_000]
+    labels = train.labels[: len(tuned)]
+    models: list[dict[str, dict[str, np.ndarray]]] = []
+    for seed in range(options.seeds):
+        run = dict(of_model(case, kept, seed))
+        fitted = fitted_diet(case, options.out, tuned, seed)
+        spend: dict[str, Any] = {"passes": fitted.report["passes"], "seed": seed}
+        copies: dict[str, Callable[[], nn.Module]] = {
+            "fs": lambda f=fitted: f.student(model),
+            "fd": lambda s=spend: random_mask_distillation(model, tuned, removal, case.masker, **s).model,
+            "fi": lambda s=spend: input_dropout(model, tuned, labels, removal, **s).model,
+        }
+        about = {"fb": kept.get(f"fashion model fb {seed}", lambda: answers(model, model, test.images, test.labels))}
+        for short, make in copies.items():
+            copy = make()
+            about[short] = kept.get(
+                f"fashion model {short} {seed}", lambda c=copy: answers(c, model, test.images, test.labels)
+            )
+            label = "DiET" if short == "fs" else "QFA"
+            run |= dict(of_copy(case, kept, short, copy, lambda c=copy, s=seed: case.qfa(c, s), seed, label))
+        runs.append(run)
+        models.append(about)
+    rows = [[name, *(both(models, name, f) for f in ("right", "agrees"))] for name in models[0]]
+    table(
+        f"Fashion-MNIST, 10,000 test pictures, {len(models)} seeds of tuning", ["", "accuracy, %", "agreement, %"], rows
+    )
+    scores = together(runs)
+    show_figures(f"Fashion-MNIST: {n} test pictures, {len(runs)} seeds", scores)
+    show_gaps("Differences, paired picture by picture", scores, (
+        ("QFA @ fb", best_control(scores, "fb")), ("DiET @ fs", best_control(scores, "fs")),
+        *(("DiET @ fs", other) for other in ("QFA @ fb", "QFA @ fd", "QFA @ fi")),
+        *(("QFA @ fb", f"{name} @ fb") for name in case.baselines), ("QFA @ fb", "QFA of fr @ fb"),
+    ))  # fmt: skip
+    show_likeness("Randomised weights, and edges", runs, LIKE)
+    show_cost(case, runs[0])
+
+
+def fitted_diet(case: Case, out: Path | None, tuned: Tensor, seed: int) -> DietErasure:
+    """DiET's copy, tuned or read; an interrupted tuning goes on."""
+    folder = out / f"{case.name.replace(chr(32), chr(45))}-diet-{seed}" if out else None
+    if folder is not None and folder.exists():
+        return DietErasure.load(folder)
+    begun = time.process_time()
+    diet = DiET(case.removal, case.masker, seed=seed, batch_size=case.batch)
+    fitted = diet.fit(case.model, tuned, checkpoint=Path(f"{folder}.unfinished") if folder else None)
+    print(
+        f"{case.name}: DiET {time.process_time() - begun:.0f} CPU-s",
+        fitted.report["passes"],
+        file=sys.stderr,
+        flush=True,
+    )
+    if folder is not None:
+        fitted.save(folder)
+    return fitted
+
+
+def answers(model: nn.Module, base: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Whether a model is right of each picture, and agrees with another."""
+    ours, theirs = (predict(m, images, batch_size=500).argmax(1) for m in (model, base))
+    return {"right": ours == labels, "agrees": ours == theirs}
+
+
+def both(models: Sequence[dict[str, dict[str, np.ndarray]]], name: str, figure: str) -> str:
+    """A share of pictures; of several tunings their mean, over pictures."""
+    values = np.mean([about[name][figure].astype(float) for about in models], 0)
+    i = bootstrap_interval(100 * values)
+    return f"{i.value:.2f} [{i.low:.2f}, {i.high:.2f}]"
+
+
+def emoji(_: argparse.Namespace) -> None:
+    """What EfficientNet-Lite0 says of emoji."""
+    model, exact, every = load_efficientnet(), emoji_classes(by_hand=False), emoji_classes()
+    names, shuffled = imagenet_classes(), np.random.default_rng(0).permutation(len(every))
+    groups = {"synset": [n in exact for n in every], "by hand": [n not in exact for n in every]}
+    rows, right = [], {}
+    for style in STYLES:
+        top = predict(model, emoji_pictures(list(every), style), batch_size=16).topk(5).indices.tolist()
+        classes = list(every.values())
+        hit1, hit5 = ([any(k in c for k in t[:m]) for t, c in zip(top, classes, strict=True)] for m in (1, 5))
+        wrong = [any(k in classes[s] for k in t) for t, s in zip(top, shuffled, strict=True)]
+        right[style] = hit1
+        for group, chosen in groups.items():
+            at = np.flatnonzero(chosen)
+            counts = [sum(values[i] for i in at) for values in (hit1, hit5, wrong)]
+            rows.append([style, group, len(at), *(share(count, len(at)) for count in counts)])
+        if style == "noto":
+            examples = ("zebra", "banana", "strawberry", "pizza", "airplane", "soccer ball", "lion", "dog")
+            for name in examples:
+                k = list(every).index(name)
+                print(f"{name}: {', '.join(names[c] for c in top[k])}", "(right)" if hit1[k] else "")
+    table(
+        "EfficientNet-Lite0 on emoji: share right, %",
+        ["style", "class by", "n", "top-1", "top-5", "top-5, shuffled"],
+        rows,
+    )
+    print("\nright in noto:", ", ".join(n for n, hit in zip(every, right["noto"], strict=True) if hit))
+
+
+def photographs(_: argparse.Namespace) -> None:
+    """What it says of Debian's wallpapers."""
+    model, names = load_efficientnet(), imagenet_classes()
+    probabilities = predict(model, torch.stack([wallpaper(name) for name in PHOTOGRAPHS]), batch_size=8)
+    rows = []
+    for name, row in zip(PHOTOGRAPHS, probabilities, strict=True):
+        top = row.topk(5)
+        rows.append([name, *(f"{names[int(k)]} {v:.2f}" for v, k in zip(top.values, top.indices, strict=True))])
+    table("EfficientNet-Lite0 on wallpapers", ["", "1", "2", "3", "4", "5"], rows)
+
+
+def known_emoji(model: nn.Module, count: int) -> tuple[list[str], Tensor]:
+    """Emoji by Noto of which it is right, drawn by lot, with their pictures."""
+    every = emoji_classes()
+    pictures = emoji_pictures(list(every), "noto")
+    top = predict(model, pictures, batch_size=16).argmax(1).tolist()
+    right = [i for i, (k, classes) in enumerate(zip(top, every.values(), strict=True)) if k in classes]
+    lot = np.sort(np.random.default_rng(0).permutation(right)[:count])
+    return [list(every)[i] for i in lot], pictures[lot]
+
+
+def large(options: argparse.Namespace) -> tuple[Case, list[str]]:
+    model = load_efficientnet()
+    names, x = known_emoji(model, options.images or 32)
+    removal = ConstantColour.of(emoji_pictures(list(emoji_classes()), "twemoji"))
+    anew = lambda: untrained()  # noqa: E731
+    few = ("gradient", "integrated-gradients", "gradcam", "occlusion")
+    return Case("efficientnet", model, x, removal, Grid(14), anew, few, draws=2, batch=8), names
+
+
+def untrained() -> nn.Module:
+    """The same network with weights by chance, and statistics of its normalisation by one batch of noise."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = EfficientNetLite0()
+        with torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = None
+            model.train()(torch.rand(16, 3, 224, 224))
+    return model.eval()
+
+
+def maps(options: argparse.Namespace) -> None:
+    """Maps of EfficientNet-Lite0 next to controls."""
+    case, names = large(options)
+    run = dict(of_model(case, Kept(options.out), 0))
+    scores = together([run])
+    print(f"explained: {', '.join(names)}")
+    show_figures(f"EfficientNet-Lite0: {len(names)} emoji by Noto", scores)
+    show_gaps("Differences, paired picture by picture", scores, (
+        ("QFA @ fb", best_control(scores, "fb")),
+        *(("QFA @ fb", f"{name} @ fb") for name in case.baselines), ("QFA @ fb", "QFA of fr @ fb"),
+    ))  # fmt: skip
+    show_likeness("Randomised weights, and edges", [run], LIKE)
+    show_cost(case, run)
+
+
+def diet(options: argparse.Namespace) -> None:
+    """DiET's copy of EfficientNet-Lite0, tuned on emoji by Twemoji."""
+    case, names = large(options)
+    kept, every = Kept(options.out), list(emoji_classes())
+    lot = np.random.default_rng(1).permutation(len(every))[: options.tuned or 64]
+    tuned = emoji_pictures([every[i] for i in lot], "twemoji")
+    fitted = fitted_diet(case, options.out, tuned, 0)
+    copy = fitted.student(case.model)
+    run = {"QFA @ fb": mapped(case, kept, "qfa fb", case.model, lambda: case.qfa(case.model, 0), 0)}
+    run |= dict(of_copy(case, kept, "fs", copy, lambda: case.qfa(copy, 0), 0, "DiET"))
+    scores = together([run])
+    report = fitted.report
+    print({name: report[name] for name in ("n", "agreement", "change", "passes", "stopped_by_guard")})
+    others = emoji_pictures(every, "fluent")
+    same = answers(copy, case.model, others, torch.zeros(len(others), dtype=torch.long))["agrees"]
+    print("agreement on emoji by Fluent, %:", share(int(same.sum()), len(same)))
+    show_figures(f"EfficientNet-Lite0: {len(names)} emoji by Noto", scores)
+    show_gaps("Differences", scores, (("DiET @ fs", best_control(scores, "fs")), ("DiET @ fs", "QFA @ fb")))
+    show_cost(case, run)
+
+
+def page(options: argparse.Namespace) -> None:
+    """`efface.explain` on some emoji and wallpapers, as a report with overlays."""
+    from efface.cli.map_files import write_maps
+
+    out = options.out or Path("real-classifiers")
+    model, names = load_efficientnet(), ["zebra", "soccer ball", "umbrella", "flamingo", "teapot", "guitar"]
+    photos = ["Picture_1A_by_freespace.jpg", "friends_by_Aitzol_Berasategi.jpg", "Bridge_by_Sander_Klootwijk.jpg"]
+    images = torch.cat([emoji_pictures(names), torch.stack([wallpaper(name) for name in photos])])
+    shared: dict[str, Any] = {"names": [*names, *photos], "classes": imagenet_classes(), "batch_size": 8, "draws": 2}
+    found = efface.explain(model, images, methods=["qfa", "gradcam", "gradient"], show=len(images), **shared)
+    found.audit.save(out / "efficientnet.html")
+    write_maps(out / "efficientnet", found, images, shared["names"], shared["classes"])
+    shown = load_fashion(limit=24)
+    small = efface.explain(
+        load_fashion_resnet(), shown.images, methods=["qfa", "gradient", "occlusion"], labels=shown.labels,
+        classes=GARMENTS, show=8,
+    )  # fmt: skip
+    small.audit.save(out / "fashion.html")
+    print(f"written to {out}")
+
+
+PARTS = {part.__name__: part for part in (fashion, emoji, photographs, maps, diet, page)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=list(PARTS))
+    parser.add_argument("--out", type=Path, help="folder: what is in it is not computed again")
+    parser.add_argument("--seeds", type=int, default=3, help="of tuning, of fashion (default: 3)")
+    parser.add_argument("--images", type=int, help="how many are explained (default: 500 garments, 32 emoji)")
+    parser.add_argument("--tuned", type=int, help="how many DiET tunes on (default: 1,000 garments, 64 emoji)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    PARTS[options.part](options)
+
+
+if __name__ == "__main__":
+    main()
