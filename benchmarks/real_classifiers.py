@@ -8,7 +8,7 @@
     python -m benchmarks.real_classifiers page --out F         # `efface explain` on it: a report and overlays
 
 Subjects are written `map @ model`: `fb` is the model as it came, `fs` DiET's copy, `fd` the copy distilled under random
-masks at as many passes, `fi` that of input dropout, `fr` the same network untrained. The class is what the model that
+masks at as many passes, `fi` that of input dropout; `fr` is the same network untrained, `fh` the model with its last layer shuffled. The class is what the model that
 a map is put to says of the whole picture; labels only score. Intervals are 95 %: Wilson's for shares of pictures, else
 bootstraps over pictures (figures of several seeds are means over seeds first).
 """
@@ -16,6 +16,7 @@ bootstraps over pictures (figures of several seeds are means over seeds first).
 from __future__ import annotations
 
 import argparse
+import copy as copying
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,9 +38,8 @@ from efface.attribution.fitted import DietErasure
 from efface.attribution.mask_search import qfa
 from efface.attribution.maskers import Grid, Masker
 from efface.attribution.predictions import predict
-from efface.attribution.removal import Removal
-from efface.attribution.removal_images import ConstantColour
-from efface.attribution.selection import ranks
+from efface.attribution.removal import Marginal, Removal
+from efface.attribution.removal_images import Blur, ConstantColour
 from efface.attribution.tuning import input_dropout, random_mask_distillation
 from efface.explanation.mapping import occlusion_windows
 from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
@@ -63,6 +63,13 @@ Scores = dict[str, np.ndarray]
 KEPT = (0.01, 0.02, 0.05, 0.1, 0.2)
 FIGURES = (*(f"keep {100 * share:.0f} %" for share in KEPT), "drop 5 %")
 BASELINES = ("gradient", "input-x-gradient", "integrated-gradients", "gradcam", "occlusion", "simple-fullgrad")
+REMOVALS: dict[str, Callable[[Tensor], Removal]] = {
+    "colour": ConstantColour.of,
+    "marginal": lambda images: Marginal(images[:500], low=0.0, high=1.0),
+    "blur": lambda images: Blur(3.5),
+}
+"""Q by name; the first is the default of `efface explain`, the last what its `--removal blur` takes at 28 pixels."""
+
 STYLES = ("noto", "twemoji", "fluent", "black and white")
 
 
@@ -101,10 +108,12 @@ class Case:
         return {name: column.numpy() for name, column in zip(FIGURES, columns, strict=True)}
 
     def qfa(self, model: nn.Module, seed: int) -> Tensor:
+        """Masks of the pictures."""
         shared: dict[str, Any] = {"removal": self.removal, "masker": self.masker, "batch_size": self.batch}
         return qfa(model, self.x, **shared, seed=seed).maps
 
     def baseline(self, method: str, model: nn.Module, seed: int) -> Tensor:
+        """Maps of the pictures."""
         options: dict[str, Any] = occlusion_windows(self.x) if method == "occlusion" else {}
         if method in ("integrated-gradients", "occlusion"):  # what stands for nothing is the mean of Q, as elsewhere
             mean = torch.tensor(getattr(self.removal, "mean", 0.0)).reshape(-1, 1, 1)
@@ -130,7 +139,7 @@ class Kept:
         print(f"{key}: {found['seconds']:.0f} CPU-s", file=sys.stderr, flush=True)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(path, **found)
+            np.savez(path, **found)  # type: ignore[arg-type]
         return found
 
 
@@ -146,20 +155,28 @@ def of_model(case: Case, kept: Kept, seed: int) -> Iterator[tuple[str, dict[str,
     """All that is put to the model as it came."""
     model, x = case.model, case.x
     for name in CONTROLS:
-        yield (
-            f"{name} @ fb",
-            mapped(case, kept, f"{name} fb", model, lambda n=name: control_maps(n, x, seed=seed), seed),
-        )
+        make = lambda n=name: control_maps(n, x, seed=seed)  # noqa: E731
+        yield f"{name} @ fb", mapped(case, kept, f"{name} fb", model, make, seed)
     for name in case.baselines:
         make = lambda n=name: case.baseline(n, model, seed)  # noqa: E731
         yield f"{name} @ fb", mapped(case, kept, f"{name} fb", model, make, seed)
     yield "QFA @ fb", mapped(case, kept, "qfa fb", model, lambda: case.qfa(model, seed), seed)
-    anew = case.anew()
-    yield (
-        "gradient of fr @ fb",
-        mapped(case, kept, "gradient fr", model, lambda: case.baseline("gradient", anew, seed), seed),
-    )
-    yield "QFA of fr @ fb", mapped(case, kept, "qfa fr", model, lambda: case.qfa(anew, seed), seed)
+    yield "QFA, other q @ fb", mapped(case, kept, "qfa-again fb", model, lambda: case.qfa(model, seed + 100), seed)
+    for short, other in (("fr", case.anew()), ("fh", shuffled(model))):
+        make = lambda m=other: case.baseline("gradient", m, seed)  # noqa: E731
+        yield f"gradient of {short} @ fb", mapped(case, kept, f"gradient {short}", model, make, seed)
+        make = lambda m=other: case.qfa(m, seed)  # noqa: E731
+        yield f"QFA of {short} @ fb", mapped(case, kept, f"qfa {short}", model, make, seed)
+
+
+def shuffled(model: nn.Module) -> nn.Module:
+    """A copy whose last layer has its weights in another order, so that it is as sure of itself, and knows nothing."""
+    other = copying.deepcopy(model)
+    last = [m for m in other.modules() if isinstance(m, nn.Linear)][-1]
+    order = torch.randperm(last.weight.numel(), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        last.weight.copy_(last.weight.flatten()[order].view_as(last.weight))
+    return other
 
 
 def of_copy(case: Case, kept: Kept, short: str, copy: nn.Module, maps: Callable[[], Tensor], seed: int, label: str
@@ -172,10 +189,12 @@ def of_copy(case: Case, kept: Kept, short: str, copy: nn.Module, maps: Callable[
 
 
 def likeness(maps: Tensor, others: Tensor) -> np.ndarray:
-    """Spearman's rank correlation over the pixels of each picture."""
-    a, b = (ranks(m, seed=k).flatten(1).double() for k, m in enumerate((maps, others)))
-    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-    return ((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))).numpy()
+    """Spearman's rank correlation over the pixels of each picture; equal values share their mean rank."""
+    from scipy.stats import rankdata
+
+    a, b = (np.asarray(rankdata(m.flatten(1).numpy().round(6), axis=1)) for m in (maps, others))
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    return (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
 
 
 def together(runs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Scores]:
@@ -222,8 +241,11 @@ def best_control(scores: Mapping[str, Scores], model: str) -> str:
 
 
 LIKE = (
+    ("QFA @ fb", "QFA, other q @ fb"),
     ("QFA @ fb", "QFA of fr @ fb"),
+    ("QFA @ fb", "QFA of fh @ fb"),
     ("gradient @ fb", "gradient of fr @ fb"),
+    ("gradient @ fb", "gradient of fh @ fb"),
     ("QFA @ fb", "edge @ fb"),
     ("gradient @ fb", "edge @ fb"),
     ("QFA @ fb", "gradient @ fb"),
@@ -235,8 +257,9 @@ def fashion(options: argparse.Namespace) -> None:
     """The small network on Fashion-MNIST."""
     train, test = load_fashion("train", limit=5_000), load_fashion("test")
     model, n = load_fashion_resnet(), options.images or 500
-    removal = ConstantColour.of(train.images)
-    case = Case("fashion", model, test.images[:n], removal, Grid(2), lambda: make_resnet(seed=1).eval(), batch=250)
+    removal = REMOVALS[options.removal](train.images)
+    name = "fashion" if options.removal == "colour" else f"fashion {options.removal}"
+    case = Case(name, model, test.images[:n], removal, Grid(2), lambda: make_resnet(seed=1).eval(), batch=250)
     kept, runs, tuned = Kept(options.out), [], train.images[: options.tuned or 1_000]
     labels = train.labels[: len(tuned)]
     models: list[dict[str, dict[str, np.ndarray]]] = []
@@ -249,26 +272,25 @@ def fashion(options: argparse.Namespace) -> None:
             "fd": lambda s=spend: random_mask_distillation(model, tuned, removal, case.masker, **s).model,
             "fi": lambda s=spend: input_dropout(model, tuned, labels, removal, **s).model,
         }
-        about = {"fb": kept.get(f"fashion model fb {seed}", lambda: answers(model, model, test.images, test.labels))}
+        about = {"fb": kept.get(f"{name} model fb {seed}", lambda: answers(model, model, test.images, test.labels))}
         for short, make in copies.items():
             copy = make()
             about[short] = kept.get(
-                f"fashion model {short} {seed}", lambda c=copy: answers(c, model, test.images, test.labels)
+                f"{name} model {short} {seed}", lambda c=copy: answers(c, model, test.images, test.labels)
             )
             label = "DiET" if short == "fs" else "QFA"
             run |= dict(of_copy(case, kept, short, copy, lambda c=copy, s=seed: case.qfa(c, s), seed, label))
         runs.append(run)
         models.append(about)
     rows = [[name, *(both(models, name, f) for f in ("right", "agrees"))] for name in models[0]]
-    table(
-        f"Fashion-MNIST, 10,000 test pictures, {len(models)} seeds of tuning", ["", "accuracy, %", "agreement, %"], rows
-    )
+    title = f"Fashion-MNIST, 10,000 test pictures, {len(models)} seeds of tuning"
+    table(title, ["", "accuracy, %", "agreement, %"], rows)
     scores = together(runs)
     show_figures(f"Fashion-MNIST: {n} test pictures, {len(runs)} seeds", scores)
     show_gaps("Differences, paired picture by picture", scores, (
         ("QFA @ fb", best_control(scores, "fb")), ("DiET @ fs", best_control(scores, "fs")),
         *(("DiET @ fs", other) for other in ("QFA @ fb", "QFA @ fd", "QFA @ fi")),
-        *(("QFA @ fb", f"{name} @ fb") for name in case.baselines), ("QFA @ fb", "QFA of fr @ fb"),
+        *(("QFA @ fb", f"{name} @ fb") for name in case.baselines), ("QFA @ fb", "QFA of fh @ fb"),
     ))  # fmt: skip
     show_likeness("Randomised weights, and edges", runs, LIKE)
     show_cost(case, runs[0])
@@ -276,18 +298,14 @@ def fashion(options: argparse.Namespace) -> None:
 
 def fitted_diet(case: Case, out: Path | None, tuned: Tensor, seed: int) -> DietErasure:
     """DiET's copy, tuned or read; an interrupted tuning goes on."""
-    folder = out / f"{case.name.replace(chr(32), chr(45))}-diet-{seed}" if out else None
+    folder = out / f"{case.name.replace(' ', '-')}-diet-{seed}" if out else None
     if folder is not None and folder.exists():
         return DietErasure.load(folder)
     begun = time.process_time()
     diet = DiET(case.removal, case.masker, seed=seed, batch_size=case.batch)
     fitted = diet.fit(case.model, tuned, checkpoint=Path(f"{folder}.unfinished") if folder else None)
-    print(
-        f"{case.name}: DiET {time.process_time() - begun:.0f} CPU-s",
-        fitted.report["passes"],
-        file=sys.stderr,
-        flush=True,
-    )
+    spent = f"{time.process_time() - begun:.0f} CPU-s, {fitted.report['passes']} passes"
+    print(f"{case.name}: DiET {spent}", file=sys.stderr, flush=True)
     if folder is not None:
         fitted.save(folder)
     return fitted
@@ -327,11 +345,8 @@ def emoji(_: argparse.Namespace) -> None:
             for name in examples:
                 k = list(every).index(name)
                 print(f"{name}: {', '.join(names[c] for c in top[k])}", "(right)" if hit1[k] else "")
-    table(
-        "EfficientNet-Lite0 on emoji: share right, %",
-        ["style", "class by", "n", "top-1", "top-5", "top-5, shuffled"],
-        rows,
-    )
+    header = ["style", "class by", "n", "top-1", "top-5", "top-5, shuffled"]
+    table("EfficientNet-Lite0 on emoji: share right, %", header, rows)
     print("\nright in noto:", ", ".join(n for n, hit in zip(every, right["noto"], strict=True) if hit))
 
 
@@ -387,7 +402,7 @@ def maps(options: argparse.Namespace) -> None:
     show_figures(f"EfficientNet-Lite0: {len(names)} emoji by Noto", scores)
     show_gaps("Differences, paired picture by picture", scores, (
         ("QFA @ fb", best_control(scores, "fb")),
-        *(("QFA @ fb", f"{name} @ fb") for name in case.baselines), ("QFA @ fb", "QFA of fr @ fb"),
+        *(("QFA @ fb", f"{name} @ fb") for name in case.baselines), ("QFA @ fb", "QFA of fh @ fb"),
     ))  # fmt: skip
     show_likeness("Randomised weights, and edges", [run], LIKE)
     show_cost(case, run)
@@ -444,6 +459,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder: what is in it is not computed again")
     parser.add_argument("--seeds", type=int, default=3, help="of tuning, of fashion (default: 3)")
     parser.add_argument("--images", type=int, help="how many are explained (default: 500 garments, 32 emoji)")
+    parser.add_argument("--removal", choices=list(REMOVALS), default="colour", help="Q, of fashion")
     parser.add_argument("--tuned", type=int, help="how many DiET tunes on (default: 1,000 garments, 64 emoji)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
