@@ -24,6 +24,12 @@ def scrub(rows: slice, **more: Any) -> Scrubber:
     return efface.scrub(tiny("llama"), {"input_ids": IDS[rows]}, given.pop("labels", LABELS)[rows], **given)
 
 
+def told(scrubber: Scrubber) -> list[float]:
+    """What it says of the labels, and of what is left at each site."""
+    assert scrubber.report is not None and scrubber.left is not None
+    return [scrubber.report.labelled, scrubber.report.batches, *scrubber.left.values()]
+
+
 def same(a: Scrubber, b: Scrubber, atol: float) -> bool:
     pairs = zip(a.erasers.values(), b.erasers.values(), strict=True)
     return [*a.erasers] == [*b.erasers] and all(torch.allclose(x.P, y.P, atol=atol, rtol=0) for x, y in pairs)
@@ -36,14 +42,12 @@ def test_processes_together_fit_what_one_fits(more: dict[str, Any], tmp_path: Pa
     def work(rank: int) -> Any:
         found = scrub(PARTS[rank], **more, group=dist.group.WORLD)
         found.save(tmp_path / f"scrubber{rank}")
-        return {"left": list(found.left.values()), "labelled": found.report.labelled, "batches": found.report.batches}
+        return told(found)
 
     answers = [answer["found"] for answer in run(2, tmp_path, work)]
     one, (first, second) = scrub(slice(0, 8), **more), (efface.load(tmp_path / f"scrubber{i}") for i in range(2))
     assert same(first, second, atol=0.0) and first == second and same(one, first, atol=1e-5)
-    assert answers[0] == answers[1]
-    assert (answers[0]["labelled"], answers[0]["batches"]) == (one.report.labelled, one.report.batches)
-    assert answers[0]["left"] == pytest.approx(list(one.left.values()), abs=1e-5)
+    assert answers[0] == answers[1] == pytest.approx(told(one), abs=1e-5)
 
 
 def test_a_process_whose_labels_are_all_ignored_counts_as_nothing(tmp_path: Path) -> None:
