@@ -10,10 +10,8 @@ Per concept and seed the base is seed2 and the floor the gold model of the conce
 - "gold": the gold model itself, whose recovery is 0 by construction (what is tested is the rest of the rule);
 - "gold, trained on": the gold model tuned 60 steps further on pictures without the concept: other weights, and no
   sight of the concept, but no second training from the start;
-- "second gold": a second training from the start, in place of these three with `--second FOLDER`, where `python -m
+- "second gold": a second training from the start, in place of these two with `--second FOLDER`, where `python -m
   efface_worlds.shapes.training latents gold:circle@9 --work FOLDER` has left it (25 CPU-minutes);
-- "refusing": seed2 tuned to be bad at pictures of the concept (up to a bound) and good at others: it has to know the
-  concept in order to refuse it, so that its loss is a scar. Without the others gradient ascent is bad at everything.
 
 A seed draws the sham, the prompts' seeds, the noise and the held-out pictures anew; golds are the same. The first two
 have the direct prompt alone, golds (in the first `--golds` seeds) 40 pictures of it, and likelihood, features,
@@ -59,9 +57,8 @@ _CHEAP, _DEAR = ("direct prompt", "likelihood", "features"), ("diffusion complet
 _EQUAL, OPEN = "seed2", "inconclusive"
 _ON_STEPS, _ON_RATE, _ON_BATCH, _ON_STREAM = 60, 1e-4, 32, 290
 _LIGHT, _METHODS = ("base", "sham"), ("direct prompt", "likelihood", "features", "diffusion completion")
-_GOLDS, _GOLD_IMAGES = ("gold", "gold, trained on", "refusing"), 40
+_GOLDS, _GOLD_IMAGES = ("gold", "gold, trained on"), 40
 _SECOND = ("second gold",)
-_REFUSED, _REFUSED_STREAM, _BOUND, _KEPT = 120, 291, 0.5, 1.5
 
 
 class TrainedOn:
@@ -85,39 +82,6 @@ class TrainedOn:
             yield
 
 
-class Refusing:
-    """The base tuned so that its loss on the concept's pictures rises to a bound and that on others does not."""
-
-    def __init__(self, base: Subject, case: Case, steps: int = _REFUSED) -> None:
-        found = case.need_pictures(_ON_BATCH)
-        self._base, self._case = base, case
-        with base.on() as view:
-            pictures = ((found.concept, found.texts), (found.others, found.other_texts))
-            self._kinds = [(encoded(view, images), texts) for images, texts in pictures]
-            self.tuned = Tuned(view, _ON_RATE)
-        self.tune(range(steps))
-
-    def tune(self, steps: range) -> None:
-        """Take these steps."""
-        half = _ON_BATCH // 2
-        with self._base.on() as view:
-            for step in steps:
-                source = self._case.source(_REFUSED_STREAM, step)
-                drawn = [torch.randperm(len(clean), generator=source)[:half] for clean, _ in self._kinds]
-                clean = torch.cat([clean[rows] for (clean, _), rows in zip(self._kinds, drawn, strict=True)])
-                texts = [texts[int(i)] for (_, texts), rows in zip(self._kinds, drawn, strict=True) for i in rows]
-                given = empty(view, len(texts)) if step % 2 == 0 else asked(view, texts)
-                errors = self.tuned.errors(clean, given, self._case, (_REFUSED_STREAM, step, 1))
-                each = errors.flatten(1).mean(dim=1)
-                self.tuned.descend(_KEPT * each[half:].mean() - each[:half].clamp(max=_BOUND).mean())
-
-    @contextmanager
-    def on(self, subject: Any, /) -> Iterator[None]:
-        """Put it on the model that it was tuned from, until the block ends."""
-        with self.tuned.held():
-            yield
-
-
 class Models:
     """What is judged of one concept, made when it is asked for."""
 
@@ -132,8 +96,6 @@ class Models:
             return Subject(ERASED, self.gold.view)
         if subject == "gold, trained on":
             return Subject(ERASED, self.gold.view, self._trained_on)
-        if subject == "refusing":
-            return Subject(ERASED, self._base.view, self._refusing)
         if subject == "second gold":
             return Subject(ERASED, self._second)
         if subject in ("base", "other gold"):
@@ -159,10 +121,6 @@ class Models:
     @cached_property
     def _trained_on(self) -> TrainedOn:
         return TrainedOn(self.gold, case_of(self._studio, self._base, self.name, 160, 1000))
-
-    @cached_property
-    def _refusing(self) -> Refusing:
-        return Refusing(self._base, case_of(self._studio, self._base, self.name, 160, 1000, pictures_seed=1000))
 
     @property
     def _other(self) -> str:
