@@ -351,6 +351,13 @@ def test_containers_of_x(kind: str) -> None:
     assert estimator.get_feature_names_out().tolist() == (NAMES if kind in TABLES else ["x0", "x1", "x2", "x3"])
 
 
+@pytest.mark.parametrize("options", [{"concept": "y"}, {"sensitive_columns": ["b"]}], ids=str)
+def test_columns_of_one_name_are_refused(options: dict[str, Any]) -> None:
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 3)), columns=["a", "a", "b"])
+    with pytest.raises(InputError, match="2 columns of the name 'a': rename or drop them"):
+        LeaceTransformer(**options).fit(table, np.arange(20) % 2)
+
+
 @pytest.mark.parametrize("kind", ["pandas", "polars"])
 def test_columns_of_dates_are_refused_by_name(kind: str) -> None:
     X, group, _ = _data()

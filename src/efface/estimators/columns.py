@@ -5,6 +5,7 @@ Nothing here imports pandas or polars; their tables and series are known by what
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -99,18 +100,34 @@ def readable(X: Any) -> Any:
     """X as scikit-learn reads it: without what it would drop in silence (a mask, names), or cannot take.
 
     Raises:
-        InputError: If a column holds dates, or an array holds records.
+        InputError: If a column holds dates, several have one name, or an array holds records.
     """
     refuse_class(X, "X")
     X = collected(countable(X))
     if hasattr(X, "column_names") and hasattr(X, "to_pandas"):  # pyarrow, whose names scikit-learn does not see
         X = X.to_pandas()
     if is_table(X):
-        return _without_sparse_columns(_without_dates(X))
+        return _without_sparse_columns(_without_dates(_named_once(X)))
     special = isinstance(X, (np.ma.MaskedArray, np.matrix)) or hasattr(X, "tocsr") or hasattr(X, "to_dense")
     special = special or getattr(getattr(X, "dtype", None), "names", None) is not None
     special = special or (isinstance(X, list | tuple) and any(isinstance(row, Tensor) for row in X))
     return on_host(to_tensor(X, "X").resolve_conj().resolve_neg()) if special else X
+
+
+def _named_once(table: Any) -> Any:
+    """The table itself, if its columns can be told apart by their names.
+
+    Raises:
+        InputError: If several have one name.
+    """
+    counts = Counter(map(str, table.columns))
+    twice = [name for name, n in counts.items() if n > 1]
+    if twice:
+        raise InputError(
+            f"X has {counts[twice[0]]} columns of the name {twice[0]!r}: rename or drop them, so that each name says "
+            "which column is meant"
+        )
+    return table
 
 
 def _without_dates(table: Any) -> Any:
