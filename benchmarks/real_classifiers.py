@@ -2,15 +2,16 @@
 
     python -m benchmarks.real_classifiers fashion --out F      # a small ResNet on Fashion-MNIST: 4 CPU-min a seed
     python -m benchmarks.real_classifiers emoji                # what EfficientNet-Lite0 says of emoji: 30 CPU-s
-    python -m benchmarks.real_classifiers photographs          # and of Debian's wallpapers
+    python -m benchmarks.real_classifiers photographs          # and of photographs
     python -m benchmarks.real_classifiers maps --out F         # its maps, next to controls: 15 CPU-min
     python -m benchmarks.real_classifiers diet --out F         # DiET on it: 15 CPU-min; goes on from where it was
     python -m benchmarks.real_classifiers page --out F         # `efface explain` on it: a report and overlays
 
 Subjects are written `map @ model`: `fb` is the model as it came, `fs` DiET's copy, `fd` the copy distilled under random
-masks at as many passes, `fi` that of input dropout; `fr` is the same network untrained, `fh` the model with its last layer shuffled. The class is what the model that
-a map is put to says of the whole picture; labels only score. Intervals are 95 %: Wilson's for shares of pictures, else
-bootstraps over pictures (figures of several seeds are means over seeds first).
+masks at as many passes, `fi` that of input dropout; `fr` is the same network untrained, `fh` the model with its last
+layer shuffled. The class is what the model that a map is put to says of the whole picture; labels only score.
+Intervals are 95 %: Wilson's for shares of pictures, else bootstraps over pictures (figures of several seeds are means
+over seeds first).
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from efface_worlds.real import (
     load_efficientnet,
     load_fashion,
     load_fashion_resnet,
-    wallpaper,
+    photograph,
 )
 from efface_worlds.real.resnet import make_resnet
 
@@ -351,14 +352,21 @@ def emoji(_: argparse.Namespace) -> None:
 
 
 def photographs(_: argparse.Namespace) -> None:
-    """What it says of Debian's wallpapers."""
+    """What it says of photographs."""
     model, names = load_efficientnet(), imagenet_classes()
-    probabilities = predict(model, torch.stack([wallpaper(name) for name in PHOTOGRAPHS]), batch_size=8)
-    rows = []
-    for name, row in zip(PHOTOGRAPHS, probabilities, strict=True):
+    probabilities = predict(model, torch.stack([photograph(name) for name in PHOTOGRAPHS]), batch_size=8)
+    rows, right = [], []
+    for (name, about), row in zip(PHOTOGRAPHS.items(), probabilities, strict=True):
         top = row.topk(5)
-        rows.append([name, *(f"{names[int(k)]} {v:.2f}" for v, k in zip(top.values, top.indices, strict=True))])
-    table("EfficientNet-Lite0 on wallpapers", ["", "1", "2", "3", "4", "5"], rows)
+        at = [place for place, k in enumerate(top.indices.tolist(), 1) if k in about.classes]
+        right += [at] if about.classes else []
+        first = [f"{names[int(k)]} {v:.2f}" for v, k in zip(top.values[:3], top.indices[:3], strict=True)]
+        rows.append([name, *first, at[0] if at else "-" if about.classes else "no class"])
+    table("EfficientNet-Lite0 on photographs", ["", "1", "2", "3", "right at"], rows)
+    counts = (sum(1 in at for at in right), sum(bool(at) for at in right))
+    print(
+        f"\nof {len(right)} with a class: top-1 {share(counts[0], len(right))}, top-5 {share(counts[1], len(right))} %"
+    )
 
 
 def known_emoji(model: nn.Module, count: int) -> tuple[list[str], Tensor]:
@@ -435,8 +443,8 @@ def page(options: argparse.Namespace) -> None:
 
     out = options.out or Path("real-classifiers")
     model, names = load_efficientnet(), ["zebra", "soccer ball", "umbrella", "flamingo", "teapot", "guitar"]
-    photos = ["Picture_1A_by_freespace.jpg", "friends_by_Aitzol_Berasategi.jpg", "Bridge_by_Sander_Klootwijk.jpg"]
-    images = torch.cat([emoji_pictures(names), torch.stack([wallpaper(name) for name in photos])])
+    photos = ["brushes", "spaniels", "drum", "cat"]
+    images = torch.cat([emoji_pictures(names), torch.stack([photograph(name) for name in photos])])
     shared: dict[str, Any] = {"names": [*names, *photos], "classes": imagenet_classes(), "batch_size": 8, "draws": 2}
     found = efface.explain(model, images, methods=["qfa", "gradcam", "gradient"], show=len(images), **shared)
     found.audit.save(out / "efficientnet.html")

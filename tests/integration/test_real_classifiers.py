@@ -27,14 +27,13 @@ from efface_worlds.real import (
     load_efficientnet,
     load_fashion,
     load_fashion_resnet,
+    photograph,
     read_picture,
-    wallpaper,
 )
 from efface_worlds.real import efficientnet as efficientnet_room
 from efface_worlds.real import fashion as fashion_room
 from efface_worlds.real.fashion import FASHION_FOLDER
 from efface_worlds.real.imagenet import ALIKE, BY_HAND, imagenet_synsets
-from efface_worlds.real.pictures import WALLPAPERS
 from efface_worlds.real.resnet import WEIGHTS, make_resnet
 from efface_worlds.real.training import Recipe, scored, train
 
@@ -74,11 +73,15 @@ class TestEfficientNet:
         pictures = torch.stack([read_picture(images / name) for name in ("china.jpg", "flower.jpg")])
         assert _said(network, pictures) == ["palace", "daisy"]
 
-    def test_knows_wallpapers(self, network: EfficientNetLite0) -> None:
-        names = {"Picture_1A_by_freespace.jpg": "paintbrush", "life_by_Aitzol_Berasategi.jpg": "valley"}
-        if not all((WALLPAPERS / name).is_file() for name in names):
-            pytest.skip(PACKAGES["lomiri-wallpapers-16.04"].install)
-        assert _said(network, torch.stack([wallpaper(name) for name in names])) == list(names.values())
+    @pytest.mark.parametrize(
+        ("name", "said"), [("brushes", "paintbrush"), ("stream", "valley"), ("cat", "Egyptian Mau")]
+    )
+    def test_knows_photographs_of_packages(self, network: EfficientNetLite0, name: str, said: str) -> None:
+        try:
+            picture = photograph(name)
+        except MissingExtraError as error:
+            pytest.skip(str(error))
+        assert _said(network, picture[None]) == [said]
 
     @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (1, 1, 224, 224), (3, 224, 224), (1, 3, 224, 225)])
     def test_refuses_pictures_of_another_size(self, shape: tuple[int, ...]) -> None:
@@ -174,14 +177,15 @@ class TestPictures:
             emoji_pictures(["zebra"], "apple")
         with pytest.raises(InputError, match="names are empty"):
             emoji_pictures([])
-        with pytest.raises(InputError, match="there is no wallpaper"):
-            wallpaper("Bridge.jpg")
+        with pytest.raises(InputError, match="there is no photograph 'brigde'.*bridge"):
+            photograph("brigde")
         monkeypatch.setattr("efface_worlds.real.pictures.WALLPAPERS", tmp_path)
         with pytest.raises(MissingExtraError, match="apt-get install lomiri-wallpapers-20.04"):
-            wallpaper("Kleiber_by_Lukas_Baubkus.jpg")
+            photograph("nuthatch")
 
-    def test_each_wallpaper_has_a_package(self) -> None:
-        assert {PACKAGES[name].debian for name in PHOTOGRAPHS.values()} == {True}
+    def test_photographs_are_of_packages_and_classes(self) -> None:
+        for found in PHOTOGRAPHS.values():
+            assert found.package in PACKAGES and all(0 <= k < 1000 for k in found.classes)
 
 
 def _idx(path: Path, shape: tuple[int, ...], data: bytes, *, kind: int = 8, axes: int | None = None) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from efface_worlds.real.fashion import GARMENTS, Garments, load_fashion
     from efface_worlds.real.imagenet import emoji_classes, imagenet_classes
     from efface_worlds.real.packages import PACKAGES, Package, data_file
-    from efface_worlds.real.pictures import PHOTOGRAPHS, emoji_pictures, read_picture, wallpaper
+    from efface_worlds.real.pictures import PHOTOGRAPHS, emoji_pictures, photograph, read_picture
     from efface_worlds.real.resnet import SmallResNet, load_fashion_resnet
     from efface_worlds.real.vectors import WordVectors, load_analogies, load_glove, load_similarities
 
@@ -25,7 +25,7 @@ _NAMES = {
     "efface_worlds.real.fashion": ("GARMENTS", "Garments", "load_fashion"),
     "efface_worlds.real.imagenet": ("emoji_classes", "imagenet_classes"),
     "efface_worlds.real.packages": ("PACKAGES", "Package", "data_file"),
-    "efface_worlds.real.pictures": ("PHOTOGRAPHS", "emoji_pictures", "read_picture", "wallpaper"),
+    "efface_worlds.real.pictures": ("PHOTOGRAPHS", "emoji_pictures", "photograph", "read_picture"),
     "efface_worlds.real.resnet": ("SmallResNet", "load_fashion_resnet"),
     "efface_worlds.real.vectors": ("WordVectors", "load_analogies", "load_glove", "load_similarities"),
 }
@@ -50,8 +50,8 @@ __all__ = [
     "load_fashion_resnet",
     "load_glove",
     "load_similarities",
+    "photograph",
     "read_picture",
-    "wallpaper",
 ]
 
 __getattr__, __dir__ = attach(__name__, {name: module for module, names in _NAMES.items() for name in names}, globals())

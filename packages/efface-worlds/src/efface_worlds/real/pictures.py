@@ -1,9 +1,10 @@
-"""Pictures for a network of ImageNet: files as its training crops them, emoji on white, and Debian's wallpapers."""
+"""Pictures for a network of ImageNet: files as its training crops them, emoji on white, photographs of packages."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,48 @@ from efface._io import as_path
 from efface._lazy import require
 from efface._validate import check_type, did_you_mean
 from efface_worlds.real.efficientnet import IMAGENET_SIDE
-from efface_worlds.real.packages import PACKAGES
+from efface_worlds.real.packages import PACKAGES, data_file
 
 WALLPAPERS = Path("/usr/share/backgrounds")
 """Where Debian's packages of wallpapers put them."""
 
-PHOTOGRAPHS = {
-    "Bridge_by_Sander_Klootwijk.jpg": "lomiri-wallpapers-16.04",
-    "Dragonfly_by_Bolly.jpg": "lomiri-wallpapers-16.04",
-    "Kleiber_by_Lukas_Baubkus.jpg": "lomiri-wallpapers-20.04",
-    "Picture_0B_by_freespace.jpg": "lomiri-wallpapers-16.04",
-    "Picture_1A_by_freespace.jpg": "lomiri-wallpapers-16.04",
-    "Wine_by_Jakkub_Mede.jpg": "lomiri-wallpapers-16.04",
-    "aitzgorri_by_Aitzol_Berasategi.jpg": "lomiri-wallpapers-16.04",
-    "friends_by_Aitzol_Berasategi.jpg": "lomiri-wallpapers-16.04",
-    "life_by_Aitzol_Berasategi.jpg": "lomiri-wallpapers-16.04",
-    "picosdeeuropa_by_Aitzol_Berasategi.jpg": "lomiri-wallpapers-16.04",
-    "seeding_by_Clements_Engelhardt.jpg": "lomiri-wallpapers-16.04",
-    "sunset_by_Aitzol_Berasategi.jpg": "lomiri-wallpapers-16.04",
-    "umang_by_Abhishek_Mudgal.jpg": "lomiri-wallpapers-16.04",
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph that a package ships, and what is to be seen of it in the square that is shown.
+
+    Attributes:
+        package: One of `PACKAGES`.
+        file: Its name there.
+        classes: Classes of ImageNet that are right of it, by our eyes; empty where ImageNet has none.
+    """
+
+    package: str
+    file: str
+    classes: tuple[int, ...] = ()
+
+
+_OLD, _NEW, _IMAGE = "lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04", "scikit-image"
+
+PHOTOGRAPHS: dict[str, Photograph] = {
+    "bridge": Photograph(_OLD, "Bridge_by_Sander_Klootwijk.jpg", (839,)),
+    "brushes": Photograph(_OLD, "Picture_1A_by_freespace.jpg", (696,)),
+    "dandelions": Photograph(_OLD, "seeding_by_Clements_Engelhardt.jpg"),
+    "dragonfly": Photograph(_OLD, "Dragonfly_by_Bolly.jpg", (319,)),
+    "drum": Photograph(_OLD, "Wine_by_Jakkub_Mede.jpg", (541,)),
+    "fig": Photograph(_OLD, "Picture_0B_by_freespace.jpg", (952,)),
+    "mountains": Photograph(_OLD, "aitzgorri_by_Aitzol_Berasategi.jpg", (970,)),
+    "peaks": Photograph(_OLD, "picosdeeuropa_by_Aitzol_Berasategi.jpg", (970,)),
+    "spaniels": Photograph(_OLD, "friends_by_Aitzol_Berasategi.jpg", (219,)),
+    "stream": Photograph(_OLD, "life_by_Aitzol_Berasategi.jpg", (979,)),
+    "sunset": Photograph(_OLD, "sunset_by_Aitzol_Berasategi.jpg"),
+    "nuthatch": Photograph(_NEW, "Kleiber_by_Lukas_Baubkus.jpg"),
+    "astronaut": Photograph(_IMAGE, "astronaut.png"),
+    "cat": Photograph(_IMAGE, "chelsea.png", (281, 282, 285)),
+    "coffee": Photograph(_IMAGE, "coffee.png", (504, 967, 968)),
+    "rocket": Photograph(_IMAGE, "rocket.jpg", (657, 744)),
 }
-"""Wallpapers -> the package that has each."""
+"""Name -> a photograph."""
 
 _BORDER = 32
 _EMOJI = 192
@@ -73,23 +95,22 @@ def prepared(picture: Any) -> Tensor:
     return torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1).float() / 255
 
 
-def wallpaper(name: str, *, folder: str | os.PathLike[str] | None = None) -> Tensor:
-    """One of Debian's wallpapers, `(3, 224, 224)` in [0, 1].
-
-    Args:
-        name: One of `PHOTOGRAPHS`.
-        folder: Where they lie; None takes the place where Debian's packages put them.
+def photograph(name: str) -> Tensor:
+    """One of `PHOTOGRAPHS`, `(3, 224, 224)` in [0, 1].
 
     Raises:
-        InputError: If there is none of that name, or it does not lie in the folder given.
-        MissingExtraError: If its package is not installed.
+        InputError: If there is none of that name.
+        MissingExtraError: If its package, or Pillow, is not installed.
     """
     if check_type(name, str, "name") not in PHOTOGRAPHS:
-        raise InputError(f"there is no wallpaper {name!r}{did_you_mean(name, PHOTOGRAPHS)}: {', '.join(PHOTOGRAPHS)}")
-    path = (WALLPAPERS if folder is None else as_path(folder, "folder")) / name
-    if folder is None and not path.is_file():
-        install = PACKAGES[PHOTOGRAPHS[name]].install
-        raise MissingExtraError(f"there is no {path}: install Debian's package with  {install}")
+        raise InputError(f"there is no photograph {name!r}{did_you_mean(name, PHOTOGRAPHS)}: {', '.join(PHOTOGRAPHS)}")
+    found = PHOTOGRAPHS[name]
+    package = PACKAGES[found.package]
+    if not package.debian:
+        return read_picture(data_file(package.name, f"skimage/data/{found.file}", extra=package.extra))
+    path = WALLPAPERS / found.file
+    if not path.is_file():
+        raise MissingExtraError(f"there is no {path}: install Debian's package with  {package.install}")
     return read_picture(path)
 
 
