@@ -76,6 +76,7 @@ TABLE: dict[str, Room] = {
     "audit.remembrance": Room(
         _AUDIT, lazy=frozenset({"scipy", "statsmodels", "pyarrow", "polars", "bm25s", "sklearn"})
     ),
+    "audit.remembrance.language_models": Room(_AUDIT, lazy=frozenset({"transformers"})),
     "report": Room(lazy=frozenset({"jinja2", "matplotlib", "pandas"})),
     "attribution": Room((*GROUND, "stats", "training")),
     "attribution.explainers": Room((*GROUND, "stats", "training"), lazy=frozenset({"captum"})),

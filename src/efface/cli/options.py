@@ -230,6 +230,7 @@ class Remember(Options):
       efface remember ledger.parquet --strict
       efface remember models:before models:after --ask questions.csv --who people.csv
       efface remember before.json after.json --format tofu
+      efface remember model/ erasure/ --texts texts.txt --target they
 
     BEFORE and AFTER are what a classifier said of each row, and --truth what it should have said. Without AFTER, BEFORE
     is a table with the columns entity, query, arm (before, after; and before again, placebo 1, ...), hit and merit (and
@@ -240,6 +241,10 @@ class Remember(Options):
     with a text QUERY.txt for each query. QUESTIONS is a table with the columns query, prompt, entity (who should be
     named; a row each) and merit (1 if missing). With --format they are results of counterfact (a folder of cases, with
     before and after in each), tofu or rwku; or QUESTIONS is of that benchmark.
+
+    With --texts they are causal language models of transformers, as folders or hub:OWNER/NAME (which alone may touch
+    the network), or AFTER is an erasure of BEFORE that efface saved: which words of the texts do they still predict?
+    TEXTS is a .txt file with a text a line, a folder of .txt files, or a column of a table (file:column).
 
     WHO is a table with a column id, and where they are known aliases (A|B), popularity, similarity (to the target) and
     relation ("target" is what was to be erased); each other column is a dimension of groups.
@@ -256,6 +261,9 @@ class Remember(Options):
     who: str | None = flag(None, "table of those who may be remembered", "WHO")
     ask: str | None = flag(None, "what to ask functions, or what folders answer", "QUESTIONS")
     format: Published | None = flag(None, "whose results or questions these are")
+    texts: str | None = flag(None, "texts whose words language models predict", "TEXTS")
+    length: int | None = flag(None, "with --texts: tokens of each at most (default: 128)", "N")
+    fewest: int | None = flag(None, "with --texts: in how many a word has to be, to count (default: 10)", "N")
     seeds: int = flag(1, "with --ask: how many answers each query has", "N")
     apart: bool = flag(False, "names that stand for several are unresolved (default: refused)")
     stream: bool = flag(False, "read a .parquet table, or a folder of them, a part at a time")

@@ -15,11 +15,13 @@ from efface._errors import InputError
 from efface._validate import did_you_mean
 from efface.audit.remembrance import Ledger, Registry, StreamedLedger
 from efface.audit.remembrance.columns import MERIT_TWICE
+from efface.audit.remembrance.language_models import is_language_model
 from efface.audit.remembrance.ledger_file import is_ledger, read_ledger
 from efface.cli import options
 from efface.cli.asking import asked, published
 from efface.cli.functions import is_function
 from efface.cli.outputs import check_report, made_by, write_report
+from efface.cli.reading import predicted
 from efface.streams import Chunk, Source, column_names, open_source, shortened, split_spec
 
 _ROWS = 65_536
@@ -30,19 +32,18 @@ _WHOLE = re.compile(r"([+-]?\d+)\.0+")
 
 def run(args: options.Remember) -> None:
     """Read what was said, print what follows and write the report; with --strict exit with 1 if it is bad."""
-    read = [args.before, args.after, args.truth, args.again, *args.placebo, args.who, args.ask]
+    read = [args.before, args.after, args.truth, args.again, *args.placebo, args.who, args.ask, args.texts]
     check_report(args.output, force=args.force, read=read)
-    ledger, registry = _read(args)
-    predicted = args.after and args.ask is None and args.format is None
-    audit = efface.audit.remembered(
-        ledger,
-        registry=registry,
-        resample=args.resample or ("queries" if predicted else "both"),
-        margin=args.margin,
-        draws=args.draws,
-        listed=args.listed,
-        seed=args.seed,
-    )
+    _check_kind(args)
+    shown = {name: getattr(args, name) for name in ("margin", "draws", "listed", "seed")}
+    if args.texts is not None:
+        who = None if args.who is None else _registry(args)
+        audit = predicted(args, who, _column, shown | {"resample": args.resample or "queries"})
+    else:
+        ledger, registry = _read(args)
+        of_rows = args.after and args.ask is None and args.format is None
+        resample = args.resample or ("queries" if of_rows else "both")
+        audit = efface.audit.remembered(ledger, registry=registry, resample=resample, **shown)
     audit = made_by(args, audit, seed=args.seed)
     write_report(audit, args.output)
     certified = any(line.startswith("Certified") for line in audit.conclusions)
@@ -51,7 +52,6 @@ def run(args: options.Remember) -> None:
 
 
 def _read(args: options.Remember) -> tuple[Ledger | StreamedLedger, Registry]:
-    _check_kind(args)
     if args.format is not None:
         return published(args)
     if args.ask is not None:
@@ -65,6 +65,10 @@ def _read(args: options.Remember) -> tuple[Ledger | StreamedLedger, Registry]:
 
 def _check_kind(args: options.Remember) -> None:
     """Refuse options that belong to another way of giving answers."""
+    if args.texts is not None:
+        return _check_texts(args)
+    if odd := [f"--{name}" for name in ("length", "fewest") if getattr(args, name) is not None]:
+        raise InputError(f"{odd[0]} goes with --texts")
     asking = args.ask is not None or args.format is not None
     given = [f"--{name}" for name in ("truth", "merit") if getattr(args, name) is not None]
     if asking and (given or args.stream):
@@ -84,6 +88,8 @@ def _check_kind(args: options.Remember) -> None:
     for spec in (args.before, args.after):
         if spec is not None and is_function(spec):
             raise InputError(f"{spec} is a function: say what to ask it, --ask questions.csv (query, prompt, entity)")
+        if spec is not None and is_language_model(spec):
+            raise InputError(f"{spec} is a language model: say what it should read, --texts texts.txt")
         if spec is not None and Path(spec).is_dir() and not args.stream:
             raise InputError(
                 f"{spec} is a folder: of texts, write --ask questions.csv; of .parquet tables, --stream; of cases of "
@@ -91,6 +97,17 @@ def _check_kind(args: options.Remember) -> None:
             )
         if spec is not None and Path(spec).suffix.lower() in (".json", ".jsonl"):
             raise InputError(f"{spec}: of a benchmark's results write --format (counterfact, tofu or rwku)")
+
+
+def _check_texts(args: options.Remember) -> None:
+    others = {name: getattr(args, name) for name in ("truth", "again", "ask", "format", "merit")}
+    given = [*(name for name, value in others.items() if value is not None), *(["stream"] if args.stream else [])]
+    if args.seeds != 1:
+        given.append("seeds")
+    if given:
+        raise InputError(f"--{given[0]} goes without --texts: language models are asked for the words of the texts")
+    if args.apart and args.who is None:
+        raise InputError("--apart goes with --who")
 
 
 def _predictions(args: options.Remember) -> Ledger:

@@ -6,6 +6,7 @@ that a change of score is the loss that it gained, in nats, with the sign turned
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,10 +19,20 @@ from efface._errors import InputError
 from efface._text import shown
 from efface._validate import check_positive_int
 from efface.audit.audit import Audit
+from efface.audit.remembrance.language_models import (
+    LanguageModel,
+    check_same_tokens,
+    is_name,
+    is_texts,
+    load_edit,
+    load_language_model,
+    read_texts,
+)
 from efface.audit.remembrance.ledger import Ledger
 from efface.audit.remembrance.registry import Registry
 from efface.audit.remembrance.remembered import Outcome, remembered
 from efface.audit.remembrance.systems import AFTER, BEFORE, PLACEBO
+from efface.audit.remembrance.words import folded
 from efface.audit.states.language import IGNORED, Texts, logits_of
 from efface.core.doors import check_call
 
@@ -30,14 +41,17 @@ _NONE = ("", str(IGNORED))
 
 
 def remembered_by_tokens(
-    model: nn.Module,
+    model: nn.Module | str | os.PathLike[str],
     after: Any,
     data: Any,
-    words: Any,
+    words: Any = None,
     *,
     target: Sequence[Any] = (),
     registry: Registry | None = None,
     placebos: Sequence[Any] = (),
+    tokenizer: Any = None,
+    length: int | None = None,
+    fewest: int | None = None,
     outcome: Outcome = "score",
     batch_size: int = 16,
     title: str = "Which words are still predicted?",
@@ -48,29 +62,50 @@ def remembered_by_tokens(
     Access: outputs. Tokens of one word in one sequence are one witness; sequences are taken to be independent.
 
     Args:
-        model: A causal language model, without any of the erasures on it.
-        after: An erasure, which is put on (`after.on(model)`, such as a scrubber), or another model of the same tokens.
-        data: Token ids `(n, length)`, or a mapping as tokenizers give it.
-        words: What each token is of, `(n, length)`: a lemma, a name, a type; text, or whole numbers. Empty text and
-            -100 are nobody's.
+        model: A causal language model, without any of the erasures on it; or its name: a folder that `save_pretrained`
+            of transformers wrote, or `"hub:OWNER/NAME"`, which alone may touch the network.
+        after: An erasure, which is put on (`after.on(model)`, such as a scrubber), or another model of the same tokens;
+            or the folder of either.
+        data: Token ids `(n, length)`, or a mapping as tokenizers give it; or texts, whose words are read.
+        words: With token ids what each token is of, `(n, length)`: a lemma, a name, a type; text, or whole numbers.
+            Empty text and -100 are nobody's.
         target: Words that were to be erased.
-        registry: What is known of the words; None takes the target, and how often each is there.
-        placebos: Erasures that should not matter, such as `scrubber.random_control()`, or models.
+        registry: What is known of the words; None takes the target, and how often each is there. Of texts only its
+            words count, by any of their names of one word.
+        placebos: Erasures that should not matter, such as `scrubber.random_control()`, or models, or folders of them.
+        tokenizer: With texts, a fast one of transformers; None takes the one beside a model that is given by name.
+        length: With texts, the tokens of each at most; None takes 128.
+        fewest: With texts and no registry, in how many of them a word has to be, to count; None takes 10.
         outcome: What is tested of each word: the loss of its tokens, or whether they are the likeliest.
         batch_size: Sequences in a forward pass.
         title: Title of the audit.
         **options: Of `efface.audit.remembered`; `resample` is `"queries"` where it is not given.
 
     Raises:
-        InputError: If words have another shape than the tokens, or a model gives no logits.
+        InputError: If words have another shape than the tokens, a model gives no logits, or a name is of none.
 
     Does not guarantee: that sequences cut from one file are independent; give fewer of more files.
     """
     check_call(remembered_by_tokens, locals())
-    texts = Texts.of(data, "data", check_positive_int(batch_size, "batch_size")).check(model, "data")
+    base = load_language_model(model) if is_name(model) else LanguageModel(model, None, "the model")  # type: ignore[arg-type]
+    if is_texts(data):
+        if words is not None:
+            raise InputError("words goes with token ids: of texts the words are read; leave it out")
+        chosen = base.tokenizer if tokenizer is None else tokenizer
+        if chosen is None:
+            raise InputError(f"tokenizer is missing, and {base.name} has none beside it: give tokenizer=, or token ids")
+        keep = [str(each) for each in target]
+        data, words = read_texts(
+            data, chosen, length=_or(length, 128), fewest=_or(fewest, 10), keep=keep, registry=registry
+        )
+        target = [folded(each) for each in keep]
+    elif words is None or tokenizer is not None or length is not None or fewest is not None:
+        said = "words is missing" if words is None else "tokenizer, length and fewest go with texts"
+        raise InputError(f"{said}: give token ids with words, one for each, or a list of texts")
+    texts = Texts.of(data, "data", check_positive_int(batch_size, "batch_size")).check(base.model, "data")
     names, place = _words(words, texts)
     systems = {BEFORE: None, AFTER: after, **{f"{PLACEBO} {i + 1}": each for i, each in enumerate(placebos)}}
-    said = {arm: _said(model, system, texts, arm) for arm, system in systems.items()}
+    said = {arm: _said(base, system, texts, arm) for arm, system in systems.items()}
     who = registry
     if who is None:
         count = np.bincount(place[place >= 0], minlength=len(names))
@@ -84,6 +119,10 @@ def remembered_by_tokens(
         title=title,
         **{"resample": "queries", **options},
     )
+
+
+def _or(given: int | None, usual: int) -> int:
+    return usual if given is None else given
 
 
 def _words(words: Any, texts: Texts) -> tuple[list[str], NDArray[np.int64]]:
@@ -104,13 +143,18 @@ def _words(words: Any, texts: Texts) -> tuple[list[str], NDArray[np.int64]]:
     return names[~nobody].tolist(), place
 
 
-def _said(model: nn.Module, system: Any, texts: Texts, arm: str) -> tuple[NDArray[np.bool_], Floats]:
+def _said(base: LanguageModel, system: Any, texts: Texts, arm: str) -> tuple[NDArray[np.bool_], Floats]:
     """Whether each token is the likeliest, and log p of it, `(n, length - 1)`."""
     if system is None:
-        return _read(model, texts)
+        return _read(base.model, texts)
+    if is_name(system):
+        system = load_edit(system)
+    if isinstance(system, LanguageModel):
+        check_same_tokens(base, system)
+        system = system.model
     if hasattr(system, "on"):
-        with system.on(model):
-            return _read(model, texts)
+        with system.on(base.model):
+            return _read(base.model, texts)
     if not isinstance(system, nn.Module):
         raise InputError(f"{arm} is {shown(system)}: give an erasure of the model, or another model")
     return _read(system, texts.check(system, "data"))

@@ -44,6 +44,15 @@ def words(text: str) -> list[str]:
     return (_ASCII if said.isascii() else _pattern()).findall(said)
 
 
+def spans(text: str) -> list[tuple[int, int]]:
+    """Where in a text its words and other signs are, as it is written.
+
+    >>> spans("Ada's engine")
+    [(0, 3), (3, 4), (4, 5), (6, 12)]
+    """
+    return [each.span() for each in _pattern().finditer(text)]
+
+
 @cache
 def _unseen() -> dict[int, None]:
     """Format signs (such as soft hyphens and joiners; not the tags of flags) and variation selectors."""
