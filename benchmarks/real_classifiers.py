@@ -364,9 +364,8 @@ def photographs(_: argparse.Namespace) -> None:
         rows.append([name, *first, at[0] if at else "-" if about.classes else "no class"])
     table("EfficientNet-Lite0 on photographs", ["", "1", "2", "3", "right at"], rows)
     counts = (sum(1 in at for at in right), sum(bool(at) for at in right))
-    print(
-        f"\nof {len(right)} with a class: top-1 {share(counts[0], len(right))}, top-5 {share(counts[1], len(right))} %"
-    )
+    top1, top5 = (share(count, len(right)) for count in counts)
+    print(f"\nof {len(right)} with a class: top-1 {top1}, top-5 {top5} %")
 
 
 def known_emoji(model: nn.Module, count: int) -> tuple[list[str], Tensor]:

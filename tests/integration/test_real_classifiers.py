@@ -74,7 +74,7 @@ class TestEfficientNet:
         assert _said(network, pictures) == ["palace", "daisy"]
 
     @pytest.mark.parametrize(
-        ("name", "said"), [("brushes", "paintbrush"), ("stream", "valley"), ("cat", "Egyptian Mau")]
+        ("name", "said"), [("brushes", "paintbrush"), ("stream", "valley"), ("coffee", "espresso")]
     )
     def test_knows_photographs_of_packages(self, network: EfficientNetLite0, name: str, said: str) -> None:
         try:
