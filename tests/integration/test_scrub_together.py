@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import efface
 from efface import InputError, Scrubber
@@ -105,6 +107,37 @@ def test_processes_that_were_stopped_at_different_sites_go_on_at_the_same(tmp_pa
     run(2, tmp_path / "b", work)
     one, (first, second) = scrub(slice(0, 8)), (efface.load(tmp_path / f"scrubber{i}") for i in range(2))
     assert first == second and same(one, first, atol=1e-5)
+
+
+def spread(model: Any) -> Any:
+    """Its parameters in all processes, a part in each."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for module in (*model.model.layers, model):
+        fully_shard(module, mesh=mesh)
+    return model
+
+
+def test_a_model_that_is_spread_over_the_processes_too(tmp_path: Path) -> None:
+    """FSDP 2: the hidden states of the whole model, and its scrubber, which goes on both."""
+    sites, ids = efface.find_sites(tiny("llama"), "norms", inputs={"input_ids": IDS}), IDS[:2]
+
+    def work(rank: int) -> Any:
+        rows, model = slice(4 * rank, 4 * rank + 4), spread(tiny("llama"))
+        data, given = {"input_ids": IDS[rows]}, {"batch_size": 2, "group": dist.group.WORLD}
+        with pytest.raises(InputError, match="find the sites before that"):
+            efface.scrub(model, data, LABELS[rows], sites="norms", **given)
+        found = efface.scrub(model, data, LABELS[rows], sites=sites, **given)
+        with pytest.raises(InputError, match="batches is 1 on rank 0 and 2 on rank 1: give each process as many"):
+            efface.scrub(model, {"input_ids": IDS[: 2 + 2 * rank]}, LABELS[: 2 + 2 * rank], sites=sites, **given)
+        found.save(tmp_path / f"scrubber{rank}")
+        with found.on(model), torch.no_grad():
+            return model(ids).logits
+
+    answers = [answer["found"] for answer in run(2, tmp_path, work)]
+    one, first = scrub(slice(0, 8)), efface.load(tmp_path / "scrubber0")
+    assert same(one, first, atol=1e-5)
+    with first.on(model := tiny("llama")), torch.no_grad():
+        assert all(torch.allclose(model(ids).logits, answer, atol=1e-5) for answer in answers)
 
 
 def test_without_a_group_that_was_begun() -> None:

@@ -41,7 +41,7 @@ def test_the_default_is_kept_where_nothing_errs_clearly_less_often() -> None:
     assert gate.score == "last" and calibration.auroc == 1
     assert [how.score for how in tried] == list(CANDIDATES) and [how.chosen for how in tried] == [True, *[False] * 3]
     assert {how.auroc for how in tried} == {1.0} and {how.errors for how in tried} == {0.0}
-    assert all(how.n == (20, 20) and how.gap > 0 for how in tried)
+    assert all(how.n == (20, 20) and how.margin > 0 for how in tried)
 
 
 def test_a_row_that_says_nothing_in_longer_prompts_gives_way_to_one_that_does() -> None:

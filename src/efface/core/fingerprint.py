@@ -237,13 +237,16 @@ def _hooks(module: nn.Module) -> tuple[Any, ...]:
 def _samples(x: Tensor) -> list[bytes] | None:
     """Values of a parameter as bytes, rounded in both ways; None where it holds other numbers than it shows.
 
-    Such are tensors of classes of their own, as those of torchao and quanto, and some cannot be viewed at all.
+    Such are tensors of classes of their own, as those of torchao and quanto, and some cannot be viewed at all. A
+    parameter of which each process has a part is read whole, one after the other, so that all processes have to ask.
     """
     if x.device.type == "meta":
         return _NOTHING
-    if hasattr(type(x), "__tensor_flatten__") and type(x).__name__ != "DTensor":
+    whole: Any = getattr(x, "full_tensor", None)  # of a DTensor
+    if hasattr(type(x), "__tensor_flatten__") and whole is None:
         return None
     try:
+        x = x if whole is None else whole()
         flat = x.reshape(-1)
         some = flat[:: max(1, len(flat) // _SAMPLE)].cpu()
         one, other = some.to(torch.bfloat16).contiguous(), some.to(torch.float16).to(torch.bfloat16).contiguous()

@@ -116,6 +116,11 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return [*_layers(module)][-1]
 
 
+def is_spread(model: nn.Module) -> bool:
+    """Whether parts of its parameters lie in other processes (`torch.distributed.tensor.DTensor`, as of FSDP 2)."""
+    return any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+
+
 def called(module: nn.Module) -> nn.Module:
     """The innermost module that is called when a module is, so that hooks on it run: PEFT only calls `forward`."""
     while (where := wraps(type(module))) not in (None, "base_model"):

@@ -205,6 +205,7 @@ class _Fit:
     def prepare(self, found: list[Site]) -> None:
         """Look at the labels, and at the order in which the model comes by the sites."""
         self.survey = survey(self.batches, self.config.kind, self.together)
+        self.together.check_passes(self.model, self.batches.count)
         self.companions = self._find_companions(found)
         self.calls = execution_order(self.model, found, next(iter(self.batches)))
         repeated = [str(site) for site, calls in self.calls.items() if calls > 1]

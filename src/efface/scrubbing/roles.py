@@ -17,6 +17,7 @@ from torch import nn
 
 from efface._errors import InputError
 from efface.core.site import Site
+from efface.core.subjects import is_spread
 from efface.scrubbing.dataflow import Call, Edge, Trace, is_weight, parents, same_rows, summands, trace
 
 ROLES: dict[str, str] = {
@@ -190,8 +191,13 @@ def seen_roles(model: nn.Module, inputs: Mapping[str, Any]) -> Roles:
         inputs: Keyword arguments of a small forward pass: what does not run in it plays no role.
 
     Raises:
-        InputError: If the model does not run on them.
+        InputError: If the model does not run on them, or its parameters lie in several processes.
     """
+    if is_spread(model):
+        raise InputError(
+            f"parameters of {type(model).__name__} lie in several processes, where no roles can be seen: find the "
+            "sites before that, sites = efface.find_sites(model, 'norms', inputs=...), and pass these"
+        )
     return _Finder(model, trace(model, inputs)).roles()
 
 

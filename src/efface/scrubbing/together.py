@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface.core.collective import Group, Part
-
-T = TypeVar("T")
+from efface.core.collective import Group, Part, same_in_all
+from efface.core.subjects import is_spread
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,17 @@ class Together:
         if wrong is not None:
             raise InputError(wrong)
         return [each["found"] for each in every]
+
+    def check_passes(self, model: nn.Module, batches: int) -> None:
+        """Refuse other numbers of batches in a model whose passes all processes take together.
+
+        Raises:
+            InputError: If they differ, in all processes alike.
+        """
+        if is_spread(model):
+            every = self.told(lambda: {"batches": batches})
+            advice = "give each process as many, as the model is spread over them and all take part in every pass"
+            same_in_all(every, "batches", advice)
 
     def least(self, number: int) -> int:
         """The least of a number over the processes."""

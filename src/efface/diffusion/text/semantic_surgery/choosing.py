@@ -44,7 +44,7 @@ class Candidate:
     Attributes:
         score: Which.
         auroc: How well it tells the prompts of the calibration apart.
-        gap: Gap there, in units of the spread of all scores: what a threshold has on its sides.
+        margin: Half the gap there (see `Calibration`).
         miss: Share of the trial's prompts with the word that a gate with it misses.
         alarm: Share of those without at which it fires.
         n: Prompts of the trial with the word, and without.
@@ -53,7 +53,7 @@ class Candidate:
 
     score: Score
     auroc: float
-    gap: float
+    margin: float
     miss: float
     alarm: float
     n: tuple[int, int]
@@ -96,7 +96,7 @@ def chosen(
 
     It has the first of `scores` by which calibration tells prompts apart, unless another candidate errs less often in
     the trial, by more than `MARGIN` (of misses and false alarms, either counting half): of several the one that errs
-    least, then the one whose calibration leaves the widest gap. A gate of the word's own rows, which know nothing of its
+    least, then the one whose calibration separates best. A gate of the word's own rows, which know nothing of its
     synonyms, is calibrated and tried on prompts that have the word; the others on all of the concept's.
 
     Args:
@@ -123,7 +123,7 @@ def chosen(
     if not made:
         raise refused[0]
     usual: Score | None = next((score for score in scores if score in made), None)
-    ranked: list[Score] = sorted(made, key=lambda score: (made[score][2].errors, -made[score][2].gap))
+    ranked: list[Score] = sorted(made, key=lambda score: (made[score][2].errors, -made[score][2].auroc))
     best = ranked[0]
     if usual is not None and made[usual][2].errors - made[best][2].errors <= MARGIN:
         best = usual
@@ -138,9 +138,7 @@ def _tried(gate: Gate, word: str, given: Sides, trial: Sides) -> tuple[Gate, Cal
         present, there = present[_having(word, given.present)], there[_having(word, trial.present)]
     found = calibrate_gate(present, absent, name=repr(word))
     miss, alarm = _share(there < found.threshold), _share(gone >= found.threshold)
-    spread = float(torch.cat([present, absent]).std())
-    gap = 2 * found.margin / spread if spread > 0 else 0.0
-    how = Candidate(gate.score, found.auroc, gap, miss, alarm, (len(there), len(gone)))
+    how = Candidate(gate.score, found.auroc, found.margin, miss, alarm, (len(there), len(gone)))
     return replace(gate, threshold=found.threshold, sharpness=found.sharpness), found, how
 
 
