@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from efface_worlds.real.packages import PACKAGES, Package, data_file
     from efface_worlds.real.pictures import PHOTOGRAPHS, emoji_pictures, photograph, read_picture
     from efface_worlds.real.resnet import SmallResNet, load_fashion_resnet
+    from efface_worlds.real.tables import RealTable, load_arrests, load_mortgages
     from efface_worlds.real.vectors import WordVectors, load_analogies, load_glove, load_similarities
 
 _NAMES = {
@@ -27,6 +28,7 @@ _NAMES = {
     "efface_worlds.real.packages": ("PACKAGES", "Package", "data_file"),
     "efface_worlds.real.pictures": ("PHOTOGRAPHS", "emoji_pictures", "photograph", "read_picture"),
     "efface_worlds.real.resnet": ("SmallResNet", "load_fashion_resnet"),
+    "efface_worlds.real.tables": ("RealTable", "load_arrests", "load_mortgages"),
     "efface_worlds.real.vectors": ("WordVectors", "load_analogies", "load_glove", "load_similarities"),
 }
 
@@ -39,6 +41,7 @@ __all__ = [
     "PHOTOGRAPHS",
     "Package",
     "SmallResNet",
+    "RealTable",
     "WordVectors",
     "data_file",
     "emoji_classes",
@@ -48,7 +51,9 @@ __all__ = [
     "load_efficientnet",
     "load_fashion",
     "load_fashion_resnet",
+    "load_arrests",
     "load_glove",
+    "load_mortgages",
     "load_similarities",
     "photograph",
     "read_picture",
