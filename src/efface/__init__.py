@@ -67,7 +67,12 @@ if TYPE_CHECKING:
     from efface.scrubbing.fold import foldable
     from efface.scrubbing.scrubber import Scrubber
     from efface.scrubbing.sites import find_roles, find_sites
-    from efface.scrubbing.token_labels import labels_from_characters, labels_from_spans, labels_from_words
+    from efface.scrubbing.token_labels import (
+        labels_from_characters,
+        labels_from_spans,
+        labels_from_tagged,
+        labels_from_words,
+    )
 
 _NAMES = {
     "efface._errors": (
@@ -104,7 +109,12 @@ _NAMES = {
     "efface.scrubbing.collecting": ("collect",),
     "efface.scrubbing.fitting": ("scrub",),
     "efface.scrubbing.fold": ("foldable",),
-    "efface.scrubbing.token_labels": ("labels_from_characters", "labels_from_spans", "labels_from_words"),
+    "efface.scrubbing.token_labels": (
+        "labels_from_characters",
+        "labels_from_spans",
+        "labels_from_tagged",
+        "labels_from_words",
+    ),
     "efface.scrubbing.scrubber": ("Scrubber",),
     "efface.core.concept": ("Concept",),
     "efface.core.erasure": ("Erasure", "load"),
@@ -174,6 +184,7 @@ __all__ = [
     "join_concepts",
     "labels_from_characters",
     "labels_from_spans",
+    "labels_from_tagged",
     "labels_from_words",
     "load",
     "methods",

@@ -17,7 +17,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import BatchEncoding
 
-from efface import EffaceWarning, InputError, labels_from_characters, labels_from_spans, labels_from_words
+from efface import (
+    EffaceWarning,
+    InputError,
+    labels_from_characters,
+    labels_from_spans,
+    labels_from_tagged,
+    labels_from_words,
+)
 from efface.core.site import Site
 from efface.scrubbing.batches import Batch, Batches, survey
 from efface.scrubbing.forward import align
@@ -480,6 +487,46 @@ def test_offsets_that_begin_anew(offsets):
 )
 def test_offsets_that_go_on(offsets):
     assert labels_from_characters([[(0, 1, 1)]], [offsets], outside=0).max() == 1
+
+
+TAGGED = [[("Do", "AUX"), ("n't", "PART"), ("run", "VERB"), (".", "PUNCT")]]
+DONT_RUN = [[(0, 0), (0, 3), (3, 5), (5, 9), (9, 10)]]  # "", "Don", "'t", " run", "."
+
+
+def test_labels_of_tagged_text():
+    found = labels_from_tagged(["Don't run."], TAGGED, {"offset_mapping": DONT_RUN})
+    assert found.tolist() == [[-100, -100, 1, 3, 2]], "a token of two words is left out"
+    assert torch.equal(labels_from_tagged(["Don't run."], TAGGED, torch.tensor(DONT_RUN)), found)
+    with pytest.raises(InputError, match='text 0: a token is in the span .* and in another one; write shared="ignore"'):
+        labels_from_tagged(["Don't run."], TAGGED, DONT_RUN, shared="refuse")
+    of_one = [[("Do", 7), ("n't", 7), ("run", -100), (".", 1)]]
+    assert labels_from_tagged(["Don't run."], of_one, DONT_RUN).tolist() == [[-100, 7, 7, -100, 1]]
+    assert labels_from_tagged(["Don't run."], [[("Do", -100)]], DONT_RUN, outside=0).tolist() == [[-100, 0, 0, 0, 0]]
+
+
+def test_a_word_is_looked_for_behind_the_one_before():
+    labels = labels_from_tagged(["a ba a"], [[("a", 1), ("ba", 2), ("a", 3)]], [[(0, 1), (1, 4), (4, 6)]])
+    assert labels.tolist() == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("texts", "tagged", "text"),
+    [
+        (["Don't run."], [[("Do", 1), ("not", 2)]], r"text 0: word 1 \(from 0\) is 'not', and at character 2"),
+        (["Don't run."], [[("Do", 1), ("run", 2)]], r"text 0: word 1 \(from 0\) is 'run', and at character 2"),
+        (["Don't run."], [[("Don't", 1), ("run", 2), ("run", 2)]], r"word 2 \(from 0\) is 'run', and at character 9"),
+        (["Don't run.", "x"], TAGGED, "2 texts and tagged words for 1"),
+        (["Don't run."], [["Do"]], r"text 0 has 'Do' among its words: give \(word, label\)"),
+        (["Don't run."], [[("Do", None)]], "missing"),
+        (["Don't run."], [[("", 1)]], r"give \(word, label\)"),
+        (["Don't run."], [[("Do", 0.5)]], "three integers: number the classes"),
+    ],
+)
+def test_tags_that_are_of_another_text(texts, tagged, text):
+    with pytest.raises(InputError, match=text):
+        labels_from_tagged(texts, tagged, DONT_RUN)
+    with pytest.raises(InputError, match="return_offsets_mapping=True"):
+        labels_from_tagged(["x"], [[("x", 1)]], {"input_ids": [[0]]})
 
 
 @pytest.mark.parametrize("span", [(2, 2, 1), (3, 1, 1), (-1, 2, 1), (0, 2, "a"), (0, 2, None)])

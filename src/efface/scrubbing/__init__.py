@@ -19,6 +19,7 @@ __getattr__, __dir__ = attach(
         "foldable": "efface.scrubbing.fold",
         "labels_from_characters": "efface.scrubbing.token_labels",
         "labels_from_spans": "efface.scrubbing.token_labels",
+        "labels_from_tagged": "efface.scrubbing.token_labels",
         "labels_from_words": "efface.scrubbing.token_labels",
         "nnsight_edited": "efface.scrubbing.adapters",
         "scrub": "efface.scrubbing.fitting",

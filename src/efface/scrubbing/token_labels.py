@@ -1,9 +1,9 @@
-"""Labels of tokens: from spans of tokens or of characters, from words, and ragged rows made rectangular."""
+"""Labels of tokens: from spans of tokens or characters, from words, from tagged text; ragged rows made rectangular."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ ONE_A_TOKEN = (
 
 _JOINED = 3
 """Letters that a tokenizer may join into one (with accents) before it takes that to pieces."""
+
+Shared = Literal["refuse", "ignore"]
+"""What becomes of a token that lies in two spans of different labels."""
 
 IGNORE = -100
 """Label of a position that belongs to no class; the convention of PyTorch's and of Hugging Face's losses."""
@@ -77,7 +80,11 @@ def _is_whole(value: Any) -> bool:
 
 
 def labels_from_characters(
-    spans: Sequence[Iterable[tuple[int, int, int]]], offsets: Any, *, outside: int = IGNORE
+    spans: Sequence[Iterable[tuple[int, int, int]]],
+    offsets: Any,
+    *,
+    outside: int = IGNORE,
+    shared: Shared = "refuse",
 ) -> Tensor:
     """Token labels `(n, length)` from spans of characters.
 
@@ -88,9 +95,11 @@ def labels_from_characters(
         offsets: `(n, length, 2)`: where each token begins and ends, as a fast tokenizer's
             `return_offsets_mapping=True` gives it.
         outside: Label of tokens in no span, as in `labels_from_spans`.
+        shared: Tokens in two spans of different labels, as "don" of "do" and "n't": `"refuse"` them, or `"ignore"`,
+            which leaves them out of the fit.
 
     Raises:
-        InputError: If a token is in two spans of different labels, or shapes disagree.
+        InputError: If a token is in two spans of different labels and `shared` is `"refuse"`, or shapes disagree.
 
     >>> labels_from_characters([[(0, 3, 1)]], [[[0, 0], [0, 3], [4, 7]]], outside=0).tolist()
     [[-100, 1, 0]]
@@ -105,14 +114,20 @@ def labels_from_characters(
     labels = torch.full(real.shape, check_int64(outside, "outside"), dtype=torch.int64).masked_fill_(~real, IGNORE)
     for row, found in enumerate(spans):
         taken = torch.zeros(real.shape[1], dtype=torch.bool)
+        torn = taken.clone()
         for start, end, label in map(_span, found):
             if not 0 <= start < end:
                 raise InputError(f"text {row} has the span ({start}, {end}, {label}), expected 0 <= start < end")
             inside = real[row] & (starts[row] < end) & (ends[row] > start)
-            if bool((taken & inside & (labels[row] != label)).any()):
-                raise InputError(f"text {row}: a token is in the span ({start}, {end}, {label}) and in another one")
+            torn |= (clash := taken & inside & (labels[row] != label))
+            if shared == "refuse" and bool(clash.any()):
+                raise InputError(
+                    f"text {row}: a token is in the span ({start}, {end}, {label}) and in another one; "
+                    'write shared="ignore" to leave such tokens out'
+                )
             taken |= inside
             labels[row, inside] = label
+        labels[row, torn] = IGNORE
     return labels
 
 
@@ -168,6 +183,70 @@ def labels_from_words(words: Any, word_ids: Any, *, first_only: bool = False) ->
         rows.append([_of_word(labels, n, first_only and at > 0 and ids[at - 1] == n) for at, n in enumerate(ids)])
     whole = all(isinstance(label, int) for labels in numbers for label in labels)
     return torch.tensor(rows, dtype=torch.int64 if whole else torch.float64)
+
+
+def labels_from_tagged(
+    texts: Sequence[str],
+    tagged: Sequence[Sequence[Any]],
+    offsets: Any,
+    *,
+    outside: int = IGNORE,
+    shared: Shared = "ignore",
+) -> Tensor:
+    """Token labels `(n, length)` of texts whose words a tagger labelled, tokenized whole.
+
+    The words are looked for in their text, one after the other. Text that is given to a tokenizer word by word, as
+    `labels_from_words` wants it, is another text to tokenizers whose tokens hold the space before a word (GPT-2,
+    Llama 3, SmolLM2): without spaces.
+
+    Args:
+        texts: The texts, as the tokenizer was given them.
+        tagged: For each text its words in their order, each with its label: integers, or text, which is numbered in
+            the order of the classes of all words, sorted. `IGNORE` leaves a word out. What lies between words needs
+            none.
+        offsets: As in `labels_from_characters`, or what a fast tokenizer gave with `return_offsets_mapping=True`.
+        outside: Label of tokens in no word, such as spaces that are tokens of their own.
+        shared: Tokens in two words of different labels, as in `labels_from_characters`.
+
+    Raises:
+        InputError: If a word is not in its text behind the one before it (the text says which), a label is missing or
+            no class, or shapes disagree.
+
+    >>> batch = {"offset_mapping": [[[0, 0], [0, 3], [3, 7], [7, 8]]]}
+    >>> labels_from_tagged(["The cat."], [[("The", "DET"), ("cat", "NOUN"), (".", "PUNCT")]], batch).tolist()
+    [[-100, 0, 1, 2]]
+    """
+    check_call(labels_from_tagged, locals())
+    if len(texts) != len(tagged):
+        raise InputError(f"there are {len(texts)} texts and tagged words for {len(tagged)}: give one row of words each")
+    pairs = [[_tagged_word(pair, i) for pair in words] for i, words in enumerate(tagged)]
+    numbers = _numbered_rows([[label for _, label in words] for words in pairs])
+    spans = [_where(texts[i], words, numbers[i], i) for i, words in enumerate(pairs)]
+    given = offsets.get("offset_mapping") if hasattr(offsets, "get") else offsets
+    if given is None:
+        raise InputError("offsets has no offset_mapping: call the tokenizer with return_offsets_mapping=True")
+    return labels_from_characters(spans, given, outside=outside, shared=shared)
+
+
+def _tagged_word(given: Any, text: int) -> tuple[str, Any]:
+    if not isinstance(given, (tuple, list)) or len(given) != 2 or not isinstance(given[0], str) or not given[0]:
+        raise InputError(f"text {text} has {shown(given)} among its words: give (word, label) for each")
+    return given[0], given[1]
+
+
+def _where(text: str, words: list[tuple[str, Any]], labels: list[Any], number: int) -> list[tuple[int, int, Any]]:
+    """Spans of the words of a text."""
+    spans, end = [], 0
+    for at, ((word, _), label) in enumerate(zip(words, labels, strict=True)):
+        start = text.find(word, end)
+        if start < 0 or text[end:start].strip():
+            raise InputError(
+                f"text {number}: word {at} (from 0) is {shown(word)}, and at character {end} the text goes on "
+                f"{shown(text[end : end + 20])}: give the words of this text, all and in their order"
+            )
+        end = start + len(word)
+        spans += [(start, end, label)] if label != IGNORE else []
+    return spans
 
 
 def _of_word(labels: Sequence[Any], number: int | None, goes_on: bool) -> Any:

