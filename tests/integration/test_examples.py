@@ -20,6 +20,10 @@ ALONE = {"02_transformers/lm_evaluation.py": "lm_eval changes loggers and variab
 """Example -> why it has a process of its own. The others run in that of the tests, which has imported torch already."""
 
 SHOWN: dict[str, tuple[str, Callable[..., bool]]] = {
+    "01_tables/gender_in_word_vectors.py": (
+        r"probe: (\S+)% before, (\S+)% after[\s\S]*science, arts.* +(\S+) \(p.*-> +(\S+) [\s\S]*insects .*-> +(\S+) ",
+        lambda before, after, was, now, flowers: before > after + 10 and was > 1 > now and flowers > 1,
+    ),
     "01_tables/pipeline_with_routing.py": (
         r"logistic regression +(\S+) \+- \S+ +(\S+) \+-[\s\S]*larger group: (\S+)",
         lambda before, after, chance: before > chance + 0.1 and after < chance + 0.02,
