@@ -17,8 +17,8 @@ A seed draws the sham, the prompts' seeds, the noise and the held-out pictures a
 have the direct prompt alone, golds (in the first `--golds` seeds) 40 pictures of it, and likelihood, features,
 completion and relearning, without which nothing is called removed. With `--methods` erasures of seed2 are judged
 instead, by the direct prompt, likelihood, features and completion. What is inconclusive is judged again with so many
-times (--again) the pictures of the direct prompt; both are counted. A line of JSON for each subject, written when it is
-known: what is in the file is not done again; the counts are by the rule as it is now.
+times (--again) the pictures of the direct prompt, and the held-out ones; both are counted. A line of JSON for each
+subject, written when it is known: what is in the file is not done again; the counts are by the rule as it is now.
 """
 
 from __future__ import annotations
@@ -136,14 +136,16 @@ class Models:
         return self._studio.fit(self.name, method)
 
 
-def judged(panel: Panel, case: Case, images: int, names: Sequence[str], shared: dict[Any, Any]) -> dict[str, Any]:
-    """The verdict about a subject, and its rows."""
+def judged(
+    panel: Panel, case: Case, images: int, times: int, names: Sequence[str], shared: dict[Any, Any]
+) -> dict[str, Any]:
+    """The verdict about a subject, and its rows; with so many times the pictures that are drawn, and held out."""
     budgets = {
         "direct prompt": {"images": images},
-        "likelihood": {"pictures": 32, "draws": 2},
+        "likelihood": {"pictures": 32 * times, "draws": 2},
         "features": {"pictures": 64},
         "diffusion completion": {"images": 24, "hand_over": (0.1,), "unprompted": (0.2,)},
-        "relearning": {"sets": 1, "steps": (10, 20), "held_out": 48, "draws": 3},
+        "relearning": {"sets": 1, "steps": (10, 20), "held_out": 48 * times, "draws": 3},
         "textual inversion": {"images": 16, "steps": 60},
     }
     start = time.process_time()
@@ -184,7 +186,7 @@ def run(args: argparse.Namespace) -> None:
         ),
     ):
         for seed, (name, every) in product(range(seeds), models.items()):
-            case = case_of(studio, base, name, 96, seed, pictures_seed=seed)
+            case = case_of(studio, base, name, 64 + 48 * max(1, args.again), seed, pictures_seed=seed)
             shared: dict[int, dict[Any, Any]] = {}
             for subject, n in product(asked_, (images, images * max(1, args.again))):
                 line = done.get((name, seed, subject), {"verdict": OPEN, "images": 0})
@@ -192,7 +194,7 @@ def run(args: argparse.Namespace) -> None:
                     continue
                 line = {"concept": name, "seed": seed, "subject": subject, "images": n}
                 panel = Panel(base, every(subject, seed), every.gold)
-                line |= judged(panel, case, n, names, shared.setdefault(n, {}))
+                line |= judged(panel, case, n, n // images, names, shared.setdefault(n, {}))
                 done[name, seed, subject] = line
                 with args.out.open("a") as out:
                     out.write(json.dumps(line) + "\n")
