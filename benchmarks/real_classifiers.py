@@ -3,7 +3,8 @@
     python -m benchmarks.real_classifiers fashion --out F      # a small ResNet on Fashion-MNIST: 4 CPU-min a seed
     python -m benchmarks.real_classifiers emoji                # what EfficientNet-Lite0 says of emoji: 30 CPU-s
     python -m benchmarks.real_classifiers photographs          # and of photographs
-    python -m benchmarks.real_classifiers maps --out F         # its maps, next to controls: 15 CPU-min
+    python -m benchmarks.real_classifiers maps --out F         # its maps, next to controls: 10 CPU-min
+    python -m benchmarks.real_classifiers cells --out F        # other cells, more passes: 6 CPU-min
     python -m benchmarks.real_classifiers diet --out F         # DiET on it: 15 CPU-min; goes on from where it was
     python -m benchmarks.real_classifiers page --out F         # `efface explain` on it: a report and overlays
 
@@ -21,7 +22,7 @@ import copy as copying
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from efface.attribution.maskers import Grid, Masker
 from efface.attribution.predictions import predict
 from efface.attribution.removal import Marginal, Removal
 from efface.attribution.removal_images import Blur, ConstantColour
+from efface.attribution.superpixels import Superpixels
 from efface.attribution.tuning import input_dropout, random_mask_distillation
 from efface.explanation.mapping import occlusion_windows
 from efface.stats.intervals import Interval, bootstrap_interval, paired_interval, wilson_interval
@@ -61,7 +63,7 @@ from efface_worlds.real.resnet import make_resnet
 Scores = dict[str, np.ndarray]
 """Name of a figure -> a value for each picture."""
 
-KEPT = (0.01, 0.02, 0.05, 0.1, 0.2)
+KEPT = (0.02, 0.05, 0.1, 0.2, 0.5)
 FIGURES = (*(f"keep {100 * share:.0f} %" for share in KEPT), "drop 5 %")
 BASELINES = ("gradient", "input-x-gradient", "integrated-gradients", "gradcam", "occlusion", "simple-fullgrad")
 REMOVALS: dict[str, Callable[[Tensor], Removal]] = {
@@ -70,6 +72,19 @@ REMOVALS: dict[str, Callable[[Tensor], Removal]] = {
     "blur": lambda images: Blur(3.5),
 }
 """Q by name; the first is the default of `efface explain`, the last what its `--removal blur` takes at 28 pixels."""
+
+AGAIN = "QFA, other q @ fb"
+LIKE = (
+    ("QFA @ fb", AGAIN),
+    ("QFA @ fb", "QFA of fr @ fb"),
+    ("QFA @ fb", "QFA of fh @ fb"),
+    ("gradient @ fb", "gradient of fr @ fb"),
+    ("gradient @ fb", "gradient of fh @ fb"),
+    ("QFA @ fb", "edge @ fb"),
+    ("gradient @ fb", "edge @ fb"),
+    ("QFA @ fb", "gradient @ fb"),
+    ("QFA @ fb", "random @ fb"),
+)
 
 STYLES = ("noto", "twemoji", "fluent", "black and white")
 
@@ -88,6 +103,8 @@ class Case:
         baselines: Which.
         draws: Of q, of the curves.
         batch: Pictures at a time.
+        options: Of baselines, where others than the defaults.
+        again: Whether masks are searched once more under other draws, and on the untrained network.
     """
 
     name: str
@@ -99,6 +116,8 @@ class Case:
     baselines: tuple[str, ...] = BASELINES
     draws: int = 4
     batch: int = 32
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    again: bool = True
 
     def curves(self, model: nn.Module, maps: Tensor, seed: int) -> Scores:
         """Figures of maps on a model."""
@@ -119,6 +138,7 @@ class Case:
         if method in ("integrated-gradients", "occlusion"):  # what stands for nothing is the mean of Q, as elsewhere
             mean = torch.tensor(getattr(self.removal, "mean", 0.0)).reshape(-1, 1, 1)
             options["baseline"] = mean.expand(self.x.shape[1:]).clone()
+        options |= self.options.get(method, {})
         return attribute(method, model, self.x, batch_size=self.batch, seed=seed, **options).detach()
 
 
@@ -162,12 +182,14 @@ def of_model(case: Case, kept: Kept, seed: int) -> Iterator[tuple[str, dict[str,
         make = lambda n=name: case.baseline(n, model, seed)  # noqa: E731
         yield f"{name} @ fb", mapped(case, kept, f"{name} fb", model, make, seed)
     yield "QFA @ fb", mapped(case, kept, "qfa fb", model, lambda: case.qfa(model, seed), seed)
-    yield "QFA, other q @ fb", mapped(case, kept, "qfa-again fb", model, lambda: case.qfa(model, seed + 100), seed)
+    if case.again:
+        yield AGAIN, mapped(case, kept, "qfa-again fb", model, lambda: case.qfa(model, seed + 100), seed)
     for short, other in (("fr", case.anew()), ("fh", shuffled(model))):
         make = lambda m=other: case.baseline("gradient", m, seed)  # noqa: E731
         yield f"gradient of {short} @ fb", mapped(case, kept, f"gradient {short}", model, make, seed)
-        make = lambda m=other: case.qfa(m, seed)  # noqa: E731
-        yield f"QFA of {short} @ fb", mapped(case, kept, f"qfa {short}", model, make, seed)
+        if case.again or short == "fh":
+            make = lambda m=other: case.qfa(m, seed)  # noqa: E731
+            yield f"QFA of {short} @ fb", mapped(case, kept, f"qfa {short}", model, make, seed)
 
 
 def shuffled(model: nn.Module) -> nn.Module:
@@ -225,7 +247,7 @@ def show_gaps(title: str, scores: Mapping[str, Scores], pairs: Sequence[tuple[st
 
 def show_likeness(title: str, runs: Sequence[dict[str, dict[str, Any]]], pairs: Sequence[tuple[str, str]]) -> None:
     rows = []
-    for a, b in pairs:
+    for a, b in ((a, b) for a, b in pairs if a in runs[0] and b in runs[0]):
         values = np.mean([likeness(run[a]["maps"], run[b]["maps"]) for run in runs], 0)
         rows.append([f"{a} and {b}", said(bootstrap_interval(values))])
     table(title, ["", "rank correlation"], rows)
@@ -239,19 +261,6 @@ def show_cost(case: Case, run: dict[str, dict[str, Any]]) -> None:
 def best_control(scores: Mapping[str, Scores], model: str) -> str:
     names = [f"{name} @ {model}" for name in CONTROLS]
     return max(names, key=lambda name: float(scores[name]["keep 5 %"].mean()))
-
-
-LIKE = (
-    ("QFA @ fb", "QFA, other q @ fb"),
-    ("QFA @ fb", "QFA of fr @ fb"),
-    ("QFA @ fb", "QFA of fh @ fb"),
-    ("gradient @ fb", "gradient of fr @ fb"),
-    ("gradient @ fb", "gradient of fh @ fb"),
-    ("QFA @ fb", "edge @ fb"),
-    ("gradient @ fb", "edge @ fb"),
-    ("QFA @ fb", "gradient @ fb"),
-    ("QFA @ fb", "random @ fb"),
-)
 
 
 def fashion(options: argparse.Namespace) -> None:
@@ -384,7 +393,8 @@ def large(options: argparse.Namespace) -> tuple[Case, list[str]]:
     removal = ConstantColour.of(emoji_pictures(list(emoji_classes()), "twemoji"))
     anew = lambda: untrained()  # noqa: E731
     few = ("gradient", "integrated-gradients", "gradcam", "occlusion")
-    return Case("efficientnet", model, x, removal, Grid(14), anew, few, draws=2, batch=8), names
+    cheap = {"occlusion": {"window": 28, "stride": 28}, "integrated-gradients": {"steps": 16}}
+    return Case("efficientnet", model, x, removal, Grid(14), anew, few, 2, 8, cheap, again=False), names
 
 
 def untrained() -> nn.Module:
@@ -415,11 +425,40 @@ def maps(options: argparse.Namespace) -> None:
     show_cost(case, run)
 
 
+def cells(options: argparse.Namespace) -> None:
+    """Masks of EfficientNet-Lite0 by other cells, and by more passes."""
+    case, names = large(options)
+    first = replace(case, x=case.x[:16], name="efficientnet-cells")
+    kept, rows = Kept(options.out), []
+    ways: dict[str, tuple[Masker, int]] = {
+        "16 x 16 cells, 30 passes": (Grid(14), 30),
+        "16 x 16 cells, 100 passes": (Grid(14), 100),
+        "8 x 8 cells": (Grid(28), 30),
+        "4 x 4 cells": (Grid(56), 30),
+        "64 superpixels": (Superpixels(8, 8), 30),
+    }
+    for name, (masker, steps) in ways.items():
+
+        def search(masker: Masker = masker, steps: int = steps) -> dict[str, Any]:
+            shared: dict[str, Any] = {"removal": case.removal, "masker": masker, "step": 1.5 / steps, "steps": steps}
+            found = qfa(case.model, first.x, **shared, batch_size=case.batch)
+            return {"maps": found.maps.numpy(), "kept": found.kept.numpy(), "change": found.change.numpy()}
+
+        found = kept.get(f"cells {name}", search)
+        values = torch.from_numpy(found["maps"])
+        scores = kept.get(f"cells figures {name}", lambda v=values: first.curves(case.model, v, 0))
+        cost = f"{float(found['seconds']) / len(values):.1f}"
+        shown = [found["kept"], found["change"], *(scores[f"keep {k} %"] for k in (5, 10, 20))]
+        rows.append([name, *(said(bootstrap_interval(column)) for column in shown), cost])
+    header = ["", "kept of the cells", "change (0 to 2)", "keep 5 %", "keep 10 %", "keep 20 %", "CPU-s a picture"]
+    table(f"QFA of EfficientNet-Lite0, {len(first.x)} emoji: {', '.join(names[:16])}", header, rows)
+
+
 def diet(options: argparse.Namespace) -> None:
     """DiET's copy of EfficientNet-Lite0, tuned on emoji by Twemoji."""
     case, names = large(options)
     kept, every = Kept(options.out), list(emoji_classes())
-    lot = np.random.default_rng(1).permutation(len(every))[: options.tuned or 64]
+    lot = np.random.default_rng(1).permutation(len(every))[: options.tuned or 48]
     tuned = emoji_pictures([every[i] for i in lot], "twemoji")
     fitted = fitted_diet(case, options.out, tuned, 0)
     copy = fitted.student(case.model)
@@ -457,7 +496,7 @@ def page(options: argparse.Namespace) -> None:
     print(f"written to {out}")
 
 
-PARTS = {part.__name__: part for part in (fashion, emoji, photographs, maps, diet, page)}
+PARTS = {part.__name__: part for part in (fashion, emoji, photographs, maps, cells, diet, page)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -467,7 +506,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of tuning, of fashion (default: 3)")
     parser.add_argument("--images", type=int, help="how many are explained (default: 500 garments, 32 emoji)")
     parser.add_argument("--removal", choices=list(REMOVALS), default="colour", help="Q, of fashion")
-    parser.add_argument("--tuned", type=int, help="how many DiET tunes on (default: 1,000 garments, 64 emoji)")
+    parser.add_argument("--tuned", type=int, help="how many DiET tunes on (default: 1,000 garments, 48 emoji)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
