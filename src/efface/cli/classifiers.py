@@ -99,11 +99,11 @@ def _check_options(args: Explain, factory: bool) -> None:
 
 
 def _world(found: Any, seed: int, say: Say) -> Classifier:
-    say(f"training a small classifier on {_TRAIN} images of {found.title}, a few seconds")
+    say(found.note(_TRAIN))
     world, network = found.make(seed, train=_TRAIN, test=_TEST, epochs=_EPOCHS)
     own = Own(world.test.images, world.test.labels, world.train.images)
-    size = (world.train.images.shape[2], world.train.images.shape[3])
-    return Classifier(PixelModel(network), 3, size, world.classes, own=own)
+    channels, height, width = world.train.images.shape[1:]
+    return Classifier(PixelModel(network), channels, (height, width), world.classes, own=own)
 
 
 def _made(args: Explain, say: Say) -> Classifier:

@@ -383,8 +383,9 @@ class Explain(Options):
     MODEL is a folder that transformers can load as an image classifier (with its image processor), or
     package.module:factory, a function without arguments that returns a torch module, or a world of efface-worlds:
     "digits" (a classifier trained where a corner patch goes with the class), "hard-digits", "block-digits",
-    "shape-pairs". IMAGES are images or folders of them, in any depth; a world has images of its own. Pickled files are
-    not read.
+    "shape-pairs", and two that nobody here made: "fashion" (Fashion-MNIST, of Debian) and "imagenet"
+    (EfficientNet-Lite0 on emoji). IMAGES are images or folders of them, in any depth; a world has images of its own.
+    Pickled files are not read.
     """
 
     subject = "explanations"

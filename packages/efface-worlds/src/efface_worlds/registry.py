@@ -15,6 +15,7 @@ from efface._errors import InputError
 
 _ROOMS = {"shapes": "efface_worlds.shapes", "emoji": "efface_worlds.emoji"}
 _PICTURES = "efface_worlds.attribution"
+_REAL = "efface_worlds.real.worlds"
 _FEW, _NEAR = 12, 8
 """So many other concepts stand for all of them where there are more, and so many siblings of them at most."""
 
@@ -153,8 +154,37 @@ class ClassifierWorld:
         world = room.make_world(self.title, seed, train=train, test=test)
         return world, room.train_classifier(world, seed, epochs=epochs)
 
+    def note(self, train: int) -> str:
+        """What `make` does, in words."""
+        return f"training a small classifier on {train} images of {self.title}, a few seconds"
 
-World = PipelineWorld | ClassifierWorld
+
+@dataclass(frozen=True)
+class RealClassifier:
+    """A classifier that is not trained here, with pictures that others made.
+
+    Attributes:
+        name: What it is called.
+        summary: One line.
+        title: What it is.
+    """
+
+    kind: ClassVar[str] = "classifier"
+
+    name: str
+    summary: str
+    title: str
+
+    def make(self, seed: int, *, train: int, test: int, epochs: int) -> tuple[Any, Any]:
+        """Its first pictures, and the classifier; neither depends on the seed, and nothing is trained."""
+        return getattr(importlib.import_module(_REAL), f"{self.name}_world")(train, test)
+
+    def note(self, train: int) -> str:
+        """What `make` does, in words."""
+        return f"reading {self.title}"
+
+
+World = PipelineWorld | ClassifierWorld | RealClassifier
 
 _OBJECTS = ("circle", "square", "diamond", "triangle", "star", "heart")
 _EMOJI = (
@@ -179,6 +209,10 @@ WORLDS: dict[str, World] = {
         ClassifierWorld("hard-digits", "digits among noise and a smaller digit of another hand", "hard digits"),
         ClassifierWorld("block-digits", "a digit in one tile of four, shuffled ones in the others", "block digits"),
         ClassifierWorld("shape-pairs", "two shapes, of which one is of a kind that is a class", "shape pairs"),
+        RealClassifier(
+            "fashion", "Fashion-MNIST, of Debian, and a small ResNet of it", "Fashion-MNIST and a small ResNet of it"
+        ),
+        RealClassifier("imagenet", "EfficientNet-Lite0, on emoji that show a class", "EfficientNet-Lite0 and emoji"),
     )
 }
 """Name -> world."""
