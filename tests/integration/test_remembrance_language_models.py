@@ -159,6 +159,29 @@ def test_what_is_no_language_model_is_refused(
         remembered_by_tokens(**{name: placed(value) for name, value in {**given, **change}.items()})
 
 
+def test_a_model_that_has_seen_what_it_predicts_is_refused_and_one_reads_no_more_than_it_can(folder: Path) -> None:
+    torch.manual_seed(0)
+    small: Any = {"vocab_size": 12, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    filling = transformers.BertLMHeadModel(
+        transformers.BertConfig(**small, intermediate_size=8, max_position_embeddings=32, initializer_range=0.5)
+    ).eval()
+    words = load_language_model(folder / "before").tokenizer
+    own: Any = {"data": texts(), "target": ["they"], "tokenizer": words, **FEW}
+    with pytest.raises(InputError, match="the model of 'before' says of a token changes with the tokens behind it"):
+        remembered_by_tokens(filling, filling, **own)
+    with pytest.raises(InputError, match="the model of 'after' says"):
+        remembered_by_tokens(folder / "before", filling, **own)
+    short = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=12, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+        )
+    ).eval()
+    with pytest.raises(InputError, match="length is 9, and the model reads 8 tokens at most"):
+        remembered_by_tokens(short, short, length=9, **own)
+    audit = remembered_by_tokens(short, short, **own)
+    assert audit.settings["answers in an arm"] < 40 * 8
+
+
 def test_no_folder_is_looked_up_on_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that is misspelt could be somebody's model there."""
 

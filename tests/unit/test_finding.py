@@ -244,6 +244,7 @@ def test_shares_without_spread_between_groups_keep_an_interval() -> None:
         (lambda: bootstrap_interval([1.0, 2.0], resamples=39), "resamples is 39: .* need at least 40"),
         (lambda: bootstrap_interval([1.0, 2.0], level=0.999, resamples=1000), "need at least 2000"),
         (lambda: paired_interval([1.0, 2.0], [1.0, 1.0], resamples=1), "resamples is 1"),
+        (lambda: bootstrap_interval([1.0, 2.0], resamples=2**70), "write at most 1,000,000"),
         (lambda: percentile_interval(1.0, [1.0], "by hand"), "the number of resamples is 1"),
     ],
 )

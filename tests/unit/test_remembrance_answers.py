@@ -232,3 +232,12 @@ def test_a_takedown_names_who_rises_who_falls_and_the_heirs() -> None:
 def test_what_cannot_be_searched_or_taken_down_is_refused(call: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         call(Corpus.of(TEXTS, WHO))
+
+
+def test_a_system_that_gives_no_observation_is_refused() -> None:
+    class Says:
+        def observe(self, query: Query, seed: int) -> Any:
+            return "Ada"
+
+    with pytest.raises(InputError, match="the answer to 'q' is a str, expected a Observation"):
+        ask(Says(), Says(), [Query("q", "who?", {"ada": 1.0})])

@@ -26,6 +26,7 @@ Floats = NDArray[np.float64]
 _NORMAL = NormalDist()
 _RESAMPLED_AT_MOST = 4000
 _CELLS = 2**22
+_MOST_DRAWS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,10 @@ def bootstrap_interval(
 
 
 def check_draws(draws: int, alpha: float, name: str = "draws") -> int:
-    """As many resamples as have a percentile at each end.
+    """As many resamples as have a percentile at each end, and no more than can be drawn.
 
     Raises:
-        InputError: If there are fewer: the ends of their intervals would be those of a few draws.
+        InputError: If there are fewer: the ends of their intervals would be those of a few draws. Or more.
 
     >>> check_draws(1, 0.05)
     Traceback (most recent call last):
@@ -139,6 +140,8 @@ def check_draws(draws: int, alpha: float, name: str = "draws") -> int:
             f"{name} is {draws}: percentiles of {100 * (1 - alpha):g}% intervals need at least {least} resamples; 2000 "
             "are usual"
         )
+    if draws > _MOST_DRAWS:
+        raise InputError(f"{name} is {draws}: write at most {_MOST_DRAWS:,}; 2000 are usual")
     return draws
 
 

@@ -26,6 +26,7 @@ from efface.audit.remembrance.language_models import (
     is_texts,
     load_edit,
     load_language_model,
+    longest,
     read_texts,
 )
 from efface.audit.remembrance.ledger import Ledger
@@ -38,6 +39,7 @@ from efface.core.doors import check_call
 
 Floats = NDArray[np.float64]
 _NONE = ("", str(IGNORED))
+_ROUNDING = 1e-3
 
 
 def remembered_by_tokens(
@@ -74,7 +76,7 @@ def remembered_by_tokens(
             words count, by any of their names of one word.
         placebos: Erasures that should not matter, such as `scrubber.random_control()`, or models, or folders of them.
         tokenizer: With texts, a fast one of transformers; None takes the one beside a model that is given by name.
-        length: With texts, the tokens of each at most; None takes 128.
+        length: With texts, the tokens of each at most; None takes 128, or what the model can read if that is less.
         fewest: With texts and no registry, in how many of them a word has to be, to count; None takes 10.
         outcome: What is tested of each word: the loss of its tokens, or whether they are the likeliest.
         batch_size: Sequences in a forward pass.
@@ -94,9 +96,11 @@ def remembered_by_tokens(
         chosen = base.tokenizer if tokenizer is None else tokenizer
         if chosen is None:
             raise InputError(f"tokenizer is missing, and {base.name} has none beside it: give tokenizer=, or token ids")
-        keep = [str(each) for each in target]
+        keep, most = [str(each) for each in target], longest(base.model)
+        if length is not None and length > most:
+            raise InputError(f"length is {length}, and {base.name} reads {most} tokens at most: write no more")
         data, words = read_texts(
-            data, chosen, length=_or(length, 128), fewest=_or(fewest, 10), keep=keep, registry=registry
+            data, chosen, length=_or(length, min(128, most)), fewest=_or(fewest, 10), keep=keep, registry=registry
         )
         target = [folded(each) for each in keep]
     elif words is None or tokenizer is not None or length is not None or fewest is not None:
@@ -146,7 +150,7 @@ def _words(words: Any, texts: Texts) -> tuple[list[str], NDArray[np.int64]]:
 def _said(base: LanguageModel, system: Any, texts: Texts, arm: str) -> tuple[NDArray[np.bool_], Floats]:
     """Whether each token is the likeliest, and log p of it, `(n, length - 1)`."""
     if system is None:
-        return _read(base.model, texts)
+        return _read(_causal(base.model, texts, arm), texts)
     if is_name(system):
         system = load_edit(system)
     if isinstance(system, LanguageModel):
@@ -157,7 +161,30 @@ def _said(base: LanguageModel, system: Any, texts: Texts, arm: str) -> tuple[NDA
             return _read(base.model, texts)
     if not isinstance(system, nn.Module):
         raise InputError(f"{arm} is {shown(system)}: give an erasure of the model, or another model")
-    return _read(system, texts.check(system, "data"))
+    return _read(_causal(system, texts.check(system, "data"), arm), texts)
+
+
+def _causal(model: nn.Module, texts: Texts, arm: str) -> nn.Module:
+    """The model, if what it says of a token does not hang on those behind it.
+
+    Raises:
+        InputError: If it does: it has seen what it is to predict.
+    """
+    _, given = next(texts.batches(model))
+    one = {name: column[:1] for name, column in given.items()}
+    last = int(texts.there[0].nonzero()[-1]) if bool(texts.there[0].any()) else 0
+    other = one["input_ids"].clone()
+    other[0, last] = other[0, 0] if last and int(other[0, 0]) != int(other[0, last]) else 0
+    with torch.no_grad():
+        said, changed = (
+            logits_of(model, {**one, "input_ids": ids})[0, :last].float() for ids in (one["input_ids"], other)
+        )
+    if last and float((said - changed).abs().max()) > _ROUNDING * float(said.abs().max()):
+        raise InputError(
+            f"what the model of {arm!r} says of a token changes with the tokens behind it: it is no causal "
+            "language model, but one that fills in what is left out, such as BERT"
+        )
+    return model
 
 
 def _read(model: nn.Module, texts: Texts) -> tuple[NDArray[np.bool_], Floats]:

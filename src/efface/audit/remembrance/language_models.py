@@ -30,6 +30,7 @@ from efface.core.erasure import load
 HUB = "hub:"
 """What a name of the hub begins with, so that a folder that is misspelt is never looked up there."""
 _SETTINGS = "config.json"
+_ANY = 2**31
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _ADVICE = "give a folder written by model.save_pretrained of transformers, or hub:OWNER/NAME"
 
@@ -99,6 +100,12 @@ def check_same_tokens(before: LanguageModel, after: LanguageModel) -> None:
             f"{after.name} has other tokens than {before.name}: losses of tokens are compared, so give models of one "
             "tokenizer"
         )
+
+
+def longest(model: nn.Module) -> int:
+    """How many tokens a model can read, as far as it says."""
+    said = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    return said if isinstance(said, int) and said > 1 else _ANY
 
 
 def _settings(folder: Path) -> dict[str, Any]:

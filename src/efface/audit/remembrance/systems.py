@@ -127,7 +127,8 @@ def ask(
         placebos: After erasures of something that does not matter, of the same size.
 
     Raises:
-        InputError: If seeds or queries are given twice, or `again` shares one with `seeds`.
+        InputError: If seeds or queries are given twice, `again` shares one with `seeds`, or a system gives no
+            `Observation`.
     """
     check_call(ask, locals())
     for query in queries:
@@ -149,7 +150,7 @@ def ask(
 def _answers(system: System, queries: Sequence[Query], seeds: Sequence[int], used: Sequence[int]) -> Answers:
     """Answers by the seed that they are paired by."""
     return {
-        (query.id, seed): system.observe(query, other)
+        (query.id, seed): check_type(system.observe(query, other), Observation, f"the answer to {query.id!r}")
         for query in queries
         for seed, other in zip(seeds, used, strict=True)
     }
