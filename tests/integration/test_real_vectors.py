@@ -77,6 +77,17 @@ class TestGlove:
             assert all(word in glove for words in (*test.targets, *test.attributes) for word in words)
             assert len(test.targets[0]) == len(test.targets[1])
 
+    @pytest.mark.parametrize("seed", range(3))
+    def test_pairs_to_ask_hold_no_word_of_the_fit_and_none_that_defines_the_direction(self, seed: int) -> None:
+        fit, ask = split_pairs(share=0.5, seed=seed)
+        assert len(fit) + len(ask) == len(GENDERED) and abs(len(fit) - len(ask)) < 3
+        known = {word for pair in (*fit, *DEFINING) for word in pair}
+        assert known.isdisjoint(word for pair in ask for word in pair)
+        assert fit != split_pairs(share=0.5, seed=seed + 1)[0]
+        for share in (1e-6, 1 - 1e-6):
+            fit, ask = split_pairs(share=share, seed=seed)
+            assert fit and ask and all(pair not in ask for pair in DEFINING)
+
     @pytest.mark.parametrize("share", [0.0, 1.0, -1, "half", np.nan])
     def test_a_share_is_between_none_and_all(self, share: Any) -> None:
         with pytest.raises(InputError, match="share"):

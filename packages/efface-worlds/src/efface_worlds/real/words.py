@@ -161,6 +161,8 @@ WEAT: tuple[WordTest, ...] = (
 def split_pairs(*, share: float = 0.5, seed: int = 0) -> tuple[Pairs, Pairs]:
     """`GENDERED` in two: pairs to fit on, `share` of them, and pairs to ask, which have no word in common with those.
 
+    Words of `DEFINING` are never asked: a direction that is found by them has seen them.
+
     >>> fit, ask = split_pairs()
     >>> {word for pair in fit for word in pair} & {word for pair in ask for word in pair}
     set()
@@ -168,6 +170,8 @@ def split_pairs(*, share: float = 0.5, seed: int = 0) -> tuple[Pairs, Pairs]:
     if not fits(share, float) or not 0 < share < 1:
         raise InputError(f"share is {shown(share)}: write a number between 0 and 1, e.g. 0.5")
     order = np.random.default_rng(check_int(seed, "seed", least=0)).permutation(len(GENDERED))
-    cut = round(share * len(GENDERED))
-    chosen = [GENDERED[i] for i in order]
+    defining = {word for pair in DEFINING for word in pair}
+    chosen = sorted((GENDERED[i] for i in order), key=defining.isdisjoint)
+    least = sum(not defining.isdisjoint(pair) for pair in chosen)
+    cut = min(max(round(share * len(chosen)), least), len(chosen) - 1)
     return tuple(chosen[:cut]), tuple(chosen[cut:])
