@@ -38,7 +38,7 @@ from typing import Any
 import torch
 
 from benchmarks._studio import Studio, add_world
-from benchmarks.probes import case_of
+from benchmarks.probes import case_of, named
 from efface import PipelineView
 from efface.audit.pipelines.probes.case import Case
 from efface.audit.pipelines.probes.conditions import asked, empty
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", help="erasures in place of these, as in benchmarks.erasing")
     parser.add_argument("--golds", type=int, default=1)
     parser.add_argument("--second", type=Path, help="where a second gold was trained (shapes.training gold:NAME@SEED)")
-    parser.add_argument("--only", nargs="*", help="probes of the erasures in place of these")
+    parser.add_argument("--only", nargs="*", type=named, help="probes of the erasures in place of these")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--again", type=int, default=4)

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks._measure import table
 from benchmarks._studio import Studio, add_world
-from benchmarks.probes import case_of, erased_by
+from benchmarks.probes import case_of, erased_by, named
 from efface.audit.pipelines.probes.panel import BASE
 from efface.audit.pipelines.probes.registry import Probe, probes
 from efface.audit.pipelines.probes.subject import NotApplicableError, Subject
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--suite", default="quick", choices=("quick", "full"))
     parser.add_argument("--method", default="uce@anchor=sibling")
     parser.add_argument("--share", type=int, default=4)
-    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--only", nargs="*", type=named)
     args = parser.parse_args()
     torch.set_num_threads(1)
     studio = Studio.of(args)

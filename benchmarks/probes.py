@@ -29,13 +29,13 @@ import torch
 
 from benchmarks._measure import table
 from benchmarks._studio import Studio, add_world
-from efface import Concept, PipelineView, load
+from efface import Concept, InputError, PipelineView, load
 from efface._io import write_json
 from efface.audit import Pictures
 from efface.audit.pipelines.probes.case import Case
 from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, Panel, ShamEdit
 from efface.audit.pipelines.probes.recovery import Row
-from efface.audit.pipelines.probes.registry import Probe, probes
+from efface.audit.pipelines.probes.registry import Probe, find_probe, probes
 from efface.audit.pipelines.probes.running import Runner
 from efface.audit.pipelines.probes.shown import recovered, said
 from efface.audit.pipelines.probes.subject import Subject
@@ -197,6 +197,18 @@ def report(
     table(f"{name}, seed {seed}: raw", ("row", "base", "gold", *rows), raw)
 
 
+def named(probe: str) -> str:
+    """The name of a probe, on the command line.
+
+    >>> named("direct prompt")
+    'direct prompt'
+    """
+    try:
+        return find_probe(probe).name
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -206,7 +218,7 @@ def main() -> None:
     parser.add_argument("--suite", default="quick", choices=("quick", "full"))
     methods = ["base", "sham", "semantic-surgery", "uce", "esd@steps=100", "gradient-ascent"]
     parser.add_argument("--methods", nargs="*", default=methods)
-    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--only", nargs="*", type=named)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--pictures", type=int, default=240)
     parser.add_argument("--scale", type=float, default=1.0)
