@@ -1,6 +1,7 @@
 """Explanations of classifiers that others made, on pictures that others made: tables of docs/real.md.
 
     python -m benchmarks.real_classifiers fashion --out F      # a small ResNet on Fashion-MNIST: 4 CPU-min a seed
+    python -m benchmarks.real_classifiers search               # its masks by Q and cells: 2 CPU-min
     python -m benchmarks.real_classifiers emoji                # what EfficientNet-Lite0 says of emoji: 30 CPU-s
     python -m benchmarks.real_classifiers photographs          # and of photographs
     python -m benchmarks.real_classifiers maps --out F         # its maps, next to controls: 10 CPU-min
@@ -425,6 +426,28 @@ def maps(options: argparse.Namespace) -> None:
     show_cost(case, run)
 
 
+def search(options: argparse.Namespace) -> None:
+    """Masks of the small network by Q and cells: what they keep, and how much of them is chance."""
+    model, train, n = load_fashion_resnet(), load_fashion("train", limit=5_000), options.images or 200
+    x, rows = load_fashion("test", limit=n).images, []
+    for q, make in REMOVALS.items():
+        for side in (2, 4, 7):
+            case = Case("search", model, x, make(train.images), Grid(side), make_resnet, batch=250)
+            shared: dict[str, Any] = {"removal": case.removal, "masker": case.masker, "batch_size": 250}
+            first, again = (qfa(model, x, **shared, seed=seed) for seed in (0, 100))
+            scores = case.curves(model, first.maps, 0)
+            edges = case.curves(model, control_maps("edge", x), 0)
+            columns = [first.kept.numpy(), first.change.numpy(), *(scores[f"keep {k} %"] for k in (5, 20, 50))]
+            against = [said(paired_interval(scores[f], edges[f]), "+") for f in ("keep 5 %", "keep 20 %")]
+            like = said(bootstrap_interval(likeness(first.maps, again.maps)))
+            rows.append(
+                [f"{q}, {28 // side} x {28 // side}", *(said(bootstrap_interval(c)) for c in columns), *against, like]
+            )
+    header = ["Q, cells", "kept of the cells", "change (0 to 2)", "keep 5 %", "keep 20 %", "keep 50 %"]
+    header += ["5 %, minus edges", "20 %, minus edges", "with other draws"]
+    table(f"QFA of the small network, {n} garments", header, rows)
+
+
 def cells(options: argparse.Namespace) -> None:
     """Masks of EfficientNet-Lite0 by other cells, and by more passes."""
     case, names = large(options)
@@ -496,7 +519,7 @@ def page(options: argparse.Namespace) -> None:
     print(f"written to {out}")
 
 
-PARTS = {part.__name__: part for part in (fashion, emoji, photographs, maps, cells, diet, page)}
+PARTS = {part.__name__: part for part in (fashion, search, emoji, photographs, maps, cells, diet, page)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
