@@ -70,9 +70,9 @@ BASELINES = ("gradient", "input-x-gradient", "integrated-gradients", "gradcam", 
 REMOVALS: dict[str, Callable[[Tensor], Removal]] = {
     "colour": ConstantColour.of,
     "marginal": lambda images: Marginal(images[:500], low=0.0, high=1.0),
-    "blur": lambda images: Blur(3.5),
+    "blur": lambda images: Blur(images.shape[-1] / 8),
 }
-"""Q by name; the first is the default of `efface explain`, the last what its `--removal blur` takes at 28 pixels."""
+"""Q by name; the first is the default of `efface explain`, the last what its `--removal blur` takes."""
 
 AGAIN = "QFA, other q @ fb"
 LIKE = (
@@ -137,7 +137,7 @@ class Case:
         """Maps of the pictures."""
         options: dict[str, Any] = occlusion_windows(self.x) if method == "occlusion" else {}
         if method in ("integrated-gradients", "occlusion"):  # what stands for nothing is the mean of Q, as elsewhere
-            mean = torch.tensor(getattr(self.removal, "mean", 0.0)).reshape(-1, 1, 1)
+            mean = torch.tensor(getattr(self.removal, "mean", self.x.mean((0, 2, 3)).tolist())).reshape(-1, 1, 1)
             options["baseline"] = mean.expand(self.x.shape[1:]).clone()
         options |= self.options.get(method, {})
         return attribute(method, model, self.x, batch_size=self.batch, seed=seed, **options).detach()
@@ -391,11 +391,12 @@ def known_emoji(model: nn.Module, count: int) -> tuple[list[str], Tensor]:
 def large(options: argparse.Namespace) -> tuple[Case, list[str]]:
     model = load_efficientnet()
     names, x = known_emoji(model, options.images or 32)
-    removal = ConstantColour.of(emoji_pictures(list(emoji_classes()), "twemoji"))
+    removal = REMOVALS[options.removal](emoji_pictures(list(emoji_classes()), "twemoji"))
+    name = "efficientnet" if options.removal == "colour" else f"efficientnet {options.removal}"
     anew = lambda: untrained()  # noqa: E731
     few = ("gradient", "integrated-gradients", "gradcam", "occlusion")
     cheap = {"occlusion": {"window": 28, "stride": 28}, "integrated-gradients": {"steps": 16}}
-    return Case("efficientnet", model, x, removal, Grid(14), anew, few, 2, 8, cheap, again=False), names
+    return Case(name, model, x, removal, Grid(14), anew, few, 2, 8, cheap, again=False), names
 
 
 def untrained() -> nn.Module:
@@ -417,7 +418,7 @@ def maps(options: argparse.Namespace) -> None:
     run = dict(of_model(case, Kept(options.out), 0))
     scores = together([run])
     print(f"explained: {', '.join(names)}")
-    show_figures(f"EfficientNet-Lite0: {len(names)} emoji by Noto", scores)
+    show_figures(f"EfficientNet-Lite0: {len(names)} emoji by Noto, Q {options.removal}", scores)
     show_gaps("Differences, paired picture by picture", scores, (
         ("QFA @ fb", best_control(scores, "fb")),
         *(("QFA @ fb", f"{name} @ fb") for name in case.baselines), ("QFA @ fb", "QFA of fh @ fb"),
@@ -451,7 +452,7 @@ def search(options: argparse.Namespace) -> None:
 def cells(options: argparse.Namespace) -> None:
     """Masks of EfficientNet-Lite0 by other cells, and by more passes."""
     case, names = large(options)
-    first = replace(case, x=case.x[:16], name="efficientnet-cells")
+    first = replace(case, x=case.x[:16], name=f"{case.name} cells")
     kept, rows = Kept(options.out), []
     ways: dict[str, tuple[Masker, int]] = {
         "16 x 16 cells, 30 passes": (Grid(14), 30),
@@ -467,9 +468,9 @@ def cells(options: argparse.Namespace) -> None:
             found = qfa(case.model, first.x, **shared, batch_size=case.batch)
             return {"maps": found.maps.numpy(), "kept": found.kept.numpy(), "change": found.change.numpy()}
 
-        found = kept.get(f"cells {name}", search)
+        found = kept.get(f"{case.name} cells {name}", search)
         values = torch.from_numpy(found["maps"])
-        scores = kept.get(f"cells figures {name}", lambda v=values: first.curves(case.model, v, 0))
+        scores = kept.get(f"{case.name} cells figures {name}", lambda v=values: first.curves(case.model, v, 0))
         cost = f"{float(found['seconds']) / len(values):.1f}"
         shown = [found["kept"], found["change"], *(scores[f"keep {k} %"] for k in (5, 10, 20))]
         rows.append([name, *(said(bootstrap_interval(column)) for column in shown), cost])
@@ -493,7 +494,7 @@ def diet(options: argparse.Namespace) -> None:
     others = emoji_pictures(every, "fluent")
     same = answers(copy, case.model, others, torch.zeros(len(others), dtype=torch.long))["agrees"]
     print("agreement on emoji by Fluent, %:", share(int(same.sum()), len(same)))
-    show_figures(f"EfficientNet-Lite0: {len(names)} emoji by Noto", scores)
+    show_figures(f"EfficientNet-Lite0: {len(names)} emoji by Noto, Q {options.removal}", scores)
     show_gaps("Differences", scores, (("DiET @ fs", best_control(scores, "fs")), ("DiET @ fs", "QFA @ fb")))
     show_cost(case, run)
 
@@ -528,7 +529,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder: what is in it is not computed again")
     parser.add_argument("--seeds", type=int, default=3, help="of tuning, of fashion (default: 3)")
     parser.add_argument("--images", type=int, help="how many are explained (default: 500 garments, 32 emoji)")
-    parser.add_argument("--removal", choices=list(REMOVALS), default="colour", help="Q, of fashion")
+    parser.add_argument("--removal", choices=list(REMOVALS), default="colour", help="Q (default: colour)")
     parser.add_argument("--tuned", type=int, help="how many DiET tunes on (default: 1,000 garments, 48 emoji)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
