@@ -307,13 +307,13 @@ def fashion(options: argparse.Namespace) -> None:
     show_cost(case, runs[0])
 
 
-def fitted_diet(case: Case, out: Path | None, tuned: Tensor, seed: int) -> DietErasure:
+def fitted_diet(case: Case, out: Path | None, tuned: Tensor, seed: int, rate: float = DiET.rate) -> DietErasure:
     """DiET's copy, tuned or read; an interrupted tuning goes on."""
-    folder = out / f"{case.name.replace(' ', '-')}-diet-{seed}" if out else None
+    folder = out / f"{case.name.replace(' ', '-')}-diet-{rate:g}-{seed}" if out else None
     if folder is not None and folder.exists():
         return DietErasure.load(folder)
     begun = time.process_time()
-    diet = DiET(case.removal, case.masker, seed=seed, batch_size=case.batch)
+    diet = DiET(case.removal, case.masker, seed=seed, batch_size=case.batch, rate=rate)
     fitted = diet.fit(case.model, tuned, checkpoint=Path(f"{folder}.unfinished") if folder else None)
     spent = f"{time.process_time() - begun:.0f} CPU-s, {fitted.report['passes']} passes"
     print(f"{case.name}: DiET {spent}", file=sys.stderr, flush=True)
@@ -457,6 +457,8 @@ def cells(options: argparse.Namespace) -> None:
     ways: dict[str, tuple[Masker, int]] = {
         "16 x 16 cells, 30 passes": (Grid(14), 30),
         "16 x 16 cells, 100 passes": (Grid(14), 100),
+        "56 x 56 cells": (Grid(4), 30),
+        "32 x 32 cells": (Grid(7), 30),
         "8 x 8 cells": (Grid(28), 30),
         "4 x 4 cells": (Grid(56), 30),
         "64 superpixels": (Superpixels(8, 8), 30),
@@ -484,7 +486,7 @@ def diet(options: argparse.Namespace) -> None:
     kept, every = Kept(options.out), list(emoji_classes())
     lot = np.random.default_rng(1).permutation(len(every))[: options.tuned or 48]
     tuned = emoji_pictures([every[i] for i in lot], "twemoji")
-    fitted = fitted_diet(case, options.out, tuned, 0)
+    fitted = fitted_diet(case, options.out, tuned, 0, options.rate)
     copy = fitted.student(case.model)
     run = {"QFA @ fb": mapped(case, kept, "qfa fb", case.model, lambda: case.qfa(case.model, 0), 0)}
     run |= dict(of_copy(case, kept, "fs", copy, lambda: case.qfa(copy, 0), 0, "DiET"))
@@ -529,6 +531,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder: what is in it is not computed again")
     parser.add_argument("--seeds", type=int, default=3, help="of tuning, of fashion (default: 3)")
     parser.add_argument("--images", type=int, help="how many are explained (default: 500 garments, 32 emoji)")
+    parser.add_argument(
+        "--rate", type=float, default=DiET.rate, help="of DiET's tuning, of diet (default: %(default)g)"
+    )
     parser.add_argument("--removal", choices=list(REMOVALS), default="colour", help="Q (default: colour)")
     parser.add_argument("--tuned", type=int, help="how many DiET tunes on (default: 1,000 garments, 48 emoji)")
     options = parser.parse_args(arguments)
