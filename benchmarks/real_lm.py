@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,11 @@ LAYERS = {"wordnet": 10, "python": 6}
 METHODS = {"LEACE": "leace", "SAL": "orth"}
 """Way -> method. With one-hot labels SAL takes out the span of the class means, as `orth` does."""
 
-WAYS = ("none", "random", "LEACE", "SAL", "LEACE, class x domain", "LEACE, labels shuffled", "LEACE, first token kept")
+KEPT = ", first token kept"
+WAYS = (
+    *("none", "random", "LEACE", "SAL", "LEACE, class x domain", "LEACE, labels shuffled"),
+    *(f"{way}{KEPT}" for way in ("random", "LEACE", "SAL")),
+)
 
 PUBLISHED = {
     "none": (0.69, 0.66, 0.62, 0.90, 0.70, 0.64, 0.62),
@@ -73,9 +77,37 @@ def joined(worlds: Sequence[TokenWorld]) -> TokenWorld:
     return replace(worlds[0], files=tuple(file for w in worlds for file in w.files), **tensors)
 
 
-def world(split: Any, sizes: Mapping[str, int]) -> TokenWorld:
-    make = {"length": LENGTH, "seed": 0}
-    return joined([make_english(split, model()[0], sequences=sizes[d], domain=d, **make) for d in DOMAINS])
+@dataclass(frozen=True)
+class Run:
+    """What results are of.
+
+    Attributes:
+        folder: Where they lie.
+        dtype: Of the model's weights.
+        begin: Whether each sequence is behind the token that begins a text, which has no label; else sequences are
+            slices of documents, as in the paper.
+    """
+
+    folder: Path
+    dtype: str
+    begin: bool
+
+    def path(self, name: str) -> Path:
+        """Where a result lies."""
+        return self.folder / f"{name} {self.dtype}{' begun' if self.begin else ''}"
+
+    @property
+    def model(self) -> Any:
+        """The language model."""
+        return loaded(self.dtype)[1]
+
+    def world(self, split: Any, sizes: Mapping[str, int]) -> TokenWorld:
+        """So many sequences of each domain."""
+        make = {"length": LENGTH if self.begin else LENGTH + 1}
+        tokenizer = loaded(self.dtype)[0]
+        found = joined([make_english(split, tokenizer, sequences=sizes[d], domain=d, **make) for d in DOMAINS])
+        cut = {name: getattr(found, name)[:, 1:] for name in ("input_ids", "lexical_type", "n_bytes")}
+        return found if self.begin else replace(found, **cut)
 
 
 def domains(of: TokenWorld) -> np.ndarray:
@@ -83,7 +115,7 @@ def domains(of: TokenWorld) -> np.ndarray:
 
 
 @cache
-def model(dtype: str = "bfloat16") -> Any:
+def loaded(dtype: str) -> Any:
     say("loading the model")
     return load_smollm2(dtype=getattr(torch, dtype))
 
@@ -102,12 +134,12 @@ def labels(way: str, of: TokenWorld) -> Tensor:
     return found
 
 
-def fitted(way: str, folder: Path, dtype: str) -> Scrubber:
+def fitted(way: str, at: Run) -> Scrubber:
     """The scrubber of a way, fitted or read."""
-    path = folder / f"scrubber {way} {dtype}"
+    path = at.path(f"scrubber {way}")
     if path.is_dir():
         return efface.load(path)  # type: ignore[return-value]
-    train, lm = world("fit", FIT), model(dtype)[1]
+    train, lm = at.world("fit", FIT), at.model
     say(f"fitting {way} on {int((train.lexical_type >= 0).sum()):,} tokens")
     begun, spent = time.perf_counter(), time.process_time()
     found = scrub(
@@ -118,16 +150,17 @@ def fitted(way: str, folder: Path, dtype: str) -> Scrubber:
         method=METHODS.get(way, "leace"),
         activations="memory",
         batch_size=8,
-        checkpoint=folder / f"fitting {way} {dtype}",
+        checkpoint=at.path(f"fitting {way}"),
     )
     cost = {"wall": time.perf_counter() - begun, "cpu": time.process_time() - spent, "tokens": train.input_ids.numel()}
-    keep(folder / f"fit {way} {dtype}.json", cost)
+    keep(at.path(f"fit {way}"), cost)
     found.save(path)
     return found
 
 
-def first_kept(scrubber: Scrubber) -> Scrubber:
-    """The same erasers, which leave the first token of each sequence alone: no word, and what attention rests on."""
+def first_kept(scrubber: Scrubber | None) -> Scrubber:
+    """The same erasers, which leave the first token of each sequence alone: what attention rests on."""
+    assert scrubber is not None
 
     def behind(eraser: Any) -> Callable[[Tensor], Tensor]:
         return lambda x: torch.cat([x[:, :1], eraser(x[:, 1:])], dim=1)
@@ -135,14 +168,12 @@ def first_kept(scrubber: Scrubber) -> Scrubber:
     return Scrubber.at({str(site): behind(eraser) for site, eraser in scrubber.erasers.items()})
 
 
-def scrubber_of(way: str, folder: Path, dtype: str) -> Scrubber | None:
+def scrubber_of(way: str, at: Run) -> Scrubber | None:
     if way == "none":
         return None
-    if way == "random":
-        return fitted("LEACE", folder, dtype).random_control(0)
-    if way == "LEACE, first token kept":
-        return first_kept(fitted("LEACE", folder, dtype))
-    return fitted(way, folder, dtype)
+    if way.endswith(KEPT):
+        return first_kept(scrubber_of(way.removesuffix(KEPT), at))
+    return fitted("LEACE", at).random_control(0) if way == "random" else fitted(way, at)
 
 
 def bits(lm: Any, of: TokenWorld, on: Scrubber | None) -> list[float]:
@@ -160,30 +191,30 @@ def known(path: Path, make: Callable[[], Any]) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else keep(path, make())
 
 
-def scored(way: str, split: str, folder: Path, dtype: str) -> np.ndarray:
+def scored(way: str, split: str, at: Run) -> np.ndarray:
     """Bits of each sequence."""
 
     def make() -> list[float]:
-        on, of = scrubber_of(way, folder, dtype), world(split, SCORE)
+        on, of = scrubber_of(way, at), at.world(split, SCORE)
         say(f"scoring {way} on {split}")
         begun = time.process_time()
-        found = bits(model(dtype)[1], of, on)
+        found = bits(at.model, of, on)
         say(f"{of.input_ids.numel() / (time.process_time() - begun):.0f} tokens a second of a processor")
         return found
 
-    return np.array(known(folder / f"bits {way} {split} {dtype}.json", make))
+    return np.array(known(at.path(f"bits {way} {split}"), make))
 
 
-def table_one(ways: Sequence[str], folder: Path, dtype: str) -> None:
-    held, train = world("heldout", SCORE), world("fit", FIT)
+def table_one(ways: Sequence[str], split: str, at: Run) -> None:
+    held, train = at.world(split, SCORE), at.world("fit", FIT)
     print(
         f"fit: {int((train.lexical_type >= 0).sum()):,} tokens with a label of {len(set(train.files))} documents; "
-        f"scored: {held.input_ids[:, 1:].numel():,} of {len(set(held.files))} others; {dtype}"
+        f"scored: {held.input_ids[:, 1:].numel():,} of {len(set(held.files))} ({split}); {at.dtype}"
     )
-    plain = scored("none", "heldout", folder, dtype)
+    plain = scored("none", split, at)
     rows = []
     for way in ways:
-        found = scored(way, "heldout", folder, dtype)
+        found = scored(way, split, at)
         cells = [interval(bootstrap_interval, found, of=held, keep_rows=k) for k in (None, *DOMAINS)]
         change = "" if way == "none" else interval(paired_interval, found, plain, of=held)
         theirs = (f"{value:.2f}" for value in PUBLISHED.get(way, ()))
@@ -196,7 +227,7 @@ def table_one(ways: Sequence[str], folder: Path, dtype: str) -> None:
     header = ["erased at every norm", "bits per byte", "change", *DOMAINS, *THEIRS]
     table("Parts of speech erased from SmolLM2-135M (left), and as published (right)", header, rows)
     for way in {*METHODS, "LEACE, class x domain", "LEACE, labels shuffled"} & {*ways}:
-        summary = fitted(way, folder, dtype).summary()
+        summary = fitted(way, at).summary()
         ranks = sorted({row["rank"] for row in summary})
         residual = max(row["residual"] or 0.0 for row in summary)
         edit = np.median([row["edit"] for row in summary if row["edit"] is not None] or [math.nan])
@@ -221,42 +252,42 @@ def some(of: TokenWorld, rows: np.ndarray) -> TokenWorld:
 # ---------------------------------------------------------------------------------------------------- layers
 
 
-def alone(folder: Path, dtype: str) -> Scrubber:
+def alone(at: Run) -> Scrubber:
     """Erasers of the residual stream behind each block, each fitted on the plain model."""
-    path = folder / f"scrubber residual {dtype}"
+    path = at.path("scrubber residual")
     if path.is_dir():
         return efface.load(path)  # type: ignore[return-value]
-    train = world("fit", FIT)
+    train = at.world("fit", FIT)
     say("fitting each block's residual stream on the plain model")
     data = {"input_ids": train.input_ids}
-    found = scrub(model(dtype)[1], data, train.lexical_type, sites="residual", order="parallel", batch_size=8)
+    found = scrub(at.model, data, train.lexical_type, sites="residual", order="parallel", batch_size=8)
     found.save(path)
     return found
 
 
-def single(way: str, site: Site | None, folder: Path, dtype: str) -> np.ndarray:
+def single(way: str, site: Site | None, at: Run) -> np.ndarray:
     """Bits of each sequence with one site erased."""
 
     def make() -> list[float]:
-        erasers, of = alone(folder, dtype), world("heldout", LAYERS)
-        on = erasers.random_control(0) if way == "random" else erasers
-        on = first_kept(erasers.only(site)) if way == "LEACE, first token kept" and site else on
+        erasers, of = alone(at), at.world("heldout", LAYERS)
+        on = erasers.random_control(0) if way.startswith("random") else erasers
+        on = first_kept(on.only(site)) if way.endswith(KEPT) and site else on
         say(f"{way} at {site}")
-        return bits(model(dtype)[1], of, None if site is None else on if len(on.sites) == 1 else on.only(site))
+        return bits(at.model, of, None if site is None else on if len(on.sites) == 1 else on.only(site))
 
-    return np.array(known(folder / f"single {way} {site} {dtype}.json", make))
+    return np.array(known(at.path(f"single {way} {site}"), make))
 
 
-def layers(blocks: Sequence[int], probed: Sequence[int], folder: Path, dtype: str, rows: int) -> None:
-    held = world("heldout", LAYERS)
-    plain = single("none", None, folder, dtype)
-    sites = alone(folder, dtype).sites
+def layers(blocks: Sequence[int], probed: Sequence[int], at: Run, rows: int) -> None:
+    held = at.world("heldout", LAYERS)
+    plain = single("none", None, at)
+    sites = alone(at).sites
     found = []
     for i in blocks:
-        ways = {way: single(way, sites[i], folder, dtype) for way in ("LEACE", "random", "LEACE, first token kept")}
+        ways = {way: single(way, sites[i], at) for way in ("LEACE", "random", "LEACE, first token kept")}
         cells = [interval(paired_interval, values, plain, of=held) for values in ways.values()]
         beyond = interval(paired_interval, ways["LEACE"], ways["random"], of=held)
-        accuracy = probes(i, folder, dtype, rows) if i in probed else ["", "", ""]
+        accuracy = probes(i, at, rows) if i in probed else ["", "", ""]
         found.append([i, *cells, beyond, *accuracy])
     base = interval(bootstrap_interval, plain, of=held)
     print(f"base {base} bits per byte; {held.input_ids[:, 1:].numel():,} tokens of {len(set(held.files))} documents")
@@ -265,11 +296,11 @@ def layers(blocks: Sequence[int], probed: Sequence[int], folder: Path, dtype: st
     table("Amnesic probing: parts of speech erased behind one block of SmolLM2-135M, bits per byte", header, found)
 
 
-def probes(block: int, folder: Path, dtype: str, rows: int) -> list[str]:
+def probes(block: int, at: Run, rows: int) -> list[str]:
     """What fresh linear probes read of held-out text: there before and after, and at the end of the model after."""
 
     def make() -> list[str]:
-        of, lm, erasers = world("heldout", SCORE), model(dtype)[1], alone(folder, dtype)
+        of, lm, erasers = at.world("heldout", LAYERS), at.model, alone(at)
         site, last = erasers.sites[block], erasers.sites[-1]
         data, options = {"input_ids": of.input_ids}, {"max_rows": rows, "batch_size": 8}
         plain = collect(lm, data, of.lexical_type, sites=[str(site), str(last)], **options)
@@ -288,7 +319,7 @@ def probes(block: int, folder: Path, dtype: str, rows: int) -> list[str]:
         asked = [(str(site), "before"), (str(site), "after"), (str(last), "after")]
         return [said(audit.find("linear probe", *where)) for where in asked]
 
-    return known(folder / f"probes {block} {rows} {dtype}.json", make)
+    return known(at.path(f"probes {block} {rows}"), make)
 
 
 def said(finding: Any) -> str:
@@ -315,20 +346,20 @@ PASSES = {"recompute": lambda sites: sites / 2 + 1, "memory or disk": lambda sit
 """Forward passes of a fit with two norms a block, with the one that measures what is left (docs/scrubbing.md)."""
 
 
-def cost(folder: Path, dtype: str) -> None:
+def cost(at: Run) -> None:
     """Measured against predicted time here, and what the same model says of the paper's sizes."""
     parameters, blocks, width = MODELS["SmolLM2-135M"]
-    per_token, per_update, per_eigen = known(folder / f"speed {dtype}.json", lambda: speeds(dtype))
+    per_token, per_update, per_eigen = known(at.path("speed"), lambda: speeds(at))
     rows = []
     for way in ("LEACE", "SAL", "LEACE, class x domain", "LEACE, labels shuffled"):
-        path = folder / f"fit {way} {dtype}.json"
+        path = at.path(f"fit {way}")
         if path.is_file():
             spent = json.loads(path.read_text(encoding="utf-8"))
             n, sites = spent["tokens"], 2 * blocks + 1
             parts = (2.5 * n * per_token, sites * n * per_update, sites * per_eigen)
             rows.append([way, f"{spent['cpu']:.0f}", f"{sum(parts):.0f}", *(f"{part:.0f}" for part in parts)])
     header = ["fit", "CPU-s, measured", "predicted", "2.5 forward passes", "statistics", "erasers"]
-    table(f"Time of a fit at 61 norms of SmolLM2-135M, {dtype}, one thread", header, rows)
+    table(f"Time of a fit at 61 norms of SmolLM2-135M, {at.dtype}, one thread", header, rows)
     rows = []
     for name, (parameters, blocks, width) in MODELS.items():
         sites = 2 * blocks + 1
@@ -354,11 +385,11 @@ def hours(flops: float) -> float:
     return flops / 1e14 / 3600
 
 
-def speeds(dtype: str) -> list[float]:
+def speeds(at: Run) -> list[float]:
     """CPU-seconds of a token's forward pass through the blocks, of its update at one site, and of one eraser."""
     from efface.erasers.leace import LeaceFitter
 
-    lm, of = model(dtype)[1], world("heldout", {"wordnet": 8, "python": 8})
+    lm, of = at.model, at.world("heldout", {"wordnet": 8, "python": 8})
     x, z = torch.randn(2048, 576), torch.randint(17, (2048,))
     fitter = LeaceFitter(576, 17)
     with torch.inference_mode():
@@ -387,19 +418,22 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where results lie, and are read from")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="rows of the table")
     parser.add_argument("--blocks", nargs="+", type=int, default=BLOCKS, help="blocks of `layers`")
-    parser.add_argument("--probed", nargs="*", type=int, default=[0, 6, 12, 18, 24, 29], help="blocks that are probed")
-    parser.add_argument("--rows", type=int, default=2000, help="tokens that probes see")
+    parser.add_argument("--probed", nargs="*", type=int, default=[0, 15, 29], help="blocks that are probed")
+    parser.add_argument("--rows", type=int, default=1200, help="tokens that probes see")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--split", choices=("heldout", "fit"), default="heldout", help="what the table is scored on")
+    parser.add_argument("--begin", action="store_true", help="each sequence behind the token that begins a text")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.folder.mkdir(parents=True, exist_ok=True)
+    at = Run(args.folder, args.dtype, args.begin)
     if args.what == "table":
-        table_one(args.ways, args.folder, args.dtype)
+        table_one(args.ways, args.split, at)
     elif args.what == "layers":
-        layers(args.blocks, args.probed, args.folder, args.dtype, args.rows)
+        layers(args.blocks, args.probed, at, args.rows)
     else:
-        cost(args.folder, args.dtype)
+        cost(at)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ EXAMPLES = {str(path.relative_to(ROOT / "examples")): path for path in sorted((R
 ALONE = {"02_transformers/lm_evaluation.py": "lm_eval changes loggers and variables of its process"}
 """Example -> why it has a process of its own. The others run in that of the tests, which has imported torch already."""
 
+LONG = {"02_transformers/real_language_model.py"}
+"""Examples that take a minute."""
+
 SHOWN: dict[str, tuple[str, Callable[..., bool]]] = {
     "01_tables/gender_in_word_vectors.py": (
         r"probe: (\S+)% before, (\S+)% after[\s\S]*science, arts.* +(\S+) \(p.*-> +(\S+) [\s\S]*insects .*-> +(\S+) ",
@@ -39,6 +42,10 @@ SHOWN: dict[str, tuple[str, Callable[..., bool]]] = {
     "02_transformers/nnsight_trace.py": (
         r"(\S+) plain, (\S+) scrubbed\n.*scrubber.on.*: (\S+)",
         lambda plain, scrubbed, difference: scrubbed > plain + 1 and difference < 1e-3,
+    ),
+    "02_transformers/real_language_model.py": (
+        r"bits per byte: (\S+) as it is, (\S+) parts of speech erased, (\S+) random[\s\S]*hooks by (\S+) of",
+        lambda before, after, control, difference: after > 2 * before > control and difference < 1e-4,
     ),
     "02_transformers/transformer_lens_hooks.py": (
         r"commonest: (\S+)\)[\s\S]*ln_final.hook_out +(\S+) +(\S+)",
@@ -68,7 +75,10 @@ def test_there_are_examples() -> None:
     assert ALONE.keys() < EXAMPLES.keys() == SHOWN.keys()
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in ALONE])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in EXAMPLES if name not in ALONE],
+)
 def test_the_example_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
