@@ -279,6 +279,17 @@ class TestFashionNetwork:
         assert (WEIGHTS / "model.safetensors").stat().st_size < 200_000
         assert sum(p.numel() for p in load_fashion_resnet().parameters()) == 77_754
 
+    @pytest.mark.parametrize("shape", [(1, 3, 28, 28), (1, 1, 32, 32), (28, 28), (1, 28, 28)])
+    def test_refuses_pictures_of_another_size(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(InputError, match=r"expected \(n, 1, 28, 28\)"):
+            load_fashion_resnet()(torch.zeros(shape))
+
+    @pytest.mark.parametrize("odd", [None, 3, 2.5, b"x", {}, torch.zeros(2, 2), object()])
+    def test_doors_refuse_what_is_none_of_theirs(self, odd: Any) -> None:
+        for door in (emoji_pictures, load_fashion, photograph, read_picture, load_fashion_resnet()):
+            with pytest.raises(InputError):
+                door(odd)
+
     def test_a_damaged_file_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(FormatError, match="has no model.safetensors"):
             load_fashion_resnet(tmp_path)

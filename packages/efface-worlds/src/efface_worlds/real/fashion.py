@@ -27,6 +27,7 @@ from efface._errors import FormatError, InputError, MissingExtraError
 from efface._io import as_path
 from efface._text import brief
 from efface._validate import check_positive_int
+from efface.core.doors import check_call
 
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package puts the files."""
@@ -79,6 +80,7 @@ def load_fashion(
         MissingExtraError: If Debian's package is not installed.
         FormatError: If a file is truncated, damaged, or not what it should be by its own header.
     """
+    check_call(load_fashion, locals())
     if split not in get_args(Split):
         raise InputError(f'split={split!r}: write "train" or "test"')
     name, n = _FILES[split]

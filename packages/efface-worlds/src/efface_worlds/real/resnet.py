@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from efface._errors import InputError
 from efface._io import as_path
-from efface._validate import check_positive_int
+from efface._validate import check_positive_int, check_type
 from efface_worlds.loading import check_files, fill
 
 WEIGHTS = Path(__file__).parent / "weights" / "fashion"
 """What `efface_worlds.real.training` wrote."""
 
-WIDTHS = (16, 32, 64)
+WIDTHS, SIDE = (16, 32, 64), 28
 FILE = "model.safetensors"
 
 
@@ -55,7 +56,16 @@ class SmallResNet(nn.Module):
         self.head = nn.Linear(WIDTHS[-1], classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(n, classes)`."""
+        """Logits `(n, classes)`.
+
+        Raises:
+            InputError: If the pictures are of another size.
+        """
+        if check_type(images, Tensor, "images").ndim != 4 or images.shape[1:] != (1, SIDE, SIDE):
+            raise InputError(
+                f"pictures are {tuple(images.shape)}, expected (n, 1, {SIDE}, {SIDE}) in [0, 1], light on black, as "
+                "efface_worlds.real.load_fashion gives them"
+            )
         return self.head(self.blocks(self.stem(images)).mean((2, 3)))
 
 
