@@ -26,6 +26,16 @@ def by_efface(method: str, x: Floats, z: Classes) -> Edit:
     return lambda rows: eraser(torch.tensor(rows)).numpy()
 
 
+def joined(method: str, *kinds: tuple[Floats, Classes]) -> Edit:
+    """One projection for erasers of several kinds of words, each of which it leaves as little as its own."""
+    fitter = efface.get_method(method, "rows").fitter
+    assert fitter is not None
+    first, *others = (fitter.fit(torch.tensor(x), torch.tensor(z)).eraser for x, z in kinds)
+    for other in others:
+        first = first & other
+    return lambda rows: first(torch.tensor(rows)).numpy()
+
+
 def away_from(directions: Floats) -> Edit:
     """The orthogonal projection away from the span of columns `(d, k)`."""
     basis = np.linalg.qr(directions.astype(np.float64))[0]

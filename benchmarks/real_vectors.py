@@ -2,6 +2,7 @@
 
     python -m benchmarks.real_vectors biased      # fitted on 10,500 words nearest to he or she
     python -m benchmarks.real_vectors defining    # fitted on half of 163 pairs that say a gender by their meaning
+    python -m benchmarks.real_vectors both        # one projection for an eraser of each
 
 Four tables. *Leak*: fresh probes on words that the erasers have not seen, of both kinds. *Associations*: WEAT. *What
 Gonen and Goldberg ask* (arXiv:1903.03862): are words that were biased still together, by clusters, by an RBF-SVM, by
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 import efface.audit
-from benchmarks._debiasing import Classes, Edit, Floats, contestants
+from benchmarks._debiasing import Classes, Edit, Floats, contestants, joined, random_projection
 from benchmarks._measure import cell, table
 from efface.audit.vectors import association
 from efface.stats.intervals import Interval, bootstrap_interval, percentile_interval, wilson_interval
@@ -89,6 +90,11 @@ class Space:
         fit, ask = (self._of_pairs(pairs) for pairs in split_pairs(seed=self.seed))
         return Words(fit, ask, self.lean(ask[0]), np.arange(len(ask[1])) // 2)
 
+    @property
+    def kinds(self) -> list[Words]:
+        """Both kinds of words."""
+        return [self.biased, self.meant]
+
     def _of_pairs(self, pairs: tuple[tuple[str, str], ...]) -> tuple[Floats, Classes]:
         return self.glove.of([word for pair in pairs for word in pair]), np.tile([0, 1], len(pairs))
 
@@ -97,9 +103,9 @@ def leak(space: Space, edits: Mapping[str, Edit]) -> None:
     header = ["eraser", "biased: linear", "biased: MLP", "by meaning: linear", "by meaning: MLP"]
     rows = []
     for name, edit in edits.items():
-        found = [_probed(words, edit, space.seed) for words in (space.biased, space.meant)]
+        found = [_probed(words, edit, space.seed) for words in space.kinds]
         rows.append([name, *(text for pair in found for text in pair)])
-    sizes = [len(words.ask[1]) for words in (space.biased, space.meant)]
+    sizes = [len(words.ask[1]) for words in space.kinds]
     table(f"Leak: accuracy of fresh probes on words not fitted on (n = {sizes[0]:,} and {sizes[1]}), %", header, rows)
 
 
@@ -259,14 +265,19 @@ MEASURES = {"leak": leak, "associations": associations, "together": together, "k
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("fit", choices=["biased", "defining"], help="words that the erasers are fitted on")
+    parser.add_argument("fit", choices=["biased", "defining", "both"], help="words that the erasers are fitted on")
     parser.add_argument("--measures", nargs="+", choices=list(MEASURES), default=list(MEASURES))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     space = Space(args.seed)
-    words = space.biased if args.fit == "biased" else space.meant
-    print(f"fitted on {len(words.fit[1]):,} words ({args.fit}), seed {args.seed}", flush=True)
-    edits = contestants(*words.fit, space.defining, args.seed)
+    fits = [words.fit for words in {"biased": [space.biased], "defining": [space.meant]}.get(args.fit, space.kinds)]
+    print(f"fitted on {sum(len(z) for _, z in fits):,} words ({args.fit}), seed {args.seed}", flush=True)
+    if args.fit == "both":
+        random = random_projection(len(space.direction), len(fits), args.seed)
+        edits: Mapping[str, Edit] = {"none": lambda rows: rows, "random, rank 2": random}
+        edits = {**edits, **{f"{name} & {name}": joined(name, *fits) for name in ("orth", "leace")}}
+    else:
+        edits = contestants(*fits[0], space.defining, args.seed)
     for name in args.measures:
         MEASURES[name](space, edits)
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "efface_worlds.real.efficientnet": ("IMAGENET_SIDE", "EfficientNetLite0", "load_efficientnet"),
-    "efface_worlds.real.fashion": ("GARMENTS", "Garments", "load_fashion"),
-    "efface_worlds.real.imagenet": ("emoji_classes", "imagenet_classes"),
     "efface_worlds.real.english": (
         "DOMAINS",
         "PARTS_OF_SPEECH",
@@ -35,6 +33,8 @@ _NAMES = {
         "make_english",
         "read_english",
     ),
+    "efface_worlds.real.fashion": ("GARMENTS", "Garments", "load_fashion"),
+    "efface_worlds.real.imagenet": ("emoji_classes", "imagenet_classes"),
     "efface_worlds.real.language": ("LanguageModel", "load_smollm2"),
     "efface_worlds.real.packages": ("PACKAGES", "Package", "data_file"),
     "efface_worlds.real.pictures": ("PHOTOGRAPHS", "emoji_pictures", "photograph", "read_picture"),

