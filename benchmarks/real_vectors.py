@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 import efface.audit
-from benchmarks._debiasing import Classes, Edit, Floats, contestants, joined, random_projection
+from benchmarks._debiasing import Classes, Edit, Floats, by_efface, contestants, hard, joined, random_projection
 from benchmarks._measure import cell, table
 from efface.audit.vectors import association
 from efface.stats.intervals import Interval, bootstrap_interval, percentile_interval, wilson_interval
@@ -109,12 +109,24 @@ def leak(space: Space, edits: Mapping[str, Edit]) -> None:
     table(f"Leak: accuracy of fresh probes on words not fitted on (n = {sizes[0]:,} and {sizes[1]}), %", header, rows)
 
 
-def _probed(words: Words, edit: Edit, seed: int) -> list[str]:
+def halves(space: Space, edits: Mapping[str, Edit]) -> None:
+    """The pairs by meaning in other halves: how much hangs on which words an eraser has seen. Not fitted as `edits`."""
+    rows = []
+    for seed in range(space.seed + 1, space.seed + 6):
+        words = Space(seed).meant
+        fitted = {"none": edits["none"], "hard": hard(*space.defining)}
+        fitted |= {name: by_efface(name, *words.fit) for name in ("orth", "leace")}
+        rows.append([seed, *(_probed(words, edit, seed, ("linear",))[0] for edit in fitted.values())])
+    table("By meaning, linear probes, other halves of the pairs, %", ["seed", "none", "hard", "orth", "LEACE"], rows)
+
+
+def _probed(words: Words, edit: Edit, seed: int, probes: tuple[str, ...] = ("linear", "mlp")) -> list[str]:
     def erase(rows: torch.Tensor) -> torch.Tensor:
         return torch.tensor(edit(rows.numpy()))
 
-    audit = efface.audit.rows(*words.ask, erase, groups=words.pair, probes=["linear", "mlp"], seed=seed)
-    return [cell(audit.find(f"{probe} probe", "accuracy", "after")) for probe in ("linear", "MLP")]
+    audit = efface.audit.rows(*words.ask, erase, groups=words.pair, probes=probes, seed=seed)
+    said = {"linear": "linear probe", "mlp": "MLP probe"}
+    return [cell(audit.find(said[probe], "accuracy", "after")) for probe in probes]
 
 
 def associations(space: Space, edits: Mapping[str, Edit]) -> None:
@@ -260,13 +272,16 @@ def _p(p: float) -> str:
     return f"{p:.3f}" if 0.001 <= p <= 0.999 else "< .001" if p < 0.5 else "> .999"
 
 
-MEASURES = {"leak": leak, "associations": associations, "together": together, "kept": kept}
+AFTER = {"associations": associations, "together": together, "kept": kept}
+MEASURES = {"leak": leak, "halves": halves, **AFTER}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fit", choices=["biased", "defining", "both"], help="words that the erasers are fitted on")
-    parser.add_argument("--measures", nargs="+", choices=list(MEASURES), default=list(MEASURES))
+    parser.add_argument(
+        "--measures", nargs="+", choices=list(MEASURES), default=[name for name in MEASURES if name != "halves"]
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     space = Space(args.seed)
