@@ -237,6 +237,15 @@ def test_relearning_leaves_the_pipeline_as_it_was_and_learns(view: PipelineView)
     assert all(torch.equal(p, before[n]) for n, p in weights_of(view).items())
 
 
+def test_what_relearning_spoils_is_no_damage_of_the_erasure(view: PipelineView) -> None:
+    """The loss on others that puts models on one footing is that before tuning, however far it is tuned."""
+    case = case_of(view)
+    told: dict[str, Any] = {"shots": 2, "held_out": 2, "draws": 1, "rate": 1e-2}
+    start, later = (relearning(case.base, case, steps=steps, **told) for steps in ((0,), (12,)))
+    assert start.reference is not None and later.reference is not None
+    assert torch.equal(start.reference, later.reference)
+
+
 def test_tuned_weights_are_held_within_a_block(view: PipelineView) -> None:
     tuned = Tuned(view, 1e-2)
     clean, given = torch.randn(2, 4, 8, 8), view.encode(list(PROMPTS)).replace(negative=None)

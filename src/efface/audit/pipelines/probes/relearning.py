@@ -41,6 +41,9 @@ def relearning(
 ) -> Scores:
     """Loss on held-out pictures with the empty prompt, the least on the way, after tuning on a few others.
 
+    How much worse the subject is at everything is told by its loss on others *before* it is tuned: afterwards that is
+    also what tuning on a few pictures has spoilt, which is no damage of the erasure.
+
     Args:
         subject: The pipeline.
         case: What is asked.
@@ -64,7 +67,7 @@ def relearning(
             values.append(best)
             others.append(other)
     items = tuple(f"set {i}, picture: “{text}”" for i in range(sets) for text in rest.texts)
-    spent = {"steps": sets * max(steps), "passes": sets * (len(steps) + 1) * draws * 2 * len(rest.texts)}
+    spent = {"steps": sets * max(steps), "passes": sets * (len(steps) + 2) * draws * len(rest.texts)}
     reference = torch.cat(others)
     note = f"{sets} set(s) of {shots} pictures; the interval is over held-out pictures, not over sets"
     return Scores(
@@ -89,13 +92,16 @@ def _curve(
     draws: int,
     number: int,
 ) -> tuple[Tensor, Tensor]:
-    """Losses on the two kinds of held-out pictures where the concept's is least."""
+    """The least losses on held-out pictures of the concept, and those on others before tuning."""
     tuned = Tuned(view, rate)
-    found: list[tuple[Tensor, Tensor]] = []
-    for _ in _tuning(tuned, clean, empty(view, len(clean)), case, (0, *steps), (_STREAM, number)):
-        concept, others = (losses(view, x, empty(view, len(x)), draws, case, tuned) for x in held)
-        found.append((concept, others))
-    return min(found, key=lambda pair: float(pair[0].mean()))
+
+    def lost(x: Tensor) -> Tensor:
+        return losses(view, x, empty(view, len(x)), draws, case, tuned)
+
+    concept, others = held
+    before = lost(others)
+    stops = _tuning(tuned, clean, empty(view, len(clean)), case, (0, *steps), (_STREAM, number))
+    return min((lost(concept) for _ in stops), key=lambda found: float(found.mean())), before
 
 
 def _tuning(
