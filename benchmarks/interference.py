@@ -12,9 +12,9 @@ concept's place and keeps nothing else; "uce+boundary" keeps SELECT's boundary b
 other methods are fitted as a careful user would (`benchmarks._studio`). "people": the profession's word, and
 the woman of it, are erased; all people whose profession is drawn as woman, man and person are asked for, and their
 skin tones. "siblings": of each of the first concepts (of those that have eight siblings) ten siblings, those drawn most
-and those drawn least often, after uce with and without SELECT's boundary, picture by picture; `--first` begins later, so
-that two runs can share the work in one folder. "erasers": a circle of the shapes, by several methods. Judge
-2 says what is seen; before again and sham edits (random changes of the same weights by as much) are the nulls. Arms are
+and those drawn least often, after uce with and without SELECT's boundary, picture by picture; `--first` begins later,
+so that two runs can share the work in one folder. "erasers": a circle of the shapes, by several methods. Judge 2 says
+what is seen; before again and sham edits (random changes of the same weights by as much) are the nulls. Arms are
 kept in the folder one by one, so that a run that was stopped goes on. "show" draws nothing: it prints the tables of
 what is there, and writes pages.
 """

@@ -165,7 +165,8 @@ def stream(rows: Sequence[int], entities: Sequence[int], draws: int, at_once: in
             path.unlink()
             shown.append(
                 (
-                    f"{who_many:,}", f"{said['questions']:,}", f"{said['rows']:,}", f"{said['file']:.2f}", said["parts"], f"{said['kept']:.2f}",
+                    f"{who_many:,}", f"{said['questions']:,}", f"{said['rows']:,}", f"{said['file']:.2f}",
+                    said["parts"], f"{said['kept']:.2f}",
                     f"{said['wall']:.0f} ({said['cpu']:.0f})", f"{said['peak']:.2f}",
                     f"{said['found']} of {said['hurt']}", said["false"],
                 )

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from efface import InputError
+from efface.audit import remembered
+from efface.audit.remembrance import Ledger, Registry
 from efface.audit.remembrance.by_tokens import remembered_by_tokens
 
 WORDS = np.array(["", "ada", "bea", "cleo", "dora"])
@@ -90,3 +92,46 @@ def test_what_cannot_be_audited_is_refused(change: dict[str, Any], said: str) ->
     given: dict[str, Any] = {"model": model, "after": Swapped([1.0] * 5), "data": ids, "words": WORDS[ids], **change}
     with pytest.raises(InputError, match=said):
         remembered_by_tokens(**given)
+
+
+def test_a_score_in_other_units_changes_the_tests_of_entities_and_nothing_of_mentions() -> None:
+    """Scores in thousandths: intervals of entities are a thousandth, and classes, groups and likeness the same."""
+    rng = np.random.default_rng(0)
+    n, names = 40, ["ada", "bea", "cleo", "dora", "eve", "fay", "gus", "hal"]
+    # Several answers of some questions: what is tested is the mean of a question, whatever their number.
+    rows = [(e, q, s) for e in range(8) for q in range(n) for s in range(1 + (e + q) % 3)]
+    e, q, s = np.array(rows).T
+    before = rng.normal(size=len(rows))
+    after = before + rng.normal(0, 0.3, len(rows)) - 0.5 * (e == 1)
+    hit = {"before": rng.random(len(rows)) < 0.8, "after": rng.random(len(rows)) < 0.7}
+    registry = Registry.of(
+        names,
+        target=["hal"],
+        similarity=np.arange(8) / 8,
+        groups={"guild": ["x", "y"] * 4},
+        popularity=np.arange(8) + 1.0,
+    )
+
+    def audited(unit: float) -> Any:
+        table = {
+            "entity": np.tile(np.array(names)[e], 2), "query": np.tile(q, 2), "seed": np.tile(s, 2),
+            "arm": np.repeat(["before", "after"], len(rows)), "hit": np.concatenate([*hit.values()]) * 1,
+            "score": unit * np.concatenate([before, after]), "merit": np.ones(2 * len(rows)),
+        }  # fmt: skip
+        return remembered(
+            Ledger.of_table(table), registry=registry, outcome="score", resample="queries", smallest_cell=2, draws=1000
+        )
+
+    both = audited(1.0), audited(0.001)
+    for name, family in (("smallest margin", "certificate"), ("similarity", "likeness")):
+        found = [[f for part in a.walk() for f in part.findings if (f.name, f.family) == (name, family)] for a in both]
+        one, other = (each[0] for each in found)
+        assert one.value == pytest.approx(other.value) and one.low == pytest.approx(other.low)
+    tables = [{t.title: t for part in a.walk() for t in part.tables} for a in both]
+    for title in ("Who they are", "Groups next to the others"):
+        assert tables[0][title].rows == tables[1][title].rows
+    change = [str(t["Suppressed"].rows[0][6]) for t in tables]
+    low, high = (float(x) for x in change[0].split("(")[1].strip(")").split(" to "))
+    own = (after - before)[e == 1]
+    assert low < own.mean() < high < 0 and high - low < 0.6
+    assert float(change[1].split()[0]) == pytest.approx(0.001 * float(change[0].split()[0]), rel=0.01)

@@ -51,7 +51,7 @@ class ClassResult:
 
 
 def class_results(
-    first: Totals, classes: Sequence[Class], sums: Sums, squares: Floats, plan: Plan
+    first: Totals, classes: Sequence[Class], sums: Sums, plan: Plan
 ) -> tuple[tuple[ClassResult, ...], Certificate | None]:
     """Changes of all classes with simultaneous intervals; nothing where one has no answers of both arms."""
     few = len(classes)
@@ -61,7 +61,7 @@ def class_results(
         return (), None
     members = np.stack([each.members for each in classes]).astype(np.float64)
     # Resampling sees no spread where all rows agree; half a row lost and half a row gained are never out of the way.
-    least = agresti_min(rows, estimate * rows, members @ squares)[1]
+    least = agresti_min(rows, estimate * rows, members @ first.mentioned.squares)[1]
     errors = np.maximum(np.nanstd(draws, axis=1), least)
     usual = NormalDist().inv_cdf(1 - plan.alpha / 2)
     # A bound is further out where units are few, as percentiles are; and never nearer than that of one class.

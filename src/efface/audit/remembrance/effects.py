@@ -73,11 +73,9 @@ def changes(panel: Panel, first: str, second: str, *, outcome: str = "hit") -> C
         second: Arm that is after.
         outcome: `"hit"` or `"score"`.
     """
-    values = panel.hit if outcome == "hit" else panel.score
-    used = (panel.relevant & panel.fine(first, second)).astype(np.float64)
-    count = panel.by_cell(used)
+    count, then, now = means_by_cell(panel, first, second, outcome=outcome)
     kept = count > 0
-    then, now = (panel.by_cell(values[arm] * used)[kept] / count[kept] for arm in (first, second))
+    then, now = then[kept], now[kept]
     entity, query = (part[kept] for part in panel.cells)
     gap = np.where(np.abs(now - then) < _ROUNDING, 0.0, now - then)
     size = len(panel.registry)
@@ -86,6 +84,15 @@ def changes(panel: Panel, first: str, second: str, *, outcome: str = "hit") -> C
     )
     each, replicates = np.maximum(n, 1), int(np.bincount(panel.asked).max(initial=1))
     return Changes(n, before / each, after / each, change / each, squares, entity, query, gap, replicates)
+
+
+def means_by_cell(panel: Panel, first: str, second: str, *, outcome: str) -> tuple[Floats, Floats, Floats]:
+    """Of each pair of entity and query how many answers it has, and their mean in both arms; 0 where it has none."""
+    values = panel.hit if outcome == "hit" else panel.score
+    used = (panel.relevant & panel.fine(first, second)).astype(np.float64)
+    count = panel.by_cell(used)
+    then, now = (panel.by_cell(values[arm] * used) / np.maximum(count, 1.0) for arm in (first, second))
+    return count, then, now
 
 
 @dataclass(frozen=True, eq=False)

@@ -259,7 +259,7 @@ def likeness(found: Measured) -> Iterator[Finding]:
         why = "similarity to the target is not known, or the same for all"
         yield Finding.without(SIMILARITY, "not applicable", why, LIKENESS)
         return
-    values = found.spill.fit(found.standing.found.change)
+    values = found.spill.fit(found.first.mentioned.change)
     for name, value, draws in zip(found.spill.names, values, found.sums.slopes, strict=True):
         if name == "intercept":
             continue

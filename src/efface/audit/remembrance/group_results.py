@@ -46,7 +46,7 @@ class Disparity:
 
 def disparities(first: Totals, classes: Sequence[Class], strata: NDArray[np.str_], plan: Plan) -> tuple[Disparity, ...]:
     """Each group that is shown next to the others of its dimension, those withheld among them."""
-    registry, everyone, found = first.answers.registry, classes[0].members, first.found[0]
+    registry, everyone, found = first.answers.registry, classes[0].members, first.mentioned
     layer = np.unique(np.char.add(np.char.add(strata, "/"), registry.relation), return_inverse=True)[1]
     pairs = []
     for each in classes:

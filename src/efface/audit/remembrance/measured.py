@@ -96,7 +96,7 @@ def measure(rows: Rows, registry: Registry, plan: Plan) -> Measured:
     # The target is all that it is, and so is a single entity: nothing is known of others like it.
     free = [plan.resample == "both" and each.kind != TARGET.kind and each.members.sum() > 1 for each in listed]
     sums = summed(rows, arms, first, listed, np.array(free), standing, spill, plan)
-    results, certificate = class_results(first, classes, sums, found.squares, plan)
+    results, certificate = class_results(first, classes, sums, plan)
     judged, results, gaps = _within_budget(standing, results, disparities(first, classes, strata, plan), plan)
     whole = rows.parts == 1
     return Measured(

@@ -14,6 +14,7 @@ from efface.audit.remembrance.attention import coins, exchanged, exchanged_sums,
 from efface.audit.remembrance.bootstrap import resampled, weights
 from efface.audit.remembrance.classes import Class
 from efface.audit.remembrance.crossed import Products, narrowed, of_cells, products
+from efface.audit.remembrance.effects import means_by_cell
 from efface.audit.remembrance.kept import Kept
 from efface.audit.remembrance.panel import Panel, Rows
 from efface.audit.remembrance.plan import Plan
@@ -26,6 +27,7 @@ Floats = NDArray[np.float64]
 N, THEN, NOW, BOTH = "rows", "hits before", "hits after", "hits before and after"
 N_AGAIN, THEN_AGAIN, BOTH_AGAIN = "rows again", "hits before, of those", "hits before and again"
 DUE_THEN, GOT_THEN, DUE_NOW, GOT_NOW = "merit before", "merit hit before", "merit after", "merit hit after"
+GAP, NAMED, QUESTIONS = "mean change of a question", "the same of mentions", "questions"
 SEEN_THEN, SEEN_NOW = "attention before", "attention after"
 FLIPS = 499
 
@@ -139,12 +141,14 @@ class _Entities:
         )
 
     def __call__(self, sums: Mapping[str, Floats]) -> None:
-        rows, own = sums[N], self._change[:, None]
-        change = np.where(rows > 0, (sums[NOW] - sums[THEN]) / np.where(rows > 0, rows, 1), own)
+        own = self._change[:, None]
+        rows, gap = (sums[QUESTIONS], sums[GAP]) if GAP in sums else (sums[N], sums[NOW] - sums[THEN])
+        change = np.where(rows > 0, gap / np.where(rows > 0, rows, 1), own)
         far = np.abs(change[self._able] - own[self._able]) / self._error[self._able][:, None]
         self.largest.append(far.max(axis=0, initial=0.0))
         if self.spill is not None:
-            self.slopes.append(self.spill.fit(change, self.there))
+            named = change if NAMED not in sums else sums[NAMED] / np.where(rows > 0, rows, 1)
+            self.slopes.append(self.spill.fit(named, self.there))
 
 
 @dataclass(eq=False)
@@ -174,7 +178,7 @@ class _Second:
         cells = {name: panel.by_cell(value) for name, value in values.items()}
         matrices = {name: panel.matrix(value) for name, value in cells.items()}
         draws = resampled(
-            matrices,
+            matrices | self._by_question(panel),
             self.members,
             free=self.free,
             draws=self.plan.draws,
@@ -189,7 +193,7 @@ class _Second:
         gained, anyway, self.answers = heirs(
             panel, panel.registry.targets, BEFORE, AFTER, came=self.first.came, dropped=self.first.dropped
         )
-        self._sum({f"draws {name}": each for name, each in draws.items()})
+        self._sum({f"draws {name}": each for name, each in draws.items() if name not in (GAP, NAMED, QUESTIONS)})
         self._sum({f"exact {name}": each for name, each in exact.items()})
         counted = {name: each for name, each in cells.items() if name not in (SEEN_THEN, SEEN_NOW)}
         found = products(counted, panel.cells[0], self.members)
@@ -202,6 +206,18 @@ class _Second:
         for place, each in enumerate(self.classes):
             self.seen[place, panel.query[each.members[panel.entity]]] = True
         self._exchange(panel, matrices[SEEN_THEN], matrices[SEEN_NOW])
+
+    def _by_question(self, panel: Panel) -> dict[str, Any]:
+        """Changes of entities as they are tested, by question; nothing where sums of mentions say the same."""
+        hits = self.plan.outcome == "hit"
+        count, then, now = means_by_cell(panel, BEFORE, AFTER, outcome=self.plan.outcome)
+        if hits and len(np.unique(count[count > 0])) <= 1:
+            return {}
+        found = {GAP: now - then, QUESTIONS: (count > 0).astype(np.float64)}
+        if not hits and self.spill is not None:
+            _, then, now = means_by_cell(panel, BEFORE, AFTER, outcome="hit")
+            found[NAMED] = now - then
+        return {name: panel.matrix(value) for name, value in found.items()}
 
     def _sum(self, parts: Mapping[str, Any]) -> None:
         for name, part in parts.items():

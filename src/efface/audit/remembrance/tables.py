@@ -201,11 +201,11 @@ def likeness_figure(found: Measured) -> Figure | None:
     if found.spill is None:
         return None
     used = found.spill.used
-    similarity, standing = found.panel.registry.similarity[used], found.standing.found
-    x, y = isotonic(similarity, standing.change[used], standing.n[used])
+    similarity, mentioned = found.panel.registry.similarity[used], found.first.mentioned
+    x, y = isotonic(similarity, mentioned.change[used], mentioned.n[used])
     ends = np.r_[True, np.diff(y) != 0] | np.r_[np.diff(y) != 0, True]
     curve = Series("best falling curve", tuple(round(float(v), 3) for v in x[ends]), tuple(map(float, y[ends])))
-    means = _by_likeness(similarity, standing.change[used], standing.n[used])
+    means = _by_likeness(similarity, mentioned.change[used], mentioned.n[used])
     return Figure(
         "Change against likeness to the target",
         (*((means,) if means is not None else ()), curve),

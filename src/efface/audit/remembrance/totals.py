@@ -27,6 +27,7 @@ class Totals:
     Attributes:
         answers: The answers, and all rows where there is one panel.
         found: Changes from before to after, and their tests.
+        mentioned: Changes of mentions, whatever the outcome that is tested.
         again: The same from before to before again, if it was asked.
         asked: Relevant rows of each entity.
         merit: Sum of the merit of each.
@@ -41,6 +42,7 @@ class Totals:
 
     answers: Panel
     found: tuple[Changes, Evidence]
+    mentioned: Changes
     again: tuple[Changes, Evidence] | None
     asked: Floats
     merit: Floats
@@ -74,6 +76,8 @@ def totals(rows: Rows, registry: Registry, arms: Sequence[str], plan: Plan) -> T
     return Totals(
         last if rows.parts == 1 else last.without_rows(),
         sums["found"],
+        # Other outcomes need all rows at once, so that the last panel is all of them.
+        sums["found"][0] if plan.outcome == "hit" else changes(last, BEFORE, AFTER),
         sums.get("again"),
         **{name: sums[name] for name in ("asked", "merit", "paired", "missed", "refused", "came")},
         exposure={arm: sums[f"exposure {arm}"] for arm in arms},
