@@ -1,7 +1,7 @@
 """Rows that are too many for memory: a parquet file, read by polars a part of the entities at a time.
 
 The rows are first written anew, as small numbers, in parts that hold all rows of some entities each. An audit then
-reads them twice, part by part: what it keeps grows with entities, queries and answers, and not with rows.
+reads them twice, part by part: what it keeps is by entity, question and answer, and never by row.
 """
 
 from __future__ import annotations
