@@ -28,7 +28,7 @@ print(f"{model.num_parameters() / 1e6:.1f} M parameters; {int((fit.lexical_type 
 text, tagged = "Don't run.", [("Do", "AUX"), ("n't", "PART"), ("run", "VERB"), (".", "PUNCT")]
 batch = tokenizer([text], return_offsets_mapping=True)
 labels = efface.labels_from_tagged([text], [tagged], batch)
-print(dict(zip(tokenizer.batch_decode(batch["input_ids"][0]), labels[0].tolist(), strict=True)))
+print(dict(zip(tokenizer.convert_ids_to_tokens(batch["input_ids"][0]), labels[0].tolist(), strict=True)))
 
 # %% One eraser a norm, each fitted with the earlier ones on.
 scrubber = efface.scrub(
