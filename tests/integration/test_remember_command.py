@@ -339,9 +339,8 @@ def test_an_option_that_says_what_is_said_already_is_refused(
     capsys: pytest.CaptureFixture[str], argv: str, message: str
 ) -> None:
     ledger = simulated(np.random.default_rng(1), entities=4, queries=10)
-    write_ledger(ledger, "ledger.parquet", overwrite=True) if Path("ledger.parquet").exists() else write_ledger(
-        ledger, "ledger.parquet"
-    )
+    Path("ledger.parquet").unlink(missing_ok=True)
+    write_ledger(ledger, "ledger.parquet")
     table = {"entity": ["a"] * 2, "query": "q", "arm": ["before", "after"], "hit": 1, "merit": 1}
     pd.DataFrame(table).to_csv("merit.csv", index=False)
     assert message in fails(capsys, *argv.split())
