@@ -11,7 +11,8 @@ word of SELECT's boundary; far: strangers that nobody preserves, each seen at it
 1 - ACC_e, 1 - ACC_g and the mean of near and far, an interval over concepts. "leaves": where the concept is asked for,
 the share of images in which judge 2 sees it or cannot say what it sees. Last, SELECT less the fixed anchor that is best
 on average, concepts resampled alike for both. FID, KID: of judge 1's features of what is kept, from what is drawn at
-other seeds without an erasure. What is drawn without one has such a distance, too: FID's depends on n, KID's does not.
+other seeds without an erasure. What is drawn without one has such distances, too: FID's depends on n, KID's is below
+0, as both sides have the same words: read either less that.
 
 "many": the first n of the world's concepts, in an order by seed, at once, with their parents as anchors and with
 SELECT's and its boundary (or what --anchors names); all preserve the same strangers. Some of them are drawn, and

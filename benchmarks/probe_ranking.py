@@ -1,6 +1,6 @@
 """Does our ranking of erasers agree with the published one? Spearman's correlation, and how little few methods say.
 
-python -m benchmarks.probe_ranking FOLDER [--concept circle] [--seed 0]
+python -m benchmarks.probe_ranking FOLDER [--concept circle] [--seed 0] [--methods uce@anchor=sibling esd@steps=200 ...]
 
 FOLDER is that of `benchmarks.probes --folder`. Published are top-1 shares (%) of ten objects on Stable Diffusion
 1.4 (arXiv:2505.17013, tables 1 to 4). A method is in common where both have it; of ours the recovery of the row counts.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
@@ -78,9 +79,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--concept", default="circle")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", nargs="*", help="which of them, where a method was judged with several settings")
     args = parser.parse_args()
     told = [json.loads(path.read_text()) for path in sorted(args.folder.glob("told-*.json"))]
     told = [each for each in told if (each["concept"], each["seed"]) == (args.concept, args.seed)]
+    told = [each for each in told if not args.methods or each["method"] in args.methods]
+    for name, n in Counter(published_name(each["method"]) for each in told).items():
+        if n > 1 and name in PUBLISHED[next(iter(PUBLISHED))]:
+            found = [each["method"] for each in told if published_name(each["method"]) == name]
+            raise SystemExit(f"{name} was judged with several settings: name one of {', '.join(found)} in --methods")
     for row, published in PUBLISHED.items():
         ours = {published_name(each["method"]): found for each in told if (found := _ours(each, row)) is not None}
         common = [name for name in published if name in ours]
