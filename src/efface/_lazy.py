@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -31,6 +32,25 @@ def require(module: str, *, extra: str) -> ModuleType:
         raise MissingExtraError(
             f"this needs the package {error.name!r}: install it with  pip install 'efface[{extra}]'"
         ) from error
+
+
+@contextmanager
+def quiet(transformers: Any) -> Iterator[None]:
+    """No notices and progress bars of transformers within the block.
+
+    Args:
+        transformers: The library.
+    """
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
 
 
 def attach(

@@ -79,3 +79,12 @@ def shown(value: Any) -> str:
     """
     plain = type(value) in (str, bytes, int, float, complex, bool, type(None))
     return f"{value!r:.60}" if plain else f"a {type(value).__name__}"
+
+
+def one_line(error: BaseException, most: int = 200) -> str:
+    """The beginning of what an error of another library says, in a line.
+
+    >>> one_line(ValueError("no    such file"))
+    'no such file'
+    """
+    return " ".join(str(error).split())[:most]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
+from efface._text import one_line
 from efface._validate import did_you_mean
 from efface.attribution.fitted import DietErasure
 from efface.attribution.maskers import Grid, Masker
@@ -159,10 +160,9 @@ def _check_reads(classifier: Classifier, pixels: Tensor) -> None:
     try:
         said = classifier.model(one)
     except (RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
         raise InputError(
-            f"the model cannot read images of shape {tuple(one.shape)}: {said}; if it wants another size, write e.g. "
-            "--size 224"
+            f"the model cannot read images of shape {tuple(one.shape)}: {one_line(error)}; if it wants another "
+            "size, write e.g. --size 224"
         ) from error
     if isinstance(said, Tensor) and said.ndim == 2:  # else `explain` says what is wrong
         check_class_names(classifier.classes, said)

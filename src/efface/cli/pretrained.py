@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from efface._errors import InputError
-from efface._lazy import require
+from efface._lazy import quiet, require
+from efface._text import one_line
 from efface.explanation.pixels import PixelModel
 
 _PROBE = (40, 56)
@@ -33,7 +33,7 @@ def load_pretrained(folder: Path) -> tuple[PixelModel, Callable[[Any], Tensor], 
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} has no config.json: give a folder written by model.save_pretrained of transformers")
     transformers = require("transformers", extra="hf")
-    with _quiet(transformers):
+    with quiet(transformers):
         model = _load_model(transformers, folder)
         processor = _load_processor(transformers, folder)
     channels = int(getattr(model.config, "num_channels", 3))
@@ -53,9 +53,9 @@ def _load_model(transformers: Any, folder: Path) -> Any:
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except (ValueError, KeyError) as error:
-        raise InputError(f"{folder} holds no image classifier that transformers knows: {_line(error)}") from error
+        raise InputError(f"{folder} holds no image classifier that transformers knows: {one_line(error)}") from error
     except OSError as error:
-        raise InputError(f"{folder} cannot be loaded (weights must be .safetensors): {_line(error)}") from error
+        raise InputError(f"{folder} cannot be loaded (weights must be .safetensors): {one_line(error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise InputError(f"{folder} has no trained weights for {', '.join(missing[:3])}: it is no trained classifier")
     return model
@@ -67,7 +67,7 @@ def _load_processor(transformers: Any, folder: Path) -> Any:
     except (ValueError, OSError, KeyError) as error:
         raise InputError(
             f"{folder} has no image processor, so nobody knows what size and scale the model wants: save it there with "
-            f"processor.save_pretrained({str(folder)!r}) ({_line(error)})"
+            f"processor.save_pretrained({str(folder)!r}) ({one_line(error)})"
         ) from error
 
 
@@ -124,23 +124,3 @@ class _Flipped(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.model(x.flip(1))
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """No notices and bars of transformers within the block."""
-    log = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
-
-
-def _line(error: BaseException) -> str:
-    """The beginning of a long message."""
-    return " ".join(str(error).split())[:200]

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from efface._errors import GroupError, InputError
-from efface._text import shown
+from efface._text import one_line, shown
 
 _ASK = "start the script with torchrun, and call torch.distributed.init_process_group() in it"
 _OUTSIDE = "this process is not in the group: call it on the ranks of the group alone"
@@ -131,7 +131,7 @@ class Group:
         except RuntimeError as error:  # of gloo, whose errors have no class of their own, and `DistBackendError`
             raise GroupError(
                 f"rank {self.rank} of {self.size}: another process has died, or did not answer within the timeout of "
-                f"the group ({' '.join(str(error).split())[:200]}). What this one has gathered is as it was: save it, "
+                f"the group ({one_line(error)}). What this one has gathered is as it was: save it, "
                 "and go on in a new group"
             ) from error
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._lazy import require
+from efface._text import one_line
 from efface._validate import did_you_mean
 from efface.core.doors import check_fields
 
@@ -279,7 +280,7 @@ def _loaded(folder: str | os.PathLike[str], model: str, processor: str) -> tuple
         found = getattr(transformers, model).from_pretrained(path, use_safetensors=True, **options)
         return found.eval(), getattr(transformers, processor).from_pretrained(path, **options)
     except (ValueError, KeyError, OSError, RuntimeError, TypeError, SafetensorError) as error:
-        raise InputError(f"{path} holds no judge: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"{path} holds no judge: {one_line(error)}") from error
 
 
 def _of_finite(images: Tensor, said: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from efface._errors import FormatError, InputError
-from efface._lazy import require
-from efface._text import shown
+from efface._lazy import quiet, require
+from efface._text import one_line, shown
 from efface._validate import check_positive_int
 from efface.audit.remembrance.registry import Registry, normalised
 from efface.audit.remembrance.words import folded, spans
@@ -77,7 +76,7 @@ def load_language_model(name: str | os.PathLike[str]) -> LanguageModel:
         has = "there is no folder" if not Path(said).is_dir() else f"no model of transformers has its {_SETTINGS} in"
         raise InputError(f"{has} {said}: {_ADVICE}")
     transformers = require("transformers", extra="hf")
-    with _quiet(transformers):
+    with quiet(transformers):
         return LanguageModel(_model(transformers, source, said, of_hub), _tokenizer(transformers, source, of_hub), said)
 
 
@@ -122,7 +121,7 @@ def _model(transformers: Any, source: str, said: str, of_hub: bool) -> Any:
         load = transformers.AutoModelForCausalLM.from_pretrained
         model, info = load(source, local_files_only=not of_hub, **options)
     except (ValueError, KeyError, OSError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
-        raise InputError(f"{said} cannot be loaded{_why(error, of_hub)}: {_line(error)}") from error
+        raise InputError(f"{said} cannot be loaded{_why(error, of_hub)}: {one_line(error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise InputError(f"{said} has no trained weights for {', '.join(missing[:3])}: it is no trained language model")
     return model.eval()
@@ -144,25 +143,6 @@ def _tokenizer(transformers: Any, source: str, of_hub: bool) -> Any:
         return transformers.AutoTokenizer.from_pretrained(source, local_files_only=not of_hub, trust_remote_code=False)
     except (ValueError, KeyError, OSError, RuntimeError, TypeError, AttributeError, ImportError):
         return None
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """No notices and bars of transformers within the block."""
-    log = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 # --------------------------------------------------------------------------------------------------- words of texts
