@@ -236,11 +236,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a text for a list in a mapping": (
         lambda: efface.audit.remembrance.Corpus({"1": "a text"}, {"1": "a name"}),  # type: ignore[attr-defined]
-        "about is a dict: write a mapping from text to lists",
+        r"about\['1'\] is 'a name': write a list",
     ),
     "a label for a list of them": (
         lambda: efface.audit.ClassifierJudge(None, None, {"fish": "tench"}),
-        "labels is a dict: write a mapping from text to lists",
+        r"labels\['fish'\] is 'tench': write a list",
     ),
     "rows of labels, and one without a length": (
         lambda: numbered([["a", "b"], 3, np.array("c")]),

@@ -156,7 +156,7 @@ def test_what_cannot_be_drawn_is_refused(erasures: Any, options: dict[str, Any],
 
 
 def test_prompts_that_are_one_text_are_refused() -> None:
-    with pytest.raises(InputError, match="prompts of 'cat'"):
+    with pytest.raises(InputError, match=r"asked\['cat'\] is 'a cat': write a list"):
         interference(View(), ERASURES, {"cat": "a cat"}, judge=judge)
     with pytest.raises(InputError, match="a prompt of 'cat' is 3"):
         interference(View(), ERASURES, {"cat": [3]}, judge=judge)  # type: ignore[list-item]

@@ -56,7 +56,7 @@ def test_a_card_takes_them() -> None:
     ("source", "said"),
     [
         ({"cat": ("a",)}, "source has no place for 'dog'"),
-        ({"cat": "animals", "dog": ("a",)}, "the place of 'cat' is 'animals'"),
+        ({"cat": "animals", "dog": ("a",)}, r"source\['cat'\] is 'animals': write a list"),
         (lambda name: {"dog": "sybling"}, "did you mean 'sibling'"),
         (lambda name: ["dog"], "expected name -> relation"),
     ],

@@ -60,11 +60,24 @@ def check_call(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
             continue
         value = given[name]
         if type(value) not in _exact(hint) and not fits(value, hint):
+            _refuse_text_in(value, hint, name)
             raise InputError(f"{name} is {shown(value)}: write {_advice(value, hint, name)}")
         if isinstance(value, Tensor) and _takes_tensors(hint):
             check_real(value, name)
             if not is_reckoned(value):
                 _refuse_tensor(value, name)
+
+
+def _refuse_text_in(value: Any, hint: Any, name: str) -> None:
+    """Name the place in a mapping that is one text where there are to be several."""
+    members = get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if not isinstance(value, Mapping) or not any(map(_listing, members)):
+        return
+    for key, each in value.items():
+        if isinstance(each, str | bytes):
+            raise InputError(
+                f"{name}[{shown(key)}] is {shown(each)}: write a list, {name}={{{key!r:.60}: [{each!r:.60}]}}"
+            )
 
 
 @cache

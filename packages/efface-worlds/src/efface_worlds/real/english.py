@@ -120,7 +120,7 @@ def read_english(split: Split | None = None, *, domain: Domain | None = None) ->
 
     >>> first = read_english("heldout", domain="python")[0]
     >>> first.name, first.paragraphs[0].words[:4], first.paragraphs[0].tags[:4]
-    ('python/assignment', ('Assignment', 'statements', 'are', 'used'), ('NOUN', 'NOUN', 'AUX', 'VERB'))
+    ('python/async', ('Execution', 'of', 'Python', 'coroutines'), ('NOUN', 'ADP', 'PROPN', 'NOUN'))
     """
     check_call(read_english, locals())
     for name, value, hint in (("split", split, Split), ("domain", domain, Domain)):
