@@ -29,7 +29,7 @@ from torch import Tensor
 
 import efface
 import efface.audit
-from benchmarks._measure import table
+from benchmarks._measure import cell, table
 from efface.core.site import Site
 from efface.scrubbing import Scrubber, collect, scrub
 from efface.stats.intervals import bootstrap_interval, paired_interval
@@ -323,11 +323,7 @@ def probes(block: int, at: Run, rows: int) -> list[str]:
 
 
 def said(finding: Any) -> str:
-    interval = finding.interval
-    return (
-        f"{100 * finding.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}] (chance "
-        f"{100 * finding.chance:.1f}), {finding.verdict}"
-    )
+    return f"{cell(finding)} (chance {100 * finding.chance:.1f})"
 
 
 # ------------------------------------------------------------------------------------------------------ cost
