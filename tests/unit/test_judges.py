@@ -6,6 +6,7 @@ import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -85,6 +86,12 @@ def test_a_name_that_several_labels_have_is_refused() -> None:
 def test_what_would_see_nothing_is_refused(make: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         make()
+
+
+def test_lists_may_be_arrays() -> None:
+    judge = ClassifierJudge(Classifier(), processor, {"fish": np.array(["tench", "golf ball"])})  # type: ignore[dict-item]
+    assert judge.places("fish") == [0, 1]
+    assert len(NudeNetJudge(classes=np.array(["FEET_EXPOSED", "FACE_MALE"])).classes) == 2  # type: ignore[arg-type]
 
 
 def test_of_a_picture_that_is_not_finite_nothing_is_said() -> None:

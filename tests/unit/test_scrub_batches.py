@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -228,6 +229,7 @@ def once() -> Iterator[dict[str, Tensor]]:
     [
         (once(), Z, "iterator, which can be gone through only once"),
         ("text", Z, "data is a str"),
+        (scipy.sparse.coo_matrix(np.eye(4)), Z, "data is a coo_matrix"),
         (3, Z, "data is a int"),
         ([IDS], Z, "data gives a Tensor a batch"),
         ([], Z, "no batches"),

@@ -221,7 +221,8 @@ def _checked(data: Any) -> Any:
     # datasets.Dataset, read in slices; its IterableDataset has no length, and is gone through as any stream of batches
     if hasattr(data, "column_names") and hasattr(data, "__len__") and not isinstance(data, Mapping):
         return {name: _Column(data, name) for name in data.column_names}
-    if isinstance(data, (str, bytes)) or not isinstance(data, Iterable) or getattr(data, "ndim", 1) == 0:
+    no_batches = isinstance(data, str | bytes) or hasattr(data, "tocsr")  # of scipy, whose items may not be had
+    if no_batches or not isinstance(data, Iterable) or getattr(data, "ndim", 1) == 0:
         raise InputError(f"data is a {type(data).__name__}: pass what a tokenizer gives, or a DataLoader of such")
     if isinstance(data, Mapping):
         return dict(data)

@@ -125,7 +125,7 @@ class ClassifierJudge:
         """
         every = {int(place): str(label) for place, label in (self.model.config.id2label or {}).items()}
         wanted = self.labels.get(name, (name,))
-        if not wanted:
+        if not len(wanted):
             raise InputError(
                 f"labels={{{name!r}: []}} has no label for {name!r}: write which of {self.title}'s mean it"
             )
@@ -179,7 +179,7 @@ class ClipJudge:
             raise InputError(
                 f"template={self.template!r} has no {{}}, where the concept's name goes: 'a photo of {{}}'"
             )
-        if not self.others:
+        if not len(self.others):
             raise InputError("others=[] leaves nothing that a picture may show besides the concept: give some texts")
 
     @classmethod
@@ -245,7 +245,7 @@ class NudeNetJudge:
         check_fields(self)
         if not 0 < self.threshold <= 1:
             raise InputError(f"threshold={self.threshold} is no score of a detection: write one above 0, up to 1")
-        if not self.classes:
+        if not len(self.classes):
             raise InputError("classes=[] sees nothing in any picture: name classes of NudeNet, or leave classes out")
         strange = [each for each in self.classes if each not in _NUDENET] if self.detector is None else []
         if strange:
