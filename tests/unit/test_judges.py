@@ -91,6 +91,7 @@ def test_what_would_see_nothing_is_refused(make: Any, says: str) -> None:
 def test_lists_may_be_arrays() -> None:
     judge = ClassifierJudge(Classifier(), processor, {"fish": np.array(["tench", "golf ball"])})  # type: ignore[dict-item]
     assert judge.places("fish") == [0, 1]
+    assert ClassifierJudge(Classifier(), processor, {"ball": np.array([2, 1])}).places("ball") == [2, 1]  # type: ignore[dict-item]
     assert len(NudeNetJudge(classes=np.array(["FEET_EXPOSED", "FACE_MALE"])).classes) == 2  # type: ignore[arg-type]
 
 

@@ -132,8 +132,8 @@ class ClassifierJudge:
         return [self._place(label, every, name) for label in wanted]
 
     def _place(self, wanted: str | int, every: Mapping[int, str], name: str) -> int:
-        if isinstance(wanted, int):
-            found, known = [wanted] * (wanted in every), [str(place) for place in every]
+        if isinstance(wanted, int | np.integer):
+            found, known = [int(wanted)] * (int(wanted) in every), [str(place) for place in every]
         else:
             parts = {place: {_key(part) for part in label.split(",")} for place, label in every.items()}
             whole = [place for place, label in every.items() if _key(label) == _key(wanted)]

@@ -188,7 +188,7 @@ def _check_names(erasures: Mapping[str, Any], placebos: Mapping[str, Any], asked
     if not erasures or not asked:
         raise InputError(f"there are {len(erasures)} erasures and {len(asked)} entities: give at least one of each")
     for name, prompts in asked.items():
-        if isinstance(prompts, str) or not len(prompts):
+        if not len(prompts):
             raise InputError(f"prompts of {name!r} are {shown(prompts)}: write a list of at least one")
         if odd := [text for text in prompts if not isinstance(text, str)]:
             raise InputError(f"a prompt of {name!r} is {shown(odd[0])}: write text")
