@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from efface import GroupError, InputError, LeaceFitter, OracleFitter, QuadraticFitter
+from efface import EffaceWarning, GroupError, InputError, LeaceFitter, OracleFitter, QuadraticFitter
 from efface.erasers.mean_difference import MeanDifferenceFitter
 
 Work = Callable[[int], Any]
@@ -175,6 +175,20 @@ def test_what_does_not_go_together_is_refused_by_all(tmp_path: Path) -> None:
         for name, (_, says) in DIFFER.items():
             with pytest.raises(InputError, match=says):
                 raise InputError(answer["found"][name])
+
+
+def test_rows_that_count_twice_are_said(tmp_path: Path) -> None:
+    """As where no sampler parts them, or what was reduced is reduced again; who has seen nothing has not the same."""
+    x, z = data()
+
+    def work(rank: int) -> Any:
+        fitter = LeaceFitter(6, 3).update(x[:200], z[:200]) if rank else LeaceFitter(6, 3)
+        with pytest.warns(EffaceWarning, match="ranks 1 and 2 have seen the same rows, which count twice"):
+            fitter.all_reduce()
+        with pytest.warns(EffaceWarning, match="ranks 0 and 1 have seen the same rows"):
+            return int(fitter.all_reduce().n)
+
+    assert [each["found"] for each in run(3, tmp_path, work)] == [1200] * 3
 
 
 def test_a_process_that_dies_is_an_error_in_the_others_and_no_wait(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import efface
-from efface import InputError, Scrubber
+from efface import EffaceWarning, InputError, Scrubber
 from tests.integration.test_collective import run
 from tests.models import concept, tiny, tokens
 
@@ -138,6 +140,46 @@ def test_a_model_that_is_spread_over_the_processes_too(tmp_path: Path) -> None:
     assert same(one, first, atol=1e-5)
     with first.on(model := tiny("llama")), torch.no_grad():
         assert all(torch.allclose(model(ids).logits, answer, atol=1e-5) for answer in answers)
+
+
+def test_a_model_whose_layers_are_split_over_the_processes(tmp_path: Path) -> None:
+    """Tensor parallel: all are given the same sequences and fit the same, so that no group is named."""
+    sites = efface.find_sites(tiny("llama"), "norms", inputs={"input_ids": IDS})
+    plan = {"mlp.gate_proj": ColwiseParallel(), "mlp.up_proj": ColwiseParallel(), "mlp.down_proj": RowwiseParallel()}
+
+    def work(rank: int) -> Any:
+        model: Any = tiny("llama")
+        for layer in model.model.layers:
+            parallelize_module(layer, init_device_mesh("cpu", (2,)), plan)
+        found = efface.scrub(model, {"input_ids": IDS}, LABELS, sites=sites, batch_size=2)
+        found.save(tmp_path / f"scrubber{rank}")
+        with found.on(model), torch.no_grad():
+            return model(IDS[:2]).logits
+
+    answers = [answer["found"] for answer in run(2, tmp_path, work)]
+    one, first = scrub(slice(0, 8)), efface.load(tmp_path / "scrubber0")
+    assert first == efface.load(tmp_path / "scrubber1") and same(one, first, atol=1e-5)
+    with first.on(model := tiny("llama")), torch.no_grad():
+        assert all(torch.allclose(model(IDS[:2]).logits, answer, atol=1e-5) for answer in answers)
+
+
+def test_fsdp_1_is_refused(tmp_path: Path) -> None:
+    def work(rank: int) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, that it is old
+            model = FullyShardedDataParallel(tiny("llama"), device_id=torch.device("cpu"))
+        efface.scrub(model, {"input_ids": IDS}, LABELS, **OPTIONS, group=dist.group.WORLD)
+
+    (answer,) = run(1, tmp_path, work)
+    assert answer["error"].startswith("InputError: the model is wrapped by FullyShardedDataParallel (FSDP 1)")
+
+
+def test_the_same_sequences_in_two_processes_are_said(tmp_path: Path) -> None:
+    def work(rank: int) -> Any:
+        with pytest.warns(EffaceWarning, match="ranks 0 and 1 have the same sequences, which count twice"):
+            scrub(PARTS[0], group=dist.group.WORLD)
+
+    assert all("found" in answer for answer in run(2, tmp_path, work))
 
 
 def test_without_a_group_that_was_begun() -> None:

@@ -8,6 +8,7 @@ the whole once down.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, Self
@@ -16,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from efface._errors import GroupError, InputError
+from efface._errors import EffaceWarning, GroupError, InputError
 from efface._text import one_line, shown
 
 _ASK = "start the script with torchrun, and call torch.distributed.init_process_group() in it"
@@ -156,6 +157,24 @@ def same_in_all(told: Sequence[Mapping[str, Any]], name: str, advice: str, *, so
     if other is not None:
         raise InputError(f"{name} is {shown(value)} on rank {first} and {shown(other[1])} on rank {other[0]}: {advice}")
     return value
+
+
+def warn_of_same(seen: Sequence[Any], what: str) -> None:
+    """Say it where two processes have brought the same, which would count twice.
+
+    Args:
+        seen: What marks the part of each, in the order of ranks; of those without one it is empty.
+        what: What they have, for the text.
+    """
+    first = {mark: rank for rank, mark in reversed([*enumerate(seen)]) if mark}
+    again = next((rank for rank, mark in enumerate(seen) if mark and first[mark] != rank), None)
+    if again is not None:
+        warnings.warn(
+            f"ranks {first[seen[again]]} and {again} have {what}, which count twice: give each process its own part, "
+            "by a DistributedSampler or by hand",
+            EffaceWarning,
+            stacklevel=4,
+        )
 
 
 def _doublings(size: int) -> Iterator[int]:

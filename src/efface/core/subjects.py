@@ -117,7 +117,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def is_spread(model: nn.Module) -> bool:
-    """Whether parts of its parameters lie in other processes (`torch.distributed.tensor.DTensor`, as of FSDP 2)."""
+    """Whether parts of its parameters lie in other processes: `DTensor`s, as of FSDP 2 and of tensor parallel."""
     return any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,9 +18,10 @@ from efface._text import shown
 from efface._validate import check_device, check_positive_int, to_tensor
 from efface.core.arrays import is_finite, is_plain
 from efface.core.codec import decoded, dtype_of, fields_of, warn_unknown
-from efface.core.collective import Group, same_in_all
+from efface.core.collective import Group, same_in_all, warn_of_same
 from efface.core.column_names import check_same_rows, columns_of, compare_columns, joint_columns
 from efface.core.config import Config
+from efface.core.hashing import feed
 from efface.core.labels import Kind, check_kind
 from efface.core.row_labels import Labels, read_labels
 from efface.erasers.base import Eraser, Report, eraser_dtype
@@ -212,7 +214,7 @@ class Fitter:
         over = Group(group)
         names = {name: list(getattr(self, name)) for name in ("classes", "columns", "label_columns")}
         about = {"type": type(self).__name__, "x_dim": self.x_dim, "z_dim": self.z_dim}
-        told = over.told({**about, "options": self.options(), "decided": self.decided, **names})
+        told = over.told({**about, "options": self.options(), "decided": self.decided, "seen": self._seen, **names})
         for name in (*about, "options"):
             same_in_all(told, name, "make the same fitter in all processes")
         decided = same_in_all(told, "decided", "pass kind= to the fitters", some=True)
@@ -221,10 +223,19 @@ class Fitter:
             same_in_all(told, name, "pass the same columns in the same order in all processes", some=True)
             for name in ("columns", "label_columns")
         )
+        warn_of_same([each["seen"] for each in told], "seen the same rows")
         state = over.merged(self.moments, self._blank_moments)
         self.load_state_dict(state | {"decided": torch.tensor(_DECISIONS.index(decided))})
         self.classes, self.columns, self.label_columns = tuple(classes), tuple(columns), tuple(labels)
         return self
+
+    @property
+    def _seen(self) -> str:
+        """A mark of the rows seen, that others hardly have; of none it is empty."""
+        state, total = self.moments.state_dict(), hashlib.sha256()
+        for name in ("n", "weight", "origin_x", "sum_x", "sum_z"):
+            feed(total, state[name])
+        return total.hexdigest() if bool(state["n"].any()) else ""
 
     def copy(self) -> Self:
         """An independent fitter with the same statistics."""

@@ -18,10 +18,9 @@ from efface.core.doors import check_call
 from efface.core.erasure import Erasure
 from efface.core.hooks import StateEdit
 from efface.core.site import Site
-from efface.core.subjects import unwrapped
 from efface.scrubbing.batches import Batch, Batches
 from efface.scrubbing.examples import small_inputs
-from efface.scrubbing.forward import Take, at_rest, execution_order, run_to, taking
+from efface.scrubbing.forward import Take, at_rest, bare, execution_order, run_to, taking
 from efface.scrubbing.sites import SiteFinder, SitesLike
 from efface.scrubbing.token_labels import IGNORE
 
@@ -77,7 +76,7 @@ def collect(
         InputError: As `scrub`.
     """
     check_call(collect, locals())
-    model = unwrapped(model)
+    model = bare(model)
     batches = Batches(data, concept, batch_size=batch_size, ignore_index=ignore_index)
     places = SiteFinder(model, table, partial(small_inputs, model, batches)).find(sites)
     found = list(execution_order(model, places, next(iter(batches))))

@@ -23,7 +23,6 @@ from efface.core.method import Method
 from efface.core.provenance import called, provenance
 from efface.core.row_labels import read_labels
 from efface.core.site import Site
-from efface.core.subjects import unwrapped
 from efface.erasers.base import eraser_dtype
 from efface.scrubbing.batches import Batch, Batches, Survey, survey
 from efface.scrubbing.carried_activations import Carried, Store
@@ -31,7 +30,7 @@ from efface.scrubbing.checkpoint import ScrubCheckpoint
 from efface.scrubbing.companions import Remembered, fitted_on
 from efface.scrubbing.config import Activations, Order, ScrubConfig, config_for, rows_method
 from efface.scrubbing.examples import small_inputs
-from efface.scrubbing.forward import align, at_rest, check_states, execution_order, run_to, taking
+from efface.scrubbing.forward import align, at_rest, bare, check_states, execution_order, run_to, taking
 from efface.scrubbing.measuring import measure_left
 from efface.scrubbing.scrubber import Scrubber
 from efface.scrubbing.sites import SiteFinder, SitesLike
@@ -133,7 +132,7 @@ def scrub_with(
     group: Any = None,
 ) -> Scrubber:
     """`scrub` by a method of rows, with its options as a value."""
-    model = unwrapped(model)
+    model = bare(model)
     fit = _Fit(
         model=model,
         batches=Batches(data, labels, batch_size=config.batch_size, ignore_index=config.ignore_index),
@@ -251,7 +250,7 @@ class _Fit:
             "sites": [str(site) for site in self.calls],
             "fingerprint": fingerprint(self.model),
             "dtypes": sorted({str(parameter.dtype) for parameter in self.model.parameters()}),
-            "data": self.together.joined(self.batches.fingerprint),
+            "data": self.together.data(self.batches.fingerprint),
             "beside": [*self.companions],
             "ignore_index": self.config.ignore_index,
             "labels": {**asdict(self.survey), "classes": list(self.survey.classes)},

@@ -14,7 +14,7 @@ from efface._errors import InputError
 from efface.core.edits import edit_sites
 from efface.core.hooks import StateEdit, compiled_frames, look
 from efface.core.site import Site
-from efface.core.subjects import device_of
+from efface.core.subjects import device_of, unwrapped
 from efface.scrubbing.batches import Batch
 
 
@@ -41,6 +41,20 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 
 def _as_written() -> Any:
     return torch.compiler.set_stance("force_eager") if compiled_frames() else nullcontext()
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model inside what is wrapped around it, which a scrub runs part of.
+
+    Raises:
+        InputError: If FSDP 1 is, without whose own call its parameters are not there.
+    """
+    if any("FullyShardedDataParallel" in (base.__name__ for base in type(m).__mro__) for m in model.modules()):
+        raise InputError(
+            "the model is wrapped by FullyShardedDataParallel (FSDP 1), whose parameters are there in its own call "
+            "alone: shard it by torch.distributed.fsdp.fully_shard (FSDP 2; fsdp_version: 2 of accelerate)"
+        )
+    return unwrapped(model)
 
 
 def run(model: nn.Module, batch: Batch) -> Any:

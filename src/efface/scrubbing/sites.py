@@ -16,8 +16,9 @@ from efface._text import shown
 from efface._validate import check_type
 from efface.core.doors import check_call, fits
 from efface.core.site import Site
-from efface.core.subjects import base_path, unwrapped
+from efface.core.subjects import base_path
 from efface.scrubbing.examples import candidates
+from efface.scrubbing.forward import bare
 from efface.scrubbing.roles import ROLES, Roles, advice, seen_roles
 
 _SLICED = re.compile(r"^(?P<role>\w+)\[(?P<start>-?\d*):(?P<stop>-?\d*)\]$")
@@ -38,7 +39,7 @@ def find_roles(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> Rol
         InputError: If the model does not run on them, or it is not known what it takes.
     """
     check_call(find_roles, locals())
-    model = unwrapped(model)
+    model = bare(model)
     if inputs is not None:
         return seen_roles(model, inputs)
     failed = None
@@ -81,7 +82,7 @@ def find_sites(
     ['0:input', '1']
     """
     check_call(find_sites, locals())
-    return SiteFinder(unwrapped(model), table, inputs).find(sites)
+    return SiteFinder(bare(model), table, inputs).find(sites)
 
 
 def several(sites: Any) -> list[Any]:

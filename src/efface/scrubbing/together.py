@@ -7,14 +7,15 @@ solved, so that each process goes on with the same eraser, bit for bit. Alone, a
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from torch import Tensor, nn
 
-from efface._errors import InputError
-from efface.core.collective import Group, Part, same_in_all
+from efface._errors import EffaceWarning, InputError
+from efface.core.collective import Group, Part, same_in_all, warn_of_same
 from efface.core.subjects import is_spread
 
 
@@ -69,13 +70,19 @@ class Together:
         """The least of a number over the processes."""
         return min(each["number"] for each in self.told(lambda: {"number": number}))
 
-    def joined(self, text: str) -> str:
-        """The texts of all."""
-        return "+".join(each["text"] for each in self.told(lambda: {"text": text}))
+    def data(self, mark: str) -> str:
+        """What marks the data of all processes; a warning where two of them have the same."""
+        marks = [each["data"] for each in self.told(lambda: {"data": mark})]
+        warn_of_same(marks, "the same sequences")
+        return "+".join(marks)
 
     def reduced(self, fitter: Any) -> Any:
         """A fitter that has seen what those of all processes have."""
-        return fitter if self.over is None else fitter.all_reduce(self.group)
+        if self.over is None:
+            return fitter
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EffaceWarning)  # `data` has said it of all sites
+            return fitter.all_reduce(self.group)
 
     def merged(self, part: Part, blank: Callable[[], Part]) -> Mapping[str, Tensor]:
         """The state of all parts together."""
