@@ -24,7 +24,6 @@ import torch
 from efface._errors import EffaceWarning, InputError
 from efface.audit.vectors.labels import Labels as AuditLabels
 from efface.cli import main
-from efface.cli.concepts import learn
 from efface.core.arrays import read_array
 from efface.core.labels import Tally, read_column, read_groups, settled
 from efface.core.row_labels import Labels, read_labels
@@ -35,6 +34,7 @@ from efface.erasers.quadratic import QuadraticEraser, QuadraticFitter
 from efface.estimators import LeaceTransformer
 from efface.moments.streaming import Moments
 from efface.scrubbing.batches import Batches, survey
+from efface.streams.concepts import learn
 
 N = 60
 _RNG = np.random.default_rng(0)

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from efface._errors import InputError
-from efface.cli.concepts import Side, joint, load_side
-from efface.cli.inputs import Inputs, Labels, choose_features, find_labels
+from efface.cli.concepts import Side, load_side
+from efface.cli.inputs import choose_features, find_labels
 from efface.cli.one_hot import OneHotSource
 from efface.cli.options import Apply, Chosen, Missing
 from efface.cli.outputs import caution, check_free
@@ -19,6 +19,8 @@ from efface.cli.ranges import Change
 from efface.core.erasure import load
 from efface.erasers.base import Eraser
 from efface.streams import SUFFIXES, TABLES, Source, column_names, open_sink, open_source, progress, shortened
+from efface.streams.concepts import joint
+from efface.streams.inputs import Inputs, Labels
 
 
 @dataclass(frozen=True)

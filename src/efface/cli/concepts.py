@@ -1,156 +1,22 @@
-"""What a concept is on the command line: classes or quantities, learned from the file, the same for every chunk."""
+"""What is kept beside an eraser that the command line made: what its concepts and columns were."""
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from efface._errors import EffaceWarning, FormatError, InputError
+from efface._errors import FormatError
 from efface._io import read_json, reading, write_json
 from efface._validate import check_int
 from efface.cli.ranges import Columns
-from efface.core.arrays import shared
 from efface.core.codec import fields_of
-from efface.core.labels import Decided, Kind, Tally, check_kind, read_column
-from efface.streams import shortened
+from efface.streams.concepts import Concept
 
 SIDE_FILE = "concept.json"
 _VERSION = 1
-_MOST_CLASSES = 1000
-
-
-@dataclass(frozen=True)
-class Concept:
-    """What one concept was taken for.
-
-    Attributes:
-        name: Its column or file.
-        kind: `"categorical"`, `"continuous"` or `"columns"` (several numbers a row).
-        classes: The labels in sorted order, if categorical.
-        width: How many columns of z it makes.
-    """
-
-    name: str
-    kind: Decided
-    classes: tuple[Any, ...] = ()
-    width: int = 1
-
-    def __str__(self) -> str:
-        if self.kind == "categorical":
-            return f"{self.name}: {len(self.classes)} classes ({shortened(self.classes, count=8)})"
-        return f"{self.name}: continuous, {self.width} column{'s' * (self.width > 1)}"
-
-    def encode(self, values: Any, first_row: int) -> Tensor:
-        """Class numbers `(n,)`, quantities `(n,)` or columns `(n, k)` of a chunk.
-
-        Raises:
-            InputError: If a label is not among the classes, or values are not as when it was learned.
-        """
-        if self.kind == "columns":
-            return values
-        column = read_column(values, self.name, kind=self.kind, first_row=first_row)
-        if self.kind == "continuous":
-            return shared(column.numbers())
-        codes = column.codes(self.classes)
-        wrong = np.flatnonzero(codes < 0)
-        if wrong.size:
-            raise InputError(
-                f"{self.name} has the label {values[wrong[0]]!s} in row {first_row + int(wrong[0])}, which the eraser "
-                f"does not know: it was fitted on {shortened(self.classes, count=8)}"
-            )
-        return shared(codes)
-
-    def columns(self, values: Any, first_row: int) -> Tensor:
-        """Columns of float64 `(n, width)`: one-hot for classes."""
-        z = self.encode(values, first_row)
-        if self.kind == "categorical":
-            return torch.nn.functional.one_hot(z, self.width).double()
-        return z.double().reshape(len(z), -1)
-
-
-class Learner:
-    """Finds out in one pass over the labels what a concept is."""
-
-    def __init__(self, name: str, kind: str) -> None:
-        self._name = name
-        self._wanted: Kind = check_kind(kind)
-        self.kind: Decided | None = None
-        self._width = 1
-        self._tally = Tally(name, self._wanted)
-
-    def update(self, values: Any) -> None:
-        """Take in the labels of a chunk."""
-        if values.ndim == 2:
-            self._take_columns(values.shape[1])
-            return
-        # Of several concepts --kind continuous is about those that are numbers.
-        wanted: Kind = "auto" if values.dtype.kind in "US" else self._wanted
-        column = read_column(values, self._name, kind=wanted, first_row=self._tally.n)
-        self.kind = self.kind or column.kind
-        self._tally.add(column.values, self.kind)
-        self._check_count()
-
-    def _take_columns(self, width: int) -> None:
-        if self._wanted == "categorical":
-            raise InputError(f"{self._name} has {width} columns: give one label a row for classes")
-        self.kind, self._width = "columns", width
-
-    def _check_count(self) -> None:
-        if len(self._tally.classes) > _MOST_CLASSES:
-            raise InputError(
-                f"{self._name} has more than {_MOST_CLASSES} distinct values: write --kind continuous if it is a "
-                "quantity, or merge classes"
-            )
-
-    def concept(self) -> Concept:
-        """What it is.
-
-        Raises:
-            InputError: If there is one class only.
-        """
-        if self.kind is None:
-            raise InputError(f"{self._name} has no rows: there is nothing to learn from")
-        classes = tuple(sorted(self._tally.classes))
-        if self.kind == "categorical" and len(classes) < 2:
-            raise InputError(f"{self._name} has one class only ({shortened(classes)}): there is nothing to erase")
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", EffaceWarning)  # A command has nobody but its user to say it to.
-            self._tally.check()
-        return Concept(self._name, self.kind, classes, len(classes) or self._width)
-
-
-def learn(names: Sequence[str], kind: str, chunks: Iterable[Sequence[Any]]) -> tuple[Concept, ...]:
-    """What the concepts are; reads labels only as far as that needs."""
-    learners = [Learner(name, kind) for name in names]
-    for values in chunks:
-        for learner, part in zip(learners, values, strict=True):
-            learner.update(part)
-        if not any(learner.kind == "categorical" for learner in learners):
-            break
-    concepts = tuple(learner.concept() for learner in learners)
-    if kind == "continuous" and [concept.kind for concept in concepts] == ["categorical"]:
-        raise InputError(f"{names[0]} holds text: leave out --kind continuous, or convert it to numbers")
-    return concepts
-
-
-def joint(concepts: Sequence[Concept], values: Sequence[Any], first_row: int) -> Tensor:
-    """Z of a chunk: labels of the only concept, or the columns of several side by side."""
-    if len(concepts) == 1:
-        return concepts[0].encode(values[0], first_row)
-    return torch.cat([c.columns(v, first_row) for c, v in zip(concepts, values, strict=True)], dim=1)
-
-
-def joint_kind(concepts: Sequence[Concept]) -> str:
-    """The `kind` of the fitter that takes what `joint` gives."""
-    return concepts[0].kind if len(concepts) == 1 and concepts[0].kind != "columns" else "auto"
 
 
 @dataclass(frozen=True)

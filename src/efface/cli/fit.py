@@ -13,8 +13,8 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._io import CARD, CONFIG, TENSORS, atomic_dir
 from efface._validate import check_finite
-from efface.cli.concepts import SIDE_FILE, Concept, Side, joint, joint_kind, learn
-from efface.cli.inputs import Inputs, choose_features, find_labels, split_names
+from efface.cli.concepts import SIDE_FILE, Side
+from efface.cli.inputs import choose_features, find_labels, split_names
 from efface.cli.one_hot import OneHotSource, spread
 from efface.cli.options import Fit
 from efface.cli.outputs import caution, check_free
@@ -26,6 +26,8 @@ from efface.core.method import Method, get_method
 from efface.core.provenance import provenance
 from efface.erasers.base import eraser_dtype
 from efface.streams import Source, column_names, open_source, progress, shortened
+from efface.streams.concepts import Concept, joint, joint_kind, learn
+from efface.streams.inputs import Inputs
 
 _TARGETS = ("label", "labels", "target", "targets", "class", "classes", "outcome", "y")
 
