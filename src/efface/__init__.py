@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from efface.core.site import Site
     from efface.erasers.base import Eraser, EraserModule, Report
     from efface.erasers.compose import compose, join_concepts
+    from efface.erasers.concepts import ConceptsFitter
     from efface.erasers.fitter import Fitter
     from efface.erasers.leace import ErasureMethod, LeaceEraser, LeaceFitter
     from efface.erasers.mean_difference import MeanDifferenceFitter
@@ -93,6 +94,7 @@ _NAMES = {
     "efface.erasers.base": ("Eraser", "EraserModule", "Report"),
     "efface.erasers.fitter": ("Fitter",),
     "efface.erasers.compose": ("compose", "join_concepts"),
+    "efface.erasers.concepts": ("ConceptsFitter",),
     "efface.erasers.leace": ("ErasureMethod", "LeaceEraser", "LeaceFitter"),
     "efface.erasers.mean_difference": ("MeanDifferenceFitter",),
     "efface.erasers.oracle": ("OracleEraser", "OracleFitter"),
@@ -133,6 +135,7 @@ __all__ = [
     "ClassMoments",
     "Concept",
     "ConceptScrubber",
+    "ConceptsFitter",
     "EffaceError",
     "EffaceWarning",
     "Eraser",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -54,6 +54,11 @@ class Fitter:
     method: str
     config_type: ClassVar[type[Config]] = Config
     second: Literal["full", "diag"] = "full"
+    by_class: ClassVar[bool] = False
+    """Whether sums are kept for each class, so that nothing of them is the same for another concept."""
+
+    of: str = "z"
+    """What to call the concept in messages."""
 
     def __init__(
         self,
@@ -163,11 +168,16 @@ class Fitter:
     def _check_as_before(self, labels: Labels) -> None:
         now = labels.kind
         if self.decided not in (None, now):
-            raise InputError(f"z was {self.decided} in earlier batches and is {now} now: pass kind= to the fitter")
+            raise InputError(
+                f"{self.of} was {self.decided} in earlier batches and is {now} now: pass kind= to the fitter"
+            )
         if self.decided is not None and labels.classes != self.classes:
-            raise InputError("z holds text now and held class numbers in earlier batches: pass the same in all")
+            raise InputError(
+                f"{self.of} holds text now and held class numbers in earlier batches: pass the same in all"
+            )
         if self.label_columns and labels.column_names:
-            compare_columns(self.label_columns, labels.column_names, "z", advice="write z[list(fitter.label_columns)]")
+            advice = f"write {self.of}[list(fitter.label_columns)]"
+            compare_columns(self.label_columns, labels.column_names, self.of, advice=advice)
 
     def _remember(self, labels: Labels) -> None:
         self.decided, self.classes, self._eraser = labels.kind, labels.classes, None
@@ -175,25 +185,37 @@ class Fitter:
 
     def merge(self, other: Fitter) -> Self:
         """Take in all that `other`, a fitter of the same type and options, has seen."""
+        self.check_merging(other)
+        self.moments.merge(other.moments)
+        self.told(other.decided, other.classes, other.columns, other.label_columns)
+        return self
+
+    def check_merging(self, other: Fitter) -> None:
+        """Refuse a fitter of another type, with other options, or that took its concept or columns for others."""
         if type(other) is not type(self) or other.options() != self.options():
             said = f"{other!r}" if isinstance(other, Fitter) else shown(other)
             raise InputError(f"cannot merge {said} into {self!r}: type and options must agree")
         if None not in (self.decided, other.decided):
             if self.decided != other.decided:
-                raise InputError(f"z was {self.decided} here and {other.decided} there: pass kind= to both fitters")
+                raise InputError(
+                    f"{self.of} was {self.decided} here and {other.decided} there: pass kind= to both fitters"
+                )
             if self.classes != other.classes:
                 raise InputError(
-                    f"z has the classes {self.classes} here and {other.classes} there: number them alike before"
+                    f"{self.of} has the classes {self.classes} here and {other.classes} there: number them alike before"
                 )
         for name in ("columns", "label_columns"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine and theirs:
-                compare_columns(mine, theirs, "x of the other" if name == "columns" else "z of the other")
-        self.moments.merge(other.moments)
-        self.decided, self._eraser = self.decided or other.decided, None
-        self.classes = self.classes or other.classes
-        self.columns, self.label_columns = self.columns or other.columns, self.label_columns or other.label_columns
-        return self
+                compare_columns(mine, theirs, "x of the other" if name == "columns" else f"{self.of} of the other")
+
+    def told(
+        self, decided: str | None, classes: Sequence[Any], columns: Sequence[str], label_columns: Sequence[str]
+    ) -> None:
+        """Take over what another one knows of its labels and columns, where nothing is known here."""
+        self.decided, self._eraser = self.decided or decided, None
+        self.classes, self.columns = self.classes or tuple(classes), self.columns or tuple(columns)
+        self.label_columns = self.label_columns or tuple(label_columns)
 
     def all_reduce(self, group: Any = None) -> Self:
         """Have what the fitters of all processes of a group have seen together, exactly, however the rows are spread.
@@ -212,21 +234,15 @@ class Fitter:
                 changed.
         """
         over = Group(group)
-        names = {name: list(getattr(self, name)) for name in ("classes", "columns", "label_columns")}
         about = {"type": type(self).__name__, "x_dim": self.x_dim, "z_dim": self.z_dim}
-        told = over.told({**about, "options": self.options(), "decided": self.decided, "seen": self._seen, **names})
+        told = over.told({**about, "options": self.options(), "seen": self._seen, **self.knows()})
         for name in (*about, "options"):
             same_in_all(told, name, "make the same fitter in all processes")
-        decided = same_in_all(told, "decided", "pass kind= to the fitters", some=True)
-        classes = same_in_all(told, "classes", "number them alike before", some=True)
-        columns, labels = (
-            same_in_all(told, name, "pass the same columns in the same order in all processes", some=True)
-            for name in ("columns", "label_columns")
-        )
+        known = agreed(told)
         warn_of_same([each["seen"] for each in told], "seen the same rows")
         state = over.merged(self.moments, self._blank_moments)
-        self.load_state_dict(state | {"decided": torch.tensor(_DECISIONS.index(decided))})
-        self.classes, self.columns, self.label_columns = tuple(classes), tuple(columns), tuple(labels)
+        self.load_state_dict(state | {"decided": torch.tensor(_DECISIONS.index(self.decided))})
+        self.told(*known)
         return self
 
     @property
@@ -236,6 +252,11 @@ class Fitter:
         for name in ("n", "weight", "origin_x", "sum_x", "sum_z"):
             feed(total, state[name])
         return total.hexdigest() if bool(state["n"].any()) else ""
+
+    def knows(self) -> dict[str, Any]:
+        """What it took its labels and columns for, as plain data."""
+        names = ("classes", "columns", "label_columns")
+        return {"decided": self.decided, **{name: list(getattr(self, name)) for name in names}}
 
     def copy(self) -> Self:
         """An independent fitter with the same statistics."""
@@ -301,9 +322,10 @@ class Fitter:
             raise InputError(f"{bad} overflows {self.dtype}, as x varies by too little or too much: {ADVICE}")
         report, wanted = eraser.report, getattr(self, "svd_tol", None) or 0.0
         left = None if report is None or report.rank == 0 else report.residual
+        concept = "the concept" if self.of == Fitter.of else self.of
         if left is not None and left > max(_LEFT, 2 * wanted) and not self._leaves_some:
             warnings.warn(
-                f"a correlation of {left:.2g} with the concept is left by the eraser as it is stored in {self.dtype}: "
+                f"a correlation of {left:.2g} with {concept} is left by the eraser as it is stored in {self.dtype}: "
                 f"values lie too far from zero, or columns too far apart in size, {ADVICE}",
                 EffaceWarning,
                 stacklevel=3,
@@ -337,7 +359,7 @@ class Fitter:
         sigma_zz = self.moments.scatter_zz / freedom
         if not bool((sigma_zz.diagonal().real > 0).any()):
             raise InputError(
-                f"z has the same value in all {self.moments.n} rows, so there is no concept to erase: "
+                f"{self.of} has the same value in all {self.moments.n} rows, so there is no concept to erase: "
                 "fit on rows of at least two classes"
             )
         return self.moments.scatter_xz / freedom, sigma_zz, freedom
@@ -371,6 +393,10 @@ class Fitter:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write statistics and options to a folder, atomically, to go on from later."""
+        save_folder(path, *self.saved())
+
+    def saved(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What `save` writes: plain data and tensors."""
         config = {
             "type": type(self).__name__,
             "x_dim": self.x_dim,
@@ -380,7 +406,7 @@ class Fitter:
             "columns": list(self.columns),
             "label_columns": list(self.label_columns),
         }
-        save_folder(path, config, self.state_dict())
+        return config, self.state_dict()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str | torch.device | None = None) -> Self:
@@ -416,6 +442,21 @@ class Fitter:
     def _blank(self) -> Self:
         options: dict[str, Any] = self.options() | {"dtype": self.dtype}
         return type(self)(self.x_dim, self.z_dim, device=self.moments.device, **options)
+
+
+def agreed(told: Sequence[Mapping[str, Any]]) -> tuple[str | None, list[Any], list[str], list[str]]:
+    """What the fitters of all processes took labels and columns for, of what each `knows`.
+
+    Raises:
+        InputError: If two differ, in every process alike.
+    """
+    decided = same_in_all(told, "decided", "pass kind= to the fitters", some=True)
+    classes = same_in_all(told, "classes", "number them alike before", some=True)
+    columns, labels = (
+        same_in_all(told, name, "pass the same columns in the same order in all processes", some=True)
+        for name in ("columns", "label_columns")
+    )
+    return decided, classes, columns, labels
 
 
 def _decided(state: Any) -> str | None:

@@ -26,7 +26,7 @@ from efface.linalg.projection import (
     orthogonal_projection,
     rank_tolerance,
 )
-from efface.linalg.psd import factor_
+from efface.linalg.psd import Factor, factor_
 from efface.linalg.shrinkage import correlation_weight, units, weight_of_sample
 from efface.moments.gram import mirror
 
@@ -151,6 +151,25 @@ def _jointly(*erasers: LeaceEraser) -> tuple[Tensor, Tensor, Tensor | None]:
     return left.to(dtype), right.to(dtype), None if bias is None else bias.to(dtype)
 
 
+@dataclass(frozen=True)
+class Whitening:
+    """What LEACE needs of sigma_xx.
+
+    Attributes:
+        factor: Of the covariance, shrunk if that was asked for.
+        variance: `(d,)` its diagonal.
+        total: Its trace.
+        shrunk: Weight of the target in it.
+        target: The diagonal of what it was shrunk towards, or its mean.
+    """
+
+    factor: Factor
+    variance: Tensor
+    total: float
+    shrunk: float
+    target: Tensor
+
+
 class LeaceFitter(Fitter):
     """Gathers the moments that LEACE needs, batch by batch, and solves for the eraser.
 
@@ -253,6 +272,17 @@ class LeaceFitter(Fitter):
             variance = self.moments.scatter_xx / freedom
             projection = orthogonal_projection(sigma_xz, sigma_zz, variance, tol=tol)
             return self._finish(projection, sigma_xz, sigma_zz, variance)
+        known = self.whitening or self.whitened()
+        projection = oblique_projection(known.factor, sigma_xz, sigma_zz, tol=tol)
+        edit = self._edit(projection, known.target, known.shrunk) / known.total if known.total else 0.0
+        found = {"edit": edit, "x_rank": known.factor.rank, "route": known.factor.route, "shrinkage": known.shrunk}
+        return self._finish(projection, sigma_xz, sigma_zz, known.variance, **found)
+
+    whitening: Whitening | None = None
+    """Of the rows that were seen, where another fitter on them has found it."""
+
+    def whitened(self) -> Whitening:
+        """All that the solution needs of sigma_xx, which is the same for every concept on these rows."""
         sigma, shrunk, target = self._upper_sigma_xx()
         variance, total = sigma.diagonal().real.clone(), float(sigma.diagonal().real.sum())
         # A direction with a share s of the variance has entries of order 1 / sqrt(s) in R, and so amplifies the
@@ -261,12 +291,9 @@ class LeaceFitter(Fitter):
         # Far from zero, a value carries rounding that is large beside a small spread: that is no direction of x.
         spread = torch.where(variance > 0, variance, 1.0)
         grain = (torch.finfo(self.dtype).eps * self.mean_x.abs()).to(variance).square() / spread
-        rank = None if shrunk else int(freedom)
+        rank = None if shrunk else int(self.moments.degrees_of_freedom())
         x_factor = factor_(sigma, eps=self.moments.eps, least=least, max_rank=rank, noise=grain)
-        projection = oblique_projection(x_factor, sigma_xz, sigma_zz, tol=tol)
-        edit = self._edit(projection, target, shrunk) / total if total else 0.0
-        found = {"edit": edit, "x_rank": x_factor.rank, "route": x_factor.route, "shrinkage": shrunk}
-        return self._finish(projection, sigma_xz, sigma_zz, variance, **found)
+        return Whitening(x_factor, variance, total, shrunk, target)
 
     def _edit(self, projection: Projection, target: Tensor, shrunk: float) -> float:
         """Mean squared change of the rows that were seen, whose covariance S is not the shrunk one.
@@ -302,8 +329,8 @@ class LeaceFitter(Fitter):
         if report.rank == 0:
             largest = max(report.dropped, default=0.0)
             warnings.warn(
-                f"nothing is erased: the largest canonical correlation of x with z is {largest:.1e}, within the "
-                "tolerance; the eraser is the identity",
+                f"nothing is erased: the largest canonical correlation of x with {self.of} is {largest:.1e}, within "
+                "the tolerance; the eraser is the identity",
                 NothingErasedWarning,
                 stacklevel=4,
             )

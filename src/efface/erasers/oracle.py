@@ -159,7 +159,7 @@ class OracleFitter(Fitter):
         tol = rank_tolerance(self.moments.eps, max(self.x_dim, self.z_dim))
         rank = int((explained > tol * max(total / self.x_dim, 1e-300) ** 0.5).sum())
         if rank == 0:
-            warnings.warn("nothing is erased: x has no covariance with z", NothingErasedWarning, stacklevel=5)
+            warnings.warn(f"nothing is erased: x has no covariance with {self.of}", NothingErasedWarning, stacklevel=5)
         edit = float(explained.square().sum()) / total if total else 0.0
         residual = self._residual(coef)
         return Report(self.method, self.decision, self.moments.n, rank, residual=residual, edit=edit)

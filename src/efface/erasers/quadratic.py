@@ -161,6 +161,7 @@ class QuadraticFitter(Fitter):
 
     method = "quadratic"
     config_type = QuadraticConfig
+    by_class = True
     moments: ClassMoments
 
     def __init__(

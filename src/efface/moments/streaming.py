@@ -7,6 +7,7 @@ deviations away costs no accuracy.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Mapping
@@ -245,6 +246,17 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         return self.copy().merge(other)
+
+    def with_columns(self, part: slice) -> Moments:
+        """The moments of x with some columns of z, to read from: their memory is that of these, until the next update.
+
+        Args:
+            part: Which columns of z.
+        """
+        new = copy.copy(self)
+        new.origin_z, new.sum_z, new.s_xz = self.origin_z[part], self.sum_z[part], self.s_xz[:, part]
+        new.s_zz, new.z_dim = self.s_zz[part, part], len(new.origin_z)
+        return new
 
     # ---------------------------------------------------------------------------------------- reading
 
