@@ -142,7 +142,7 @@ def run(args: argparse.Namespace, studio: Studio, name: str, seed: int) -> None:
         panel = Panel(base, erased_by(studio, base, name, method, gold, args.folder), gold)
         where = None if args.folder is None else args.folder / f"scores-{spelled(name)}-{spelled(method)}-{seed}"
         saved, start = Checkpoint(where, settings, what="audit"), cpu()
-        ran = Runner(panel, case, saved, budgets, shared, args.processes)(chosen, args.suite)
+        ran = Runner(panel, case, saved, budgets, shared, args.processes, sham=False)(chosen, args.suite)
         rows[method] = [row for one in ran for row in one.rows(seed=seed)]
         seconds[method] = cpu() - start
         verdicts[method] = decide(rows[method], Facts(bool(panel.moved), gold=True))

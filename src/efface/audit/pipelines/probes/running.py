@@ -74,6 +74,7 @@ class Runner:
         shared: Probe and model -> scores of base and gold, which several erasures of one base have in common; filled
             as they are measured.
         processes: How many probes and models are measured side by side, each in a process of its own.
+        sham: Whether `SHAMMED` are asked of a sham edit beside an edit of weights, too.
 
     Raises:
         InputError: If there cannot be so many processes.
@@ -87,6 +88,7 @@ class Runner:
         budgets: Mapping[str, Any] | None = None,
         shared: dict[tuple[str, str], dict[str, Scores]] | None = None,
         processes: int = 1,
+        sham: bool = True,
     ) -> None:
         check_processes(processes, panel.devices)
         models = [each for each in (panel.base, panel.erased, panel.gold) if each is not None]
@@ -96,7 +98,7 @@ class Runner:
         self._shared = {} if shared is None else shared
         self._panel, self._case, self._budgets = panel, case, dict(budgets or {})
         self._saved = Checkpoint(None, {}) if saved is None else saved
-        self._sham: list[Subject | None] = []
+        self._sham: list[Subject | None] = [] if sham else [None]
         self._floored = None if panel.gold is not None else case.floored()
 
     def __call__(self, chosen: Sequence[Probe], suite: Suite, say: Callable[[str], None] | None = None) -> list[Ran]:
