@@ -4,8 +4,9 @@ python -m benchmarks.weights_tuned [--methods esd ...] [--concepts star] [--seed
     [--pictures 0] [--draws 4] [--sampling N]
 python -m benchmarks.weights_tuned --full-size [--modules x] [--steps 2] [--size 512] [--bfloat16] [--no-checkpointing]
 
-On a world: CPU seconds and the peak of the process, which is a new one for each fit; how its weights compare (miss and
-drift, see `efface.diffusion.weights.tuning`; of MACE those of its adapters). Fits are of each concept by so many seeds.
+On a world: CPU seconds and the peak of the process, which is a new one for each fit (before it the pipeline is loaded);
+how its weights compare (miss and drift, see `efface.diffusion.weights.tuning`; of MACE those of its adapters; closed
+forms have neither). Fits are of each concept by so many seeds.
 With `--pictures N` as many prompts of each concept, of its synonyms, and one of each other concept of its factor
 are drawn with each erasure on, `--draws` times, and scored by judge 2 as in `benchmarks.erasing`; the last row of a
 method has all its fits together, with the intervals of these pictures (they know nothing of other fits). Methods are
@@ -25,6 +26,7 @@ import math
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -33,6 +35,7 @@ import efface
 from benchmarks._measure import table
 from benchmarks._studio import Studio, add_world
 from benchmarks.erasing import average, run
+from efface import get_method
 from efface.audit.pipelines.balance import harmonic
 from efface.core.cost import peak_bytes
 from efface.core.weights import nbytes_of
@@ -124,13 +127,17 @@ def run_one(args: argparse.Namespace, method: str) -> None:
     """One fit of each concept and seed in this process, which has others of its own for each; a line of data."""
     studio, name = Studio.of(args, steps=args.sampling), args.concepts[0]
     bare, _, variant = method.partition("@")
-    given = [f"seed={args.seed}", *([] if args.steps is None else [f"steps={args.steps}"]), *filter(None, [variant])]
-    start = time.process_time()
-    erasure: Any = studio.fit(name, f"{bare}@{'+'.join(given)}")
+    wanted = {"seed": args.seed, "steps": args.steps}
+    known = {each.name for each in fields(get_method(bare, "pipeline").config)}
+    given = [f"{option}={value}" for option, value in wanted.items() if option in known and value is not None]
+    start, before = time.process_time(), (peak_bytes() or 0) / _MIB
+    erasure: Any = studio.fit(name, "@".join(filter(None, [bare, "+".join(filter(None, [*given, variant]))])))
     seconds, peak = time.process_time() - start, (peak_bytes() or 0) / _MIB
-    report = erasure.report["adapters"][0] if "adapters" in erasure.report else erasure.report
-    said = [report["steps"], report["kept_step"], f"{report['miss']:.2f}", f"{report['drift']:.2f}"]
-    found: dict[str, Any] = {"cells": [*said, f"{seconds:.0f}", f"{peak:.0f}", f"{erasure.nbytes / _MIB:.2f}"]}
+    report = erasure.report["adapters"][0] if erasure.report.get("adapters") else erasure.report
+    said = [report.get("steps", ""), report.get("kept_step", "")]
+    said += [f"{report[key]:.2f}" if key in report else "" for key in ("miss", "drift")]
+    cost = [f"{seconds:.1f}", f"{before:.0f}", f"{peak:.0f}", f"{erasure.nbytes / _MIB:.2f}"]
+    found: dict[str, Any] = {"cells": [*said, *cost]}
     if args.pictures:
         f = run(studio, name, method, args.pictures, args.draws, 1, erasure)
         sides = {"ACC_e": [f["ACC_e"]], "ACC_g": [f["ACC_g"]], "ACC_ir": f["kept"]}
@@ -195,7 +202,7 @@ def main() -> None:
         return run_full_size(args)
     if args.here:
         return run_one(args, args.methods[0])
-    header = ["method", "concept", "seed", "steps", "kept", "miss", "drift", "CPU s", "peak MiB", "erasure MiB"]
+    header = ["method", "concept", "seed", "steps", "kept", "miss", "drift", "CPU s", "MiB before", "peak MiB", "erasure MiB"]
     header += [*_SHARES, "H", "rest kept"] if args.pictures else []
     table(f"Fits on {args.world}", header, [row for method in args.methods for row in rows_of(args, method)])
 
