@@ -202,7 +202,8 @@ def main() -> None:
         return run_full_size(args)
     if args.here:
         return run_one(args, args.methods[0])
-    header = ["method", "concept", "seed", "steps", "kept", "miss", "drift", "CPU s", "MiB before", "peak MiB", "erasure MiB"]
+    header = ["method", "concept", "seed", "steps", "kept", "miss", "drift"]
+    header += ["CPU s", "MiB before", "peak MiB", "erasure MiB"]
     header += [*_SHARES, "H", "rest kept"] if args.pictures else []
     table(f"Fits on {args.world}", header, [row for method in args.methods for row in rows_of(args, method)])
 
