@@ -1,28 +1,35 @@
 """Does the lexical type come back to a language model of the token world? Rounded, tuned on, states put back.
 
 python -m benchmarks.durability [--arch llama] [--fit 300] [--sequences 60] [--rows 3000] [--folds 3]
-    [--steps 50] [--rate 3e-4]
+    [--steps 50] [--rate 3e-4] [--only folded noise hooks] [--folder FOLDER]
 
 Erasers of all norms are fitted on sequences of the training split, modules alone, one norm after the other. The audit
 is of other files of that split (held-out modules differ in their class means), tuning on a third part of it. By hooks
-and folded into the weights; then noise in place of the last norm, which has to be called broken.
+and folded into the weights; then noise in place of the last norm, which has to be called broken. With a folder the
+erasers that were fitted are kept there, and each audit's page as soon as it is done, which is then read.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import efface.audit
+from efface import load
+from efface.audit import Audit
 from efface.scrubbing import Scrubber, scrub
 from efface_worlds.tokens import TokenWorld, load_token_model, make_tokens
 
 _FEWEST = 20
+_ERASURES = ("folded", "noise", "hooks")
 
 
 def part(world: TokenWorld, rows: list[int]) -> TokenWorld:
@@ -53,6 +60,42 @@ def noise(x: Tensor) -> Tensor:
     return torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x) * x.std()
 
 
+def fitted(args: argparse.Namespace, model: Any, fit: TokenWorld) -> Scrubber:
+    """Erasers of all norms, from the folder if they were fitted before."""
+    place = None if args.folder is None else args.folder / f"scrubber-{args.arch}-{args.fit}-{args.seed}"
+    if place is not None and place.exists():
+        return load(place)
+    found = scrub(model, {"input_ids": fit.input_ids}, fit.lexical_type, sites="norms", activations="memory")
+    if place is not None:
+        found.save(place)
+    return found
+
+
+def audited(args: argparse.Namespace, model: Any, name: str, erasure: Any, sites: Any, asked: Any, other: Any) -> Audit:
+    """The audit of one erasure, from the folder if it was done before."""
+    settings = (args.arch, args.fit, args.sequences, args.rows, args.folds, args.steps, f"{args.rate:g}", args.seed)
+    place = None if args.folder is None else args.folder / f"{name}-{'-'.join(map(str, settings))}.json"
+    if place is not None and place.exists():
+        return Audit.from_dict(json.loads(place.read_text()))
+    audit = efface.audit.durability(
+        model,
+        erasure,
+        asked.input_ids,
+        labels_of(asked),
+        tuning=other.input_ids,
+        name="the lexical type",
+        sites=sites,
+        steps=args.steps,
+        rate=args.rate,
+        max_rows=args.rows,
+        folds=args.folds,
+        seed=args.seed,
+    )
+    if place is not None:
+        audit.save(place)
+    return audit
+
+
 def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -64,6 +107,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", choices=_ERASURES, default=_ERASURES)
+    parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     model, total = load_token_model(args.arch), args.fit + 2 * args.sequences
@@ -71,28 +116,16 @@ def main() -> None:
     world = make_tokens("train", length=128, sequences=total, **options)
     shares = (args.fit / total, args.sequences / total, args.sequences / total)
     fit, asked, other = split(world, shares, args.seed)
-    scrubber = scrub(model, {"input_ids": fit.input_ids}, fit.lexical_type, sites="norms", activations="memory")
+    scrubber = fitted(args, model, fit)
     last = str(scrubber.sites[-1])
-    broken = Scrubber.at({last: noise})
-    fold = scrubber.folded(model)
-    layers = [fold.layers[0], fold.layers[-2]]  # the last is the head
-    for name, erasure, sites in (("folded", fold, layers), ("noise", broken, [last]), ("hooks", scrubber, [last])):
+    print(f"{len(fit)} sequences fitted, {len(asked)} asked of {len({*asked.files})} files, {len(other)} tuned on")
+    for name in args.only:
         start = time.process_time()
-        audit = efface.audit.durability(
-            model,
-            erasure,
-            asked.input_ids,
-            labels_of(asked),
-            tuning=other.input_ids,
-            name="the lexical type",
-            sites=sites,
-            steps=args.steps,
-            rate=args.rate,
-            max_rows=args.rows,
-            folds=args.folds,
-            seed=args.seed,
-        )
-        print(f"\n=== {name}: {len(fit)} fitted, {len(asked)} asked, {time.process_time() - start:.0f} CPU-s")
+        erasure: Any = Scrubber.at({last: noise}) if name == "noise" else scrubber
+        erasure = scrubber.folded(model) if name == "folded" else erasure
+        sites = [erasure.layers[0], erasure.layers[-2]] if name == "folded" else [last]  # the last is the head
+        audit = audited(args, model, name, erasure, sites, asked, other)
+        print(f"\n=== {name}: {time.process_time() - start:.0f} CPU-s")
         print(audit.text[0])
         for f in audit.findings:
             if f.is_scored and f.family in ("linear probe", "loss on text", "put back", "change since erasure"):
