@@ -161,15 +161,15 @@ def _tables(
         of = {kind: _together(found[method, kind]) for kind in kinds}
         best = max(FIXED, key=lambda kind, of=of: of[kind].average)
         against = [kind for kind in of if kind not in (OTHER_SEEDS, PLAIN, ALONE, SELECT)]
-        less = [spread(of[SELECT], of[kind]) for kind in against]
-        gains.append((method, best, spread(of[ALONE], of[best]), spread(of[SELECT], of[best]), *less))
+        for kind in against:
+            name = f"{kind} (the best fixed)" if kind == best else kind
+            gains.append((method, name, spread(of[ALONE], of[kind]), spread(of[SELECT], of[kind])))
         rows = [(kind, *shares(seen, of.get(OTHER_SEEDS))) for kind, seen in of.items() if kind != OTHER_SEEDS]
         table(f"{method} on {studio.world.name}, {len(names)} concepts x {images} images, per cent", HEADER, rows)
         pictures = [(kind, torch.stack([seen.pictures[0] for seen in found[method, kind]])) for kind in kinds]
         words = [(f"{kind}, other words", torch.stack([s.pictures[1] for s in found[method, kind]])) for kind in kinds]
         cells.picture(f"choice-{method}", [*pictures, *words])
-    header = ("method", "best fixed", "SELECT less it", f"{SELECT} less it", *(f"less {kind}" for kind in against))
-    table("SELECT less fixed anchors and AGE, H", header, gains)
+    table("SELECT less other anchors, H", ("method", "anchor", f"{ALONE} less it", f"{SELECT} less it"), gains)
 
 
 def _together(each: Sequence[Seen]) -> Seen:

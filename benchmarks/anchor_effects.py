@@ -9,8 +9,8 @@ Beside that all preserve the same strangers. ACC_e: share of images of its promp
 same of its synonyms in templates that nothing was trained on; near: siblings that no choice names; boundary: one
 word of SELECT's boundary; far: strangers that nobody preserves, each seen at its prompts. H: harmonic mean of
 1 - ACC_e, 1 - ACC_g and the mean of near and far, an interval over concepts. "leaves": where the concept is asked for,
-the share of images in which judge 2 sees it or cannot say what it sees. Last, SELECT less the fixed anchor that is best
-on average, concepts resampled alike for both. FID, KID: of judge 1's features of what is kept, from what is drawn at
+the share of images in which judge 2 sees it or cannot say what it sees. Last, SELECT less each other anchor,
+concepts resampled alike for both. FID, KID: of judge 1's features of what is kept, from what is drawn at
 other seeds without an erasure. What is drawn without one has such distances, too: FID's depends on n, KID's is below
 0, as both sides have the same words: read either less that.
 

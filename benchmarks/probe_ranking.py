@@ -1,9 +1,11 @@
 """Does our ranking of erasers agree with the published one? Spearman's correlation, and how little few methods say.
 
-python -m benchmarks.probe_ranking FOLDER [--concept circle] [--seed 0] [--methods uce@anchor=sibling esd@steps=200 ...]
+python -m benchmarks.probe_ranking FOLDER [--concepts circle heart striped] [--seeds 0 1]
+    [--methods uce@anchor=sibling esd@steps=200 ...]
 
 FOLDER is that of `benchmarks.probes --folder`. Published are top-1 shares (%) of ten objects on Stable Diffusion
-1.4 (arXiv:2505.17013, tables 1 to 4). A method is in common where both have it; of ours the recovery of the row counts.
+1.4 (arXiv:2505.17013, tables 1 to 4). A method is in common where both have it; of ours the recovery of the row counts,
+the mean over the concepts and seeds that all methods in common have; each concept's own correlation stands beside it.
 The interval is Bonett and Wright's (2000), over methods: what another choice of methods could have given. Where all
 of one side are equal there is no ranking.
 """
@@ -13,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
@@ -77,27 +78,57 @@ def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--concept", default="circle")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--concepts", nargs="*", default=["circle"])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--methods", nargs="*", help="which of them, where a method was judged with several settings")
     args = parser.parse_args()
     told = [json.loads(path.read_text()) for path in sorted(args.folder.glob("told-*.json"))]
-    told = [each for each in told if (each["concept"], each["seed"]) == (args.concept, args.seed)]
+    told = [each for each in told if each["concept"] in args.concepts and each["seed"] in args.seeds]
     told = [each for each in told if not args.methods or each["method"] in args.methods]
-    for name, n in Counter(published_name(each["method"]) for each in told).items():
-        if n > 1 and name in PUBLISHED[next(iter(PUBLISHED))]:
-            found = [each["method"] for each in told if published_name(each["method"]) == name]
-            raise SystemExit(f"{name} was judged with several settings: name one of {', '.join(found)} in --methods")
+    settings = {published_name(each["method"]): set[str]() for each in told}
+    for each in told:
+        settings[published_name(each["method"])].add(each["method"])
+    for name, found in settings.items():
+        if len(found) > 1 and name in PUBLISHED[next(iter(PUBLISHED))]:
+            several = ", ".join(sorted(found))
+            raise SystemExit(f"{name} was judged with several settings: name one of {several} in --methods")
     for row, published in PUBLISHED.items():
-        ours = {published_name(each["method"]): found for each in told if (found := _ours(each, row)) is not None}
-        common = [name for name in published if name in ours]
-        lines = [(name, f"{published[name]:.1f}", f"{ours[name]:.2f}") for name in common]
-        table(f"{args.concept}, {row}", ("method", "published, %", "recovery here"), lines)
-        if len(common) < _FEWEST or len({ours[name] for name in common}) == 1:
-            print(f"no ranking: {len(common)} methods in common, or all alike")
+        _compared(row, published, told)
+
+
+def _compared(row: str, published: Mapping[str, float], told: Sequence[Mapping[str, Any]]) -> None:
+    """The table and the correlations of one row."""
+    ours: dict[str, dict[tuple[str, int], float]] = {}
+    for each in told:
+        if (found := _ours(each, row)) is not None:
+            ours.setdefault(published_name(each["method"]), {})[each["concept"], each["seed"]] = found
+    common = [name for name in published if name in ours]
+    if not common:
+        print(f"{row}: no method in common")
+        return
+    places = [place for place in ours[common[0]] if all(place in ours[name] for name in common)]
+    lines = [
+        (
+            name,
+            f"{published[name]:.1f}",
+            *(f"{ours[name][place]:.2f}" for place in places),
+            f"{_mean(ours[name], places):.2f}",
+        )
+        for name in common
+    ]
+    header = ("method", "published, %", *(f"{concept}, {seed}" for concept, seed in places), "mean recovery here")
+    table(row, header, lines)
+    for title, some in (*((str(place), [place]) for place in places), ("mean of all", places)):
+        values = [_mean(ours[name], some) for name in common]
+        if len(common) < _FEWEST or len(set(values)) == 1:
+            print(f"{title}: no ranking: {len(common)} methods in common, or all alike")
             continue
-        rho, low, high = spearman([published[name] for name in common], [ours[name] for name in common])
-        print(f"Spearman {rho:.2f} [{low:.2f}, {high:.2f}] over {len(common)} methods")
+        rho, low, high = spearman([published[name] for name in common], values)
+        print(f"{title}: Spearman {rho:.2f} [{low:.2f}, {high:.2f}] over {len(common)} methods")
+
+
+def _mean(ours: Mapping[tuple[str, int], float], places: Sequence[tuple[str, int]]) -> float:
+    return sum(ours[place] for place in places) / len(places) if places else math.nan
 
 
 def _ours(told: Mapping[str, Any], row: str) -> float | None:

@@ -22,7 +22,7 @@ from efface.audit.pipelines.probes.features import _ridge, features
 from efface.audit.pipelines.probes.latents import clean_of, decoded, encoded, noising_of
 from efface.audit.pipelines.probes.likelihood import likelihood
 from efface.audit.pipelines.probes.luck import prefixed, prefixes, seeds
-from efface.audit.pipelines.probes.panel import ERASED, GOLD, Panel, ShamEdit, sham_of, weights_of
+from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, SHAM, Panel, ShamEdit, sham_of, weights_of
 from efface.audit.pipelines.probes.recovery import Row, at_most, compared
 from efface.audit.pipelines.probes.registry import Probe, find_probe, probes
 from efface.audit.pipelines.probes.relearning import relearning, reversal
@@ -328,6 +328,18 @@ def test_an_interrupted_run_goes_on_where_it_was(view: PipelineView, tmp_path: P
     assert ran.scores[ERASED]["row"].images is not None and set(ran.scores) == {ERASED, "base", GOLD}
     with pytest.raises(InputError, match="takes no 'pictures'"):
         Runner(panel, case, None, {"counted": {"pictures": 1}})([probe], "quick")
+
+
+def test_a_sham_is_measured_only_where_one_is_asked_for(view: PipelineView) -> None:
+    case, name = case_of(view), next(iter(weights_of(view)))
+    panel = Panel(case.base, Subject(ERASED, view, ShamEdit({name: 1.0})), Subject(GOLD, view))
+
+    def run(subject: Subject, case: Case, *, images: int = 2) -> Scores:
+        return Scores("row", "asked", torch.ones(images), tuple("ab")[:images], None)
+
+    probe = Probe("likelihood", run, "prompts", "counts")
+    models = [{*Runner(panel, case, sham=sham).one(probe, "quick").scores} for sham in (True, False)]
+    assert models == [{ERASED, BASE, GOLD, SHAM}, {ERASED, BASE, GOLD}]
 
 
 def test_a_probe_without_its_access_says_so(view: PipelineView) -> None:
