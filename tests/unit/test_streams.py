@@ -464,7 +464,7 @@ def test_missing_values_name_their_rows(tmp_path: Path, suffix: str) -> None:
 
 def test_ragged_lists_name_a_row(tmp_path: Path) -> None:
     pq.write_table(pa.table({"emb": [[1.0, 2.0]] * 7 + [[1.0]]}), tmp_path / "X.parquet")
-    with pytest.raises(InputError, match=r"different lengths .*\(1, 2; see row 7\)"):
+    with pytest.raises(InputError, match=r"different lengths, 2 in row 0 and 1 in row 7"):
         read(open_source(tmp_path / "X.parquet"), 8)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from efface._errors import InputError
 from efface.streams import Chunk, Column, Source, column_names, shortened
+from efface.streams.columns import arrow
 from efface.streams.source import check_unique
-from efface.streams.table import TableChunk, arrow
+from efface.streams.table import TableChunk
 
 _MOST = 200
 

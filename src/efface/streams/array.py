@@ -16,6 +16,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface.streams.source import Chunk, Column, check_columns
+from efface.streams.steady import Stamp, steady
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class ArraySource(ABC):
         shape: `(n, d)` or `(n,)`.
         type: The dtype, for messages.
         text: Whether it holds strings.
+        stamp: What the file was like when it was opened.
     """
 
     path: Path
@@ -115,6 +117,7 @@ class ArraySource(ABC):
     shape: tuple[int, ...]
     type: str
     text: bool = False
+    stamp: Stamp | None = None
 
     @property
     def rows(self) -> int:
@@ -132,10 +135,16 @@ class ArraySource(ABC):
         """Consecutive pieces of the array from row `start` on."""
 
     def chunks(self, rows: int, *, start: int = 0) -> Iterator[Chunk]:
-        """The rows from `start` on, `rows` at a time; only the last chunk may be shorter."""
-        for piece in self.pieces(rows, start):
-            yield ArrayChunk(start, piece, self.where)
-            start += len(piece)
+        """The rows from `start` on, `rows` at a time; only the last chunk may be shorter.
+
+        Raises:
+            FormatError: If the file is damaged.
+            InputError: If it has changed since it was opened.
+        """
+        with steady(self.path, self.stamp, self.where):
+            for piece in self.pieces(rows, start):
+                yield ArrayChunk(start, piece, self.where)
+                start += len(piece)
 
     def select(self, numbers: Sequence[str], labels: Sequence[str] = (), *, rest: bool = False) -> ArraySource:
         """Itself: an array is always read in full rows."""

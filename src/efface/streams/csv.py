@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from efface._errors import FormatError, InputError
 from efface._io import atomic_path
+from efface.streams.columns import arrow, column_of, is_text
 from efface.streams.dialect import Dialect, find_dialect
 from efface.streams.source import (
     Chunk,
@@ -25,7 +26,8 @@ from efface.streams.source import (
     column_names,
     shortened,
 )
-from efface.streams.table import TableChunk, arrow, column_of, is_text, rechunk, table_of
+from efface.streams.steady import Stamp, steady
+from efface.streams.table import TableChunk, rechunk, table_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,6 +52,7 @@ class CsvSource:
             numbers some of which are written with zeros in front, or with more digits than fit: 007 is not 7.
         whole: Those of the labels that are whole numbers.
         read: Names of the columns to read, or None for all; what is neither of these stays text.
+        stamp: What the file was like when it was opened.
         rows: None: only reading to the end would tell.
         shape: None: a table.
     """
@@ -62,14 +65,16 @@ class CsvSource:
     labels: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
     read: tuple[str, ...] | None = None
+    stamp: Stamp | None = None
     rows: None = None
     shape: None = None
 
     def chunks(self, rows: int, *, start: int = 0) -> Iterator[Chunk]:
         """The rows from `start` on, `rows` at a time; only the last chunk may be shorter."""
-        for table in rechunk(self._tables(), rows, start):
-            yield TableChunk(start, table, self.where)
-            start += table.num_rows
+        with steady(self.path, self.stamp, self.where):
+            for table in rechunk(self._tables(), rows, start):
+                yield TableChunk(start, table, self.where)
+                start += table.num_rows
 
     def _tables(self) -> Iterator[pa.Table]:
         done, pyarrow = 0, arrow()
@@ -180,6 +185,7 @@ def open_csv(path: Path) -> CsvSource:
     Raises:
         FormatError: If it is empty, no text that can be read, without a header, or has rows of unequal length.
     """
+    stamp = Stamp.of(path)
     dialect = find_dialect(path)
     try:
         with _open(path, dialect, {}, None) as reader:
@@ -193,7 +199,7 @@ def open_csv(path: Path) -> CsvSource:
     _check_header([column.name for column in columns], path)
     if any(column.type == "binary" for column in columns):
         raise FormatError(f"{path} is not UTF-8 text: save it as UTF-8")
-    return CsvSource(path, str(path), columns, dialect)
+    return CsvSource(path, str(path), columns, dialect, stamp=stamp)
 
 
 def _is_index(column: Column, place: int, width: int) -> bool:

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy_format
+from numpy.typing import NDArray
 from torch import Tensor
 
 from efface._errors import FormatError, InputError
@@ -18,6 +19,7 @@ from efface._io import atomic_path
 from efface._validate import to_tensor
 from efface.streams.array import ArraySource, check_shape, rows_of, to_numpy
 from efface.streams.source import Chunk, Sink, Source, check_rows
+from efface.streams.steady import Stamp
 
 _READERS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
 
@@ -83,13 +85,22 @@ def read_rows(file: IO[bytes], header: Header, rows: int, where: str) -> Tensor 
         FormatError: If the file ends before they are complete.
     """
     array = np.empty((rows, *header.shape[1:]), header.dtype)
-    view = array.reshape(-1).view(np.uint8).data
+    read_into(file, array.reshape(-1).view(np.uint8), where, header.shape[0])
+    return array if array.dtype.kind in "US" else to_tensor(array, where)
+
+
+def read_into(file: IO[bytes], memory: NDArray[np.uint8], where: str, rows: int) -> None:
+    """Fill memory with the next bytes of a file.
+
+    Raises:
+        FormatError: If the file ends before, which was to have so many rows.
+    """
+    view = memory.reshape(-1).data
     while view:
         count = file.readinto(view)  # type: ignore[attr-defined]
         if not count:
-            raise FormatError(f"{where} is truncated: its header promises {header.shape[0]} rows")
+            raise FormatError(f"{where} is truncated: its header promises {rows} rows")
         view = view[count:]
-    return array if array.dtype.kind in "US" else to_tensor(array, where)
 
 
 @dataclass(frozen=True)
@@ -122,13 +133,13 @@ def open_npy(path: Path, where: str | None = None) -> NpySource:
         FormatError: If it is truncated or foreign.
         InputError: If its array cannot be used.
     """
-    where = where or str(path)
+    where, stamp = where or str(path), Stamp.of(path)
     with path.open("rb") as file:
         header = read_header(file, where)
     expected, found = header.offset + header.shape[0] * header.row_bytes, path.stat().st_size
     if found < expected:
         raise FormatError(f"{where} is truncated: it has {found:,} bytes, its header promises {expected:,}")
-    return NpySource(path, where, header.shape, str(header.dtype), header.dtype.kind in "US")
+    return NpySource(path, where, header.shape, str(header.dtype), header.dtype.kind in "US", stamp)
 
 
 class NpyWriter:

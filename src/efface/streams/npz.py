@@ -22,6 +22,7 @@ from efface._temporary import temporary_folder
 from efface.streams.array import ArraySource
 from efface.streams.npy import Header, NpySource, NpyWriter, read_header, read_rows
 from efface.streams.source import Sink, Source
+from efface.streams.steady import Stamp
 
 _BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
 _SUFFIX = ".npy"
@@ -78,6 +79,7 @@ def open_npz(path: Path, member: str | None = None) -> NpzSource:
         FormatError: If the file is truncated or no zip file.
         InputError: If there is no such array (the text lists those there are), or it cannot be used.
     """
+    stamp = Stamp.of(path)
     with _readable(str(path)), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(_SUFFIX) for name in archive.namelist() if name.endswith(_SUFFIX)]
         member = choose(names, member, path)
@@ -85,7 +87,7 @@ def open_npz(path: Path, member: str | None = None) -> NpzSource:
         with archive.open(member + _SUFFIX) as file:
             header = read_header(file, where)
     text = header.dtype.kind in "US"
-    return NpzSource(path, where, header.shape, str(header.dtype), text, member=member)
+    return NpzSource(path, where, header.shape, str(header.dtype), text, stamp, member=member)
 
 
 def choose(names: Sequence[str], wanted: str | None, path: Path) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -23,15 +24,17 @@ from torch import Tensor
 from efface._errors import FormatError, InputError
 from efface._io import atomic_path
 from efface.streams.array import ArraySource, check_shape, rows_of
+from efface.streams.npy import read_into
 from efface.streams.npz import choose
 from efface.streams.source import Chunk, Sink, Source, check_rows
+from efface.streams.steady import Stamp
 
 _NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
     torch.bool: "BOOL", torch.complex64: "C64",
 }  # fmt: skip
-_READABLE = {*_NAMES.values(), "U16", "U32"}
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()} | {"U16": torch.uint16, "U32": torch.uint32}
 _MOST_ROWS = 10**15
 _LENGTH = struct.Struct("<Q")
 _COPY_BYTES = 1 << 18
@@ -44,17 +47,24 @@ class SafetensorsSource(ArraySource):
 
     Attributes:
         tensor: Name of the tensor.
+        offset: Bytes before its first entry.
     """
 
     tensor: str = ""
+    offset: int = 0
 
     def pieces(self, rows: int, start: int) -> Iterator[Tensor]:
-        """Slices of the tensor."""
-        for first in range(start, self.rows, rows):
-            # Opened for each piece: a file kept open keeps every page read so far in memory.
-            with _readable(self.where), safe_open(self.path, framework="pt") as file:
-                piece = file.get_slice(self.tensor)[first : min(first + rows, self.rows)]
-            yield piece.to(torch.int64) if piece.dtype in (torch.uint16, torch.uint32) else piece
+        """Pieces read one after the other: of a file in memory every page that was read would stay."""
+        dtype, width = _DTYPES[self.type], self.shape[1:]
+        with self.path.open("rb") as file:
+            file.seek(self.offset + start * math.prod(width) * dtype.itemsize)
+            for first in range(start, self.rows, rows):
+                shape = (min(rows, self.rows - first), *width)
+                # From numpy, which asks for huge pages.
+                memory = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
+                read_into(file, memory, self.where, self.rows)
+                piece = torch.from_numpy(memory).view(dtype).reshape(shape)
+                yield piece.to(torch.int64) if dtype in (torch.uint16, torch.uint32) else piece
 
 
 @contextmanager
@@ -72,14 +82,17 @@ def open_safetensors(path: Path, tensor: str | None = None) -> SafetensorsSource
         FormatError: If the file is truncated or foreign.
         InputError: If there is no such tensor (the text lists those there are), or it cannot be used.
     """
+    stamp = Stamp.of(path)
     with _readable(str(path)), safe_open(path, framework="pt") as file:
         tensor = choose(list(file.keys()), tensor, path)
         view = file.get_slice(tensor)
         shape, dtype = view.get_shape(), str(view.get_dtype())
+    header, start = _header_of(path)
     where = f"{path}:{tensor}"
-    if dtype not in _READABLE:
+    if dtype not in _DTYPES:
         raise InputError(f"{where} holds {dtype}: convert it first, e.g. tensor.to(torch.bfloat16)")
-    return SafetensorsSource(path, where, check_shape(shape, where), dtype, tensor=tensor)
+    offset = start + header[tensor]["data_offsets"][0]
+    return SafetensorsSource(path, where, check_shape(shape, where), dtype, False, stamp, tensor, offset)
 
 
 class SafetensorsWriter:
