@@ -18,7 +18,7 @@ from efface.cli.outputs import caution, check_free
 from efface.cli.ranges import Change
 from efface.core.erasure import load
 from efface.erasers.base import Eraser
-from efface.streams import SUFFIXES, TABLES, Source, column_names, open_sink, open_source, progress, shortened
+from efface.streams import SUFFIXES, TABLES, Source, column_names, files_of, open_sink, open_source, progress, shortened
 from efface.streams.concepts import joint
 from efface.streams.inputs import Inputs, Labels
 
@@ -96,7 +96,8 @@ def _check_output(args: Apply, inputs: Inputs) -> None:
     path = Path(args.output)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"-o {args.output}: expected a suffix of {' '.join(SUFFIXES)}")
-    read = [inputs.x.path, *(labels.source.path for labels in inputs.labels if labels.source is not None)]
+    sources = [inputs.x, *(labels.source for labels in inputs.labels if labels.source is not None)]
+    read = [file for source in sources for file in files_of(source)]
     check_free([path], "-o", force=args.force, read=[*read, args.eraser])
 
 

@@ -25,7 +25,7 @@ from efface.core.config import Config
 from efface.core.method import Method, get_method
 from efface.core.provenance import provenance
 from efface.erasers.base import eraser_dtype
-from efface.streams import Source, column_names, open_source, progress, shortened
+from efface.streams import Source, column_names, files_of, named_files, open_source, progress, shortened
 from efface.streams.concepts import Concept, joint, joint_kind, learn
 from efface.streams.inputs import Inputs
 
@@ -59,7 +59,7 @@ def _check_output(args: Fit) -> None:
     if args.checkpoint is not None and Path(args.checkpoint).is_file():
         raise InputError(f"--checkpoint {args.checkpoint} is a file, expected the name of a folder")
     written = [path / name for name in (CONFIG, TENSORS, CARD, SIDE_FILE)]
-    check_free([path, *written], "-o", force=args.force, read=[args.x, *args.concept])
+    check_free([path, *written], "-o", force=args.force, read=[*args.x, *named_files(args.x), *args.concept])
 
 
 def find_inputs(args: Fit) -> Inputs:
@@ -147,7 +147,7 @@ def _names(inputs: Inputs, width: int) -> tuple[str, ...]:
 
 def _settings(inputs: Inputs, concepts: Sequence[Concept], config: Config, args: Fit) -> dict[str, Any]:
     files = [inputs.x, *(labels.source for labels in inputs.labels if labels.source is not None)]
-    stats = [(file.where, file.path.stat().st_size, file.path.stat().st_mtime_ns) for file in files]
+    stats = [each for file in files for each in _stats(file)]
     return {
         "files": stats,
         "features": inputs.features,
@@ -157,6 +157,12 @@ def _settings(inputs: Inputs, concepts: Sequence[Concept], config: Config, args:
         "chunk_rows": args.chunk_rows,
         "missing": args.missing,
     }
+
+
+def _stats(source: Source) -> list[tuple[str, int, int]]:
+    paths = files_of(source)
+    names = [source.where] if len(paths) == 1 else map(str, paths)
+    return [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in zip(names, paths, strict=True)]
 
 
 def _gather(

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from efface._errors import InputError
-from efface.streams import Chunk, Column, Source, column_names, shortened
+from efface.streams import Chunk, Column, Source, column_names, files_of, shortened
 from efface.streams.columns import arrow
+from efface.streams.many import whole
 from efface.streams.source import check_unique
 from efface.streams.table import TableChunk
 
@@ -34,6 +35,11 @@ class OneHotSource:
     def path(self) -> Path:
         """The file."""
         return self.table.path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files."""
+        return files_of(self.table)
 
     @property
     def where(self) -> str:
@@ -74,7 +80,7 @@ class OneHotSource:
             InputError: If a text has a value that is not known.
         """
         for chunk in self.table.chunks(rows, start=start):
-            yield self._spread(chunk)
+            yield self._spread(whole(chunk))
 
     def _spread(self, chunk: Any) -> Chunk:
         table, pa, pc = chunk.table, arrow(), arrow("pyarrow.compute")

@@ -46,6 +46,14 @@ def _x() -> Any:
     return argument("embeddings: .npy .npz .csv .parquet .safetensors (file.npz:name)", "X")
 
 
+def _several() -> Any:
+    return argument(
+        "embeddings: .npy .npz .csv .parquet .safetensors (file.npz:name); several files, a folder of them or a quoted "
+        "pattern are read one after the other",
+        "X...",
+    )
+
+
 def _concepts(default: Any = ...) -> Any:
     text = "labels: a column of X, or a file (z.npy, z.npz:name, z.csv:column); repeat for several concepts"
     return flag(default, text, "Z", "--concept")
@@ -137,11 +145,13 @@ class Fit(Chosen):
       efface fit X.npy --concept z.npy -o eraser/
       efface fit people.csv --concept sex --exclude name --one-hot city --task hired -o eraser/
       efface fit data.npz:X --concept data.npz:z -o eraser/ --method oracle
+      efface fit 'parts/*.parquet' --concept sex -o eraser/
 
-    The file is read in chunks and may be larger than memory. Classes need a second pass, over the labels alone.
+    The file, or several as if they were one, is read in chunks and may be larger than memory. Classes need a second
+    pass, over the labels alone.
     """
 
-    x: str = _x()
+    x: list[str] = _several()
     concept: list[str] = _concepts()
     output: str = flag(..., "folder for the eraser", "DIR", "-o", "--output")
     method: str = _method("leace", "how to erase")
@@ -167,7 +177,7 @@ class Apply(Chosen):
     concept's own column too: drop it yourself if it must not be there. The format follows the suffix of -o.
     """
 
-    x: str = _x()
+    x: list[str] = _several()
     eraser: str = flag(..., "folder written by efface fit", "DIR")
     output: str = flag(..., "file to write", "FILE", "-o", "--output")
     concept: list[str] = _concepts([])

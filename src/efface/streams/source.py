@@ -120,6 +120,11 @@ def column_names(source: Source) -> tuple[str, ...]:
     return tuple(column.name for column in source.columns)
 
 
+def files_of(source: Source) -> tuple[Path, ...]:
+    """The files that a source reads."""
+    return getattr(source, "files", None) or (source.path,)
+
+
 def check_columns(wanted: Sequence[str], known: Sequence[str], where: str) -> None:
     """Refuse names of columns that are not there, listing those that are.
 
