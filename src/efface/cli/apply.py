@@ -18,7 +18,18 @@ from efface.cli.outputs import caution, check_free
 from efface.cli.ranges import Change
 from efface.core.erasure import load
 from efface.erasers.base import Eraser
-from efface.streams import SUFFIXES, TABLES, Source, column_names, files_of, open_sink, open_source, progress, shortened
+from efface.streams import (
+    SUFFIXES,
+    TABLES,
+    Source,
+    column_names,
+    files_of,
+    open_sink,
+    open_source,
+    prefetched,
+    progress,
+    shortened,
+)
 from efface.streams.concepts import joint
 from efface.streams.inputs import Inputs, Labels
 
@@ -81,9 +92,9 @@ def run(args: Apply) -> None:
     with (
         progress("applying", source.rows) as bar,
         open_sink(args.output, like=source, features=inputs.features) as sink,
+        prefetched(inputs.with_numbers(args.chunk_rows, rest=True)) as pieces,
     ):
-        for piece in inputs.chunks(args.chunk_rows, rest=True):
-            x = inputs.numbers(piece.chunk)
+        for piece, x in pieces:
             erased = saved.erase(x, piece.labels, piece.chunk.first_row)
             sink.write(piece.chunk.replace(inputs.features, erased))
             change.update(x, erased)

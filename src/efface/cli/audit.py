@@ -20,7 +20,7 @@ from efface.cli.outputs import check_report, made_by, write_report
 from efface.cli.sample import Sample
 from efface.cli.settings import configured
 from efface.core.method import get_method
-from efface.streams import Source, column_names, open_source, progress
+from efface.streams import Source, column_names, open_source, prefetched, progress
 from efface.streams.inputs import Inputs, Labels
 
 _CHUNK_ROWS, _METHOD = 4096, "leace"
@@ -99,9 +99,8 @@ def _after(spec: str, x: Source, features: tuple[str, ...]) -> Labels:
 
 def _read(inputs: Inputs, args: options.Audit) -> Rows:
     sample = Sample(args.max_rows, seed=args.seed)
-    with progress("reading", inputs.x.rows) as bar:
-        for piece in inputs.chunks(_CHUNK_ROWS):
-            x = inputs.numbers(piece.chunk)
+    with progress("reading", inputs.x.rows) as bar, prefetched(inputs.with_numbers(_CHUNK_ROWS)) as pieces:
+        for piece, x in pieces:
             sample.update([x, *piece.labels])
             bar.update(len(x))
     if not sample.seen:

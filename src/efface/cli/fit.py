@@ -25,7 +25,7 @@ from efface.core.config import Config
 from efface.core.method import Method, get_method
 from efface.core.provenance import provenance
 from efface.erasers.base import eraser_dtype
-from efface.streams import Source, column_names, files_of, named_files, open_source, progress, shortened
+from efface.streams import Source, column_names, files_of, named_files, open_source, prefetched, progress, shortened
 from efface.streams.concepts import Concept, joint, joint_kind, learn
 from efface.streams.inputs import Inputs
 
@@ -99,8 +99,9 @@ def filled(inputs: Inputs, rows: int) -> Inputs:
     if inputs.missing != "mean" or inputs.means is not None:
         return inputs
     gathered = Gatherer()
-    for piece in inputs.chunks(rows):
-        gathered.update(inputs.numbers(piece.chunk, gaps=True))
+    with prefetched(inputs.with_numbers(rows, gaps=True)) as pieces:
+        for _, x in pieces:
+            gathered.update(x)
     columns = gathered.columns()
     if columns is None:
         raise InputError(f"{inputs.x.where} has no numbers that have a mean: write --missing drop")
@@ -113,10 +114,10 @@ def filled(inputs: Inputs, rows: int) -> Inputs:
 def learn_concepts(inputs: Inputs, kind: str, rows: int) -> tuple[Concept, ...]:
     """What the concepts are, and say so."""
     names = [labels.name for labels in inputs.labels]
-    with progress("labels", inputs.x.rows) as bar:
+    with progress("labels", inputs.x.rows) as bar, prefetched(inputs.labels_only(rows)) as labels:
 
         def chunks() -> Any:
-            for values in inputs.labels_only(rows):
+            for values in labels:
                 yield values
                 bar.update(len(values[0]))
 
@@ -177,10 +178,13 @@ def _gather(
             fitter, start = method.fitter.load(checkpoint.path("fitter")), int(position["rows"])  # type: ignore[attr-defined]
             columns = Gatherer(position["columns"])
         print(f"going on from row {start}, kept in {args.checkpoint}")
-    with progress("fitting", inputs.x.rows, done=start) as bar:
-        for piece in inputs.chunks(args.chunk_rows, start=start):
+    with (
+        progress("fitting", inputs.x.rows, done=start) as bar,
+        prefetched(inputs.with_numbers(args.chunk_rows, start=start)) as pieces,
+    ):
+        for piece, x in pieces:
             first_row = piece.chunk.first_row
-            x, z = inputs.numbers(piece.chunk), joint(concepts, piece.labels, first_row)
+            z = joint(concepts, piece.labels, first_row)
             fitter = _new_fitter(method, x, concepts, config) if fitter is None else fitter
             _update(fitter, x, z, inputs, first_row)
             columns.update(x)

@@ -332,6 +332,8 @@ def to_float(array: NDArray[Any], name: str) -> NDArray[np.float64]:
 def shared(array: NDArray[Any]) -> Tensor:
     """A tensor on the memory of an array, which may be read-only; on a copy where it is read backwards."""
     array = array.copy() if any(step < 0 for step in array.strides) else array
+    if array.flags.writeable:
+        return torch.from_numpy(array)
     with warnings.catch_warnings():
         # torch warns of read-only memory because it cannot protect it; efface never writes to its input.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

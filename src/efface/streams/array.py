@@ -36,6 +36,11 @@ class ArrayChunk:
     def __len__(self) -> int:
         return len(self.data)
 
+    @property
+    def nbytes(self) -> int:
+        """How much memory the rows take."""
+        return self.data.nbytes
+
     def numbers(self, columns: Sequence[str], *, gaps: bool = False) -> Tensor:
         """The columns as floating point or complex rows `(n, d)`; what is missing is NaN in the file.
 

@@ -105,6 +105,13 @@ class Inputs:
         x = self.x.select(self.features, self.own_labels(), rest=rest)
         yield from self._aligned(x, rows, start, self.features)
 
+    def with_numbers(
+        self, rows: int, *, start: int = 0, rest: bool = False, gaps: bool = False
+    ) -> Iterator[tuple[Piece, Tensor]]:
+        """As `chunks`, each piece with its features as `numbers` gives them."""
+        for piece in self.chunks(rows, start=start, rest=rest):
+            yield piece, self.numbers(piece.chunk, gaps=gaps)
+
     def labels_only(self, rows: int) -> Iterator[list[Any]]:
         """The labels alone; columns of X that are not labels are not read where the format allows."""
         inside = self.own_labels()

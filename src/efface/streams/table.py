@@ -53,6 +53,11 @@ class TableChunk:
         return self.table.num_rows
 
     @property
+    def nbytes(self) -> int:
+        """How much memory the rows take."""
+        return self.table.nbytes
+
+    @property
     def _rows(self) -> str:
         return f"rows {self.first_row} to {self.first_row + len(self) - 1}"
 
