@@ -51,6 +51,11 @@ class JoinedChunk:
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
+    @property
+    def nbytes(self) -> int:
+        """How much memory the rows take."""
+        return sum(part.nbytes for part in self.parts)
+
     def numbers(self, columns: Sequence[str], *, gaps: bool = False) -> Tensor:
         """The columns side by side as floating point or complex rows `(n, d)`; with `gaps`, NaN for what is missing.
 
