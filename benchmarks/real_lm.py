@@ -30,6 +30,7 @@ from torch import Tensor
 import efface
 import efface.audit
 from benchmarks._measure import cell, table
+from benchmarks.sizing import PASSES, hours
 from efface.core.site import Site
 from efface.scrubbing import Scrubber, collect, scrub
 from efface.stats.intervals import bootstrap_interval, paired_interval
@@ -338,8 +339,6 @@ MODELS = {
 """Parameters, blocks, width."""
 
 PAPER_TOKENS = 2**22
-PASSES = {"recompute": lambda sites: sites / 2 + 1, "memory or disk": lambda sites: 2.5, "parallel": lambda sites: 2.0}
-"""Forward passes of a fit with two norms a block, with the one that measures what is left (docs/scrubbing.md)."""
 
 
 def cost(at: Run) -> None:
@@ -375,10 +374,6 @@ def cost(at: Run) -> None:
     header = ["model", *(f"{way}: EFLOP" for way in PASSES), "statistics: EFLOP", "one site's matrix"]
     header += ["parallel: all of them", "activations kept, 2 bytes", *(f"{way}, at 100 TFLOP/s" for way in PASSES)]
     table("A fit on the paper's 2^22 tokens at all norms, by the cost model", header, rows)
-
-
-def hours(flops: float) -> float:
-    return flops / 1e14 / 3600
 
 
 def speeds(at: Run) -> list[float]:

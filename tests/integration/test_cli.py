@@ -294,17 +294,17 @@ def test_audit_of_an_eraser_that_takes_labels(folder: Path) -> None:
 
 def test_audit_of_a_sample(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
-    x, z = make_data()
+    x, z = make_data(90, 3)
     np.save("X.npy", x)
     np.save("z.npy", z)
-    argv = ["audit", "X.npy", "--concept", "z.npy", "--concept", "5", "--max-rows", "120", "-o", "r.json", "--force"]
+    argv = ["audit", "X.npy", "--concept", "z.npy", "--concept", "2", "--max-rows", "60", "-o", "r.json", "--force"]
     assert main(argv) == 0
-    assert "a random sample of 120 of 300 rows" in capsys.readouterr().out
+    assert "a random sample of 60 of 90 rows" in capsys.readouterr().out
     first = Path("r.json").read_text()
     assert main(argv) == 0
     assert Path("r.json").read_text() == first
     parts = Audit.from_dict(json.loads(first)).parts
-    assert [part.findings[0].n for part in parts] == [120, 120]
+    assert [part.findings[0].n for part in parts] == [60, 60]
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_options_reach_the_fit() -> None:
 
 def test_options_reach_the_fits_of_an_audit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
-    argv = ["audit", "X.npy", "--concept", "z.npy", "--force", "-o", "report.json"]
+    argv = ["audit", "X.npy", "--concept", "z.npy", "--force", "-o", "report.json", "--max-rows", "60"]
     texts = []
     for more in ([], ["--set", "shrinkage=false"]):
         assert main([*argv, *more]) == 0
@@ -238,7 +238,7 @@ def test_fields_need_a_concept(flag: str, capsys: pytest.CaptureFixture[str]) ->
 
 def test_nothing_is_overwritten_unasked(capsys: pytest.CaptureFixture[str], pipeline: str) -> None:
     apply = ["apply", "X.npy", "--eraser", "eraser", "-o", "clean.npy"]
-    audit = ["audit", "X.npy", "--concept", "z.npy", "--after", "X.npy", "-o", "report.md"]
+    audit = ["audit", "X.npy", "--concept", "z.npy", "--after", "X.npy", "--max-rows", "60", "-o", "report.md"]
     drawn = ["generate", pipeline, "--prompt", "a", "--seeds", "1", "--steps", "1", "-o", "a.png"]
     for argv in (FIT, apply, audit, drawn):
         assert main(argv) == 0

@@ -83,6 +83,7 @@ def test_sentences_small(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "whole groups (12 in all)" in audit.parts[0].text[-1]
 
 
+@pytest.mark.slow
 def test_the_page_says_what_is_not_erased(whole: Audit) -> None:
     part = whole.parts[1]
     # LEACE of one part of the occupations, probed with the others alone, leaves a line 52 to 63 % right answers.

@@ -85,6 +85,7 @@ def _mlp_settings(seed: int, rows: int) -> dict[str, Any]:
     batch = min(_MLP_BATCH, rows)
     epochs = max(10, _MLP_STEPS // max(1, rows // batch))
     return {
+        "shuffle": rows > batch,  # one batch is the same in any order, and to shuffle takes as long as to train
         "hidden_layer_sizes": (_MLP_WIDTH,),
         "learning_rate_init": 1e-3,
         "batch_size": batch,
