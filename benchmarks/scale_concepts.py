@@ -1,16 +1,22 @@
 """Many concepts and many sites: what a fit of K concepts on the same rows costs, and a whole model within a budget.
 
-python -m benchmarks.scale_concepts [concepts] [--width 1024] [--rows 16384] [--concepts 1 8 64] [--repeats 3]
+python -m benchmarks.scale_concepts [concepts sites] [--width 1024] [--rows 16384] [--concepts 1 8 64] [--repeats 3]
 
 "concepts": `ConceptsFitter` of K concepts of two classes (a column each) against K `LeaceFitter`s one after the other,
 and against one symmetric product of these rows at this machine's rate: seconds of gathering, of solving all erasers,
 the memory of the sums, and the largest difference of an eraser from that of its own fit. Float32 rows.
+"sites": a parallel scrub of all norms of a llama of that width (random weights, 6 blocks), without a budget and within
+some, each in a process of its own: what is planned, by how much the resident set peaks above what it was before the
+fit, processor seconds against those without a budget, and whether the erasers are the same bits.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -86,18 +92,66 @@ def sum_bytes(fitter: Any) -> int:
     return sum(t.numel() * t.itemsize for t in fitter.moments.state_dict().values())
 
 
+_SITES = """
+import gc, time, torch, efface, transformers as tf
+from pathlib import Path
+torch.set_num_threads(1)
+torch.manual_seed(0)
+small = dict(intermediate_size=64, num_attention_heads=8, vocab_size=64)
+model = tf.LlamaForCausalLM(tf.LlamaConfig(hidden_size={width}, num_hidden_layers=6, **small)).eval()
+ids = torch.randint(3, 64, ({sequences}, 64))
+given = dict(sites="norms", order="parallel", batch_size=4)
+few = tf.LlamaForCausalLM(tf.LlamaConfig(hidden_size=64, num_hidden_layers=2, **small)).eval()
+efface.scrub(few, ids[:8], ids[:8] % 3, **given, beyond="disk", memory="100 MiB")  # what is imported is not counted
+with torch.no_grad():
+    model(ids[:4])
+budget = dict({budget})
+print(efface.scrubbing.plan(model, ids, ids % 3, **given, **budget))
+gc.collect()
+
+def status(key):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) / 1024
+
+before = status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+start = time.process_time()
+scrubber = efface.scrub(model, ids, ids % 3, **given, **budget)
+print(time.process_time() - start, status("VmHWM") - before, scrubber.digest)
+"""
+_BUDGETS = ("", "memory='128 MiB'", "memory='80 MiB'", "memory='80 MiB', beyond='disk'")
+
+
+def sites(width: int, sequences: int) -> None:
+    """A whole model within budgets; in MiB for width 1024, and as many squares of other widths."""
+    lines, free = [], None
+    for budget in _BUDGETS:
+        given = re.sub(r"\d+", lambda number: str(int(number[0]) * width**2 // 2**20), budget)
+        code = _SITES.format(width=width, sequences=sequences, budget=given)
+        out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
+        planned, found = out.stdout.splitlines()[-2:]
+        spent, peak, digest = found.split()
+        free = free or (float(spent), digest)
+        same = "yes" if digest == free[1] else "NO"
+        lines.append((given or "no budget", planned, f"{float(peak):.0f} MiB", f"{float(spent) / free[0]:.2f}x", same))
+    header = ("budget", "plan", "peak above the model", "time", "same bits")
+    table(f"13 norms of width {width}, {sequences * 64} tokens, one thread", header, lines)
+
+
 def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", default=["concepts"])
+    parser.add_argument("sections", nargs="*", default=["concepts", "sites"])
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--rows", type=int, default=16384)
     parser.add_argument("--concepts", nargs="*", type=int, default=[1, 8, 64])
+    parser.add_argument("--sequences", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if "concepts" in args.sections:
         concepts(args.rows, args.width, args.concepts, args.repeats)
+    if "sites" in args.sections:
+        sites(args.width, args.sequences)
 
 
 if __name__ == "__main__":

@@ -87,18 +87,18 @@ def test_processes_that_were_stopped_at_different_sites_go_on_at_the_same(tmp_pa
     from efface.scrubbing.checkpoint import ScrubCheckpoint
 
     def stopped(rank: int) -> Any:
-        most, plain = 2 + (rank == 0), ScrubCheckpoint.save_eraser
+        most, plain = 2 + (rank == 0), ScrubCheckpoint.save_erasers
 
         def save(self: ScrubCheckpoint, *args: Any) -> None:
             if self.done == most:
                 raise InputError("stopped")
             plain(self, *args)
 
-        ScrubCheckpoint.save_eraser = save  # type: ignore[method-assign]
+        ScrubCheckpoint.save_erasers = save  # type: ignore[method-assign]
         try:
             scrub(PARTS[rank], checkpoint=tmp_path / "kept", group=dist.group.WORLD)
         finally:
-            ScrubCheckpoint.save_eraser = plain  # type: ignore[method-assign]
+            ScrubCheckpoint.save_erasers = plain  # type: ignore[method-assign]
 
     def work(rank: int) -> Any:
         scrub(PARTS[rank], checkpoint=tmp_path / "kept", group=dist.group.WORLD).save(tmp_path / f"scrubber{rank}")

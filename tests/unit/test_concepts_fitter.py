@@ -267,3 +267,17 @@ def test_the_joint_eraser_leaves_no_class_mean_of_any_concept() -> None:
     alone = fitter().erasers["group"](X)
     left = (alone - alone.mean(0)).mT @ (columns - columns.mean(0)) / N
     assert float(left[:, :3].abs().max()) < 1e-9 and float(left[:, 3].abs().max()) > 1e-2
+
+
+def test_a_scatter_of_nothing_takes_no_memory_and_behaves_as_zeros(tmp_path: Path) -> None:
+    def size(found: Any) -> int:
+        return found.moments.s_xx.untyped_storage().nbytes()
+
+    new = ConceptsFitter(D, WIDTHS, dtype=torch.float64)
+    assert size(new) == 8 and float(new.moments.state_dict()["s_xx"].abs().sum()) == 0
+    new.save(tmp_path / "empty")
+    makers = [new.copy, lambda: ConceptsFitter.load(tmp_path / "empty"), lambda: new + new]
+    for each in makers:
+        assert apart(each().update(X, Z).erasers["age"], fitter().erasers["age"]) == 0.0
+        assert apart((each() + fitter()).erasers["age"], fitter().erasers["age"]) < 1e-12
+    assert size(new) == 8 and size(new.update(X, Z)) == 8 * D * D

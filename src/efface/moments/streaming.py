@@ -88,9 +88,11 @@ class Moments:
 
         self.n, self.weight, self.eps = 0, 0.0, 0.0
         # Sums are about an origin o: sum_x = sum w (x - o), s_xx = sum w conj(x - o) (x - o)^T (upper triangle).
-        made = {name: zeros(*shape) for name, shape in state_shapes(self.x_dim, self.z_dim, second).items()}
-        self.origin_x, self.origin_z, self.sum_x, self.sum_z = (made[name] for name in TENSORS[:4])
-        self.s_xx, self.s_xz, self.s_zz = (made[name] for name in TENSORS[4:])
+        shapes = state_shapes(self.x_dim, self.z_dim, second)
+        self.origin_x, self.origin_z, self.sum_x, self.sum_z = (zeros(*shapes[name]) for name in TENSORS[:4])
+        # The scatter of x takes memory once there is something in it.
+        self.s_xx = zeros(self.x_dim) if second == "diag" else zeros().expand(shapes["s_xx"])
+        self.s_xz, self.s_zz = zeros(*shapes["s_xz"]), zeros(*shapes["s_zz"])
 
     def _size(self) -> int:
         """How many numbers the sums are."""
@@ -178,7 +180,14 @@ class Moments:
         weight = max(self.weight, 1e-300)
         return (square.real / weight - (total / weight).abs().square()).clamp_min(0)
 
+    @torch.inference_mode(False)
+    def _open(self) -> None:
+        """Have memory of its own for the scatter of x, in which nothing was so far."""
+        if self.s_xx.ndim == 2 and self.s_xx.numel() and self.s_xx.stride() == (0, 0):
+            self.s_xx = torch.zeros(self.s_xx.shape, dtype=self.s_xx.dtype, device=self.s_xx.device)
+
     def _commit(self, chunk: Chunk) -> None:
+        self._open()
         self._move_origin(chunk.origin_x, chunk.origin_z)
         chunk.scratch.add_to(self.s_xx, chunk.squares)
         self.sum_x += chunk.products[:, 0].conj()
@@ -219,6 +228,7 @@ class Moments:
         mine, theirs = ((m.x_dim, m.z_dim, m.second, m.s_xx.dtype) for m in (self, other))
         if mine != theirs:
             raise InputError(f"cannot merge moments of (x_dim, z_dim, second, dtype) {mine} with {theirs}")
+        self._open()
         moved = other.copy(device=self.s_xx.device)
         if self.n == 0:
             self._move_origin(moved.origin_x, moved.origin_z)

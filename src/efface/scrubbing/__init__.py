@@ -22,6 +22,8 @@ __getattr__, __dir__ = attach(
         "labels_from_tagged": "efface.scrubbing.token_labels",
         "labels_from_words": "efface.scrubbing.token_labels",
         "nnsight_edited": "efface.scrubbing.adapters",
+        "Plan": "efface.scrubbing.planning",
+        "plan": "efface.scrubbing.fitting",
         "scrub": "efface.scrubbing.fitting",
         "transformer_lens_hooks": "efface.scrubbing.adapters",
     },

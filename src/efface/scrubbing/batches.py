@@ -51,6 +51,11 @@ class Batch:
         return len(self.main)
 
     @property
+    def rows(self) -> int:
+        """Tokens in it, padding included; sequences, where there are no token ids."""
+        return self.main.numel() if self.main.ndim == 2 else self.size
+
+    @property
     def main(self) -> Tensor:
         """The tensor that makes the sequences: token ids, pixels or embeddings."""
         name = next((name for name in _MAIN if name in self.inputs), None)
@@ -115,6 +120,8 @@ class Batches:
         """Labels of each batch that was gone through, as long as they are not too many to be kept."""
         self.inputs: list[int] = []
         """Checksum of each without its labels."""
+        self.largest = 0
+        """Tokens of the largest batch that was gone through, or images, or what else makes rows."""
 
     def __iter__(self) -> Iterator[Batch]:
         first = number = 0
@@ -204,6 +211,7 @@ class Batches:
 
     def _keep(self, batch: Batch, inputs: int) -> None:
         self.inputs.append(inputs)
+        self.largest = max(self.largest, batch.rows)
         self._n_labels += batch.labels.numel()
         if self.labels is not None:
             self.labels.append(batch.labels)

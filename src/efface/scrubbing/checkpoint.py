@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from efface.core.checkpoint import Checkpoint
 from efface.core.codec import fields_of
 from efface.core.method import Method
 from efface.core.site import Site
+from efface.scrubbing.statistics import Statistics
 
 
 class ScrubCheckpoint:
@@ -48,37 +50,39 @@ class ScrubCheckpoint:
         with self._saved.reading():
             return {Site.parse(text): load(self._saved.path(_eraser(i))) for i, text in enumerate(self._erasers)}
 
-    def load_fitters(self, sites: list[Site]) -> tuple[dict[Site, Any], int]:
-        """Statistics of these sites and the number of batches in them; nothing and 0 if there are none."""
+    def load_fitters(self, sites: Sequence[Site], kept: Statistics) -> int:
+        """Keep the statistics of these sites; the number of batches in them, 0 if there are none."""
         if (state := self._state) is None:
-            return {}, 0
+            return 0
         load = self._method.fitter.load  # type: ignore[attr-defined]
         with self._saved.reading():
             devices, batches = fields_of(state, sites=dict[str, str], batches=int)
             if list(devices) != [str(site) for site in sites]:
-                return {}, 0
-            folder = self._saved.path(_FITTERS)
-            fitters = {site: load(folder / str(i), device=devices[str(site)]) for i, site in enumerate(sites)}
-            return fitters, check_int(batches, "batches", least=0)
+                return 0
+            folder, batches = self._saved.path(_FITTERS), check_int(batches, "batches", least=0)
+            for i, site in enumerate(sites):
+                kept.add(site, load(folder / str(i), device=devices[str(site)]))
+            return batches
 
-    def save_sometimes(self, fitters: dict[Site, Any], batches: int) -> None:
+    def save_sometimes(self, kept: Statistics, batches: int) -> None:
         """Write statistics if enough time has gone by since the last."""
         if not self._saved.due():
             return
 
         def save(folder: Path) -> None:
-            for i, fitter in enumerate(fitters.values()):
-                fitter.save(folder / str(i))
+            for i, site in enumerate(kept):
+                with kept.at(site) as fitter:
+                    fitter.save(folder / str(i))
 
-        devices = {str(site): str(fitter.moments.s_xx.device) for site, fitter in fitters.items()}
+        devices = {str(site): str(kept.device(site)) for site in kept}
         self._state = {"sites": devices, "batches": batches}
         self._saved.write(self._position(), {_FITTERS: save})
 
-    def save_eraser(self, site: Site, eraser: Any) -> None:
-        """Write the eraser of a site that is done."""
-        part = _eraser(len(self._erasers))
-        self._erasers, self._state = [*self._erasers, str(site)], None
-        self._saved.write(self._position(), {part: eraser.save, _FITTERS: None})
+    def save_erasers(self, erasers: Mapping[Site, Any]) -> None:
+        """Write the erasers of sites that are done."""
+        parts = {_eraser(i): each.save for i, each in enumerate(erasers.values(), len(self._erasers))}
+        self._erasers, self._state = [*self._erasers, *map(str, erasers)], None
+        self._saved.write(self._position(), {**parts, _FITTERS: None})
 
     def _position(self) -> dict[str, Any]:
         return {"erasers": self._erasers, "state": self._state}

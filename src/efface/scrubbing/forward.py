@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -106,28 +107,53 @@ def run_to(model: nn.Module, batch: Batch, edits: Mapping[Site, StateEdit]) -> N
         run(model, batch)
 
 
+@dataclass(frozen=True)
+class Passed:
+    """What a forward pass shows at a site.
+
+    Attributes:
+        calls: How often it comes by.
+        rows: Hidden states in a call.
+        width: Of each.
+        dtype: Theirs.
+        device: Where they are.
+    """
+
+    calls: int
+    rows: int
+    width: int
+    dtype: torch.dtype
+    device: torch.device
+
+
 def execution_order(model: nn.Module, sites: list[Site], batch: Batch) -> dict[Site, int]:
-    """The sites in the order in which a forward pass comes by them -> how often it does.
+    """The sites in the order in which a forward pass comes by them -> how often it does; as `passed`."""
+    return {site: each.calls for site, each in passed(model, sites, batch).items()}
+
+
+def passed(model: nn.Module, sites: list[Site], batch: Batch) -> dict[Site, Passed]:
+    """The sites in the order in which a forward pass comes by them, and what it shows there.
 
     Raises:
         InputError: If the pass never comes by a site.
     """
-    calls: dict[Site, int] = {}
+    found: dict[Site, Passed] = {}
 
-    def count(site: Site) -> StateEdit:
-        def note(_: Tensor) -> None:
-            calls[site] = calls.get(site, 0) + 1
+    def look_at(site: Site) -> StateEdit:
+        def note(x: Tensor) -> None:
+            calls = found[site].calls + 1 if site in found else 1
+            found[site] = Passed(calls, x.shape[:-1].numel(), x.shape[-1], x.dtype, x.device)
 
         return note
 
     with at_rest(model):
-        run_to(model, batch, {site: count(site) for site in sites})
-    if missed := [str(site) for site in sites if site not in calls]:
+        run_to(model, batch, {site: look_at(site) for site in sites})
+    if missed := [str(site) for site in sites if site not in found]:
         raise InputError(
             f"the model's forward pass never comes by {', '.join(missed)}: leave that out of sites, or pass the inputs "
             "that make it run"
         )
-    return calls
+    return found
 
 
 Take = Callable[[Tensor, Tensor, Tensor], None]

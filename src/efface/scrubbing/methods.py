@@ -12,6 +12,7 @@ from efface._errors import InputError
 from efface.core.method import Method, methods, register
 from efface.scrubbing.config import ScrubConfig, config_for
 from efface.scrubbing.fitting import scrub_with
+from efface.scrubbing.planning import Beyond
 from efface.scrubbing.scrubber import Scrubber
 
 
@@ -24,10 +25,13 @@ def _fit(rows: Method) -> Callable[..., Scrubber]:
         data: Any = None,
         checkpoint: str | os.PathLike[str] | None = None,
         scratch: str | os.PathLike[str] | None = None,
+        memory: int | str | None = None,
+        beyond: Beyond = "passes",
     ) -> Scrubber:
         if data is None:
             raise InputError("pass what goes through the model, erase(model, labels, data=..., sites='norms')")
-        return scrub_with(rows, model, data, labels, config, checkpoint=checkpoint, scratch=scratch)
+        room = {"scratch": scratch, "memory": memory, "beyond": beyond}
+        return scrub_with(rows, model, data, labels, config, checkpoint=checkpoint, **room)
 
     return fit
 
