@@ -52,7 +52,7 @@ _TOOLS = frozenset(
 )
 _BELOW_CLI = (
     *(*_VECTORS, "erasers", "estimators", "scrubbing", "diffusion", "attribution", "streams", "audit", "explanation"),
-    *("pipelines", "report", "stats", "training"),
+    *("engines", "pipelines", "report", "stats", "training"),
 )
 # The longest entry that matches a module decides: `audit.vectors` overrides `audit`.
 TABLE: dict[str, Room] = {
@@ -66,6 +66,7 @@ TABLE: dict[str, Room] = {
     "estimators": Room((*_VECTORS, "erasers"), eager=frozenset({"sklearn"})),
     "scrubbing": Room((*_VECTORS, "erasers")),
     "streams": Room(lazy=frozenset({"pyarrow"})),
+    "engines": Room((*_VECTORS, "erasers", "streams")),
     "stats": Room(),
     "training": Room(),
     "audit": Room(_AUDIT),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from efface import compat as compat
     from efface import core as core
     from efface import diffusion as diffusion
+    from efface import engines as engines
     from efface import erasers as erasers
     from efface import estimators as estimators
     from efface import explanation as explanation
@@ -127,8 +128,8 @@ _NAMES = {
 }
 
 _ROOMS = (
-    *("attribution", "audit", "compat", "core", "diffusion", "erasers", "estimators", "explanation", "linalg"),
-    *("moments", "pipelines", "report", "scrubbing", "stats", "streams", "training"),
+    *("attribution", "audit", "compat", "core", "diffusion", "engines", "erasers", "estimators"),
+    *("explanation", "linalg", "moments", "pipelines", "report", "scrubbing", "stats", "streams", "training"),
 )
 
 __all__ = [

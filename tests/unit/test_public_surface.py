@@ -51,7 +51,7 @@ def test_the_version_is_that_of_the_distribution_and_the_types_are_public(packag
 
 
 @pytest.mark.parametrize(
-    "room", ["audit", "report", "attribution", "estimators", "scrubbing", "pipelines", "diffusion"]
+    "room", ["audit", "report", "attribution", "estimators", "scrubbing", "pipelines", "diffusion", "engines"]
 )
 def test_rooms_are_attributes_without_an_import_of_their_own(room):
     heavy = loaded_after(f"import efface\nassert efface.{room}.__name__ == 'efface.{room}'")

@@ -117,6 +117,40 @@ def test_a_streaming_data_set_is_gone_through_in_its_batches():
         assert torch.equal(found["input_ids"], IDS) and torch.equal(found["labels"], Z)
 
 
+def test_data_sets_of_hugging_face_in_any_format_are_the_same_data():
+    datasets = pytest.importorskip("datasets")
+    whole = datasets.Dataset.from_dict({name: value.tolist() for name, value in TABLE.items()})
+    streamed = whole.to_iterable_dataset(num_shards=2)
+    ways = [whole.with_format(kind) for kind in (None, "torch", "numpy", "arrow", "pandas")]
+    for data in [*ways, streamed, streamed.with_format("torch"), streamed.batch(3), streamed.map(lambda row: row)]:
+        batches = Batches(data, "z", batch_size=2)
+        for _ in range(2):
+            found = gathered(batches)
+            assert torch.equal(found["input_ids"], IDS) and torch.equal(found["labels"], Z)
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_classes_of_a_data_set_are_named_in_its_order(per_token):
+    datasets = pytest.importorskip("datasets")
+    kind = datasets.ClassLabel(names=["verb", "noun", "other", "never"])
+    labels = [row.clamp(max=2).tolist() if per_token else int(row[0] > 0) for row in Z]
+    features = datasets.Features(
+        input_ids=datasets.List(datasets.Value("int64")), z=datasets.List(kind) if per_token else kind
+    )
+    table = datasets.Dataset.from_dict({"input_ids": IDS.tolist(), "z": labels}, features=features)
+    for data in (table, table.to_iterable_dataset()):
+        found = survey(Batches(data, "z", batch_size=2))
+        assert found.classes == ("verb", "noun", "other", "never") and found.width == 4
+
+
+def test_several_data_sets_are_none():
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_dict({name: value.tolist() for name, value in TABLE.items()})
+    for data in (datasets.DatasetDict(a=table), datasets.IterableDatasetDict(a=table.to_iterable_dataset())):
+        with pytest.raises(InputError, match=r"several data sets \(a\): choose one, data\['a'\]"):
+            Batches(data, "z")
+
+
 @pytest.mark.parametrize("left", [False, True])
 def test_rows_of_labels_lie_at_the_tokens_of_their_sequence(left):
     mask = MASK.flip(1) if left else MASK

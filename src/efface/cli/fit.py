@@ -8,11 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from efface._errors import InputError
 from efface._io import CARD, CONFIG, TENSORS, atomic_dir
-from efface._validate import check_finite
 from efface.cli.concepts import SIDE_FILE, Side
 from efface.cli.inputs import choose_features, find_labels, split_names
 from efface.cli.one_hot import OneHotSource, spread
@@ -24,9 +21,9 @@ from efface.core.checkpoint import Checkpoint
 from efface.core.config import Config
 from efface.core.method import Method, get_method
 from efface.core.provenance import provenance
-from efface.erasers.base import eraser_dtype
+from efface.engines.local import check_method, new_fitter, update
 from efface.streams import Source, column_names, files_of, named_files, open_source, prefetched, progress, shortened
-from efface.streams.concepts import Concept, joint, joint_kind, learn
+from efface.streams.concepts import Concept, joint, learn
 from efface.streams.inputs import Inputs
 
 _TARGETS = ("label", "labels", "target", "targets", "class", "classes", "outcome", "y")
@@ -39,7 +36,7 @@ def run(args: Fit) -> None:
     _check_output(args)
     inputs = filled(find_inputs(args), args.chunk_rows)
     concepts = learn_concepts(inputs, args.kind, args.chunk_rows)
-    _check_method(method, concepts)
+    check_method(method, concepts)
     print(f"{inputs.x.where}: {len(inputs.features)} features ({shortened(inputs.features)})")
     fitter, x = _gather(inputs, concepts, method, config, args)
     fitter.columns = _names(inputs, fitter.x_dim)
@@ -127,15 +124,6 @@ def learn_concepts(inputs: Inputs, kind: str, rows: int) -> tuple[Concept, ...]:
     return concepts
 
 
-def _check_method(method: Method, concepts: Sequence[Concept]) -> None:
-    if "continuous" in method.concepts or (len(concepts) == 1 and concepts[0].kind == "categorical"):
-        return
-    raise InputError(
-        f"--method {method.name} takes one concept with classes, got {'; '.join(map(str, concepts))}: "
-        "use --method leace, or --kind categorical"
-    )
-
-
 def _columns(inputs: Inputs) -> tuple[str, ...] | None:
     whole = inputs.x.shape is not None and inputs.features == column_names(inputs.x)
     return None if whole else inputs.features
@@ -185,8 +173,8 @@ def _gather(
         for piece, x in pieces:
             first_row = piece.chunk.first_row
             z = joint(concepts, piece.labels, first_row)
-            fitter = _new_fitter(method, x, concepts, config) if fitter is None else fitter
-            _update(fitter, x, z, inputs, first_row)
+            fitter = new_fitter(method, x, concepts, config) if fitter is None else fitter
+            update(fitter, x, z, inputs, first_row)
             columns.update(x)
             bar.update(piece.end - max(total, start))
             total = piece.end
@@ -196,22 +184,6 @@ def _gather(
     if fitter is None:
         raise InputError(f"{inputs.x.where} has no row without a missing value: nothing is left with --missing drop")
     return fitter, columns.columns()
-
-
-def _new_fitter(method: Method, x: Tensor, concepts: Sequence[Concept], config: Config) -> Any:
-    options = {option.name: getattr(config, option.name) for option in config.options()}
-    options |= {"kind": joint_kind(concepts), "dtype": eraser_dtype(x.dtype)}
-    return method.fitter(x.shape[1], sum(concept.width for concept in concepts), **options)
-
-
-def _update(fitter: Any, x: Tensor, z: Tensor, inputs: Inputs, first_row: int) -> None:
-    """Update; where that fails on a value, say in which row of the whole file."""
-    try:
-        fitter.update(x, z)
-    except InputError:
-        check_finite(x, inputs.x.where, first_row=first_row)
-        check_finite(z, " and ".join(labels.spec for labels in inputs.labels), first_row=first_row)
-        raise
 
 
 def _print_report(fitter: Any, method: Method, output: str) -> None:

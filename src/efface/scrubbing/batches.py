@@ -14,6 +14,7 @@ from efface._errors import InputError
 from efface._validate import check_positive_int, to_tensor
 from efface.core.arrays import in_memory, read_array, refuse_class
 from efface.core.collective import same_in_all
+from efface.core.data_sets import check_dataset, class_names, is_dataset
 from efface.core.doors import check_call, length_of
 from efface.core.labels import Kind, Tally, check_complete, decide
 from efface.core.row_labels import Labels
@@ -25,6 +26,9 @@ _CONSTANT = (bool, int, float, str, type(None))
 
 _MOST_KEPT = 2**24
 """So many labels are kept in memory, 128 MiB of them."""
+
+_TABLES = ("arrow", "pandas", "polars")
+"""Formats of data sets whose batches are tables, and no arrays."""
 
 _MAIN = ("input_ids", "pixel_values", "inputs_embeds", "input_features")
 
@@ -89,7 +93,8 @@ class Batches:
 
     Args:
         data: A mapping of arrays `(n, ...)` as a tokenizer gives it, cut into batches here; token ids `(n, length)`
-            alone; or a list or DataLoader of such mappings, taken as they come.
+            alone; or a list or DataLoader of such mappings, taken as they come; or a data set of Hugging Face, of whose
+            classes the names are known, and which is cut here if it is streamed row by row.
         concept: Name of the column of `data` that holds the labels (not passed to the model); a function from a batch
             to labels; or the labels of all sequences, `(n,)`, `(n, length)` or rows of different lengths.
         batch_size: Sequences in a batch, where they are cut here.
@@ -103,7 +108,7 @@ class Batches:
         check_call(Batches.__init__, locals())
         self.ignore_index = ignore_index
         self._size = check_positive_int(batch_size, "batch_size")
-        self._data = _checked(data)
+        self._data = _checked(data, self._size)
         self.classes: list[Any] = []
         refuse_class(concept, "the concept")
         if isinstance(concept, str) or callable(concept):
@@ -114,6 +119,8 @@ class Batches:
         if isinstance(concept, str) and isinstance(self._data, dict) and concept in self._data:
             self._data[concept], self.classes = _numbered_column(self._data[concept])
             self._ragged = is_ragged(self._data[concept])
+        if isinstance(concept, str):
+            self.classes = self.classes or [*class_names(data, concept)]
         self._seen: list[int] = []
         self._n_labels = 0
         self.labels: list[Tensor] | None = []
@@ -222,8 +229,10 @@ def _checksum(x: Tensor, before: int = 0) -> int:
     return zlib.crc32(in_memory(x.detach().cpu()).contiguous().flatten().view(torch.uint8).numpy(), before)  # type: ignore[arg-type]
 
 
-def _checked(data: Any) -> Any:
+def _checked(data: Any, size: int) -> Any:
     refuse_class(data, "data")
+    if is_dataset(data):
+        data = _of_arrays(data, size)
     if isinstance(data, Tensor):
         return {"input_ids": data}
     # datasets.Dataset, read in slices; its IterableDataset has no length, and is gone through as any stream of batches
@@ -244,11 +253,22 @@ def _checked(data: Any) -> Any:
     return data
 
 
+def _of_arrays(data: Any, size: int) -> Any:
+    """A data set that gives lists or arrays; one that is streamed in batches."""
+    check_dataset(data, "data")
+    if getattr(data, "format", {}).get("type") in _TABLES:
+        data = data.with_format(None)
+    first = None if hasattr(data, "__len__") else next(iter(data), None)
+    tokens = first.get("input_ids") if isinstance(first, Mapping) else None
+    flat = getattr(tokens, "ndim", 0) == 1 or (isinstance(tokens, list) and not isinstance((*tokens, 0)[0], list))
+    return data.batch(size) if flat else data
+
+
 class _Column:
     """One column of a `datasets.Dataset`, read slice by slice."""
 
     def __init__(self, dataset: Any, name: str) -> None:
-        self._dataset, self._name = dataset, name
+        self._dataset, self._name = dataset.select_columns([name]) if is_dataset(dataset) else dataset, name
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -349,7 +369,7 @@ def survey(batches: Batches, kind: Kind = "auto", together: Together | None = No
     tally.check()
     number, sequences = (sum(each[name] for each in every) for name in ("batches", "sequences"))
     highest = max(each["highest"] for each in every)
-    return Survey(number, sequences, tally.n, not columns, columns or highest + 1, tuple(names))
+    return Survey(number, sequences, tally.n, not columns, columns or max(highest + 1, len(names)), tuple(names))
 
 
 def _found(batches: Batches, kind: Kind, tally: Tally) -> dict[str, Any]:

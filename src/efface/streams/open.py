@@ -10,7 +10,9 @@ from typing import Any
 
 from efface._errors import InputError
 from efface._io import as_path
+from efface.core.data_sets import is_dataset
 from efface.streams.csv import open_csv, write_csv
+from efface.streams.hugging_face import open_dataset
 from efface.streams.many import joined_source, whole
 from efface.streams.matching import is_several, matched
 from efface.streams.npy import open_npy, write_npy
@@ -45,18 +47,21 @@ def split_spec(spec: str | os.PathLike[str]) -> tuple[Path, str | None]:
     return Path(text), None
 
 
-def open_source(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Source:
-    """Open a file, or one array of it, or several files as if they were one, to be read in chunks.
+def open_source(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Any) -> Source:
+    """Open a file, or one array of it, or several files as if they were one, or a data set, to be read in chunks.
 
     Args:
         spec: `X.npy`, `X.csv`, `X.parquet`, `data.npz:X`, `data.safetensors:X`; a folder of files of one format, or a
-            pattern (`parts/*.parquet`), in order of their names; or a list of any of these, in its order.
+            pattern (`parts/*.parquet`), in order of their names; or a list of any of these, in its order; or a
+            `datasets.Dataset` or `IterableDataset` of Hugging Face.
 
     Raises:
         FileNotFoundError: If there is no such file.
         InputError: If the format is unknown, the content cannot be used, or files do not go together.
         FormatError: If a file is truncated or foreign.
     """
+    if is_dataset(spec):
+        return open_dataset(spec)
     specs = [*spec] if isinstance(spec, list | tuple) else [spec]
     if not specs:
         raise InputError("there are no files: name at least one")
