@@ -24,6 +24,8 @@ FIXED = ('""', "parent", "random sibling")
 ALONE, SELECT = "SELECT", "SELECT + boundary"
 ORDER, FEW = 5, 2
 _RETAINED = 8
+_CONTEXT, _COHERENCE, _NEAREST, _FARTHEST = "most context", "most coherence", "nearest", "farthest"
+_OPPOSED = ((_CONTEXT, _COHERENCE), (_NEAREST, _FARTHEST))
 
 PARENTS = {
     "animal-bug": "insect",
@@ -101,8 +103,8 @@ def ablated(chosen: Anchors) -> dict[str, str]:
     def most(score: str, sign: int = 1) -> str:
         return max(passed, key=lambda row: (sign * (getattr(row, score) or 0.0), row.word)).word
 
-    found = {"most context": most("context"), "most coherence": most("coherence")}
-    return found | {"nearest": most("near"), "farthest": most("near", -1)}
+    found = {_CONTEXT: most("context"), _COHERENCE: most("coherence")}
+    return found | {_NEAREST: most("near"), _FARTHEST: most("near", -1)}
 
 
 def choice(
@@ -156,7 +158,7 @@ def _tables(
     images: int,
 ) -> None:
     kinds = list(dict.fromkeys(kind for _, kind in found))
-    gains = []
+    gains, opposed = [], []
     for method in methods:
         of = {kind: _together(found[method, kind]) for kind in kinds}
         best = max(FIXED, key=lambda kind, of=of: of[kind].average)
@@ -169,7 +171,12 @@ def _tables(
         pictures = [(kind, torch.stack([seen.pictures[0] for seen in found[method, kind]])) for kind in kinds]
         words = [(f"{kind}, other words", torch.stack([s.pictures[1] for s in found[method, kind]])) for kind in kinds]
         cells.picture(f"choice-{method}", [*pictures, *words])
+        for one, other in _OPPOSED:
+            if {one, other} <= {*of}:
+                opposed.append((method, f"{one} less {other}", spread(of[one], of[other])))
     table("SELECT less other anchors, H", ("method", "anchor", f"{ALONE} less it", f"{SELECT} less it"), gains)
+    if opposed:
+        table("Stages and nearness, H", ("method", "anchors", "difference"), opposed)
 
 
 def _together(each: Sequence[Seen]) -> Seen:
