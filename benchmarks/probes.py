@@ -57,9 +57,17 @@ class Nothing:
         yield
 
 
-def case_of(studio: Studio, base: Subject, name: str, pictures: int, seed: int, pictures_seed: int = _PICTURES) -> Case:
-    """What the probes are asked of a concept."""
-    found = studio.world.pictures_of(name, pictures, seed=pictures_seed)
+def case_of(
+    studio: Studio,
+    base: Subject,
+    name: str,
+    pictures: int,
+    seed: int,
+    pictures_seed: int = _PICTURES,
+    gold: str | None = None,
+) -> Case:
+    """What the probes are asked of a concept; pictures show nothing else that a gold model never saw."""
+    found = studio.world.pictures_of(name, pictures, seed=pictures_seed, gold=gold)
     given = Pictures(found[0], tuple(found[1]), found[2], tuple(found[3]), "renderings")
     others = {o: tuple(studio.prompts_of(o, 8)) for o in studio.others_of(name)}
     return Case(
@@ -128,7 +136,7 @@ def run(args: argparse.Namespace, studio: Studio, name: str, seed: int) -> None:
     if variant is None:
         raise SystemExit(f"no gold model of {name}: there are {', '.join(studio.world.variants())}")
     gold = Subject(GOLD, PipelineView.of(studio.world.load_pipeline(variant)))
-    case = case_of(studio, base, name, args.pictures, seed)
+    case = case_of(studio, base, name, args.pictures, seed, gold=variant)
     every = probes(args.suite)
     chosen = [p for p in every if not args.only or p.name in args.only]
     budgets = budgets_of(every, args.suite, args.scale)  # whatever is chosen: what is kept goes by them

@@ -191,3 +191,19 @@ def test_ids_are_padded_to_the_window() -> None:
     read = tokenize(tiny_emoji().tokenizer, [*PROMPTS, "cat " * 60])
     assert read.input_ids.shape == (4, LENGTH)
     assert read.attention_mask.sum(1).tolist() == [12, 4, 2, LENGTH]
+
+
+def test_pictures_beside_a_gold_model_show_nothing_else_that_it_never_saw() -> None:
+    world = find_world("emoji", "pipeline")
+    judge = world.load_judge(2)
+
+    def odd(pictures: tuple[Any, ...]) -> list[float]:
+        """Of pictures with a butterfly, and of those without: shares in black and white, or of a cat or another bug."""
+        with_it, without = (judge.judge(pictures[i]) for i in (0, 2))
+        styles = [float((said.shows("black and white") == 1).float().mean()) for said in (with_it, without)]
+        return [*styles, float(sum((without.shows(name) == 1).float().mean() for name in ("cat", "animal-bug")))]
+
+    before, after = (odd(world.pictures_of("butterfly", 24, gold=gold)) for gold in (None, "gold"))
+    assert min(before) > 0.1 and max(after) < 0.05
+    with_it, texts, without, others = world.pictures_of("butterfly", 24, gold="gold")
+    assert len(with_it) == len(texts) == len(without) == len(others) == 24

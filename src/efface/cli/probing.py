@@ -110,8 +110,15 @@ def _gold(args: Audit, world: Any, word: str) -> Any:
         if args.gold is not None:
             raise InputError(f"--gold {args.gold} is no folder of a pipeline: give one, or leave it out")
         return None
-    variant = world.gold_of(word) if args.gold is None else args.gold
+    variant = _variant(args, world, word)
     return None if variant is None else PipelineView.of(world.load_pipeline(variant))
+
+
+def _variant(args: Audit, world: Any, word: str) -> str | None:
+    """The world's own gold model that is compared with, by name."""
+    if world is None or args.gold == NONE or (args.gold is not None and is_folder(args.gold)):
+        return None
+    return world.gold_of(word) if args.gold is None else args.gold
 
 
 def _judges(args: Audit, world: Any) -> dict[str, Any]:
@@ -159,7 +166,7 @@ def _words(args: Audit, world: Any, word: str) -> dict[str, Any]:
     plain = world.prompts_for(word, _PROMPTS, seed=args.seed).texts
     reworded = [text.replace(word, again[i % len(again)]) for i, text in enumerate(plain)] if again else []
     others = {o: world.prompts_for(o, _PROMPTS, seed=args.seed).texts for o in args.others or world.others(word)}
-    pictures = world.pictures_of(word, _PICTURES[args.suite or "quick"])
+    pictures = world.pictures_of(word, _PICTURES[args.suite or "quick"], gold=_variant(args, world, word))
     given = Pictures(pictures[0], tuple(pictures[1]), pictures[2], tuple(pictures[3]), "renderings of the world")
     return {"prompts": plain, "paraphrases": reworded, "others": others, "pictures": given}
 

@@ -16,7 +16,7 @@ from efface._errors import InputError
 _ROOMS = {"shapes": "efface_worlds.shapes", "emoji": "efface_worlds.emoji"}
 _PICTURES = "efface_worlds.attribution"
 _REAL = "efface_worlds.real.worlds"
-_FEW, _NEAR = 12, 8
+_FEW, _NEAR, _SPARE = 12, 8, 3
 """So many other concepts stand for all of them where there are more, and so many siblings of them at most."""
 
 
@@ -78,28 +78,53 @@ class PipelineWorld:
         found = [(len(without), variant) for variant in self.variants() if name in (without := unseen(variant))]
         return min(found)[1] if found else None
 
-    def pictures_of(self, word: str, n: int, *, seed: int = 7) -> tuple[Any, list[str], Any, list[str]]:
+    def pictures_of(
+        self, word: str, n: int, *, seed: int = 7, gold: str | None = None
+    ) -> tuple[Any, list[str], Any, list[str]]:
         """N renderings that show a concept and n that do not, no model's own, each with a prompt in other templates.
+
+        Args:
+            word: The concept.
+            n: How many of each; of those without it a few may be missing, where no gold model is named.
+            seed: Of the scenes.
+            gold: The variant that losses on them are compared with: neither pictures show what else it never saw,
+                which would be held against its knowledge of the rest.
 
         Returns:
             Pictures `(n, 3, h, w)` and prompts with the concept, and the same without it.
+
+        Raises:
+            InputError: If too few show nothing else that the gold model never saw.
         """
-        render, shows = self.of_room("render"), self.of_room("shows")
-        name = self.concept(word).name
-        with_it = self.prompts_for(name, n, seed=seed, templates="held_out")
-        spread: list[Any] = [
-            self.prompts_for(other, n, seed=seed + 1, templates="held_out") for other in self.others(name)
-        ]
-        without, texts = [], list[str]()
-        for i in range(n):  # as many of each other concept
-            some = spread[i % len(spread)]
-            scene = some.scenes[i : i + 1]
-            if not bool(shows(scene, name).any()):
-                without.append(render(scene))
-                texts.append(some.texts[i])
         import torch
 
-        return render(with_it.scenes), list(with_it.texts), torch.cat(without), texts
+        render, name = self.of_room("render"), self.concept(word).name
+        lacking = () if gold is None else tuple(each for each in self.of_room("unseen")(gold) if each != name)
+        times = _SPARE if lacking else 1
+        with_it = self.prompts_for(name, times * n, seed=seed, templates="held_out")
+        kept = (~self._shows_any(with_it.scenes, lacking)).nonzero()[:n, 0]
+        others = [other for other in self.others(name) if other not in lacking]
+        spread = [self.prompts_for(other, times * n, seed=seed + 1, templates="held_out") for other in others]
+        clean = [~self._shows_any(some.scenes, (name, *lacking)) for some in spread]
+        order = [(i % len(spread), i) for i in range(times * n if spread else 0)]  # as many of each other concept
+        without = [(k, i) for k, i in order if bool(clean[k][i])][:n]
+        if lacking and min(len(kept), len(without)) < n:
+            raise InputError(
+                f"{len(kept)} scenes of {name} and {len(without)} without it show nothing else that {gold} never saw "
+                f"({', '.join(lacking)}), of {n} that were asked for: write a smaller n"
+            )
+        scenes = torch.cat([render(spread[k].scenes[i : i + 1]) for k, i in without])
+        texts = [with_it.texts[int(i)] for i in kept]
+        return render(with_it.scenes[kept]), texts, scenes, [spread[k].texts[i] for k, i in without]
+
+    def _shows_any(self, scenes: Any, names: Iterable[str]) -> Any:
+        """Whether each scene shows any of these, `(n,)`."""
+        import torch
+
+        shows, found = self.of_room("shows"), torch.zeros(len(scenes), dtype=torch.bool)
+        for name in names:
+            found |= shows(scenes, name)
+        return found
 
     def values_of(self, word: str) -> tuple[str, ...]:
         """Names of all concepts of a concept's factor that it draws."""
