@@ -25,7 +25,7 @@ def test_every_method_of_rows_that_needs_no_labels_is_one_of_models():
         own, rows = ({o.name for o in m.config.options()} for m in (method, ROWS[name]))
         assert issubclass(method.config, ScrubConfig) and own >= rows | {"sites", "order", "activations", "batch_size"}
         assert all(option.help for option in method.config.options())
-        assert set(method.data) == {"data", "checkpoint", "scratch"}
+        assert set(method.data) == {"data", "checkpoint", "scratch", "memory", "beyond"}
 
 
 @pytest.mark.parametrize("name", MODELS)

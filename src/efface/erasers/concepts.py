@@ -141,7 +141,7 @@ class ConceptsFitter:
         for name, values in named.items():
             kind = kinds.get(name, "auto")
             read = read_labels(values, tuple(rows.shape[:-1]), name=called(name), kind=kind, mask=taken)
-            labels[name] = read.check(kind, taken)
+            labels[name] = read if isinstance(values, Labels) else read.check(kind, taken)
         given = {"device": rows.device, "dtype": eraser_dtype(rows.dtype)} | options
         widths = {name: each.width for name, each in labels.items()}
         fitter = cls(rows.shape[-1], widths, method=method, kinds=kinds, **given)
@@ -187,7 +187,7 @@ class ConceptsFitter:
         part = self._parts[name]
         labels = read_labels(z, lead, name=called(name), kind=part.kind, mask=mask, classes=part.classes)
         part._check_as_before(labels)
-        if part.decided is None and labels.kind == "continuous":
+        if part.decided is None and labels.kind == "continuous" and not isinstance(z, Labels):
             labels.check(part.kind, mask)
         return labels
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,14 +99,23 @@ class Batches:
             to labels; or the labels of all sequences, `(n,)`, `(n, length)` or rows of different lengths.
         batch_size: Sequences in a batch, where they are cut here.
         ignore_index: Label of tokens that are left out.
+        beside: Columns of data that hold labels of other concepts, which are not passed to the model either.
 
     Raises:
         InputError: If data and labels do not go together; the text says how.
     """
 
-    def __init__(self, data: Any, concept: Any, *, batch_size: int = 8, ignore_index: int = IGNORE) -> None:
+    def __init__(
+        self,
+        data: Any,
+        concept: Any,
+        *,
+        batch_size: int = 8,
+        ignore_index: int = IGNORE,
+        beside: Collection[str] = (),
+    ) -> None:
         check_call(Batches.__init__, locals())
-        self.ignore_index = ignore_index
+        self.ignore_index, self._beside = ignore_index, beside
         self._size = check_positive_int(batch_size, "batch_size")
         self._data = _checked(data, self._size)
         self.classes: list[Any] = []
@@ -131,8 +140,12 @@ class Batches:
         """Tokens of the largest batch that was gone through, or images, or what else makes rows."""
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.over(self.mappings())
+
+    def over(self, mappings: Iterator[Mapping[str, Any]]) -> Iterator[Batch]:
+        """Batches of what is read from the data, by whoever reads it."""
         first = number = 0
-        for number, columns in enumerate(self._mappings()):
+        for number, columns in enumerate(mappings):
             inputs, labels = self._split(dict(columns), first)
             batch = Batch(number, first, inputs, labels)
             self._same_as_before(batch)
@@ -158,7 +171,13 @@ class Batches:
         """A checksum of the inputs and labels that were gone through so far."""
         return f"{zlib.crc32(str(self._seen).encode()):08x}"
 
-    def _mappings(self) -> Iterator[Mapping[str, Any]]:
+    @property
+    def is_cut(self) -> bool:
+        """Whether the data is cut into batches here; else it comes in batches."""
+        return isinstance(self._data, Mapping)
+
+    def mappings(self) -> Iterator[Mapping[str, Any]]:
+        """Batches as they are read."""
         if not isinstance(self._data, Mapping):
             yield from self._data
             return
@@ -174,7 +193,7 @@ class Batches:
             if concept not in columns:
                 raise InputError(f"data has no column {concept!r} for the concept: it has {', '.join(sorted(columns))}")
             raw = columns.pop(concept)
-        inputs = {name: _to_input(value, name) for name, value in columns.items()}
+        inputs = {name: _to_input(value, name) for name, value in columns.items() if name not in self._beside}
         if not any(isinstance(value, Tensor) for value in inputs.values()):
             raise InputError(f"a batch has no arrays to give to the model: it has {sorted(columns)}")
         size = Batch(0, 0, inputs, torch.empty(0)).size
@@ -354,13 +373,68 @@ def survey(batches: Batches, kind: Kind = "auto", together: Together | None = No
     Raises:
         InputError: If no label counts, or all that count are of one class: the concept is absent from the data.
     """
-    tally = Tally("concept", kind)
-    every = (together or Together()).told(lambda: _found(batches, kind, tally))
+    found = Finding(batches, kind)
+
+    def gone_through() -> dict[str, Any]:
+        for batch in batches:
+            found.add(batch)
+        return found.told()
+
+    return found.judged((together or Together()).told(gone_through))
+
+
+class Finding:
+    """What the labels of a data set are, batch by batch.
+
+    Args:
+        batches: Whose labels.
+        kind: What they are, if not what their dtype says.
+    """
+
+    def __init__(self, batches: Batches, kind: Kind) -> None:
+        self._kind: Kind = kind
+        self._batches, self._tally = batches, Tally("concept", kind)
+        self._number = self._sequences = self._columns = self._highest = 0
+        if kind == "continuous" and batches.classes:
+            raise InputError("concept holds text, not numbers: leave out kind='continuous', or convert it first")
+
+    def add(self, batch: Batch) -> None:
+        """Look at the labels of a batch."""
+        counted = batch.labels[batch.counted(self._batches.ignore_index)]
+        check_complete(counted, f"concept (batch {batch.number})")
+        self._number, self._sequences = self._number + 1, self._sequences + batch.size
+        decided = decide(counted, self._kind) if counted.ndim == 1 else "columns"
+        self._tally.add(counted, decided)
+        if decided == "categorical":
+            numbers = Labels("concept", decided, counted).numbers
+            self._highest = max(self._highest, int(numbers.max()) if len(numbers) else 0)
+        else:
+            self._columns = counted.shape[-1] if counted.ndim > 1 else 1
+
+    def told(self) -> dict[str, Any]:
+        """What was found, as plain data."""
+        return {
+            **{"batches": self._number, "sequences": self._sequences, "labelled": self._tally.n},
+            **{"columns": self._columns, "highest": self._highest},
+            "classes": sorted(self._tally.classes),
+            "names": list(self._batches.classes),
+        }
+
+    def judged(self, every: Sequence[Mapping[str, Any]]) -> Survey:
+        """What the labels of all processes are, of what each has told.
+
+        Raises:
+            InputError: If no label counts, or all that count are of one class.
+        """
+        return _judged(every, self._tally, self._batches.ignore_index)
+
+
+def _judged(every: Sequence[Mapping[str, Any]], tally: Tally, ignore_index: int) -> Survey:
     names = same_in_all(every, "names", "number the classes alike before", some=True)
     columns = same_in_all([e for e in every if e["labelled"]] or every, "columns", "pass labels of one kind in all")
     tally.n, tally.classes = sum(each["labelled"] for each in every), {c for each in every for c in each["classes"]}
     if not tally.n:
-        raise InputError(f"every label is ignore_index ({batches.ignore_index}) or padding: there is nothing to erase")
+        raise InputError(f"every label is ignore_index ({ignore_index}) or padding: there is nothing to erase")
     if not columns and len(tally.classes) < 2:
         raise InputError(
             f"the concept is absent from the data: all {tally.n} labels are {tally.classes.pop()}; pass data in which "
@@ -370,26 +444,3 @@ def survey(batches: Batches, kind: Kind = "auto", together: Together | None = No
     number, sequences = (sum(each[name] for each in every) for name in ("batches", "sequences"))
     highest = max(each["highest"] for each in every)
     return Survey(number, sequences, tally.n, not columns, columns or max(highest + 1, len(names)), tuple(names))
-
-
-def _found(batches: Batches, kind: Kind, tally: Tally) -> dict[str, Any]:
-    """What the labels of one process are, as plain data."""
-    if kind == "continuous" and batches.classes:
-        raise InputError("concept holds text, not numbers: leave out kind='continuous', or convert it first")
-    number = sequences = columns = highest = 0
-    for batch in batches:
-        counted = batch.labels[batch.counted(batches.ignore_index)]
-        check_complete(counted, f"concept (batch {batch.number})")
-        number, sequences = number + 1, sequences + batch.size
-        decided = decide(counted, kind) if counted.ndim == 1 else "columns"
-        tally.add(counted, decided)
-        if decided == "categorical":
-            numbers = Labels("concept", decided, counted).numbers
-            highest = max(highest, int(numbers.max()) if len(numbers) else 0)
-        else:
-            columns = counted.shape[-1] if counted.ndim > 1 else 1
-    return {
-        **{"batches": number, "sequences": sequences, "labelled": tally.n, "columns": columns, "highest": highest},
-        "classes": sorted(tally.classes),
-        "names": list(batches.classes),
-    }

@@ -54,11 +54,11 @@ class Remembered:
     def suits(self, batches: Batches) -> bool:
         """Whether they are of the same inputs, and of the same tokens of these."""
         return self.inputs == tuple(batches.inputs) and all(
-            torch.equal(_grid(batch, batches.ignore_index), self._grid(batch)) for batch in batches
+            torch.equal(grid(batch, batches.ignore_index), self._grid(batch)) for batch in batches
         )
 
     def _grid(self, batch: Batch) -> Tensor:
-        return _grid(replace(batch, labels=self.labels[batch.number]), self.ignore_index)
+        return grid(replace(batch, labels=self.labels[batch.number]), self.ignore_index)
 
 
 def fitted_on(model: nn.Module) -> Iterator[Any]:
@@ -68,7 +68,7 @@ def fitted_on(model: nn.Module) -> Iterator[Any]:
             yield handle.erasure
 
 
-def _grid(batch: Batch, ignore_index: int) -> Tensor:
+def grid(batch: Batch, ignore_index: int) -> Tensor:
     """Booleans of the tokens that count, or of the sequences where there are no tokens."""
     counted, mask = batch.counted(ignore_index), batch.mask()
     if counted.ndim == 1 and "pixel_values" not in batch.inputs and batch.main.ndim > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -18,6 +18,7 @@ from efface.core.edits import started
 from efface.core.fingerprint import fingerprint
 from efface.core.hooks import StateEdit
 from efface.core.method import Method
+from efface.core.provenance import called, provenance
 from efface.core.row_labels import read_labels
 from efface.core.site import Site
 from efface.erasers.base import eraser_dtype
@@ -28,15 +29,16 @@ from efface.scrubbing.companions import Remembered, fitted_on
 from efface.scrubbing.config import ScrubConfig
 from efface.scrubbing.examples import small_inputs
 from efface.scrubbing.forward import Passed, align, check_states, execution_order, passed, run_to, taking
+from efface.scrubbing.measuring import measure_left
 from efface.scrubbing.planning import Beyond, Need, Plan, need, planned
+from efface.scrubbing.scrubber import Scrubber
 from efface.scrubbing.sites import SiteFinder
 from efface.scrubbing.statistics import Statistics
 from efface.scrubbing.together import Together
 
 
-def _eraser_of(fitter: Any) -> Any:
-    """Its eraser, laid out in memory as when read from a file: a product may round otherwise in another layout."""
-    eraser = fitter.eraser
+def laid_out(eraser: Any) -> Any:
+    """The eraser, laid out in memory as when read from a file: a product may round otherwise in another layout."""
     return replace(eraser, **{name: x.contiguous() for name, x in eraser.tensors().items()})
 
 
@@ -56,6 +58,7 @@ class Fit:
     together: Together
     memory: int | None = None
     beyond: Beyond = "passes"
+    mark: str | None = None
     seen: dict[Site, Passed] = field(default_factory=dict)
     calls: dict[Site, int] = field(default_factory=dict)
     erasers: dict[Site, Any] = field(default_factory=dict)
@@ -70,9 +73,13 @@ class Fit:
         """What addresses stand for in this model, with these data."""
         return SiteFinder(self.model, self.config.table, partial(small_inputs, self.model, self.batches))
 
+    def look(self) -> None:
+        """Go through the labels, without the model."""
+        self.survey = survey(self.batches, self.config.kind, self.together)
+
     def prepare(self, found: list[Site]) -> None:
         """Look at the labels, and at the order in which the model comes by the sites."""
-        self.survey = survey(self.batches, self.config.kind, self.together)
+        self.look()
         self.together.check_passes(self.model, self.batches.count)
         self.companions = self._find_companions(found)
         first = next(iter(self.batches))
@@ -119,7 +126,7 @@ class Fit:
             "order": self.config.order,
             "kind": self.config.kind,
             "sites": [str(site) for site in self.calls],
-            "fingerprint": fingerprint(self.model),
+            "fingerprint": self.mark or fingerprint(self.model),
             "dtypes": sorted({str(parameter.dtype) for parameter in self.model.parameters()}),
             "data": self.together.data(self.batches.fingerprint),
             "beside": [*self.companions],
@@ -132,6 +139,28 @@ class Fit:
         defaults = {option.name: option.default for option in type(self.config).options()}
         changed = {k: v for k, v in self.config.fitter_options().items() if v != defaults[k]}
         return {k: v if isinstance(v, bool | int | float | str | None) else str(v) for k, v in changed.items()}
+
+    def scrubber(self, settings: Mapping[str, Any], left: Mapping[Site, float] | None) -> Scrubber:
+        """The scrubber of the erasers that there are, with what is left by them at each site."""
+        call = called("efface.scrub", {"method": self.method.name, **self.config.to_dict()})
+        # Of a model and of batches the checksum of a fit is known, which is no SHA-256.
+        known = {"model": settings["fingerprint"].partition(";")[0], "batches": settings["data"]}
+        found = Scrubber(
+            self.erasers,
+            settings["fingerprint"],
+            beside=tuple(settings["beside"]),
+            method=self.method.name,
+            config=self.config,
+            report=self.survey,
+            left=left,
+            provenance={**provenance(subject=self.model, call=call), **known},
+        )
+        return found.remembering(Remembered.of(self.batches, self.config.kind, self.survey))
+
+    def left(self) -> dict[Site, float]:
+        """What is left of the concept with all erasers on, in one more pass."""
+        width, kind = self.survey.width, self.config.kind
+        return measure_left(self.model, self.batches, self.erasers, self.calls, width, kind, self.together)
 
     @cached_property
     def plan(self) -> Plan:
@@ -166,7 +195,7 @@ class Fit:
                     self._gather(kept, sites, bar)
                     found = {site: self._solved(kept, site) for site in sites}
                 self.erasers |= found
-                self.checkpoint.save_erasers(found)
+                self._done(found)
 
     def _gather(self, kept: Statistics, sites: Sequence[Site], bar: Any) -> None:
         """The statistics of some sites, in one pass on the plain model."""
@@ -177,8 +206,11 @@ class Fit:
                 self.checkpoint.save_sometimes(kept, batch.number + 1)
             bar.update(1)
 
+    def _done(self, found: Mapping[Site, Any]) -> None:
+        self.checkpoint.save_erasers(found)
+
     def _solved(self, kept: Statistics, site: Site) -> Any:
-        return _eraser_of(self.together.reduced(kept.pop(site)))
+        return laid_out(self.together.reduced(kept.pop(site)).eraser)
 
     def sequential(self) -> None:
         """Site after site, with the erasers of the earlier ones on."""

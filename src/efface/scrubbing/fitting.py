@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
 
 from torch import nn
 
@@ -14,14 +14,12 @@ from efface._memory import bytes_of
 from efface.core.doors import check_word
 from efface.core.labels import Kind
 from efface.core.method import Method
-from efface.core.provenance import called, provenance
 from efface.scrubbing.batches import Batches
 from efface.scrubbing.checkpoint import ScrubCheckpoint
-from efface.scrubbing.companions import Remembered
 from efface.scrubbing.config import Activations, Order, ScrubConfig, config_for, rows_method
 from efface.scrubbing.fit import Fit
 from efface.scrubbing.forward import at_rest, bare
-from efface.scrubbing.measuring import measure_left
+from efface.scrubbing.many import shared_fit
 from efface.scrubbing.planning import Beyond, Plan
 from efface.scrubbing.scrubber import Scrubber
 from efface.scrubbing.sites import SitesLike
@@ -29,11 +27,26 @@ from efface.scrubbing.together import Together
 from efface.scrubbing.token_labels import IGNORE
 
 
+@overload
+def scrub(
+    model: nn.Module, data: Any, concept: Any, *, sites: SitesLike, concepts: None = None, **options: Any
+) -> Scrubber: ...
+@overload
 def scrub(
     model: nn.Module,
     data: Any,
-    concept: Any,
+    concept: None = None,
     *,
+    sites: SitesLike,
+    concepts: Mapping[str, Any] | Sequence[str],
+    **options: Any,
+) -> dict[str, Scrubber]: ...
+def scrub(
+    model: nn.Module,
+    data: Any,
+    concept: Any = None,
+    *,
+    concepts: Mapping[str, Any] | Sequence[str] | None = None,
     sites: SitesLike,
     method: str = "leace",
     order: Order = "sequential",
@@ -47,8 +60,9 @@ def scrub(
     group: Any = None,
     memory: int | str | None = None,
     beyond: Beyond = "passes",
+    measure: bool = True,
     **options: Any,
-) -> Scrubber:
+) -> Scrubber | dict[str, Scrubber]:
     """Fit an eraser of a concept for each site of a model; the model is left as it was.
 
     Args:
@@ -58,6 +72,10 @@ def scrub(
         concept: Labels: `(n, length)` one a token, `(n,)` one a sequence (which then holds for each of its tokens),
             rows of different lengths, the name of a column of `data`, or a function from a batch to its labels.
             Integers are classes; floats are quantities. Spans: see `labels_from_spans`.
+        concepts: In place of `concept` several, name -> labels, or names of columns of `data`; in parallel order alone.
+            One pass gathers them all, with one covariance a site for those whose labels leave out the same tokens, and
+            each gets a scrubber of its own, as a fit by itself would give it. To erase several with one scrubber, pass
+            `concept=efface.join_concepts(a, b)`.
         sites: Where to erase: `"norms"`, `"residual"`, `"mlp_out"`, `"attn_out"`, module paths, globs, regular
             expressions, `Site`s, or a list of these; see `find_sites`.
         method: A method of the registry whose erasers need no labels: `"leace"`, `"orth"`, `"mean-difference"`.
@@ -83,10 +101,12 @@ def scrub(
             fit does to stay within is `plan(model, data, ...)`; whatever it is, the result is the same, bit for bit.
         beyond: What a parallel fit does with what is beyond it: `"passes"` takes some of the sites in each of several
             passes over the data; `"disk"` keeps sums in files, which are read and written once a batch.
+        measure: Whether one more pass (for each concept) measures what is left with all erasers on.
         options: Further options of the method, such as `affine=False` or `shrinkage=False`, and `dtype`.
 
     Returns:
-        A `Scrubber`: `with scrubber.on(model): model(...)` erases.
+        A `Scrubber`: `with scrubber.on(model): model(...)` erases. For several concepts, name -> scrubber; they are put
+        on one at a time.
 
     Raises:
         InputError: If a site matches nothing, labels do not fit the tokens, the concept is absent from the data, or
@@ -105,10 +125,19 @@ def scrub(
     given = {"sites": sites, "order": order, **own, "kind": kind, "table": table, **options}
     config = config_for(rows).of(given, method=method)
     room = {"scratch": scratch, "group": group, "memory": memory, "beyond": beyond}
-    return scrub_with(rows, model, data, concept, config, checkpoint=checkpoint, **room)
+    if concepts is None:
+        return scrub_with(rows, model, data, concept, config, checkpoint=checkpoint, measure=measure, **room)
+    if concept is not None:
+        raise InputError("concept and concepts are both given: write one of them")
+    if checkpoint is not None:
+        raise InputError("a fit of several concepts, which is one pass, keeps no checkpoint: leave out checkpoint=")
+    fits = shared_fit(rows, bare(model), data, concepts, config, _room(**room))
+    return fits.scrubbers(measure=measure)
 
 
-def plan(model: nn.Module, data: Any, concept: Any, *, sites: SitesLike, method: str = "leace", **options: Any) -> Plan:
+def plan(
+    model: nn.Module, data: Any, concept: Any = None, *, sites: SitesLike, method: str = "leace", **options: Any
+) -> Plan:
     """How `scrub` with these arguments would keep its statistics; the model is run on one batch, and nothing is fitted.
 
     Args:
@@ -127,10 +156,13 @@ def plan(model: nn.Module, data: Any, concept: Any, *, sites: SitesLike, method:
     """
     rows, given = rows_method(method), dict(options)
     room = {name: given.pop(name) for name in ("scratch", "group", "memory", "beyond") if name in given}
-    given.pop("checkpoint", None)
+    concepts = given.pop("concepts", None)
+    for name in ("checkpoint", "measure"):
+        given.pop(name, None)
     config = config_for(rows).of({"sites": sites, **given}, method=method)
-    fit = _prepared(rows, model, data, concept, config, **room)
-    return fit.plan
+    if concepts is None:
+        return _prepared(rows, model, data, concept, config, **room).plan
+    return shared_fit(rows, bare(model), data, concepts, config, _room(**room)).plan
 
 
 def scrub_with(
@@ -141,28 +173,18 @@ def scrub_with(
     config: ScrubConfig,
     *,
     checkpoint: str | os.PathLike[str] | None = None,
+    measure: bool = True,
     **room: Any,
 ) -> Scrubber:
     """`scrub` by a method of rows, with its options as a value."""
     fit = _prepared(rows, model, data, labels, config, **room)
-    model = fit.model
-    with at_rest(model):
+    with at_rest(fit.model):
         settings = fit.settings()
         fit.checkpoint = ScrubCheckpoint(fit.together.folder(checkpoint), settings, fit.method)
         fit.parallel() if config.order == "parallel" else fit.sequential()
-        left = measure_left(model, fit.batches, fit.erasers, fit.calls, fit.survey.width, config.kind, fit.together)
+        left = fit.left() if measure else None
         fit.checkpoint.clear()
-    found = Scrubber(
-        fit.erasers,
-        settings["fingerprint"],
-        beside=tuple(settings["beside"]),
-        method=rows.name,
-        config=config,
-        report=fit.survey,
-        left=left,
-        provenance=_provenance(model, settings, config),
-    )
-    return found.remembering(Remembered.of(fit.batches, config.kind, fit.survey))
+    return fit.scrubber(settings, left)
 
 
 def _prepared(
@@ -171,24 +193,11 @@ def _prepared(
     data: Any,
     labels: Any,
     config: ScrubConfig,
-    *,
-    scratch: str | os.PathLike[str] | None = None,
-    group: Any = None,
-    memory: int | str | None = None,
-    beyond: Beyond = "passes",
+    **room: Any,
 ) -> Fit:
     """A fit that has looked at the labels and at the sites, and is planned."""
-    check_word(beyond, Beyond, "beyond")
-    fit = Fit(
-        model=bare(model),
-        batches=Batches(data, labels, batch_size=config.batch_size, ignore_index=config.ignore_index),
-        method=rows,
-        config=config,
-        scratch=None if scratch is None else _folder(scratch),
-        together=Together.of(group),
-        memory=None if memory is None else bytes_of(memory),
-        beyond=beyond,
-    )
+    batches = Batches(data, labels, batch_size=config.batch_size, ignore_index=config.ignore_index)
+    fit = Fit(model=bare(model), batches=batches, method=rows, config=config, **_room(**room))
     found = fit.places.find(config.sites)
     with at_rest(fit.model):
         fit.prepare(found)
@@ -196,14 +205,25 @@ def _prepared(
     return fit
 
 
+def _room(
+    *,
+    scratch: str | os.PathLike[str] | None = None,
+    group: Any = None,
+    memory: int | str | None = None,
+    beyond: Beyond = "passes",
+) -> dict[str, Any]:
+    """With whom and in what room a fit works, as a `Fit` takes it."""
+    check_word(beyond, Beyond, "beyond")
+    return {
+        "scratch": None if scratch is None else _folder(scratch),
+        "together": Together.of(group),
+        "memory": None if memory is None else bytes_of(memory),
+        "beyond": beyond,
+    }
+
+
 def _folder(scratch: str | os.PathLike[str]) -> str:
     folder = as_path(scratch, "scratch")
     if not folder.is_dir():
         raise InputError(f"scratch is {str(folder)!r:.120}, where there is no folder: make it first, or leave it out")
     return str(folder)
-
-
-def _provenance(model: nn.Module, settings: Mapping[str, Any], config: ScrubConfig) -> dict[str, Any]:
-    """Where a scrubber comes from; of a model and of batches the checksum of a fit is known, which is no SHA-256."""
-    found = provenance(subject=model, call=called("efface.scrub", {"method": settings["method"], **config.to_dict()}))
-    return {**found, "model": settings["fingerprint"].partition(";")[0], "batches": settings["data"]}
