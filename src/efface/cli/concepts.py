@@ -11,9 +11,9 @@ from typing import Any, Literal
 from efface._errors import FormatError
 from efface._io import read_json, reading, write_json
 from efface._validate import check_int
-from efface.cli.ranges import Columns
 from efface.core.codec import fields_of
 from efface.streams.concepts import Concept
+from efface.streams.ranges import Columns
 
 SIDE_FILE = "concept.json"
 _VERSION = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -12,19 +13,21 @@ from efface._errors import InputError
 from efface._io import CARD, CONFIG, TENSORS, atomic_dir
 from efface.cli.concepts import SIDE_FILE, Side
 from efface.cli.inputs import choose_features, find_labels, split_names
+from efface.cli.on_ray import OnRay
 from efface.cli.one_hot import OneHotSource, spread
 from efface.cli.options import Fit
 from efface.cli.outputs import caution, check_free
-from efface.cli.ranges import Columns, Gatherer
 from efface.cli.settings import configured
 from efface.core.checkpoint import Checkpoint
 from efface.core.config import Config
 from efface.core.method import Method, get_method
 from efface.core.provenance import provenance
+from efface.engines import cluster
 from efface.engines.local import check_method, new_fitter, update
 from efface.streams import Source, column_names, files_of, named_files, open_source, prefetched, progress, shortened
 from efface.streams.concepts import Concept, joint, learn
 from efface.streams.inputs import Inputs
+from efface.streams.ranges import Columns, Gatherer
 
 _TARGETS = ("label", "labels", "target", "targets", "class", "classes", "outcome", "y")
 
@@ -34,19 +37,58 @@ def run(args: Fit) -> None:
     method = get_method(args.method, "rows")
     config = configured(method, args.settings, flags=("kind",))
     _check_output(args)
-    inputs = filled(find_inputs(args), args.chunk_rows)
-    concepts = learn_concepts(inputs, args.kind, args.chunk_rows)
-    check_method(method, concepts)
-    print(f"{inputs.x.where}: {len(inputs.features)} features ({shortened(inputs.features)})")
-    fitter, x = _gather(inputs, concepts, method, config, args)
+    engine = _engine(args)
+    inputs = find_inputs(args)
+    with engine.ready(inputs.x):
+        inputs = engine.filled(inputs, args.chunk_rows)
+        concepts = engine.learn_concepts(inputs, args.kind, args.chunk_rows)
+        check_method(method, concepts)
+        print(f"{inputs.x.where}: {len(inputs.features)} features ({shortened(inputs.features)})")
+        fitter, x = engine.gather(inputs, concepts, method, config, args)
     fitter.columns = _names(inputs, fitter.x_dim)
-    eraser = dataclasses.replace(fitter.eraser, provenance=provenance(subject=inputs.x.where, call=args.command_line))
+    about = provenance(subject=inputs.x.where, call=args.command_line) | engine.about(fitter, concepts)
+    eraser = dataclasses.replace(fitter.eraser, provenance=about)
     one_hot = inputs.x.values if isinstance(inputs.x, OneHotSource) else {}
     side = Side(method.name, fitter.x_dim, _columns(inputs), concepts, {k: tuple(v) for k, v in one_hot.items()}, x)
     with atomic_dir(args.output) as folder:
         eraser.save(folder)
         side.save(folder)
     _print_report(fitter, method, args.output)
+
+
+class Local:
+    """A fit in this process."""
+
+    def ready(self, source: Source) -> Any:
+        """A context in which it can run."""
+        return contextlib.nullcontext()
+
+    def filled(self, inputs: Inputs, rows: int) -> Inputs:
+        """As `filled`."""
+        return filled(inputs, rows)
+
+    def learn_concepts(self, inputs: Inputs, kind: str, rows: int) -> tuple[Concept, ...]:
+        """What the concepts are, and say so."""
+        return learn_concepts(inputs, kind, rows)
+
+    def gather(self, *given: Any) -> tuple[Any, Columns | None]:
+        """A fitter that has seen the whole file, and what its columns are like."""
+        return _gather(*given)
+
+    def about(self, fitter: Any, concepts: Sequence[Concept]) -> dict[str, Any]:
+        """For the provenance."""
+        return {}
+
+
+def _engine(args: Fit) -> Any:
+    if args.engine == "local":
+        if args.address is not None:
+            raise InputError("--address goes with --engine ray")
+        return Local()
+    if args.checkpoint is not None:
+        raise InputError("--checkpoint is for the local engine: on Ray the work of workers that die is done again")
+    cluster.ray_module()
+    return OnRay(args.address)
 
 
 def _check_output(args: Fit) -> None:

@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+Engine = Literal["local", "ray"]
 Kind = Literal["auto", "categorical", "continuous"]
 Missing = Literal["drop", "mean"]
 Published = Literal["counterfact", "rippleedits", "tofu", "rwku"]
@@ -65,6 +66,16 @@ def _kind() -> Any:
 
 def _chunk_rows() -> Any:
     return flag(4096, "rows in memory at a time", "N")
+
+
+def _engine() -> Any:
+    return flag("local", "where it runs: in this process, or in tasks of Ray (pip install 'efface[ray]')")
+
+
+def _address() -> Any:
+    return flag(
+        None, "of --engine ray: a cluster (default: a Ray on this machine, for as long as it takes)", "HOST:PORT"
+    )
 
 
 def _method(default: Any, text: str) -> Any:
@@ -146,6 +157,7 @@ class Fit(Chosen):
       efface fit people.csv --concept sex --exclude name --one-hot city --task hired -o eraser/
       efface fit data.npz:X --concept data.npz:z -o eraser/ --method oracle
       efface fit 'parts/*.parquet' --concept sex -o eraser/
+      efface fit parts/ --concept sex -o eraser/ --engine ray
 
     The file, or several as if they were one, is read in chunks and may be larger than memory. Classes need a second
     pass, over the labels alone.
@@ -163,6 +175,8 @@ class Fit(Chosen):
     )
     chunk_rows: int = _chunk_rows()
     checkpoint: str | None = flag(None, "keep the state here, and go on from it if interrupted", "DIR")
+    engine: Engine = _engine()
+    address: str | None = _address()
     force: bool = _force()
 
 

@@ -271,6 +271,16 @@ class Tally:
             known = None if found is None else self._quantities | found
             self._quantities = known if known is not None and len(known) <= _LIKE_CLASSES else None
 
+    def merge(self, other: Tally) -> None:
+        """Take in what another one has counted of the same labels."""
+        self.n, self.classes, self._integers = (
+            self.n + other.n,
+            self.classes | other.classes,
+            self._integers or other._integers,
+        )
+        both = None if None in (self._quantities, other._quantities) else self._quantities | other._quantities  # type: ignore[operator]
+        self._quantities = both if both is not None and len(both) <= _LIKE_CLASSES else None
+
     def check(self) -> None:
         """Warn of quantities that look like classes, and of classes that look like quantities.
 

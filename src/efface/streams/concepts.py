@@ -90,6 +90,14 @@ class Learner:
         self._tally.add(column.values, self.kind)
         self._check_count()
 
+    def merge(self, other: Learner) -> None:
+        """Take in what another one has learned of other rows of the same labels."""
+        if None not in (self.kind, other.kind) and self.kind != other.kind:
+            raise InputError(f"{self._name} is {self.kind} in some rows and {other.kind} in others: say which by kind=")
+        self.kind, self._width = self.kind or other.kind, max(self._width, other._width)
+        self._tally.merge(other._tally)
+        self._check_count()
+
     def _take_columns(self, width: int) -> None:
         if self._wanted == "categorical":
             raise InputError(f"{self._name} has {width} columns: give one label a row for classes")
@@ -121,12 +129,22 @@ class Learner:
 
 def learn(names: Sequence[str], kind: str, chunks: Iterable[Sequence[Any]]) -> tuple[Concept, ...]:
     """What the concepts are; reads labels only as far as that needs."""
+    return concepts_of(learned(names, kind, chunks), names, kind)
+
+
+def learned(names: Sequence[str], kind: str, chunks: Iterable[Sequence[Any]]) -> list[Learner]:
+    """What labels tell of each concept, read as far as that needs: to the end only if one has classes."""
     learners = [Learner(name, kind) for name in names]
     for values in chunks:
         for learner, part in zip(learners, values, strict=True):
             learner.update(part)
         if not any(learner.kind == "categorical" for learner in learners):
             break
+    return learners
+
+
+def concepts_of(learners: Sequence[Learner], names: Sequence[str], kind: str) -> tuple[Concept, ...]:
+    """What all labels together say that the concepts are."""
     concepts = tuple(learner.concept() for learner in learners)
     if kind == "continuous" and [concept.kind for concept in concepts] == ["categorical"]:
         raise InputError(f"{names[0]} holds text: leave out --kind continuous, or convert it to numbers")

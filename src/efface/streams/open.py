@@ -62,7 +62,7 @@ def open_source(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] 
     """
     if is_dataset(spec):
         return open_dataset(spec)
-    specs = [*spec] if isinstance(spec, list | tuple) else [spec]
+    specs: list[Any] = [*spec] if isinstance(spec, list | tuple) else [spec]
     if not specs:
         raise InputError("there are no files: name at least one")
     found = [each for one in specs for each in _meant(one)]
