@@ -228,6 +228,13 @@ def test_rows_that_are_not_finite_are_counted_and_named(bad: set[int], value: fl
 def test_finite_integer_and_empty_rows_pass() -> None:
     _validate.check_finite(torch.zeros(0, 3), "x")
     _validate.check_finite(torch.arange(3), "z")
+    most = torch.finfo(torch.float16).max
+    _validate.check_finite(torch.full((30, 2), most, dtype=torch.float16), "x")  # whose sum is not finite
+
+
+def test_infinities_that_cancel_are_seen() -> None:
+    with pytest.raises(InputError, match=r"2 of 3 rows \(first rows: 0, 2\)"):
+        _validate.check_finite(torch.tensor([[torch.inf], [0.0], [-torch.inf]]), "x")
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "3", None], ids=repr)

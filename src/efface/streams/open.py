@@ -47,7 +47,7 @@ def split_spec(spec: str | os.PathLike[str]) -> tuple[Path, str | None]:
     return Path(text), None
 
 
-def open_source(spec: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Any) -> Source:
+def open_source(spec: Any) -> Source:
     """Open a file, or one array of it, or several files as if they were one, or a data set, to be read in chunks.
 
     Args:

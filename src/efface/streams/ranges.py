@@ -60,15 +60,12 @@ class Gatherer:
         """Take in rows `(n, d)`; of complex ones nothing is kept."""
         if x.is_complex() or not len(x):
             return
-        x = x.double()
-        gaps = x.isnan()
-        far = torch.full_like(x, torch.inf)
-        new = {
-            "n": (~gaps).sum(0).double(),
-            "sum": x.nan_to_num(nan=0.0).sum(0),
-            "low": torch.where(gaps, far, x).amin(0),
-            "high": torch.where(gaps, -far, x).amax(0),
-        }
+        low, high = x.amin(0), x.amax(0)  # NaN where there is one
+        if bool(low.isnan().any()):
+            new = _without_gaps(x.double())
+        else:
+            n = torch.full_like(low, len(x), dtype=torch.float64)
+            new = {"n": n, "sum": x.double().sum(0), "low": low.double(), "high": high.double()}
         self._sums = {name: _JOIN[name](self._sums[name], v) if self._sums else v for name, v in new.items()}
 
     def merge(self, kept: Mapping[str, Any]) -> None:
@@ -88,3 +85,13 @@ class Gatherer:
             return None
         n = self._sums["n"]
         return Columns(self._sums["sum"] / n.clamp_min(1), self._sums["low"], self._sums["high"])
+
+
+def _without_gaps(x: Tensor) -> dict[str, Tensor]:
+    gaps, far = x.isnan(), torch.full_like(x, torch.inf)
+    return {
+        "n": (~gaps).sum(0).double(),
+        "sum": x.nan_to_num(nan=0.0).sum(0),
+        "low": torch.where(gaps, far, x).amin(0),
+        "high": torch.where(gaps, -far, x).amax(0),
+    }

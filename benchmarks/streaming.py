@@ -1,0 +1,193 @@
+"""A fit from files against what limits it: reading the file, and one symmetric product of its rows.
+
+    python -m benchmarks.streaming                 # ratios, and memory at one and four times the rows
+    python -m benchmarks.streaming --only ratios --widths 256 --formats .parquet --repeats 9
+
+In one run, one after the other and over again: `read` goes through the file alone (chunks as tensors, and labels),
+`product` forms x.T @ x of as many rows in memory, in float32, dense or by the triangle, the faster one. The share is
+what `efface.engines.local.fit` reaches of the lower of both rates, without and with reading ahead, the median over
+repeats; `in turn` is what reading and product one after the other would reach. `kernel` is a fit of the same rows from
+memory against the product. Files lie in the system's cache: what is read is decoded, and no disk is waited for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from efface import LeaceFitter
+from efface.engines.local import find_inputs, fit
+from efface.moments.gram import UpperGram
+
+FORMATS = (".npy", ".safetensors", ".parquet")
+CHUNK = 4096
+
+
+def write(path: Path, rows: int, width: int) -> None:
+    """A file of random float32 rows, with labels beside it or in it."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((rows, width), dtype=np.float32)
+    z = rng.integers(0, 2, rows)
+    np.save(path.with_suffix(".labels.npy"), z)
+    if path.suffix == ".npy":
+        np.save(path, x)
+    elif path.suffix == ".safetensors":
+        save_file({"X": x}, path)
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), width)
+        pq.write_table(pa.table({"x": vectors, "z": z}), path, row_group_size=32768, use_dictionary=["z"])
+
+
+def named(path: Path) -> dict[str, Any]:
+    """Where features and labels lie, as `fit` wants it."""
+    if path.suffix == ".parquet":
+        return {"x_columns": "x", "z_columns": "z"}
+    return {"labels": path.with_suffix(".labels.npy")}
+
+
+def reading(path: Path) -> None:
+    """The file alone, once."""
+    how = named(path)
+    inputs = find_inputs(path, how.get("x_columns"), how.get("z_columns"), how.get("labels"))
+    for _ in inputs.with_numbers(CHUNK):
+        pass
+
+
+def products(x: torch.Tensor, rows: int) -> dict[str, Callable[[], None]]:
+    """Ways to form the products of so many rows, some of which are there."""
+    width = x.shape[1]
+    dense, upper = torch.empty(width, width), UpperGram(width, torch.float32, torch.device("cpu"))
+
+    def full() -> None:
+        for _ in range(rows // CHUNK):
+            torch.mm(x.mT, x, out=dense)
+
+    def triangle() -> None:
+        for _ in range(rows // CHUNK):
+            upper.compute(x)
+
+    return {"dense": full, "triangle": triangle}
+
+
+def from_memory(x: torch.Tensor, z: torch.Tensor, rows: int) -> None:
+    """A fit of so many rows, some of which are there over and over."""
+    fitter = LeaceFitter(x.shape[1], 2)
+    for _ in range(rows // CHUNK):
+        fitter.update(x, z)
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measured(path: Path, rows: int, width: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each thing, a list over repeats, one after the other and over again."""
+    x = torch.randn(CHUNK, width)
+    z = torch.arange(CHUNK) % 2
+    work: dict[str, Callable[[], Any]] = {
+        "read": lambda: reading(path),
+        **products(x, rows),
+        "memory": lambda: from_memory(x, z, rows),
+        "fit, plain": lambda: fit(path, **named(path), chunk_rows=CHUNK, prefetch=False),
+        "fit, ahead": lambda: fit(path, **named(path), chunk_rows=CHUNK),
+    }
+    for each in work.values():
+        each()
+    found: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(repeats):
+        for name, each in work.items():
+            found[name].append(seconds(each))
+    return found
+
+
+def line(found: dict[str, list[float]], rows: int, width: int) -> str:
+    """Rates and shares of a file as a row of a table."""
+    product = [min(pair) for pair in zip(found["dense"], found["triangle"], strict=True)]
+    limit = [max(pair) for pair in zip(found["read"], product, strict=True)]
+    both = [read + each for read, each in zip(found["read"], product, strict=True)]
+
+    def share(top: list[float], bottom: list[float]) -> float:
+        return median(t / b for t, b in zip(top, bottom, strict=True))
+
+    size = rows * width * 4 / 2**30
+    return (
+        f"{size / median(found['read']):.2f} GiB/s | {size / median(product):.2f} GiB/s | "
+        f"{share(limit, both):.0%} | {share(limit, found['fit, plain']):.0%} | "
+        f"{share(limit, found['fit, ahead']):.0%} | {share(product, found['memory']):.0%}"
+    )
+
+
+def ratios(folder: Path, args: argparse.Namespace) -> None:
+    print("| format | width | threads | read | product | in turn | fit | fit, ahead | kernel |\n|" + "---|" * 9)
+    for width in args.widths:
+        rows = args.mebibytes * 2**20 // (4 * width) // CHUNK * CHUNK
+        for suffix in args.formats:
+            path = folder / f"X{suffix}"
+            write(path, rows, width)
+            for threads in args.threads:
+                torch.set_num_threads(threads)
+                found = measured(path, rows, width, args.repeats)
+                print(f"| `{suffix}` | {width} | {threads} | {line(found, rows, width)} |", flush=True)
+            path.unlink()
+
+
+def peak(path: Path) -> None:
+    """How much more memory a fit takes than is taken before it, at its peak."""
+    fit(path, **named(path), chunk_rows=CHUNK)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def memory(folder: Path, args: argparse.Namespace) -> None:
+    print("\n| format | width | rows | size | peak of the process |\n|---|---|---|---|---|")
+    width = 256
+    for suffix in args.formats:
+        for times in (0.25, 1, 4):
+            rows = int(times * args.mebibytes * 2**20 / (4 * width))
+            path = folder / f"X{suffix}"
+            write(path, rows, width)
+            call = [sys.executable, "-m", "benchmarks.streaming", "--peak", str(path)]
+            said = subprocess.run(call, check=True, capture_output=True, text=True).stdout
+            size = path.stat().st_size / 2**20
+            print(f"| `{suffix}` | {width} | {rows:,} | {size:,.0f} MiB | {int(said) / 2**10:,.0f} MiB |", flush=True)
+            path.unlink()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", choices=["ratios", "memory"])
+    parser.add_argument("--formats", nargs="+", default=list(FORMATS))
+    parser.add_argument("--widths", nargs="+", type=int, default=[64, 256, 1024])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--mebibytes", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peak", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak:
+        peak(args.peak)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if args.only != "memory":
+            ratios(Path(folder), args)
+        if args.only != "ratios":
+            memory(Path(folder), args)
+
+
+if __name__ == "__main__":
+    main()
