@@ -1,8 +1,9 @@
 """Does the lexical type come back to a language model of the token world? Rounded, tuned on, states put back.
 
 python -m benchmarks.durability [--arch llama] [--fit 300] [--sequences 60] [--rows 3000] [--folds 3]
-    [--steps 50] [--rate 3e-4] [--only folded noise hooks] [--folder FOLDER]
+    [--steps 50] [--rate 3e-4] [--by sequence] [--only folded noise hooks] [--folder FOLDER]
 
+With `--by file` folds and intervals are of files, which are few; a file's sequences are more alike than others.
 Erasers of all norms are fitted on sequences of the training split, modules alone, one norm after the other. The audit
 is of other files of that split (held-out modules differ in their class means), tuning on a third part of it. By hooks
 and folded into the weights; then noise in place of the last norm, which has to be called broken. With a folder the
@@ -73,7 +74,17 @@ def fitted(args: argparse.Namespace, model: Any, fit: TokenWorld) -> Scrubber:
 
 def audited(args: argparse.Namespace, model: Any, name: str, erasure: Any, sites: Any, asked: Any, other: Any) -> Audit:
     """The audit of one erasure, from the folder if it was done before."""
-    settings = (args.arch, args.fit, args.sequences, args.rows, args.folds, args.steps, f"{args.rate:g}", args.seed)
+    settings = (
+        args.arch,
+        args.fit,
+        args.sequences,
+        args.rows,
+        args.folds,
+        args.steps,
+        f"{args.rate:g}",
+        args.seed,
+        args.by,
+    )
     place = None if args.folder is None else args.folder / f"{name}-{'-'.join(map(str, settings))}.json"
     if place is not None and place.exists():
         return Audit.from_dict(json.loads(place.read_text()))
@@ -85,6 +96,7 @@ def audited(args: argparse.Namespace, model: Any, name: str, erasure: Any, sites
         tuning=other.input_ids,
         name="the lexical type",
         sites=sites,
+        groups=list(asked.files) if args.by == "file" else None,
         steps=args.steps,
         rate=args.rate,
         max_rows=args.rows,
@@ -107,6 +119,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--by", choices=("sequence", "file"), default="sequence", help="what is never split")
     parser.add_argument("--only", nargs="*", choices=_ERASURES, default=_ERASURES)
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
