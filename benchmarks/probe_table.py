@@ -3,8 +3,8 @@
 python -m benchmarks.probe_table FOLDER [--concepts circle heart striped] [--seeds 0 1]
     [--rows "direct prompt: its prompts" "likelihood: empty prompt"]
 
-A line a method: its verdict by concept and seed, in letters, and the recovery of the rows that are named, the mean over
-these with the least and the greatest end of their intervals. Agreement: of all methods that both judged, how often two
+A line a method: its verdict by concept and seed, in letters, and the recovery of the rows that are named by concept, the
+mean over seeds with the least and the greatest end of their intervals. Agreement: of all methods that both judged, how often two
 seeds of one concept, and two concepts at one seed, have the same verdict, with Wilson's interval (over pairs, which
 have methods in common: it is too narrow), and Cohen's kappa, which takes off what is alike by chance.
 """
@@ -72,7 +72,7 @@ def row_of(found: Mapping[str, Any], title: str) -> Mapping[str, Any] | None:
 
 
 def recovery(each: Iterable[Mapping[str, Any]], title: str) -> str:
-    """Recovery of a row, the mean over concepts and seeds, with the outermost ends of their intervals."""
+    """Recovery of a row, the mean over seeds, with the outermost ends of their intervals."""
     rows = [row for found in each if (row := row_of(found, title)) is not None and row["value"] is not None]
     if not rows:
         return "void"
@@ -97,8 +97,10 @@ def main() -> None:
     for method in dict.fromkeys(method for method, _, _ in told):
         own = {key: told[method, *key] for key in asked if (method, *key) in told}
         letters = ["".join(_letter(own.get((name, seed))) for seed in args.seeds) for name in args.concepts]
-        lines.append((f"`{method}`", *letters, *(recovery(own.values(), title) for title in args.rows)))
-    table("Verdicts by seed, and recovery", ("method", *args.concepts, *args.rows), lines)
+        each = [[own[name, seed] for seed in args.seeds if (name, seed) in own] for name in args.concepts]
+        lines.append((f"`{method}`", *letters, *(recovery(some, title) for title in args.rows for some in each)))
+    header = (f"{name}, {title}" for title in args.rows for name in args.concepts)
+    table("Verdicts by seed, and recovery", ("method", *args.concepts, *header), lines)
     print(", ".join(f"{letter} {kind}" for kind, letter in LETTERS.items()))
     for kind, pairs in pairs_of(told, asked).items():
         if pairs:
