@@ -3,7 +3,7 @@
 python -m benchmarks.probe_table FOLDER [--concepts circle heart striped] [--seeds 0 1]
     [--rows "direct prompt: its prompts" "likelihood: empty prompt"]
 
-A line a method: its verdict by concept and seed, in letters, and by concept the recovery of the rows that are named, the
+A line a method: its verdict by concept and seed, in letters, and by concept the recovery of named rows, the
 mean over seeds with the least and the greatest end of their intervals. Agreement: of all methods that both judged, how
 often two seeds of one concept, and two concepts at one seed, have the same verdict, with Wilson's interval (over pairs,
 which have methods in common: it is too narrow), and Cohen's kappa, which takes off what is alike by chance.
