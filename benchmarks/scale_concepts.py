@@ -1,6 +1,7 @@
 """Many concepts and many sites: what a fit of K concepts on the same rows costs, and a whole model within a budget.
 
-python -m benchmarks.scale_concepts [concepts sites] [--width 1024] [--rows 16384] [--concepts 1 8 64] [--repeats 3]
+python -m benchmarks.scale_concepts [concepts sites plans] [--width 1024] [--rows 16384] [--concepts 1 8 64]
+    [--repeats 3] [--sequences 64] [--budgets "8 GiB" "16 GiB"]
 
 "concepts": `ConceptsFitter` of K concepts of two classes (a column each) against K `LeaceFitter`s one after the other,
 and against one symmetric product of these rows at this machine's rate: seconds of gathering, of solving all erasers,
@@ -8,6 +9,7 @@ the memory of the sums, and the largest difference of an eraser from that of its
 "sites": a parallel scrub of all norms of a llama of that width (random weights, 6 blocks), without a budget and within
 some, each in a process of its own: what is planned, by how much the resident set peaks above what it was before the
 fit, processor seconds against those without a budget, and whether the erasers are the same bits.
+"plans": what would be planned for the 161 norms of a Llama of 70B, by budget; arithmetic, nothing is run.
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ import torch
 from torch import Tensor
 
 from benchmarks._measure import table
-from efface import ConceptsFitter, LeaceFitter
+from efface import ConceptsFitter, LeaceFitter, Site
+from efface._memory import bytes_of, size_in_words
+from efface.scrubbing.forward import Passed
+from efface.scrubbing.planning import need, planned
 
 
 def rows_of(n: int, width: int, concepts: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -137,13 +142,30 @@ def sites(width: int, sequences: int) -> None:
     table(f"13 norms of width {width}, {sequences * 64} tokens, one thread", header, lines)
 
 
+def plans(budgets: Sequence[str]) -> None:
+    """Plans for 161 sites of width 8192 in bfloat16, a concept of 10 classes, batches of 4,096 tokens."""
+    seen = Passed(1, 4096, 8192, torch.bfloat16, torch.device("cpu"))
+    one = need(LeaceFitter(1, 1), seen, 10, 4096, merging=False)
+    needs = {Site(str(i)): one for i in range(161)}
+    lines = []
+    for budget in budgets:
+        for beyond in ("passes", "disk"):
+            found = planned(needs, memory=bytes_of(budget), beyond=beyond)
+            each = max(map(len, found.passes))
+            sizes = (size_in_words(found.peak), size_in_words(found.disk) if found.on_disk else "none")
+            lines.append((budget, beyond, len(found.passes), each, f"{found.forward:.1f}", *sizes))
+    header = ("budget", "beyond", "passes", "sites in one", "forward passes", "at most", "in files")
+    table("161 sites of width 8192", header, lines)
+
+
 def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", default=["concepts", "sites"])
+    parser.add_argument("sections", nargs="*", default=["concepts", "sites", "plans"])
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--rows", type=int, default=16384)
     parser.add_argument("--concepts", nargs="*", type=int, default=[1, 8, 64])
+    parser.add_argument("--budgets", nargs="*", default=["8 GiB", "16 GiB", "32 GiB", "64 GiB", "96 GiB"])
     parser.add_argument("--sequences", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
@@ -152,6 +174,8 @@ def main() -> None:
         concepts(args.rows, args.width, args.concepts, args.repeats)
     if "sites" in args.sections:
         sites(args.width, args.sequences)
+    if "plans" in args.sections:
+        plans(args.budgets)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from efface._memory import bytes_of
 from efface.core import checkpoint as checkpoints
 from efface.moments.streaming import Moments
 from efface.scrubbing import Plan, plan
-from efface.scrubbing.planning import Need, planned
+from efface.scrubbing.planning import Need, check_disk, planned
 from efface.scrubbing.statistics import Statistics
 from tests.integration.test_collective import run
 from tests.integration.test_scrub_resuming import Failing, Stopped
@@ -159,7 +159,7 @@ def test_each_device_has_the_budget_for_itself() -> None:
     found = planned(needs("cuda:0", "cuda:0", "cuda:1", "cuda:1"), memory=250, beyond="passes")
     assert len(found.passes) == 1 and found.peak == 250
     found = planned(needs("cuda:0", "cuda:0", "cuda:0", "cuda:1"), memory=250, beyond="passes")
-    assert [len(sites) for sites in found.passes] == [2, 2] and found.forward == 1.5
+    assert [len(sites) for sites in found.passes] == [1, 3] and found.forward == 1.25  # the short one first
     found = planned(needs("cpu", "cpu", "cpu"), memory=190, beyond="disk")
     assert found.on_disk and found.disk == 240 and found.peak == 3 * 20 + 80 + 50
 
@@ -190,6 +190,11 @@ def test_the_budget_that_is_asked_for_would_do() -> None:
     assert planned_for(memory=advised).peak <= bytes_of(advised)
     with pytest.raises(InputError, match="squares on disk, which leaves .* write beyond='passes', or memory="):
         planned(needs(*["cpu"] * 9), memory=160, beyond="disk")
+
+
+def test_a_disk_without_room_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="take .* on disk, and .* has .* left: name another folder"):
+        check_disk(2**60, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from efface.scrubbing.config import ScrubConfig
 from efface.scrubbing.examples import small_inputs
 from efface.scrubbing.forward import Passed, align, check_states, execution_order, passed, run_to, taking
 from efface.scrubbing.measuring import measure_left
-from efface.scrubbing.planning import Beyond, Need, Plan, need, planned
+from efface.scrubbing.planning import Beyond, Need, Plan, check_disk, need, planned
 from efface.scrubbing.scrubber import Scrubber
 from efface.scrubbing.sites import SiteFinder
 from efface.scrubbing.statistics import Statistics
@@ -177,7 +177,9 @@ class Fit:
         more = max(each["rows"] for each in about)
         needs = {site: self._need(seen, round(seen.rows * more)) for site, seen in self.seen.items()}
         one_by_one = self.config.order == "sequential"
-        return planned(needs, memory=self.memory, beyond=self.beyond, one_by_one=one_by_one, folder=self.scratch)
+        found = planned(needs, memory=self.memory, beyond=self.beyond, one_by_one=one_by_one)
+        check_disk(found.disk, self.scratch)
+        return found
 
     def _need(self, seen: Passed, rows: int) -> Need:
         small = self.method.fitter(1, 1, **self._options_for(seen.dtype))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -104,9 +104,7 @@ def need(fitter: Any, seen: Passed, z_dim: int, rows: int, *, merging: bool) -> 
     return Need(size, square, max(adding + copies, solving, _SOLVING * size if merging else 0), seen.device)
 
 
-def planned(
-    needs: Mapping[Site, Need], *, memory: int | None, beyond: Beyond, one_by_one: bool = False, folder: Any = None
-) -> Plan:
+def planned(needs: Mapping[Site, Need], *, memory: int | None, beyond: Beyond, one_by_one: bool = False) -> Plan:
     """The least number of passes, one after the other in the order of sites, whose statistics are within a budget.
 
     Args:
@@ -114,7 +112,6 @@ def planned(
         memory: The budget in bytes of each device; None is no limit.
         beyond: What becomes of statistics that are beyond it.
         one_by_one: Whether each site is fitted by itself anyway.
-        folder: Where files would lie.
 
     Raises:
         InputError: If no plan is within the budget; the text says what would do.
@@ -127,9 +124,8 @@ def planned(
         found = _made([sites], needs, memory, on_disk=False)
         if found.peak > memory and any(need.square for need in needs.values()):
             found = _made([sites], needs, memory, on_disk=True)
-            _check_disk(found.disk, folder)
     else:
-        found = _made([*_groups(sites, needs, memory)], needs, memory, on_disk=False)
+        found = _made(_groups(sites, needs, memory), needs, memory, on_disk=False)
     if memory is not None and found.peak > memory:
         _refuse(found, memory, beyond, one_by_one)
     return found
@@ -155,15 +151,17 @@ def _peak(needs: Sequence[Need], *, on_disk: bool = False) -> int:
     return max(peaks)
 
 
-def _groups(sites: Sequence[Site], needs: Mapping[Site, Need], memory: int) -> Iterator[list[Site]]:
-    """As many sites a pass as fit, in order; one that does not fit by itself is a pass of its own."""
-    group: list[Site] = []
-    for site in sites:
-        if group and _peak([needs[s] for s in (*group, site)]) > memory:
-            yield group
-            group = []
-        group.append(site)
-    yield group
+def _groups(sites: Sequence[Site], needs: Mapping[Site, Need], memory: int) -> list[list[Site]]:
+    """As many sites a pass as fit, in order; one that does not fit by itself is a pass of its own.
+
+    They are filled from the last site on: what is left for the first pass is few sites then, and a short pass.
+    """
+    groups: list[list[Site]] = [[]]
+    for site in reversed(sites):
+        if groups[0] and _peak([needs[s] for s in (site, *groups[0])]) > memory:
+            groups.insert(0, [])
+        groups[0].insert(0, site)
+    return groups
 
 
 def _refuse(plan: Plan, memory: int, beyond: Beyond, one_by_one: bool) -> None:
@@ -189,7 +187,16 @@ def _rounded(size: int) -> str:
     return f"{-(-size // 2**20)} MiB"
 
 
-def _check_disk(size: int, folder: Any) -> None:
+def check_disk(size: int, folder: Any) -> None:
+    """Refuse files for which a folder has no room.
+
+    Args:
+        size: Bytes.
+        folder: Where; None is the system's folder for what is temporary.
+
+    Raises:
+        InputError: If it has none; the text says how much it has.
+    """
     where = folder or tempfile.gettempdir()
     free = shutil.disk_usage(where).free
     if size > free:

@@ -102,7 +102,7 @@ class _Square:
     def put_away(self) -> None:
         """Into the file. What stands for it meanwhile takes no memory, and cannot be written to."""
         whole, self._mapped, mapped = self._moments.s_xx, None, self._mapped
-        if mapped is not None and whole.data_ptr() != mapped.data_ptr():
+        if mapped is not None and (whole.device != mapped.device or whole.data_ptr() != mapped.data_ptr()):
             mapped.copy_(whole)
         self._moments.s_xx = torch.zeros((), dtype=self._dtype, device=self._device).expand(self._shape)
 
