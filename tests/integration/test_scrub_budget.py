@@ -172,6 +172,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "infinite": ({"memory": float("inf")}, "memory=inf is no size"),
     "tiny": ({"memory": 100}, "memory=100 bytes is too little: the statistics of .* alone take .*'orth'"),
     "tiny, on disk": ({"memory": "1 kB", "beyond": "disk"}, "is too little"),
+    "beyond nothing": ({"beyond": "disk"}, "write memory='16 GiB', too"),
     "beyond": ({"memory": "1 GiB", "beyond": "disc"}, "beyond is 'disc': write one of 'passes', 'disk'"),
     "scratch": ({"memory": "1 GiB", "scratch": "/nowhere/at/all"}, "where there is no folder: make it first"),
 }

@@ -226,6 +226,13 @@ def test_what_does_not_suit_is_refused(concepts: Any, options: dict[str, Any], t
         efface.scrub(model("llama"), given.pop("data"), given.pop("concept", None), concepts=concepts, **given)
 
 
+def test_concepts_in_place_of_one_and_beside_it_are_refused() -> None:
+    with pytest.raises(InputError, match=r"concept is a mapping of 'kind', 'size', 'long'.*concepts=\{...\}"):
+        alone(CONCEPTS)
+    with pytest.raises(InputError, match="both given"):
+        plan(model("llama"), data("llama"), KIND, concepts=CONCEPTS, **OPTIONS)
+
+
 def test_a_kind_for_all() -> None:
     found = scrub({"kind": KIND, "ids": IDS}, kind="continuous", measure=False)
     assert {each.report.width for each in found.values()} == {1}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from efface._errors import InputError
+from efface._text import shown
 from efface._validate import check_positive_int, to_tensor
 from efface.core.arrays import in_memory, read_array, refuse_class
 from efface.core.collective import same_in_all
@@ -120,6 +121,11 @@ class Batches:
         self._data = _checked(data, self._size)
         self.classes: list[Any] = []
         refuse_class(concept, "the concept")
+        if isinstance(concept, Mapping) and not hasattr(concept, "tocsr"):
+            raise InputError(
+                f"concept is a mapping of {', '.join(map(shown, [*concept][:5]))}: give the labels of one concept, or "
+                "scrub(..., concepts={...}, order='parallel') for a scrubber of each"
+            )
         if isinstance(concept, str) or callable(concept):
             self._concept = concept
         else:

@@ -127,8 +127,7 @@ def scrub(
     room = {"scratch": scratch, "group": group, "memory": memory, "beyond": beyond}
     if concepts is None:
         return scrub_with(rows, model, data, concept, config, checkpoint=checkpoint, measure=measure, **room)
-    if concept is not None:
-        raise InputError("concept and concepts are both given: write one of them")
+    _check_one(concept)
     if checkpoint is not None:
         raise InputError("a fit of several concepts, which is one pass, keeps no checkpoint: leave out checkpoint=")
     fits = shared_fit(rows, bare(model), data, concepts, config, _room(**room))
@@ -162,6 +161,7 @@ def plan(
     config = config_for(rows).of({"sites": sites, **given}, method=method)
     if concepts is None:
         return _prepared(rows, model, data, concept, config, **room).plan
+    _check_one(concept)
     return shared_fit(rows, bare(model), data, concepts, config, _room(**room)).plan
 
 
@@ -205,6 +205,11 @@ def _prepared(
     return fit
 
 
+def _check_one(concept: Any) -> None:
+    if concept is not None:
+        raise InputError("concept and concepts are both given: write one of them")
+
+
 def _room(
     *,
     scratch: str | os.PathLike[str] | None = None,
@@ -214,6 +219,8 @@ def _room(
 ) -> dict[str, Any]:
     """With whom and in what room a fit works, as a `Fit` takes it."""
     check_word(beyond, Beyond, "beyond")
+    if memory is None and beyond != "passes":
+        raise InputError(f"beyond={beyond!r} says what becomes of what is beyond a budget: write memory='16 GiB', too")
     return {
         "scratch": None if scratch is None else _folder(scratch),
         "together": Together.of(group),
