@@ -13,7 +13,6 @@ memory against the product. Files lie in the system's cache: what is read is dec
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -50,7 +49,7 @@ def write(path: Path, rows: int, width: int) -> None:
         import pyarrow.parquet as pq
 
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), width)
-        pq.write_table(pa.table({"x": vectors, "z": z}), path, row_group_size=32768, use_dictionary=["z"])
+        pq.write_table(pa.table({"x": vectors, "z": z}), path, row_group_size=32768, use_dictionary=False)
 
 
 def named(path: Path) -> dict[str, Any]:
@@ -137,7 +136,7 @@ def line(found: dict[str, list[float]], rows: int, width: int) -> str:
 def ratios(folder: Path, args: argparse.Namespace) -> None:
     print("| format | width | threads | read | product | in turn | fit | fit, ahead | kernel |\n|" + "---|" * 9)
     for width in args.widths:
-        rows = args.mebibytes * 2**20 // (4 * width) // CHUNK * CHUNK
+        rows = max(1, round(args.rows * (512 / width) ** 2 / CHUNK)) * CHUNK
         for suffix in args.formats:
             path = folder / f"X{suffix}"
             write(path, rows, width)
@@ -149,33 +148,42 @@ def ratios(folder: Path, args: argparse.Namespace) -> None:
 
 
 def peak(path: Path) -> None:
-    """How much more memory a fit takes than is taken before it, at its peak."""
+    """Memory of the process before a fit, and at its peak, in KiB."""
+    find_inputs(path, *(named(path).get(name) for name in ("x_columns", "z_columns", "labels")))
+    before = status("VmRSS")
     fit(path, **named(path), chunk_rows=CHUNK)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(before, status("VmHWM"))
+
+
+def status(key: str) -> int:
+    """KiB of this process, as the system says."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def memory(folder: Path, args: argparse.Namespace) -> None:
-    print("\n| format | width | rows | size | peak of the process |\n|---|---|---|---|---|")
-    width = 256
+    print("\n| format | width | rows | size | more than before, at the peak |\n|---|---|---|---|---|")
+    width = 512
     for suffix in args.formats:
-        for times in (0.25, 1, 4):
-            rows = int(times * args.mebibytes * 2**20 / (4 * width))
+        for times in (0.5, 1, 4):
+            rows = int(times * args.rows)
             path = folder / f"X{suffix}"
             write(path, rows, width)
             call = [sys.executable, "-m", "benchmarks.streaming", "--peak", str(path)]
             said = subprocess.run(call, check=True, capture_output=True, text=True).stdout
-            size = path.stat().st_size / 2**20
-            print(f"| `{suffix}` | {width} | {rows:,} | {size:,.0f} MiB | {int(said) / 2**10:,.0f} MiB |", flush=True)
+            before, most = map(int, said.split())
+            size, more = path.stat().st_size / 2**20, (most - before) / 2**10
+            print(f"| `{suffix}` | {width} | {rows:,} | {size:,.0f} MiB | {more:,.0f} MiB |", flush=True)
             path.unlink()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="A fit from files against what limits it.")
     parser.add_argument("--only", choices=["ratios", "memory"])
     parser.add_argument("--formats", nargs="+", default=list(FORMATS))
-    parser.add_argument("--widths", nargs="+", type=int, default=[64, 256, 1024])
+    parser.add_argument("--widths", nargs="+", type=int, default=[256, 512, 1024])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--mebibytes", type=int, default=128)
+    parser.add_argument("--rows", type=int, default=2**16, help="of width 512; of others as many as take as long")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peak", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -30,6 +30,9 @@ KINDS: tuple[Kind, ...] = ("auto", "categorical", "continuous")
 
 _LIKE_CLASSES = 20
 MANY_CLASSES = 20
+_FEW_CLASSES = 32
+"""Up to here numpy finds classes faster than a dictionary does."""
+
 _SHOWN = 5
 
 COMPLETE = "drop or impute those rows first, or make 'missing' a category of its own"
@@ -118,6 +121,11 @@ class Column:
         >>> read_column(["b", "a", "c"], "z").codes(["a", "b"]).tolist()
         [1, 0, -1]
         """
+        known = np.array(classes if len(classes) <= _FEW_CLASSES else ())
+        if len(known) and known.dtype.kind == self.values.dtype.kind and known.dtype.kind in "iU":
+            order = np.argsort(known)
+            found = order[np.searchsorted(known, self.values, sorter=order).clip(max=len(known) - 1)]
+            return np.where(known[found] == self.values, found, -1)
         table = {value: number for number, value in enumerate(classes)}
         found = (table.get(value, -1) for value in self.values.ravel().tolist())
         return np.fromiter(found, np.int64, self.values.size).reshape(self.values.shape)

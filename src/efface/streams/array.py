@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,12 @@ class ArrayChunk:
 
     def _is_all(self, columns: Sequence[str]) -> bool:
         width = self.data.shape[1] if self.data.ndim == 2 else 1
-        return len(columns) == width and all(name == str(i) for i, name in enumerate(columns))
+        return len(columns) == width and _are_counted(tuple(columns))
+
+
+@lru_cache(maxsize=16)
+def _are_counted(columns: tuple[str, ...]) -> bool:
+    return all(name == str(i) for i, name in enumerate(columns))
 
 
 def _indices(columns: Sequence[str]) -> list[int]:
