@@ -32,6 +32,8 @@ from efface.moments.gram import UpperGram
 
 FORMATS = (".npy", ".safetensors", ".parquet")
 CHUNK = 4096
+SUMMED = 8
+"""Chunks of what is measured in memory; its time is that of as many as the file has."""
 
 
 def write(path: Path, rows: int, width: int) -> None:
@@ -67,26 +69,26 @@ def reading(path: Path) -> None:
         pass
 
 
-def products(x: torch.Tensor, rows: int) -> dict[str, Callable[[], None]]:
-    """Ways to form the products of so many rows, some of which are there."""
+def products(x: torch.Tensor) -> dict[str, Callable[[], None]]:
+    """Ways to form the products of some rows."""
     width = x.shape[1]
     dense, upper = torch.empty(width, width), UpperGram(width, torch.float32, torch.device("cpu"))
 
     def full() -> None:
-        for _ in range(rows // CHUNK):
+        for _ in range(SUMMED):
             torch.mm(x.mT, x, out=dense)
 
     def triangle() -> None:
-        for _ in range(rows // CHUNK):
+        for _ in range(SUMMED):
             upper.compute(x)
 
     return {"dense": full, "triangle": triangle}
 
 
-def from_memory(x: torch.Tensor, z: torch.Tensor, rows: int) -> None:
-    """A fit of so many rows, some of which are there over and over."""
+def from_memory(x: torch.Tensor, z: torch.Tensor) -> None:
+    """A fit of some rows, over and over."""
     fitter = LeaceFitter(x.shape[1], 2)
-    for _ in range(rows // CHUNK):
+    for _ in range(SUMMED):
         fitter.update(x, z)
 
 
@@ -102,8 +104,8 @@ def measured(path: Path, rows: int, width: int, repeats: int) -> dict[str, list[
     z = torch.arange(CHUNK) % 2
     work: dict[str, Callable[[], Any]] = {
         "read": lambda: reading(path),
-        **products(x, rows),
-        "memory": lambda: from_memory(x, z, rows),
+        **products(x),
+        "memory": lambda: from_memory(x, z),
         "fit, plain": lambda: fit(path, **named(path), chunk_rows=CHUNK, prefetch=False),
         "fit, ahead": lambda: fit(path, **named(path), chunk_rows=CHUNK),
     }
@@ -112,7 +114,8 @@ def measured(path: Path, rows: int, width: int, repeats: int) -> dict[str, list[
     found: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(repeats):
         for name, each in work.items():
-            found[name].append(seconds(each))
+            times = rows / (SUMMED * CHUNK) if name in ("dense", "triangle", "memory") else 1
+            found[name].append(seconds(each) * times)
     return found
 
 
@@ -136,7 +139,7 @@ def line(found: dict[str, list[float]], rows: int, width: int) -> str:
 def ratios(folder: Path, args: argparse.Namespace) -> None:
     print("| format | width | threads | read | product | in turn | fit | fit, ahead | kernel |\n|" + "---|" * 9)
     for width in args.widths:
-        rows = max(1, round(args.rows * (512 / width) ** 2 / CHUNK)) * CHUNK
+        rows = args.mebibytes * 2**20 // (4 * width) // CHUNK * CHUNK
         for suffix in args.formats:
             path = folder / f"X{suffix}"
             write(path, rows, width)
@@ -165,8 +168,8 @@ def memory(folder: Path, args: argparse.Namespace) -> None:
     print("\n| format | width | rows | size | more than before, at the peak |\n|---|---|---|---|---|")
     width = 512
     for suffix in args.formats:
-        for times in (0.5, 1, 4):
-            rows = int(times * args.rows)
+        for times in (0.25, 1, 4):
+            rows = int(times * args.mebibytes * 2**20 / (4 * width))
             path = folder / f"X{suffix}"
             write(path, rows, width)
             call = [sys.executable, "-m", "benchmarks.streaming", "--peak", str(path)]
@@ -183,7 +186,7 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", default=list(FORMATS))
     parser.add_argument("--widths", nargs="+", type=int, default=[256, 512, 1024])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--rows", type=int, default=2**16, help="of width 512; of others as many as take as long")
+    parser.add_argument("--mebibytes", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peak", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -304,6 +304,15 @@ def test_row_groups_before_the_start_are_not_read(tmp_path: Path) -> None:
         list(source.chunks(64, start=550))
 
 
+def test_a_row_group_is_not_read_at_once(tmp_path: Path) -> None:
+    x = np.zeros((2**15, 256), "f4")
+    path = save(tmp_path / "X.parquet", {"row_group_size": 2**15, "use_dictionary": False}, emb=lists(x))
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in open_source(path).chunks(1024):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < x.nbytes / 2  # a chunk has a thirty-second
+
+
 # Files that change
 
 

@@ -157,7 +157,8 @@ def in_order(features: tuple[str, ...], fitted: Sequence[str]) -> tuple[str, ...
     """
     if {*features} == {*fitted}:
         return tuple(fitted)
-    moved = [a for a, b in zip(features, fitted, strict=False) if a != b and a in {*fitted}]
+    own = set(fitted)
+    moved = [a for a, b in zip(features, fitted, strict=False) if a != b and a in own]
     if moved:
         raise InputError(
             f"{shortened(moved)} would take the place of other columns, as the eraser was fitted on "

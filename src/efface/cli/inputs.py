@@ -60,7 +60,8 @@ def choose_features(x: Source, *, columns: str | None, exclude: str | None, labe
     if both:
         raise InputError(f"{', '.join(both)} cannot be in --columns and be a concept or in --exclude: choose one")
     plain = [name for name, column in known.items() if not column.is_index]
-    found = wanted or [name for name in plain if name not in {*left_out, *labels}]
+    others = {*left_out, *labels}
+    found = wanted or [name for name in plain if name not in others]
     _check_numbers(x, [name for name in found if known[name].kind == "other"], [*left_out])
     lists = [name for name in found if known[name].kind == "list"]
     if lists and not wanted and len(found) > 1:

@@ -131,7 +131,8 @@ class CsvSource:
         types = {column.name: column.type for column in self.columns}
         codes = self._codes([name for name in dict.fromkeys(labels) if types[name] in ("int64", "double")])
         typed = tuple(name for name in labels if name not in codes and types[name] in _LABELS)
-        whole = tuple(name for name in dict.fromkeys(typed) if types[name] == "int64" and name not in {*numbers})
+        also = set(numbers)
+        whole = tuple(name for name in dict.fromkeys(typed) if types[name] == "int64" and name not in also)
         return replace(self, numbers=tuple(numbers), labels=typed, whole=whole, read=read)
 
     def _codes(self, columns: Sequence[str]) -> set[str]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _TRIED_ROWS = 4096
 _MAGIC = b"PAR1"
+_HOW: dict[str, Any] = {"pre_buffer": False, "buffer_size": 2**16, "page_checksum_verification": True}
+"""Read through buffers of that many bytes a column, or a whole row group would be in memory."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def parquet_file(path: Path, where: str) -> Iterator[Any]:
     """
     pyarrow, parquet = arrow(), arrow("pyarrow.parquet")
     try:
-        file = parquet.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
+        file = parquet.ParquetFile(path, **_HOW)
     except FileNotFoundError:
         raise
     except (pyarrow.ArrowException, OSError) as error:
@@ -143,7 +145,7 @@ def damage(path: Path, columns: Sequence[str] | None, row: int) -> str:
     Reads what may be damaged a second time, column by column.
     """
     parquet, pyarrow = arrow("pyarrow.parquet"), arrow()
-    with parquet.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
+    with parquet.ParquetFile(path, **_HOW) as file:
         group, first = _group_of(file.metadata, row)
         for number in range(group, file.metadata.num_row_groups):
             part = file.metadata.row_group(number)

@@ -133,7 +133,8 @@ def check_columns(wanted: Sequence[str], known: Sequence[str], where: str) -> No
     ...
     efface._errors.InputError: X.csv has no column 'c': it has a, b
     """
-    missing = [name for name in wanted if name not in set(known)]
+    there = set(known)
+    missing = [name for name in wanted if name not in there]
     if missing:
         named = shortened([repr(name) for name in missing]) + did_you_mean(missing[0], known)
         raise InputError(f"{where} has no column {named}: it has {shortened(known, count=20)}")
