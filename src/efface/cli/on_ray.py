@@ -57,4 +57,4 @@ class OnRay:
 
     def about(self, fitter: Any, concepts: Sequence[Concept]) -> dict[str, Any]:
         """For the provenance."""
-        return {"engine": self._work.about(fitter, concepts)}
+        return self._work.about(fitter, concepts)

@@ -96,6 +96,7 @@ def _inherited() -> dict[str, str]:
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
         "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0"),
+        "RAY_worker_niceness": "0",  # as this process; Ray's own is 15
     }
 
 

@@ -22,6 +22,7 @@ from efface.core.config import Config
 from efface.core.doors import check_call, check_word
 from efface.core.labels import Kind, check_kind
 from efface.core.method import Method, get_method
+from efface.core.provenance import called, provenance
 from efface.erasers.base import eraser_dtype
 from efface.streams.concepts import Concept, joint, joint_kind, learn
 from efface.streams.inputs import Inputs, Labels
@@ -74,6 +75,7 @@ def fit(
     Does not guarantee: the same bits for another `chunk_rows`.
     """
     check_call(fit, locals())
+    given = {name: value for name, value in locals().items() if name != "options"}
     check_positive_int(chunk_rows, "chunk_rows")
     if missing is not None:
         check_word(missing, Missing, "missing")
@@ -100,7 +102,8 @@ def fit(
         raise InputError(f"{inputs.x.where} {none}")
     fitter.columns = inputs.features if inputs.x.shape is None and len(inputs.features) == fitter.x_dim else ()
     fitter.classes = classes_of(concepts)
-    return fitter
+    call = called("efface.engines.local.fit", {**given, **options})
+    return fitter.note(provenance(subject=inputs.x.where, call=call) | engine_of("local", fitter, concepts))
 
 
 # ------------------------------------------------------------------------------------------------------- what is given
@@ -264,6 +267,14 @@ def update(fitter: Any, x: Tensor, z: Tensor, inputs: Inputs, first_row: int) ->
         check_finite(x, inputs.x.where, first_row=first_row)
         check_finite(z, " and ".join(labels.spec for labels in inputs.labels), first_row=first_row)
         raise
+
+
+def engine_of(name: str, fitter: Any, concepts: Sequence[Concept], **more: Any) -> dict[str, Any]:
+    """What the provenance of an eraser says of the engine, the rows, and what the concepts are."""
+    said = [{"name": each.name, "kind": each.kind, "classes": [*each.classes]} for each in concepts]
+    return {
+        "engine": {"name": name, **more, "parts": more.get("parts", 1), "rows": int(fitter.n.sum()), "concepts": said}
+    }
 
 
 def classes_of(concepts: Sequence[Concept]) -> tuple[Any, ...]:

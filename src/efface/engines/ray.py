@@ -1,8 +1,9 @@
 """Fits on Ray: each task sums some rows, tasks merge the sums along a tree, and one whole reaches this process.
 
     from efface.engines.ray import fit
-    eraser = fit("embeddings/", "embedding", "label")            # a Ray on this machine, for as long as it takes
-    eraser = fit("embeddings/", "embedding", "label", address="10.0.0.1:6379")
+    fitter = fit("embeddings/", "embedding", "label")            # a Ray on this machine, for as long as it takes
+    fitter = fit("embeddings/", "embedding", "label", address="10.0.0.1:6379")
+    eraser = fitter.eraser
 
 Exact: the sums of the parts merge to those of one process up to the rounding of float64, for parts of any sizes. Parts
 depend on the data alone, so that any number of workers gives the same bits. A worker that dies has its task done again,
@@ -20,7 +21,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 from efface._errors import GroupError, InputError
@@ -32,7 +32,7 @@ from efface.core.labels import Kind
 from efface.core.method import get_method
 from efface.core.provenance import called, provenance
 from efface.engines import cluster
-from efface.engines.local import check_method, classes_of, find_inputs
+from efface.engines.local import check_method, classes_of, engine_of, find_inputs
 from efface.engines.parts import Job, fitter_of, merged_sums, part_of, part_rows, sums_of
 from efface.engines.tree import Tree
 from efface.engines.writing import Order, Written, begun, order_of, write_file, written
@@ -48,11 +48,12 @@ _WAITING = 2
 
 
 def fit(
-    data: Any,
-    x_columns: str | Sequence[str],
-    z_columns: str | Sequence[str],
+    source: Any,
+    x_columns: str | Sequence[str] | None = None,
+    z_columns: str | Sequence[str] | None = None,
     method: str = "leace",
     *,
+    labels: Any = None,
     kind: Kind = "auto",
     missing: Missing | None = None,
     address: str | None = None,
@@ -62,16 +63,17 @@ def fit(
     max_retries: int = 3,
     **options: Any,
 ) -> Any:
-    """Fit an eraser of rows on Ray.
+    """Fit a method of rows on Ray, as `efface.engines.local.fit` does in one process.
 
     Args:
-        data: A `ray.data.Dataset`, or what `efface.streams.open_source` takes: a folder, pattern or list of `.parquet`
-            (`.npy`, `.safetensors`) files, where all workers see them by the same paths. A data set is read twice, if
-            labels are classes: `materialize()` it before, if it costs much or is not the same each time.
-        x_columns: The columns that are x; one of lists is enough.
+        source: A `ray.data.Dataset`, or what `efface.streams.open_source` takes: a folder, pattern or list of
+            `.parquet` (`.npy`, `.safetensors`) files, where all workers see them by the same paths. A data set is gone
+            through twice: `materialize()` it before, if it costs much or is not the same each time.
+        x_columns: The columns that are x; one of lists is enough. Left out, all of an array.
         z_columns: The labels, a concept for each column. Text, integers and booleans are classes, numbered in sorted
-            order over all rows.
+            order over all rows. Left out, all of `labels`.
         method: Name of a method of rows.
+        labels: Files with the labels, if these are not in the source, with as many rows.
         kind: What numbers are as labels.
         missing: `"drop"` leaves out rows that miss a value, `"mean"` fills features; None refuses.
         address: `"host:port"` of a cluster, `"auto"`, or None for a Ray on this machine.
@@ -83,8 +85,8 @@ def fit(
         **options: Options of the method.
 
     Returns:
-        The eraser, as a fit in one process gives it. Its provenance says the engine, how many parts and rows, and what
-        the concepts are.
+        The fitter, as a fit in one process gives it, with `.eraser` and `.report`. The provenance of the eraser says
+        the engine, how many parts and rows, and what the concepts are.
 
     Raises:
         InputError: If columns, labels, options or the address are wrong; of values the text says where they are.
@@ -103,22 +105,23 @@ def fit(
         raise InputError(
             f"{', '.join(more)}: weights and masks are not taken here; write them as rows, or leave rows out"
         )
-    source = None if is_dataset(data) else open_source(data)
+    files = None if is_dataset(source) else open_source(source)
+    if files is None and labels is not None:
+        raise InputError("labels are for files: of a data set they are a column, as data.zip(labels) makes them")
     with cluster.running(address, workers) as ray:
         work = Work(ray, workers, max_retries)
-        rows = OfDataset(ray, data, rows_per_task) if source is None else OfFiles(source, rows_per_task)
-        inputs = find_inputs(rows.source, x_columns, z_columns)
+        rows = OfDataset(ray, source, rows_per_task) if files is None else OfFiles(files, rows_per_task)
+        inputs = find_inputs(rows.source, x_columns, z_columns, labels)
         inputs = replace(inputs, missing=missing)
         inputs = filled(work, rows, inputs, chunk_rows)
         concepts = learn_concepts(work, rows, inputs, kind, chunk_rows)
         check_method(chosen, concepts)
         job = Job(method, inputs.features, concepts, options, missing, inputs.means, chunk_rows)
         fitter, _ = fitted(work, rows, inputs, job)
-    if source is not None and source.shape is not None:
+    if files is not None and files.shape is not None:
         fitter.columns = ()
     fitter.classes = classes_of(concepts)
-    about = provenance(subject=rows.where, call=call) | {"engine": work.about(fitter, concepts)}
-    return replace(fitter.eraser, provenance=about)
+    return fitter.note(provenance(subject=rows.where, call=call) | work.about(fitter, concepts))
 
 
 def transform(
@@ -226,7 +229,7 @@ class OfDataset:
         pa = cluster.require("pyarrow", extra="ray")
         odd = [name for name, each in zip(names, types, strict=True) if not isinstance(each, pa.DataType)]
         fields = [pa.field(n, t) for n, t in zip(names, types, strict=True) if n not in odd]
-        self.source = Tables((SimpleNamespace(schema=pa.schema(fields), num_rows=0),), self.where)
+        self.source = Tables((pa.schema(fields).empty_table(),), self.where)
 
     def parts(self, inputs: Inputs) -> Iterable[Inputs]:
         """The inputs of each task."""
@@ -363,13 +366,7 @@ class Work:
 
     def about(self, fitter: Any, concepts: Sequence[Concept]) -> dict[str, Any]:
         """For the provenance of what came of it."""
-        return {
-            "name": "ray",
-            "version": importlib.metadata.version("ray"),
-            "parts": self.parts,
-            "rows": int(fitter.n.sum()),
-            "concepts": [{"name": c.name, "kind": c.kind, "classes": [*c.classes]} for c in concepts],
-        }
+        return engine_of("ray", fitter, concepts, version=importlib.metadata.version("ray"), parts=self.parts)
 
     def _waited(self, pending: list[Any], most: int, bar: Any) -> list[Any]:
         while len(pending) > most:

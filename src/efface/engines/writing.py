@@ -249,7 +249,8 @@ def order_of(eraser: Any, x_columns: str | Sequence[str], z_columns: str | Seque
         return Order(eraser, features, **more)
     if not labels:
         raise InputError(f"{type(eraser).__name__} needs the labels of the rows: name their columns, z_columns=")
-    known = (eraser.provenance.get("engine") or {}).get("concepts", [])
+    named = eraser.report is not None and eraser.report.classes  # which numbers labels itself
+    known = [] if named else (eraser.provenance.get("engine") or {}).get("concepts", [])
     concepts = tuple(
         Concept(each["name"], each["kind"], tuple(each["classes"]), max(1, len(each["classes"]))) for each in known
     )

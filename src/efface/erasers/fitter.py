@@ -337,6 +337,11 @@ class Fitter:
         """Whether some of the concept is left on purpose."""
         return False
 
+    def note(self, provenance: Mapping[str, Any]) -> Self:
+        """Have the eraser say where it comes from, until something is added to the fitter."""
+        self._eraser = replace(self.eraser, provenance=dict(provenance))
+        return self
+
     @property
     def decision(self) -> str:
         """What z was taken for: `"categorical"`, `"continuous"`, `"one-hot"` or `"columns"`."""
