@@ -177,6 +177,13 @@ def test_rows_that_miss_a_value(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="column 'z' of .* missing values in 1 of 5 rows"):
         fit(tmp_path / "X.parquet", "emb", "z")
     assert int(fit(tmp_path / "X.parquet", "emb", "z", missing="drop").n) == 3
+    filled = fit(tmp_path / "X.parquet", "emb", "z", missing="mean")
+    assert int(filled.n) == 4 and filled.mean_x.tolist() == pytest.approx([(1 + 0.25 + 2) / 3, 7 / 4])
+    pq.write_table(pa.table({"emb": [[1.0, None], [2.0, None]], "z": ["a", "b"]}), tmp_path / "Y.parquet")
+    with pytest.raises(InputError, match="number 1 of emb has no value at all"):
+        fit(tmp_path / "Y.parquet", "emb", "z", missing="mean")
+    with pytest.raises(InputError, match="no row without a missing value: missing='drop' leaves none"):
+        fit(tmp_path / "Y.parquet", "emb", "z", missing="drop")
 
 
 # What is wrong
@@ -252,7 +259,8 @@ def test_a_stream_that_can_be_gone_through_once() -> None:
         ({"x_columns": "emb", "z_columns": "grid"}, "holds list"),
         ({"x_columns": 3, "z_columns": "word"}, "x_columns is 3: write"),
         ({"x_columns": "emb", "z_columns": "word", "method": "lease"}, "did you mean 'leace'"),
-        ({"x_columns": "emb", "z_columns": "word", "missing": "mean"}, "missing is 'mean': write one of 'drop'"),
+        ({"x_columns": "emb", "z_columns": "word", "missing": "man"}, "missing is 'man': write one of 'drop', 'mean'"),
+        ({"x_columns": "emb", "z_columns": "age", "method": "quadratic"}, "quadratic takes one concept with classes"),
         ({"x_columns": "emb", "z_columns": "word", "chunk_rows": 0}, "chunk_rows must be an integer of at least 1"),
         ({"x_columns": "emb", "z_columns": "word", "tolerance": 1}, "tolerance"),
         ({"x_columns": "emb", "z_columns": "word", "kind": "continuous"}, "word holds text"),

@@ -14,12 +14,12 @@ from efface.audit.audit import Audit
 from efface.audit.vectors import Task
 from efface.cli import options, probing
 from efface.cli.apply import Saved, filled_as, find_features, load_saved, spread_as
-from efface.cli.fit import filled
 from efface.cli.inputs import choose_features, find_labels
 from efface.cli.outputs import check_report, made_by, write_report
 from efface.cli.sample import Sample
 from efface.cli.settings import configured
 from efface.core.method import get_method
+from efface.engines.local import filled
 from efface.streams import Source, column_names, open_source, prefetched, progress
 from efface.streams.inputs import Inputs, Labels
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from efface.core.config import Config
 from efface.core.method import Method, get_method
 from efface.core.provenance import provenance
 from efface.engines import cluster
-from efface.engines.local import check_method, new_fitter, update
+from efface.engines.local import check_method, filled, new_fitter, update
 from efface.streams import Source, column_names, files_of, named_files, open_source, prefetched, progress, shortened
 from efface.streams.concepts import Concept, joint, learn
 from efface.streams.inputs import Inputs
@@ -127,27 +126,6 @@ def _tell_of_targets(x: Source, features: Sequence[str]) -> None:
             f"{x.where}: {', '.join(found)} is taken for a feature and edited like any other: write --task "
             f"{','.join(found)} if it is to be predicted, --columns to say that it is one"
         )
-
-
-def filled(inputs: Inputs, rows: int) -> Inputs:
-    """With the means of the features, found in one pass, if these stand for missing values.
-
-    Raises:
-        InputError: If a feature has no value at all.
-    """
-    if inputs.missing != "mean" or inputs.means is not None:
-        return inputs
-    gathered = Gatherer()
-    with prefetched(inputs.with_numbers(rows, gaps=True)) as pieces:
-        for _, x in pieces:
-            gathered.update(x)
-    columns = gathered.columns()
-    if columns is None:
-        raise InputError(f"{inputs.x.where} has no numbers that have a mean: write --missing drop")
-    empty = [name for name, low in zip(inputs.features, columns.low.tolist(), strict=False) if low == math.inf]
-    if empty:
-        raise InputError(f"{inputs.x.where}: {shortened(empty)} has no value at all: leave it out with --exclude")
-    return dataclasses.replace(inputs, means=columns.mean)
 
 
 def learn_concepts(inputs: Inputs, kind: str, rows: int) -> tuple[Concept, ...]:

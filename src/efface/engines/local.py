@@ -9,8 +9,10 @@ rows there are. Classes are found in a first pass over the labels alone, but for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -28,9 +30,10 @@ from efface.streams.concepts import Concept, joint, joint_kind, learn
 from efface.streams.inputs import Inputs, Labels
 from efface.streams.open import open_source
 from efface.streams.prefetch import prefetched
+from efface.streams.ranges import Gatherer
 from efface.streams.source import Source, column_names, shortened
 
-Missing = Literal["drop"]
+Missing = Literal["drop", "mean"]
 
 
 def fit(
@@ -58,7 +61,8 @@ def fit(
         method: Of `efface.methods("rows")`.
         labels: Where the labels lie if not in the source: anything that `source` may be, with as many rows.
         kind: What labels are, if not what their type says.
-        missing: `"drop"` leaves out rows in which a value is missing; None refuses them.
+        missing: `"drop"` leaves out rows in which a value is missing, `"mean"` those without a label, and takes the
+            mean of its column for a feature, found in a pass more; None refuses them.
         chunk_rows: Rows that are read and summed at a time.
         prefetch: Whether to read ahead. The result is the same to the last bit.
         device: Where sums live, and are formed.
@@ -82,6 +86,7 @@ def fit(
     chosen = get_method(method, "rows")
     config = chosen.config.of(options, method=chosen.name)
     inputs = find_inputs(source, x_columns, z_columns, labels, missing)
+    inputs = filled(inputs, chunk_rows, prefetch=prefetch)
     labels_seen = _Count()
     concepts = _concepts(inputs, check_kind(kind), chunk_rows, prefetch, labels_seen)
     check_method(chosen, concepts)
@@ -98,7 +103,9 @@ def fit(
             "give the same each time"
         )
     if fitter is None:
-        none = "has no rows" if missing is None else "has no row without a missing value: missing='drop' leaves nothing"
+        none = (
+            "has no rows" if missing is None else f"has no row without a missing value: missing={missing!r} leaves none"
+        )
         raise InputError(f"{inputs.x.where} {none}")
     fitter.columns = inputs.features if inputs.x.shape is None and len(inputs.features) == fitter.x_dim else ()
     fitter.classes = classes_of(concepts)
@@ -221,6 +228,29 @@ def _ahead(items: Iterable[Any], prefetch: bool) -> Iterator[Iterable[Any]]:
         yield ahead
 
 
+def filled(inputs: Inputs, rows: int, *, prefetch: bool = True) -> Inputs:
+    """With the means of the features, found in one pass, if these stand for missing values.
+
+    Raises:
+        InputError: If a feature has no value at all.
+    """
+    if inputs.missing != "mean" or inputs.means is not None:
+        return inputs
+    gathered = Gatherer()
+    with _ahead(inputs.with_numbers(rows, gaps=True), prefetch) as pieces:
+        for _, x in pieces:
+            gathered.update(x)
+    columns = gathered.columns()
+    if columns is None:
+        raise InputError(f"{inputs.x.where} has no numbers that have a mean: write missing='drop' (--missing drop)")
+    empty = [i for i, low in enumerate(columns.low.tolist()) if low == math.inf]
+    if empty:
+        one_each = len(columns.low) == len(inputs.features)
+        names = shortened([inputs.features[i] if one_each else f"number {i} of {inputs.features[0]}" for i in empty])
+        raise InputError(f"{inputs.x.where}: {names} has no value at all: leave it out (--exclude)")
+    return replace(inputs, means=columns.mean)
+
+
 # ------------------------------------------------------------------------------------------------------------ the sums
 
 
@@ -233,8 +263,8 @@ def check_method(method: Method, concepts: Sequence[Concept]) -> None:
     if "continuous" in method.concepts or (len(concepts) == 1 and concepts[0].kind == "categorical"):
         return
     raise InputError(
-        f"--method {method.name} takes one concept with classes, got {'; '.join(map(str, concepts))}: "
-        "use --method leace, or --kind categorical"
+        f"{method.name} takes one concept with classes, got {'; '.join(map(str, concepts))}: write method='leace' "
+        "(--method leace), or kind='categorical' (--kind categorical)"
     )
 
 
