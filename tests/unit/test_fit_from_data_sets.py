@@ -87,7 +87,7 @@ def test_classes_of_a_data_set_are_known_and_numbered_as_it_says(whole: Any) -> 
     for dataset in (whole, whole.to_iterable_dataset(num_shards=2)):
         fitter = fit(dataset, ["emb"], "animal", chunk_rows=100)
         assert fitter.classes == fitter.report.classes == tuple(NAMES) and fitter.z_dim == 4
-        assert fitter.mean_z.tolist() == pytest.approx([(i == Z).mean() for i in range(4)])
+        assert fitter.mean_z.tolist() == pytest.approx((np.bincount(Z, minlength=4) / ROWS).tolist())
         fitter.update(torch.from_numpy(X), [NAMES[z] for z in Z])
     assert open_source(whole).classes == {"animal": tuple(NAMES)}  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -279,6 +279,19 @@ def test_odd_arguments(whole: Any, how: dict[str, Any], said: str) -> None:
 def test_what_is_no_source(value: Any) -> None:
     with pytest.raises(InputError):
         fit(value, "emb", "z")
+
+
+def test_what_is_in_memory_has_another_door() -> None:
+    for value in (X, torch.from_numpy(X), pa.table({"emb": [1.0]})):
+        with pytest.raises(InputError, match=r"source is a \w+, expected files.*in memory.*LeaceFitter.fit\(x, z\)"):
+            fit(value, "emb", "z")
+
+
+def test_labels_of_another_length_are_named_by_their_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "z.npy", Z[:-1])
+    with pytest.raises(InputError, match="z.npy has 499 rows and .*X.npy has 500: give one label for each row"):
+        fit(tmp_path / "X.npy", labels=tmp_path / "z.npy")
 
 
 def test_damage_is_named_from_a_fit_too(tmp_path: Path) -> None:

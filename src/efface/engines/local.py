@@ -10,6 +10,7 @@ rows there are. Classes are found in a first pass over the labels alone, but for
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +22,7 @@ from torch import Tensor
 from efface._errors import InputError
 from efface._validate import check_finite, check_positive_int
 from efface.core.config import Config
+from efface.core.data_sets import is_dataset
 from efface.core.doors import check_call, check_word
 from efface.core.labels import Kind, check_kind
 from efface.core.method import Method, get_method
@@ -146,6 +148,11 @@ def as_source(value: Any) -> Source:
     """
     if all(hasattr(value, name) for name in ("chunks", "columns", "select")):
         return value
+    if not is_dataset(value) and not isinstance(value, str | os.PathLike | list | tuple):
+        raise InputError(
+            f"the source is a {type(value).__name__}, expected files, a data set of Hugging Face or a source: what is in "
+            "memory is fitted by LeaceFitter.fit(x, z)"
+        )
     return open_source(value)
 
 
@@ -157,7 +164,8 @@ def _labels(z: Sequence[str], other: Source | None) -> Iterator[Labels]:
     """Labels of each concept; of an array with several columns these are one concept."""
     if other is None or (other.shape is None and len(z) == 1) or len(z) == 1:
         chosen = other if other is None else other.select([], z)
-        yield from (Labels(name, name, chosen) for name in z)
+        array = other is not None and other.shape is not None
+        yield from (Labels(other.where if other is not None and array else name, name, chosen) for name in z)
     elif other.shape is None:
         yield from (Labels(name, name, other.select([], [name])) for name in z)
     else:
