@@ -150,8 +150,8 @@ def as_source(value: Any) -> Source:
         return value
     if not is_dataset(value) and not isinstance(value, str | os.PathLike | list | tuple):
         raise InputError(
-            f"the source is a {type(value).__name__}, expected files, a data set of Hugging Face or a source: what is in "
-            "memory is fitted by LeaceFitter.fit(x, z)"
+            f"the source is a {type(value).__name__}, expected files, a data set of Hugging Face or a source: what is "
+            "in memory is fitted by LeaceFitter.fit(x, z)"
         )
     return open_source(value)
 
