@@ -1,17 +1,18 @@
 """Fits on Ray: exactness by workers and by how rows are spread, and what is lost when a worker or a machine dies.
 
-python -m benchmarks.scale_ray [exact faults copies] [--rows 4000] [--width 32]
+python -m benchmarks.scale_ray [exact faults copies machine] [--rows 4000] [--width 32]
 
-"exact": each eraser's fit of files on a Ray of four processors here, against one process: rows spread evenly over
+"exact": each eraser's fit of files on a Ray here, against one process: rows spread evenly over
 files, all but one row a file in the last, and half of the files without rows; with 1, 2 and 4 tasks at a time, whose
 results should have the same bits. "faults": a worker is killed by its number (SIGKILL) in the middle of its
-task, and so is a whole machine of two (Ray's own test cluster) with the sums that it holds. "copies": where the numbers
+task; "machine": a whole machine of two (Ray's own test cluster) with the sums it holds. "copies": where the numbers
 of a batch of lists lie, in the block that a task is given and in torch.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import tempfile
@@ -103,23 +104,20 @@ def _is_below(folder: Path) -> bool:
 
 
 def faults(place: Path, rows: int, width: int) -> None:
-    """A worker and a machine are killed in the middle."""
+    """A worker is killed in the middle of its task."""
     x, z = rows_of(rows, width)
     folder = write(place / "faults", x.numpy(), z.numpy(), [rows // 4] * 4, rows // 32)
-    how: dict[str, Any] = {"rows_per_task": rows // 32, "chunk_rows": 64}
+    how: dict[str, Any] = {"rows_per_task": rows // 32, "chunk_rows": 16}
     lines = []
-    cluster._start_here(ray, 2)
     right = fit(folder, "x", "z", **how)
-    for after in (0.2, 1.0, 2.0):
+    for after in (0.1, 0.5):
         killed: list[int] = []
         thread = threading.Thread(target=_kill_one, args=(after, killed))
         thread.start()
         found = fit(folder, "x", "z", **how)
         thread.join()
         lines.append((f"the worker {after} s after its first task began", *_compared(found, right, len(killed))))
-    ray.shutdown()
-    lines.append(("one machine of two, with the sums on it", *_machine(folder, how, right)))
-    table("Killed in the middle", ("killed", "times", "rows of the fit", "lost", "same bits as unharmed"), lines)
+    table("A worker is killed", ("when", "times", "rows of the fit", "lost", "same bits as unharmed"), lines)
 
 
 def _compared(found: Any, right: Any, times: int) -> tuple[Any, ...]:
@@ -143,20 +141,25 @@ def _kill_one(after: float, killed: list[int]) -> None:
         time.sleep(0.01)
 
 
-def _machine(folder: Path, how: dict[str, Any], right: Any) -> tuple[Any, ...]:
+def machine(place: Path, rows: int, width: int) -> None:
+    """One machine of two is killed, with the sums on it."""
     from ray.cluster_utils import Cluster
 
+    x, z = rows_of(rows, width)
+    folder = write(place / "machine", x.numpy(), z.numpy(), [rows // 4] * 4, rows // 32)
+    how: dict[str, Any] = {"rows_per_task": rows // 32, "chunk_rows": 16}
     with cluster._environment(**cluster._inherited()):
         machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         other = machines.add_node(num_cpus=1)
-        ray.init(address=machines.address, log_to_driver=False, logging_level="error")
+        ray.init(address=machines.address, log_to_driver=False, logging_level=logging.ERROR)
+    right = fit(folder, "x", "z", **how)
     killed: list[int] = []
 
     def kill() -> None:
         end = time.monotonic() + 120
         while time.monotonic() < end and len([*tasks_here("_done")]) < 2:
             time.sleep(0.01)
-        time.sleep(2.0)
+        time.sleep(0.5)
         machines.remove_node(other, allow_graceful=False)
         killed.append(1)
 
@@ -166,12 +169,12 @@ def _machine(folder: Path, how: dict[str, Any], right: Any) -> tuple[Any, ...]:
     thread.join()
     ray.shutdown()
     machines.shutdown()
-    return _compared(found, right, len(killed))
+    header = ("machines killed", "rows of the fit", "lost", "same bits as unharmed")
+    table("One machine of two is killed", header, [_compared(found, right, len(killed))])
 
 
 def copies(width: int) -> None:
     """Where the numbers of a batch lie."""
-    cluster._start_here(ray, 1, object_store_memory=80 * 2**20)
 
     @ray.remote
     def same(rows: Any) -> bool:
@@ -189,7 +192,6 @@ def copies(width: int) -> None:
         for name, values in lists.items():
             found = ray.get(same.remote(pa.table({"x": values})))
             lines.append((f"{name}<{flat.type}>", "the block's own" if found else "a copy"))
-    ray.shutdown()
     table("A task's batch in torch lies on", ("column", "memory"), lines)
 
 
@@ -203,14 +205,17 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        if "exact" in args.sections:
+        if {*args.sections} & {"exact", "faults", "copies"}:
             cluster._start_here(ray, max(args.workers), object_store_memory=200 * 2**20)
+        if "exact" in args.sections:
             exact(place, args.rows, args.width, args.workers)
-            ray.shutdown()
         if "faults" in args.sections:
-            faults(place, 16 * args.rows, 8 * args.width)
+            faults(place, 8 * args.rows, 4 * args.width)
         if "copies" in args.sections:
             copies(args.width)
+        ray.shutdown()
+        if "machine" in args.sections:
+            machine(place, 8 * args.rows, 4 * args.width)
 
 
 if __name__ == "__main__":
