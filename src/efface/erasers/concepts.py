@@ -206,7 +206,7 @@ class ConceptsFitter:
         self._whitening = None
         for name, part in self._parts.items():
             theirs = other._parts[name]
-            part.told(theirs.decided, theirs.classes, (), theirs.label_columns)
+            part._told(theirs.decided, theirs.classes, (), theirs.label_columns)
         return self
 
     def __add__(self, other: ConceptsFitter) -> Self:
@@ -229,7 +229,7 @@ class ConceptsFitter:
         self.whole.all_reduce(group)
         self._whitening = None
         for part, found in known.items():
-            part.told(*found)
+            part._told(*found)
         return self
 
     def copy(self) -> Self:
@@ -268,7 +268,7 @@ class ConceptsFitter:
         part = self._parts[name]
         if part._eraser is None:
             reader = copy.copy(part)
-            reader.moments, reader.columns = self.moments.with_columns(self._slices[name]), self.whole.columns
+            reader.moments, reader.columns = self.moments._with_columns(self._slices[name]), self.whole.columns
             if self._shares:
                 reader.whitening = self._whitened()  # type: ignore[attr-defined]
             part._eraser = reader.eraser
@@ -449,5 +449,7 @@ def _restored(whole: Fitter, saved: Mapping[str, Any]) -> Fitter:
     decided = decoded(saved["decided"], {}, Any, "decided")
     if decided not in (None, "categorical", "continuous", "columns"):
         raise FormatError(f"its concept {name!r:.60} was decided to be {decided!r:.60}, which stands for nothing")
-    new.told(decided, decoded(saved["classes"], {}, tuple[str | int | float | bool, ...], "classes"), (), label_columns)
+    new._told(
+        decided, decoded(saved["classes"], {}, tuple[str | int | float | bool, ...], "classes"), (), label_columns
+    )
     return new

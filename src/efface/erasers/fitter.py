@@ -187,7 +187,7 @@ class Fitter:
         """Take in all that `other`, a fitter of the same type and options, has seen."""
         self.check_merging(other)
         self.moments.merge(other.moments)
-        self.told(other.decided, other.classes, other.columns, other.label_columns)
+        self._told(other.decided, other.classes, other.columns, other.label_columns)
         return self
 
     def check_merging(self, other: Fitter) -> None:
@@ -209,7 +209,7 @@ class Fitter:
             if mine and theirs:
                 compare_columns(mine, theirs, "x of the other" if name == "columns" else f"{self.of} of the other")
 
-    def told(
+    def _told(
         self, decided: str | None, classes: Sequence[Any], columns: Sequence[str], label_columns: Sequence[str]
     ) -> None:
         """Take over what another one knows of its labels and columns, where nothing is known here."""
@@ -242,7 +242,7 @@ class Fitter:
         warn_of_same([each["seen"] for each in told], "seen the same rows")
         state = over.merged(self.moments, self._blank_moments)
         self.load_state_dict(state | {"decided": torch.tensor(_DECISIONS.index(self.decided))})
-        self.told(*known)
+        self._told(*known)
         return self
 
     @property

@@ -257,7 +257,7 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         return self.copy().merge(other)
 
-    def with_columns(self, part: slice) -> Moments:
+    def _with_columns(self, part: slice) -> Moments:
         """The moments of x with some columns of z, to read from: their memory is that of these, until the next update.
 
         Args:
