@@ -21,6 +21,7 @@ from efface.core.codec import decoded, dtype_of, fields_of, warn_unknown
 from efface.core.collective import Group, same_in_all, warn_of_same
 from efface.core.column_names import check_same_rows, columns_of, compare_columns, joint_columns
 from efface.core.config import Config
+from efface.core.doors import check_call
 from efface.core.hashing import feed
 from efface.core.labels import Kind, check_kind
 from efface.core.row_labels import Labels, read_labels
@@ -339,6 +340,7 @@ class Fitter:
 
     def note(self, provenance: Mapping[str, Any]) -> Self:
         """Have the eraser say where it comes from, until something is added to the fitter."""
+        check_call(Fitter.note, locals())
         self._eraser = replace(self.eraser, provenance=dict(provenance))
         return self
 

@@ -11,6 +11,7 @@ from typing import Any
 from efface._errors import InputError
 from efface._io import as_path
 from efface.core.data_sets import is_dataset
+from efface.core.doors import check_call
 from efface.streams.csv import open_csv, write_csv
 from efface.streams.hugging_face import open_dataset
 from efface.streams.many import joined_source, whole
@@ -82,6 +83,7 @@ def named_files(specs: Sequence[str | os.PathLike[str]]) -> list[Path]:
     >>> [str(path) for path in named_files(["data.npz:X", "no-such-folder/*.csv"])]
     ['data.npz', 'no-such-folder/*.csv']
     """
+    check_call(named_files, locals())
     found = []
     for spec in specs:
         try:

@@ -115,14 +115,23 @@ class Sink(Protocol):
 
 def column_names(source: Source) -> tuple[str, ...]:
     """Names of all columns of a source, in order."""
-    if not isinstance(getattr(source, "columns", None), tuple):
-        raise InputError(f"a {type(source).__name__} is no source: open one with open_source(path)")
+    _check_source(source)
     return tuple(column.name for column in source.columns)
 
 
 def files_of(source: Source) -> tuple[Path, ...]:
-    """The files that a source reads."""
+    """The files that a source reads.
+
+    Raises:
+        InputError: If it is no source.
+    """
+    _check_source(source)
     return getattr(source, "files", None) or (source.path,)
+
+
+def _check_source(source: Any) -> None:
+    if not isinstance(getattr(source, "columns", None), tuple):
+        raise InputError(f"a {type(source).__name__} is no source: open one with open_source(path)")
 
 
 def check_columns(wanted: Sequence[str], known: Sequence[str], where: str) -> None:
