@@ -47,4 +47,4 @@ def class_names(value: Any, column: str) -> tuple[str, ...]:
     features = getattr(value, "features", None) if is_dataset(value) else None
     found = (features or {}).get(column)
     found = getattr(found, "feature", found)
-    return tuple(found.names) if type(found).__name__ == "ClassLabel" else ()
+    return tuple(getattr(found, "names", ())) if type(found).__name__ == "ClassLabel" else ()
