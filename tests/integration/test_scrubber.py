@@ -83,7 +83,7 @@ def test_inputs_outputs_keywords_tuples_and_model_outputs(name):
     assert list(after.x) == [str(site) for site in known.sites] and len(after.x) >= len(sites)
     assert all(gap(x, plain.labels) > 0.05 for x in plain.x.values())
     # 24 rows for 32 features have any linear concept in them: what is left of them is rounding
-    assert all(gap(x, after.labels) <= 1e-6 or float(x.std(0).max()) < 1e-5 for x in after.x.values())
+    assert all(gap(x, after.labels) <= 4e-6 or float(x.std(0).max()) < 1e-5 for x in after.x.values())
 
 
 @pytest.mark.parametrize(("name", "activations"), [("llama", "recompute"), ("llama", "memory"), ("bert", "recompute")])

@@ -221,16 +221,16 @@ def started(edit: Callable[[Tensor], Any]) -> StateEdit:
         return edit
     homes = {value.device for value in getattr(edit, "__dict__", {}).values() if isinstance(value, Tensor)}
     copies: dict[torch.device, Any] = dict.fromkeys(homes if len(homes) == 1 else (), edit)
+    copied = torch.compiler.disable()(_moved)  # here and not above: it loads the compiler, for more than a second
 
     def moved(x: Tensor) -> Tensor | None:
         if x.device not in copies:
-            copies[x.device] = _moved(edit, x.device)
+            copies[x.device] = copied(edit, x.device)
         return copies[x.device](x)
 
     return moved
 
 
-@torch.compiler.disable()
 def _moved(edit: Any, device: torch.device) -> Any:
     with torch.inference_mode(False):  # what is moved may serve in training later
         return edit.to(device)
