@@ -16,9 +16,9 @@ by one process. "processes": the same rows fitted by one process and by two, a t
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -177,6 +177,7 @@ def models(tokens: float, length: int = 2048) -> None:
 # ----------------------------------------------------------------------------------------------------- rows
 
 
+@cache
 def measured(width: int) -> dict[str, float]:
     """Seconds of a row's product, of a merge and of a solve at this width, here, and operations a second."""
     from efface import LeaceFitter
@@ -282,33 +283,36 @@ def tree(width: int, workers: Sequence[int], network: float, seconds: float = 60
 # ------------------------------------------------------------------------------------------------ processes
 
 
-def processes(width: int = 1024, count: int = 120_000, repeats: int = 5) -> None:
-    """One process against two, a thread each; the clock runs from when all are there to when all have the whole."""
+def processes(width: int = 1024, batches: int = 32, repeats: int = 5) -> None:
+    """One process against two, a thread each; the clock runs from when all are there to when all have the whole.
+
+    Beside it two processes that merge nothing: what two cores of this machine give.
+    """
     import torch.distributed as dist
 
     from efface import LeaceFitter
 
-    def work(rank: int) -> list[float]:
-        size, times = dist.get_world_size(), []
+    def work(rank: int) -> list[list[float]]:
+        size, times = dist.get_world_size(), [[], []]
         x = torch.randn(8192, width, generator=torch.Generator().manual_seed(rank))
         z = (x[:, 0] > 0).long()
-        for _ in range(repeats + 1):
+        for turn in range(2 * repeats + 2):
             fitter = LeaceFitter(width, 2)
             dist.barrier()
             start = time.perf_counter()
-            for _ in range(count // size // len(x)):
+            for _ in range(batches // size):
                 fitter.update(x, z)
-            fitter.all_reduce()
+            if turn % 2:
+                fitter.all_reduce()
             dist.barrier()
-            times.append(time.perf_counter() - start)
-        return times[1:]
+            times[turn % 2].append(time.perf_counter() - start)
+        return [each[1:] for each in times]
 
-    best = {size: min(together(size, work, 600)[0]) for size in (1, 2)}
-    taken = {size: count // size // 8192 * 8192 * size for size in best}  # whole batches
-    ratio = (best[1] / taken[1]) / (best[2] / taken[2])
-    lines = [(size, taken[size], f"{seconds:.2f}") for size, seconds in best.items()]
-    table(f"{width} wide, best of {repeats}", ("processes", "rows", "seconds"), lines)
-    print(f"\n1 -> 2 processes: {ratio:.2f}x of {len(os.sched_getaffinity(0))} cores")
+    best = {size: [min(each) for each in together(size, work, 600)[0]] for size in (1, 2)}
+    lines: list[tuple[object, ...]] = [(size, *(f"{each:.2f}" for each in both)) for size, both in best.items()]
+    lines.append(("ratio", *(f"{one / two:.2f}" for one, two in zip(best[1], best[2], strict=True))))
+    title = f"{8192 * batches} rows of width {width}, seconds, best of {repeats}"
+    table(title, ("processes", "apart, nothing merged", "as one fit"), lines)
 
 
 def main() -> None:
