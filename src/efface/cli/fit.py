@@ -12,7 +12,6 @@ from efface._errors import InputError
 from efface._io import CARD, CONFIG, TENSORS, atomic_dir
 from efface.cli.concepts import SIDE_FILE, Side
 from efface.cli.inputs import choose_features, find_labels, split_names
-from efface.cli.on_ray import OnRay
 from efface.cli.one_hot import OneHotSource, spread
 from efface.cli.options import Fit
 from efface.cli.outputs import caution, check_free
@@ -21,7 +20,6 @@ from efface.core.checkpoint import Checkpoint
 from efface.core.config import Config
 from efface.core.method import Method, get_method
 from efface.core.provenance import provenance
-from efface.engines import cluster
 from efface.engines.local import check_method, filled, new_fitter, update
 from efface.streams import Source, column_names, files_of, named_files, open_source, prefetched, progress, shortened
 from efface.streams.concepts import Concept, joint, learn
@@ -86,6 +84,9 @@ def _engine(args: Fit) -> Any:
         return Local()
     if args.checkpoint is not None:
         raise InputError("--checkpoint is for the local engine: on Ray the work of workers that die is done again")
+    from efface.cli.on_ray import OnRay  # a fit in this process needs none of it
+    from efface.engines import cluster
+
     cluster.ray_module()
     return OnRay(args.address)
 

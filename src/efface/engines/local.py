@@ -248,6 +248,15 @@ def filled(inputs: Inputs, rows: int, *, prefetch: bool = True) -> Inputs:
     with _ahead(inputs.with_numbers(rows, gaps=True), prefetch) as pieces:
         for _, x in pieces:
             gathered.update(x)
+    return with_means(inputs, gathered)
+
+
+def with_means(inputs: Inputs, gathered: Gatherer) -> Inputs:
+    """The inputs with the means of the features that were gathered over all rows.
+
+    Raises:
+        InputError: If a feature has no value at all.
+    """
     columns = gathered.columns()
     if columns is None:
         raise InputError(f"{inputs.x.where} has no numbers that have a mean: write missing='drop' (--missing drop)")

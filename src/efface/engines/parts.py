@@ -203,7 +203,8 @@ def from_bytes(data: bytes) -> State:
         length = int.from_bytes(data[:8], "little")
         about = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["about"])
         sums = load(data)
-        assert {*about} >= {"rows", "seen", "where"}
+        if not {*about} >= {"rows", "seen", "where"}:
+            raise ValueError(f"it has {', '.join(map(str, about))} alone")
     except Exception as error:
         raise FormatError(f"these bytes are no state of a part: {f'{error}':.100}") from error
     return about | ({"sums": sums} if sums else {})

@@ -32,7 +32,7 @@ from efface.core.labels import Kind
 from efface.core.method import get_method
 from efface.core.provenance import called, provenance
 from efface.engines import cluster
-from efface.engines.local import check_method, classes_of, engine_of, find_inputs
+from efface.engines.local import Missing, check_method, classes_of, engine_of, find_inputs, with_means
 from efface.engines.parts import Job, fitter_of, merged_sums, part_of, part_rows, sums_of
 from efface.engines.tree import Tree
 from efface.engines.writing import Order, Written, begun, order_of, write_file, written
@@ -42,7 +42,6 @@ from efface.streams.open import open_source
 from efface.streams.pieces import Tables
 from efface.streams.ranges import Gatherer
 
-Missing = Literal["drop", "mean"]
 _WAITING = 2
 """Tasks that are begun, for each core."""
 
@@ -256,10 +255,7 @@ def filled(work: Work, rows: OfFiles | OfDataset, inputs: Inputs, chunk_rows: in
     if inputs.missing != "mean" or inputs.means is not None:
         return inputs
     kept = work.over(rows.parts(inputs), partial(_ranges_of, chunk_rows), _merged_ranges, "means", rows.rows)
-    columns = Gatherer(kept).columns()
-    if columns is None or bool((columns.low == float("inf")).any()):
-        raise InputError(f"{rows.where}: a feature has no value at all: leave it out")
-    return replace(inputs, means=columns.mean)
+    return with_means(inputs, Gatherer(kept))
 
 
 def learn_concepts(
