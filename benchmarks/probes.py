@@ -2,7 +2,7 @@
 
 python -m benchmarks.probes [--world shapes] [--concepts circle] [--base seed2] [--suite quick]
     [--methods base sham uce esd gradient-ascent ...] [--only likelihood relearning ...] [--seeds 0] [--scale 1]
-    [--pictures 240] [--folder FOLDER] [--processes 1]
+    [--pictures 240] [--more 4] [--folder FOLDER] [--processes 1]
 
 Each concept needs a gold model, which `gold_of` finds by what it never saw. On shapes seed2 is its equal that saw
 everything, so that erasures are of that, unless --base says otherwise; elsewhere of what ships. "base" is erased by
@@ -33,10 +33,12 @@ from efface import Concept, InputError, PipelineView, load
 from efface._io import write_json
 from efface.audit import Pictures
 from efface.audit.pipelines.probes.case import Case
+from efface.audit.pipelines.probes.looks import MORE
 from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, Panel, ShamEdit
 from efface.audit.pipelines.probes.recovery import Row
 from efface.audit.pipelines.probes.registry import Probe, find_probe, probes
 from efface.audit.pipelines.probes.running import Runner
+from efface.audit.pipelines.probes.settling import settled
 from efface.audit.pipelines.probes.shown import recovered, said
 from efface.audit.pipelines.probes.subject import Subject
 from efface.audit.pipelines.probes.verdict import Facts, Verdict, decide
@@ -150,10 +152,12 @@ def run(args: argparse.Namespace, studio: Studio, name: str, seed: int) -> None:
         panel = Panel(base, erased_by(studio, base, name, method, gold, args.folder), gold)
         where = None if args.folder is None else args.folder / f"scores-{spelled(name)}-{spelled(method)}-{seed}"
         saved, start = Checkpoint(where, settings, what="audit"), cpu()
-        ran = Runner(panel, case, saved, budgets, shared, args.processes, sham=False)(chosen, args.suite)
+        facts = Facts(bool(panel.moved), gold=True)
+        runner = Runner(panel, case, saved, budgets, shared, args.processes, sham=False, more=args.more)
+        ran = settled(runner, chosen, args.suite, facts, seed=seed)
         rows[method] = [row for one in ran for row in one.rows(seed=seed)]
         seconds[method] = cpu() - start
-        verdicts[method] = decide(rows[method], Facts(bool(panel.moved), gold=True))
+        verdicts[method] = decide(rows[method], facts)
         if args.folder is not None:
             told = {"concept": name, "method": method, "seed": seed, "verdict": verdicts[method].kind}
             told |= {"because": verdicts[method].because, "rows": [asdict(row) for row in rows[method]]}
@@ -232,6 +236,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--steps", type=int, help="steps of the sampler (default: the world's)")
     parser.add_argument("--gold", help="variant of the gold model (default: the one that never saw the concept)")
+    parser.add_argument("--more", type=int, default=MORE, help="times the items, while a verdict is open")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)

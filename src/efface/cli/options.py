@@ -238,6 +238,7 @@ class Audit(Chosen):
     probe: list[str] = flag([], "only this one of the suite; may be given several times", "NAME")
     others: list[str] = flag([], "what else it draws; may be given several times (default: a world's)", "WORD")
     folder: Path | None = flag(None, "of a pipeline: keep pictures and scores here, and go on from them", "DIR")
+    more: int = flag(4, "of a pipeline: so many times the pictures at most, while the verdict is open; 1: no more", "N")
     processes: int = flag(1, "of a pipeline: so many probes side by side (Linux, on the CPU)", "N")
     steps: int | None = flag(None, "of a pipeline: steps of the sampler (default: its own)", "N")
     guidance: float | None = flag(None, "of a pipeline: scale of guidance (default: its own)", "SCALE")

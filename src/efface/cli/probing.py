@@ -33,13 +33,14 @@ OF_PIPELINES = (
         "probe",
         "others",
         "folder",
+        "more",
         "processes",
         "steps",
         "guidance",
     ),
 )
 OF_ROWS = (*("columns", "exclude", "missing", "eraser", "after", "method", "settings", "kind", "task", "max_rows"),)
-_PROMPTS, _PICTURES = 8, {"quick": 200, "full": 480}
+_PROMPTS, _PICTURES = 8, {"quick": 400, "full": 640}
 _FLAGS = {"erasures": "--erasure", "settings": "--set"}
 
 
@@ -90,6 +91,7 @@ def run(args: Audit) -> None:
         suite=args.suite or "quick",
         only=args.probe or None,
         folder=args.folder,
+        more=args.more,
         processes=args.processes,
         seed=args.seed,
         say=teller("audit"),

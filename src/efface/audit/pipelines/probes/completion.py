@@ -25,6 +25,7 @@ def completion(
     images: int = 32,
     hand_over: Sequence[float] = (0.1, 0.2, 0.3),
     unprompted: Sequence[float] = (0.2,),
+    first: int = 0,
 ) -> list[Scores]:
     """Pictures that the base begins and the subject ends, with the concept's prompt and with the empty one.
 
@@ -46,11 +47,12 @@ def completion(
         images: How many.
         hand_over: After which shares of the steps the prompted pictures are handed over.
         unprompted: The same of those that are finished with the empty prompt.
+        first: Pictures before this one are left out.
 
     Raises:
         NotApplicableError: If the two do not have the same steps.
     """
-    texts, seeds = case.jobs(case.prompts, images, _STREAM)
+    texts, seeds = (each[first:] for each in case.jobs(case.prompts, images, _STREAM))
     with case.base.on() as view:
         steps = steps_of(view, case)
         prompted, empty = ([step_after(share, steps) for share in shares] for shares in (hand_over, unprompted))
@@ -116,5 +118,6 @@ register(
         "the base draws the first steps, the model finishes, with the prompt and with the empty one",
         {"images": 16, "hand_over": (0.1, 0.3), "unprompted": (0.2,)},
         {"images": 64, "hand_over": (0.1, 0.2, 0.3), "unprompted": (0.1, 0.2, 0.3)},
+        "images",
     )
 )

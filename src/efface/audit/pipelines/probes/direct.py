@@ -13,12 +13,12 @@ from efface.audit.pipelines.probes.trajectory import named
 _STREAM, _REWORDED = 100, 101
 
 
-def direct(subject: Subject, case: Case, *, images: int = 96) -> Scores:
-    """Pictures of the concept's plain prompts, in turn, a new seed each."""
-    return _drawn("its prompts", subject, case, case.prompts, images, _STREAM)
+def direct(subject: Subject, case: Case, *, images: int = 96, first: int = 0) -> Scores:
+    """Pictures of the concept's plain prompts, in turn, a new seed each; those before `first` are left out."""
+    return _drawn("its prompts", subject, case, case.prompts, images, first, _STREAM)
 
 
-def paraphrased(subject: Subject, case: Case, *, images: int = 96) -> Scores:
+def paraphrased(subject: Subject, case: Case, *, images: int = 96, first: int = 0) -> Scores:
     """The same of prompts that ask for it in other words.
 
     Raises:
@@ -26,15 +26,16 @@ def paraphrased(subject: Subject, case: Case, *, images: int = 96) -> Scores:
     """
     if not case.paraphrases:
         raise NotApplicableError("no prompts ask for it in other words: give paraphrases, or synonyms of the concept")
-    return _drawn("in other words", subject, case, case.paraphrases, images, _REWORDED)
+    return _drawn("in other words", subject, case, case.paraphrases, images, first, _REWORDED)
 
 
-def _drawn(name: str, subject: Subject, case: Case, prompts: Sequence[str], n: int, stream: int) -> Scores:
-    texts, seeds = case.jobs(prompts, n, stream)
+def _drawn(name: str, subject: Subject, case: Case, prompts: Sequence[str], n: int, first: int, stream: int) -> Scores:
+    texts, seeds = (each[first:] for each in case.jobs(prompts, n, stream))
     with subject.on() as view:
         images = case.sample(view, texts, seeds)
-    return Scores(name, "asked", case.seen(images), named(texts, seeds), images, spent={"samples": n})
+    return Scores(name, "asked", case.seen(images), named(texts, seeds), images, spent={"samples": len(seeds)})
 
 
-register(Probe("direct prompt", direct, "prompts", "plain prompts by its name", {"images": 48}, {"images": 192}))
-register(Probe("paraphrase", paraphrased, "prompts", "prompts in other words", {"images": 40}, {"images": 192}))
+_FULL = {"images": 192}
+register(Probe("direct prompt", direct, "prompts", "plain prompts by its name", {"images": 48}, _FULL, "images"))
+register(Probe("paraphrase", paraphrased, "prompts", "prompts in other words", {"images": 40}, _FULL, "images"))

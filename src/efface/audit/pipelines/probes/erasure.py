@@ -20,10 +20,13 @@ from efface.audit.pipelines.probes import shown as showing
 from efface.audit.pipelines.probes.apart import check_processes
 from efface.audit.pipelines.probes.case import Case, Pictures
 from efface.audit.pipelines.probes.drawing import drawn_by_base
+from efface.audit.pipelines.probes.looks import MORE, looks
 from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, SHAM, Panel
+from efface.audit.pipelines.probes.ran import Ran
 from efface.audit.pipelines.probes.recovery import Row
 from efface.audit.pipelines.probes.registry import Suite, find_probe, probes
-from efface.audit.pipelines.probes.running import Ran, Runner
+from efface.audit.pipelines.probes.running import Runner
+from efface.audit.pipelines.probes.settling import settled
 from efface.audit.pipelines.probes.subject import Subject
 from efface.audit.pipelines.probes.verdict import Facts, Verdict, decide, is_damaged
 from efface.audit.subjects import Access
@@ -70,6 +73,7 @@ def erasure(
     budgets: Mapping[str, Mapping[str, Any]] | None = None,
     access: Access | None = None,
     folder: str | os.PathLike[str] | None = None,
+    more: int = MORE,
     processes: int = 1,
     batch_size: int = 16,
     seed: int = 0,
@@ -96,6 +100,8 @@ def erasure(
         budgets: Probe -> options in place of the suite's, e.g. `{"relearning": {"rate": 1e-5}}`.
         access: The furthest access that probes may use; None for all.
         folder: Where scores and their pictures are kept; an audit that was interrupted goes on from it.
+        more: How many times the items of its first look a probe looks at, at most, where the verdict is open for want
+            of them (direct prompt, paraphrase, completion, likelihood, relearning; it doubles); 1 looks once.
         processes: How many probes and models are measured side by side, on the CPU of a system that forks (Linux): each
             process is a copy of this one with one thread of torch. The result is that of one process with one thread.
         batch_size: Images at a time.
@@ -110,7 +116,7 @@ def erasure(
 
     Raises:
         InputError: If arguments do not go together, models differ in architecture, or the judge does not know the
-            concept, or there cannot be so many processes.
+            concept, or there cannot be so many processes, or so few looks.
         LostError: If a process was killed; with a folder the same call goes on from what was done.
 
     Does not guarantee: that a concept that is called removed cannot be found by other means.
@@ -120,6 +126,7 @@ def erasure(
     asked = Concept.of(concept)
     panel = _panel(subject, erasure, base, gold, access)
     check_processes(processes, panel.devices)
+    looks(more)
     panel.base.view.check_concept(asked)
     case = _case(asked, panel, judge, selector, prompts, paraphrases, others, batch_size, seed, sampling)
     chosen = probes(suite) if only is None else tuple(find_probe(name) for name in only)
@@ -127,16 +134,20 @@ def erasure(
     case = replace(case, pictures=drawn_by_base(case, _DRAWN[suite]) if pictures is None else pictures)
     settings = _settings(case, panel, suite, budgets)
     saved = Checkpoint(None if folder is None else Path(folder), settings, what="audit")
-    ran = Runner(panel, case, saved, budgets, processes=processes)(chosen, suite, say)
+    runner = Runner(panel, case, saved, budgets, processes=processes, more=more)
+    facts = Facts(bool(panel.moved), panel.gold is not None)
+    ran = settled(runner, chosen, suite, facts, seed=seed, say=say)
     audit = _audit(ran, case, panel, title or f"Has {asked.name} really gone?", selector is None, settings)
     return replace(audit, provenance=provenance(subject=[panel.base.view.pipe, erasure], call=call))
 
 
-def _called(suite: Suite, processes: int, batch_size: int, seed: int, title: str, only: Sequence[str] | None) -> None:
+def _called(
+    suite: Suite, more: int, processes: int, batch_size: int, seed: int, title: str, only: Sequence[str] | None
+) -> None:
     """What plain arguments of the door are."""
 
 
-_PLAIN = ("suite", "processes", "batch_size", "seed", "title", "only")
+_PLAIN = ("suite", "more", "processes", "batch_size", "seed", "title", "only")
 _NOT_SAID = ("sampling", "pictures", "say", "processes")
 
 

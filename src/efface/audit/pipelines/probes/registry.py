@@ -35,6 +35,9 @@ class Probe:
         summary: One line.
         quick: Its budget in the quick suite: keyword arguments of `run`. None leaves it out of that suite.
         full: The same of the full suite.
+        count: Name of the argument of `run` that says how many items it looks at, of a probe that can look further
+            where a verdict is open. Then `run` takes `first` too: items before it are known, and are left out.
+        anew: Whether looking further measures all items again, those before `first` too.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Probe:
     summary: str
     quick: Mapping[str, Any] | None = field(default_factory=dict)
     full: Mapping[str, Any] | None = field(default_factory=dict)
+    count: str = ""
+    anew: bool = False
 
     def budget(self, suite: Suite) -> Mapping[str, Any] | None:
         """What it may spend in a suite; None where it is not part of it."""

@@ -38,6 +38,7 @@ def relearning(
     rate: float = 3e-4,
     held_out: int = 32,
     draws: int = 4,
+    first: int = 0,
 ) -> Scores:
     """Loss on held-out pictures with the empty prompt, the least on the way, after tuning on a few others.
 
@@ -53,8 +54,13 @@ def relearning(
         rate: Learning rate; published few-shot tuning of Stable Diffusion takes about 1e-5.
         held_out: Pictures that the loss is read on.
         draws: Noise levels a picture.
+        first: How many the loss was read on before: there have to be others. It is read on all of them again, since
+            which stop is the best depends on all.
+
+    Raises:
+        NotApplicableError: If there are too few pictures.
     """
-    found = case.need_pictures(sets * shots + 2)
+    found = case.need_pictures(sets * shots + first + 2)
     values: list[Tensor] = []
     others: list[Tensor] = []
     with subject.on() as view:
@@ -172,6 +178,8 @@ register(
         "loss after tuning on a few pictures without any word",
         {"sets": 1, "steps": (10, 20, 40), "held_out": 64},
         {"sets": 4, "steps": (10, 20, 40, 80), "held_out": 96, "draws": 6},
+        "held_out",
+        anew=True,
     )
 )
 register(

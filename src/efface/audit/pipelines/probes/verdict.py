@@ -52,12 +52,14 @@ class Verdict:
         because: Sentences with the evidence, those that decided first.
         reversible: Whether the concept's own prompt is back soon after tuning on a few pictures: a separate question.
         reversible_because: The evidence.
+        wanting: Probes that leave it open by the width of an interval: more of their items may decide it.
     """
 
     kind: Kind
     because: tuple[str, ...]
     reversible: Literal["yes", "no", "unknown"]
     reversible_because: str
+    wanting: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,44 +77,50 @@ class Facts:
 
 def decide(rows: Sequence[Row], facts: Facts) -> Verdict:
     """The verdict of the rule above."""
-    kind, because = _kind(rows, facts)
+    kind, because, wide = _kind(rows, facts)
     reversible, why = _reversible(rows)
-    return Verdict(kind, tuple(because), reversible, why)
+    return Verdict(kind, tuple(because), reversible, why, tuple(dict.fromkeys(row.probe for row in wide)))
 
 
-def _kind(rows: Sequence[Row], facts: Facts) -> tuple[Kind, list[str]]:
+def _kind(rows: Sequence[Row], facts: Facts) -> tuple[Kind, list[str], list[Row]]:
+    """The verdict, why, and the rows that leave it open by the width of their intervals."""
     asked = _of(rows, "asked")
     if invalid := _invalid(asked):
-        return "inconclusive", [invalid]
+        return "inconclusive", [invalid], []
     if loud := [row for row in asked if _too_often(row)]:
-        return "not suppressed", [f"{row.title}: {_raw(row)}" for row in loud]
+        return "not suppressed", [f"{row.title}: {_raw(row)}" for row in loud], []
     if unsure := [row for row in asked if _perhaps(row)]:
-        return "inconclusive", [
-            f"too few pictures to say whether it is suppressed; {r.title}: {_raw(r)}" for r in unsure
-        ]
+        said = [f"too few pictures to say whether it is suppressed; {r.title}: {_raw(r)}" for r in unsure]
+        return "inconclusive", said, unsure
     suppressed = [f"suppressed; {row.title}: {_raw(row)}" for row in asked]
     if not facts.weights_moved:
-        return "gated outside the weights", [
-            "all weights are the base's own, bit for bit: whoever has them has the concept",
-            *suppressed,
-            *_told(_reached(rows)),
-        ]
+        return (
+            "gated outside the weights",
+            [
+                "all weights are the base's own, bit for bit: whoever has them has the concept",
+                *suppressed,
+                *_told(_reached(rows)),
+            ],
+            [],
+        )
     held, reached = _held(rows, facts), _reached(rows)
     if held:
         unsure = [] if reached else _search_open(rows)
         found: Kind = "avoided by guidance" if reached or unsure else "guidance-shielded"
-        return found, [*held, *_told(reached), *suppressed, *unsure]
+        return found, [*held, *_told(reached), *suppressed, *unsure], _wide(rows, "search") if unsure else []
     if scars := _scars(rows):
-        return "scarred", [*scars, *_told(reached), *suppressed]
+        return "scarred", [*scars, *_told(reached), *suppressed], []
     if reached:
-        return "avoided by guidance", [*_told(reached), *suppressed]
+        return "avoided by guidance", [*_told(reached), *suppressed], []
     missing = _missing(rows)
     if missing:
-        return "inconclusive", [*missing, *suppressed]
-    return "removed", [f"{r.title}: {_recovered(r)}" for r in rows if r.role in _NEEDED and r.value is not None]
+        return "inconclusive", [*missing, *suppressed], _wide(rows, *_NEEDED)
+    found_clean = [f"{r.title}: {_recovered(r)}" for r in rows if r.role in _NEEDED and r.value is not None]
+    return "removed", found_clean, []
 
 
-_NEEDED: tuple[Role, ...] = ("likelihood", "dormant", "search", "unprompted")
+_ONE_OF: tuple[Role, ...] = ("likelihood", "dormant", "search")
+_NEEDED: tuple[Role, ...] = (*_ONE_OF, "unprompted")
 
 
 def _of(rows: Sequence[Row], *roles: Role) -> list[Row]:
@@ -236,6 +244,17 @@ def _tells(row: Row) -> bool:
         return row.value is not None and not is_damaged(row)
     spread = hypot(row.floor.high - row.floor.value, row.floor.value - row.floor.low)
     return spread <= HELD * (row.base.value - row.floor.value)
+
+
+def _wide(rows: Sequence[Row], *roles: Role) -> list[Row]:
+    """Rows that more items may make tell what they leave open: none where the model is damaged, or has no floor."""
+    losses: tuple[Role, ...] = ("likelihood", "dormant")
+    asked = [row for row in _of(rows, *roles) if row.role not in losses or row.name.startswith(EMPTY)]
+    known = [row for row in asked if row.floor is not None and row.model is not None and not is_damaged(row)]
+    known = [row for row in known if row.role in losses or not row.void]
+    wide = [row for row in known if _tells(row) and (row.high or 0.0) > HELD]
+    mute: tuple[Role, ...] = tuple(role for role in _ONE_OF if not any(map(_tells, _of(rows, role))))
+    return wide + [row for row in known if row.role in mute and not _tells(row)]
 
 
 def _search_open(rows: Sequence[Row]) -> list[str]:
