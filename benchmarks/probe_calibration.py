@@ -1,7 +1,7 @@
 """Verdicts about models that are known: is what still draws a concept called not suppressed, and a gold model removed?
 
 python -m benchmarks.probe_calibration --out results.jsonl [--concepts circle striped heart] [--seeds 20] [--golds 1]
-    [--steps 10] [--images 12] [--again 4] [--methods uce@anchor=sibling ...] [--only likelihood ...] [--tell]
+    [--steps 10] [--images 12] [--more 4] [--methods uce@anchor=sibling ...] [--only likelihood ...] [--tell]
 
 Per concept and seed the base is seed2 and the floor the gold model of the concept. Judged as if they were erased:
 
@@ -14,10 +14,10 @@ Per concept and seed the base is seed2 and the floor the gold model of the conce
   efface_worlds.shapes.training latents gold:circle@9 --work FOLDER` has left it (25 CPU-minutes);
 
 A seed draws the sham, the prompts' seeds, the noise and the held-out pictures anew; golds are the same. The first two
-have the direct prompt alone, golds (in the first `--golds` seeds) 40 pictures of it, and likelihood, features,
+have the direct prompt alone, golds (in the first `--golds` seeds) 48 pictures of it, and likelihood, features,
 completion and relearning, without which nothing is called removed. With `--methods` erasures of seed2 are judged
-instead, by the direct prompt, likelihood, features and completion. What is inconclusive is judged again with so many
-times (--again) the pictures of the direct prompt, and the held-out ones; both are counted. A line of JSON for each
+instead, by the direct prompt, likelihood, features and completion. Probes that leave a verdict open look on, up to
+so many times their items (--more), as in an audit; intervals have the levels of such looks. A line of JSON for each
 subject, written when it is known: what is in the file is not done again; the counts are by the rule as it is now.
 """
 
@@ -43,10 +43,12 @@ from efface import PipelineView
 from efface.audit.pipelines.probes.case import Case
 from efface.audit.pipelines.probes.conditions import asked, empty
 from efface.audit.pipelines.probes.latents import encoded
+from efface.audit.pipelines.probes.looks import MORE
 from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, Panel, ShamEdit
 from efface.audit.pipelines.probes.recovery import Row
 from efface.audit.pipelines.probes.registry import find_probe
 from efface.audit.pipelines.probes.running import Runner
+from efface.audit.pipelines.probes.settling import settled
 from efface.audit.pipelines.probes.subject import Subject
 from efface.audit.pipelines.probes.tuned import Tuned
 from efface.audit.pipelines.probes.verdict import Facts, decide
@@ -57,7 +59,7 @@ _CHEAP, _DEAR = ("direct prompt", "likelihood", "features"), ("diffusion complet
 _EQUAL, OPEN = "seed2", "inconclusive"
 _ON_STEPS, _ON_RATE, _ON_BATCH, _ON_STREAM = 60, 1e-4, 32, 290
 _LIGHT, _METHODS = ("base", "sham"), ("direct prompt", "likelihood", "features", "diffusion completion")
-_GOLDS, _GOLD_IMAGES = ("gold", "gold, trained on"), 40
+_GOLDS, _GOLD_IMAGES = ("gold", "gold, trained on"), 48
 _SECOND = ("second gold",)
 
 
@@ -137,25 +139,29 @@ class Models:
 
 
 def judged(
-    panel: Panel, case: Case, images: int, times: int, names: Sequence[str], shared: dict[Any, Any]
+    panel: Panel, case: Case, images: int, more: int, names: Sequence[str], shared: dict[Any, Any]
 ) -> dict[str, Any]:
-    """The verdict about a subject, and its rows; with so many times the pictures that are drawn, and held out."""
+    """The verdict about a subject, and its rows."""
     budgets = {
         "direct prompt": {"images": images},
-        "likelihood": {"pictures": 32 * times, "draws": 2},
+        "likelihood": {"pictures": 32, "draws": 2},
         "features": {"pictures": 64},
         "diffusion completion": {"images": 24, "hand_over": (0.1,), "unprompted": (0.2,)},
-        "relearning": {"sets": 1, "steps": (10, 20), "held_out": 48 * times, "draws": 3},
+        "relearning": {"sets": 1, "steps": (10, 20), "held_out": 48, "draws": 3},
         "textual inversion": {"images": 16, "steps": 60},
     }
     start = time.process_time()
-    runner = Runner(panel, case, None, budgets, shared)
-    runner._sham = [None]  # a sham of each subject is not what is asked
-    rows = [row for probe in names for row in runner.one(find_probe(probe), "quick").rows(seed=case.seed)]
-    verdict = decide(rows, Facts(bool(panel.moved), gold=True))
+    runner, facts = (
+        Runner(panel, case, None, budgets, shared, sham=False, more=more),
+        Facts(bool(panel.moved), gold=True),
+    )
+    ran = settled(runner, [find_probe(probe) for probe in names], "quick", facts, seed=case.seed)
+    rows = [row for one in ran for row in one.rows(seed=case.seed)]
+    verdict = decide(rows, facts)
     return {
         "verdict": verdict.kind,
         "because": list(verdict.because[:4]),
+        "times": {one.probe.name: one.times for one in ran if one.times > 1},
         "rows": [asdict(row) for row in rows],
         "moved": bool(panel.moved),
         "cpu": round(time.process_time() - start, 1),
@@ -168,7 +174,7 @@ def run(args: argparse.Namespace) -> None:
     base = Subject(BASE, PipelineView.of(studio.world.load_pipeline(_EQUAL)))
     studio.view = base.view
     there = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    done = {key_of(line): decided(line) for line in there}
+    done = {key_of(line) for line in there}
     golds = {name: variant for name in args.concepts if (variant := studio.world.gold_of(name)) is not None}
     models = {
         name: Models(
@@ -186,19 +192,21 @@ def run(args: argparse.Namespace) -> None:
         ),
     ):
         for seed, (name, every) in product(range(seeds), models.items()):
-            case = case_of(studio, base, name, 64 + 48 * max(1, args.again), seed, pictures_seed=seed)
-            shared: dict[int, dict[Any, Any]] = {}
-            for subject, n in product(asked_, (images, images * max(1, args.again))):
-                line = done.get((name, seed, subject), {"verdict": OPEN, "images": 0})
-                if line["verdict"] != OPEN or line.get("images", images) >= n:
+            case = case_of(
+                studio, base, name, 64 + 48 * args.more, seed, pictures_seed=seed, gold=studio.world.gold_of(name)
+            )
+            shared: dict[Any, Any] = {}
+            for subject in asked_:
+                if (name, seed, subject) in done:
                     continue
-                line = {"concept": name, "seed": seed, "subject": subject, "images": n}
+                line = {"concept": name, "seed": seed, "subject": subject, "images": images}
                 panel = Panel(base, every(subject, seed), every.gold)
-                line |= judged(panel, case, n, n // images, names, shared.setdefault(n, {}))
-                done[name, seed, subject] = line
+                line |= judged(panel, case, images, args.more, names, shared)
+                done.add((name, seed, subject))
                 with args.out.open("a") as out:
                     out.write(json.dumps(line) + "\n")
-                print(name, seed, subject, n, line["verdict"], *line["because"][:2], line["cpu"], flush=True)
+                found = (line["verdict"], line["times"], *line["because"][:2], line["cpu"])
+                print(name, seed, subject, *found, flush=True)
 
 
 def key_of(line: Mapping[str, Any]) -> tuple[str, int, str]:
@@ -215,20 +223,15 @@ def decided(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def tell(path: Path) -> None:
-    """How often each subject had each verdict by the rule as it is now, with Wilson's lower end for the first.
-
-    Then the same where what was inconclusive at first has the verdict that more pictures gave.
-    """
+    """How often each subject had each verdict by the rule as it is now, with Wilson's lower end for the first."""
     lines = [decided(json.loads(line)) for line in path.read_text().splitlines()]
-    once = {key_of(line): line for line in reversed(lines)}
-    told = {"": once, ", with more pictures where they were too few": {key_of(line): line for line in lines}}
-    for when, found in told.items():
-        for (subject, concept), counts in sorted(counted([*found.values()]).items()):
-            (kind, hits), n = counts.most_common(1)[0], sum(counts.values())
-            low = wilson_interval(float(hits), n).low
-            more = "" if len(counts) == 1 else f"; others: {dict(counts.most_common()[1:])}"
-            if not when or counts != counted([*once.values()])[subject, concept]:
-                print(f"{subject}, {concept}{when}: {hits} of {n} (from {low:.2f}) {kind}{more}")
+    for (subject, concept), counts in sorted(counted(lines).items()):
+        (kind, hits), n = counts.most_common(1)[0], sum(counts.values())
+        low = wilson_interval(float(hits), n).low
+        others = "" if len(counts) == 1 else f"; others: {dict(counts.most_common()[1:])}"
+        own = [line for line in lines if (line["subject"], line["concept"]) == (subject, concept)]
+        further = sum(bool(line.get("times")) for line in own)
+        print(f"{subject}, {concept}: {hits} of {n} (from {low:.2f}) {kind}, {further} after looking on{others}")
     print(f"{sum(line['cpu'] for line in lines) / 60:.1f} CPU-minutes")
 
 
@@ -254,7 +257,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", type=named, help="probes of the erasures in place of these")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--images", type=int, default=12)
-    parser.add_argument("--again", type=int, default=4)
+    parser.add_argument("--more", type=int, default=MORE)
     parser.add_argument("--tell", action="store_true", help="only count what is in the file")
     args = parser.parse_args()
     torch.set_num_threads(1)
