@@ -21,7 +21,10 @@ from pathlib import Path
 
 PACKAGE, WORLDS = "efface", "efface_worlds"
 BASE = frozenset({"torch", "numpy", "safetensors"})  # the declared dependencies: any room, at any place
-GROUND = ("core", "_errors", "_lazy", "_validate", "_io", "_interrupts", "_memory", "_progress", "_temporary", "_text")
+GROUND = (
+    *("core", "_alone", "_errors", "_lazy", "_validate", "_io", "_interrupts", "_memory", "_progress", "_temporary"),
+    "_text",
+)
 
 
 @dataclass(frozen=True)

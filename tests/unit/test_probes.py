@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ from torch import Tensor
 
 import efface.audit
 from efface import Concept, InputError, PipelineView, erase
+from efface._alone import alone
 from efface.audit import FunctionJudge, Pictures
 from efface.audit.pipelines.probes.case import Case
-from efface.audit.pipelines.probes.erasure import _damage_says
+from efface.audit.pipelines.probes.concluding import damage_says
 from efface.audit.pipelines.probes.features import _ridge, features
 from efface.audit.pipelines.probes.latents import clean_of, decoded, encoded, noising_of
 from efface.audit.pipelines.probes.likelihood import likelihood
@@ -143,9 +145,9 @@ def test_no_model_has_a_footing_where_one_has_none() -> None:
 def test_what_an_edit_did_to_the_rest_is_said() -> None:
     row = compared("probe", losses(3.0, 1.3), losses(1.0, 1.0), losses(2.0, 1.0), "gold")
     assert row.value is not None and row.value == pytest.approx(2 - 3 / 1.3)
-    assert "rose by 30 %: it was damaged." in _damage_says([row])
-    assert "tell nothing of it" in _damage_says([dataclasses.replace(row, worse=0.6)])
-    assert not _damage_says([dataclasses.replace(row, worse=0.1)]) and not _damage_says(CLEAN)
+    assert "rose by 30 %: it was damaged." in damage_says([row])
+    assert "tell nothing of it" in damage_says([dataclasses.replace(row, worse=0.6)])
+    assert not damage_says([dataclasses.replace(row, worse=0.1)]) and not damage_says(CLEAN)
 
 
 def test_the_interval_is_over_the_other_pictures_too() -> None:
@@ -473,3 +475,22 @@ def test_an_audit_says_that_nothing_was_erased(view: PipelineView, tmp_path: Pat
     assert again.findings == audit.findings and again.conclusions[0] == "NOT erased: circle: not suppressed."
     with pytest.raises(InputError, match="another audit, it differs in seed"):
         efface.audit.erasure(view, "circle", **told, seed=1)
+
+
+@pytest.mark.parametrize(("gold", "said"), [("base", "it knows the concept"), ("erased", "compared with itself")])
+def test_a_gold_model_is_neither_base_nor_what_it_is_to_judge(view: PipelineView, gold: str, said: str) -> None:
+    edit = ShamEdit({next(iter(weights_of(view))): 1.0})
+    with edit.on(view) if gold == "erased" else Nothing().on(view):
+        never = copy.deepcopy(view.pipe)
+    with pytest.raises(InputError, match=said):
+        efface.audit.erasure(view, "circle", judge=always, erasure=edit, gold=never)
+
+
+def test_two_audits_do_not_share_a_folder(view: PipelineView, tmp_path: Path) -> None:
+    told: dict[str, Any] = {"judge": always, "erasure": Nothing(), "pictures": some_pictures(), "prompts": PROMPTS}
+    told |= {"only": ["direct prompt"], "budgets": {"direct prompt": {"images": 2}}, "folder": tmp_path / "kept"}
+    told |= {"steps": 1, "height": 64, "width": 64}
+    with alone(tmp_path / "kept", "audit"), pytest.raises(InputError, match="another audit is at work"):
+        efface.audit.erasure(view, "circle", **told)
+    assert not any((tmp_path / "kept").iterdir())
+    efface.audit.erasure(view, "circle", **told)

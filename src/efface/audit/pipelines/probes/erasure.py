@@ -5,30 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from efface._alone import alone
 from efface._errors import InputError
+from efface._io import as_path
 from efface._text import shown
 from efface.audit.audit import Audit
 from efface.audit.figure import Figure
 from efface.audit.finding import Finding
 from efface.audit.pipelines.erasures import ErasureLike
-from efface.audit.pipelines.judges import calibration_of
 from efface.audit.pipelines.presence import Judge
 from efface.audit.pipelines.probes import shown as showing
 from efface.audit.pipelines.probes.apart import check_processes
 from efface.audit.pipelines.probes.case import Case, Pictures
+from efface.audit.pipelines.probes.concluding import conclusions_of, named, text_of
 from efface.audit.pipelines.probes.drawing import drawn_by_base
 from efface.audit.pipelines.probes.looks import MORE, looks
-from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, SHAM, Panel
+from efface.audit.pipelines.probes.panel import BASE, ERASED, GOLD, SHAM, Panel, alike
 from efface.audit.pipelines.probes.ran import Ran
 from efface.audit.pipelines.probes.recovery import Row
 from efface.audit.pipelines.probes.registry import Suite, find_probe, probes
 from efface.audit.pipelines.probes.running import Runner
 from efface.audit.pipelines.probes.settling import settled
 from efface.audit.pipelines.probes.subject import Subject
-from efface.audit.pipelines.probes.verdict import Facts, Verdict, decide, is_damaged
+from efface.audit.pipelines.probes.verdict import Facts, decide
 from efface.audit.subjects import Access
 from efface.core.checkpoint import Checkpoint
 from efface.core.concept import Concept, ConceptLike
@@ -36,22 +37,12 @@ from efface.core.doors import check_call
 from efface.core.fingerprint import fingerprint
 from efface.core.provenance import called, content_hash, provenance
 from efface.pipelines.view import PipelineView
-from efface.report.data import WARNING
 
 _DRAWN: Mapping[Suite, int] = {"quick": 128, "full": 320}
 _CAVEATS = (
     "Not found is not gone: the verdict is about these probes, prompts and pictures. Other attacks may find more.",
     "The thresholds come from a prototype, one concept on one small model; elsewhere they are conventions.",
     "Intervals are over prompts, seeds or pictures; none is over trainings of the gold model, of which there is one.",
-)
-_HARM = 0.2
-_SAME_JUDGE = (
-    "one judge both chooses within searches and scores what was chosen, which flatters every search: give selector="
-)
-_UNCALIBRATED = "does not say what it was calibrated on: nobody knows how often it is wrong, nor the verdict with it"
-_NO_GOLD = (
-    "there is no gold model: floors are substitutes (the base's answer to another concept), and what needs a model "
-    "that never saw the concept (likelihood, relearning, reversal) has no recovery; nothing can be called removed"
 )
 
 
@@ -133,10 +124,12 @@ def erasure(
     _check_judge(case)
     case = replace(case, pictures=drawn_by_base(case, _DRAWN[suite]) if pictures is None else pictures)
     settings = _settings(case, panel, suite, budgets)
-    saved = Checkpoint(None if folder is None else Path(folder), settings, what="audit")
-    runner = Runner(panel, case, saved, budgets, processes=processes, more=more)
-    facts = Facts(bool(panel.moved), panel.gold is not None)
-    ran = settled(runner, chosen, suite, facts, seed=seed, say=say)
+    where = None if folder is None else as_path(folder, "folder")
+    with alone(where, "audit"):
+        saved = Checkpoint(where, settings, what="audit")
+        runner = Runner(panel, case, saved, budgets, processes=processes, more=more)
+        facts = Facts(bool(panel.moved), panel.gold is not None)
+        ran = settled(runner, chosen, suite, facts, seed=seed, say=say)
     audit = _audit(ran, case, panel, title or f"Has {asked.name} really gone?", selector is None, settings)
     return replace(audit, provenance=provenance(subject=[panel.base.view.pipe, erasure], call=call))
 
@@ -162,7 +155,24 @@ def _panel(subject: Any, erasure: Any, base: Any, gold: Any, access: Access | No
     view = PipelineView.of(subject)
     before = view if base is None else PipelineView.of(base)
     never = None if gold is None else Subject(GOLD, PipelineView.of(gold), None, access)
-    return Panel(Subject(BASE, before, None, access), Subject(ERASED, view, erasure, access), never)
+    panel = Panel(Subject(BASE, before, None, access), Subject(ERASED, view, erasure, access), never)
+    _check_gold(panel)
+    return panel
+
+
+def _check_gold(panel: Panel) -> None:
+    """Refuse a gold model that is the base, which knows the concept, or the erased model, which it is to judge."""
+    if panel.gold is None:
+        return
+    for other, what in (
+        (panel.base, "it knows the concept, and no row could tell anything"),
+        (panel.erased, "it would be compared with itself, and anything would be called removed"),
+    ):
+        if alike(other, panel.gold):
+            raise InputError(
+                f"gold has every weight of the {other.name} pipeline, bit for bit: {what}. Give a pipeline that was "
+                "trained without the concept, or none"
+            )
 
 
 def _case(
@@ -238,12 +248,6 @@ def _settings(case: Case, panel: Panel, suite: Suite, budgets: Any) -> dict[str,
     }
 
 
-def named(judge: Judge) -> str:
-    """What a judge is called: what it says of itself, or its type or function."""
-    own = getattr(judge, "title", None)
-    return own if isinstance(own, str) else getattr(judge, "__qualname__", type(judge).__qualname__)
-
-
 def _audit(
     ran: Sequence[Ran], case: Case, panel: Panel, title: str, same_judge: bool, settings: Mapping[str, Any]
 ) -> Audit:
@@ -260,68 +264,11 @@ def _audit(
     verdict = decide(rows, Facts(bool(moved), panel.gold is not None))
     return Audit(
         title,
-        text=(_text(case, panel, ran, len(moved)),),
-        conclusions=tuple(_conclusions(verdict, rows, ran, case, panel, same_judge)),
+        text=(text_of(case, panel, ran, len(moved)),),
+        conclusions=tuple(conclusions_of(verdict, rows, ran, case, panel, same_judge)),
         findings=tuple(findings),
         tables=(showing.table_of(rows),),
         figures=(showing.figure_of(rows), *figures),
         caveats=_CAVEATS,
         settings={**settings, "verdict": verdict.kind, "reversible": verdict.reversible},
     )
-
-
-def _text(case: Case, panel: Panel, ran: Sequence[Ran], moved: int) -> str:
-    source = "none" if case.pictures is None else case.pictures.source
-    floor = "a gold model" if panel.gold is not None else "no gold model"
-    names = ", ".join(one.probe.name for one in ran)
-    return (
-        f"{len(ran)} probe{'s' * (len(ran) != 1)} ({names}) of the pipeline before and after erasure, and {floor}. "
-        f"{moved} weights differ from the base's. Held-out pictures: {source}. Judge: {named(case.judge)} "
-        f"(calibrated on: {calibration_of(case.judge) or 'nothing that it says'}); "
-        f"selector within searches: {named(case.selector)}."
-    )
-
-
-def _conclusions(
-    verdict: Verdict, rows: Sequence[Row], ran: Sequence[Ran], case: Case, panel: Panel, same_judge: bool
-) -> list[str]:
-    lead = {"not suppressed": "NOT erased: ", "inconclusive": WARNING}.get(verdict.kind, "")
-    by = "" if calibration_of(case.judge) else ", by a judge that was not calibrated"
-    said = [f"{lead}{case.concept.name}: {verdict.kind}{by}.", *(f"{text}." for text in verdict.because)]
-    said.append(f"Reversible: {verdict.reversible} ({verdict.reversible_because}).")
-    if panel.gold is None:
-        said.append(f"{WARNING}{_NO_GOLD}.")
-    if not calibration_of(case.judge):
-        said.append(f"{WARNING}{named(case.judge)} {_UNCALIBRATED}.")
-    if same_judge:
-        said.append(f"{WARNING}{_SAME_JUDGE}.")
-    if sham := _sham_says(rows):
-        said.append(sham)
-    if damage := _damage_says(rows):
-        said.append(damage)
-    said += [
-        f"{WARNING}{one.probe.name} could not be asked of the erased pipeline: {one.why[ERASED]}."
-        for one in ran
-        if ERASED in one.why
-    ]
-    return said
-
-
-def _sham_says(rows: Sequence[Row]) -> str:
-    sham = [row for row in rows if row.probe.startswith(f"{SHAM} edit") and row.value is not None]
-    if not sham:
-        return ""
-    worst = min(sham, key=lambda row: row.value or 0.0)
-    what = f"random changes of the same weights by as much: {worst.title} has recovery {worst.value:.2f}"
-    if (worst.high or 0.0) < 1 and (worst.value or 0.0) < 1 - _HARM:
-        return f"{WARNING}{what}: an edit of this size does damage of its own."
-    return f"Control: {what}, 1 is as before."
-
-
-def _damage_says(rows: Sequence[Row]) -> str:
-    """What the erasure did to pictures without the concept, where that is much."""
-    found = next((row for row in rows if row.role == "likelihood" and row.worse is not None), None)
-    if found is None or found.worse is None or found.worse < _HARM:
-        return ""
-    said = f"{WARNING}the loss on pictures without the concept rose by {100 * found.worse:.0f} %"
-    return f"{said}: it was damaged" + (" so much that its losses tell nothing of it." if is_damaged(found) else ".")

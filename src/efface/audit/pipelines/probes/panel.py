@@ -77,6 +77,15 @@ def check_alike(base: Subject, other: Subject) -> None:
         )
 
 
+def alike(one: Subject, other: Subject) -> bool:
+    """Whether two models of one architecture have the same weights, bit for bit, with what is on them."""
+    with other.on() as view:
+        known = {name: value.detach() for name, value in weights_of(view).items()}
+    with one.on() as view:
+        own = weights_of(view)
+        return own.keys() == known.keys() and all(torch.equal(own[n].detach().to(v), v) for n, v in known.items())
+
+
 def _amounts(view: PipelineView) -> Tensor:
     found = getattr(view.scheduler, "alphas_cumprod", None)
     return found if isinstance(found, Tensor) else torch.zeros(())

@@ -45,6 +45,18 @@ def findings_of(ran: Ran, rows: Sequence[Row], judge: str, seed: int) -> list[Fi
     return found
 
 
+def looks_said(ran: Sequence[Ran]) -> str:
+    """Which probes looked on while the verdict was open, and at what level their intervals are."""
+    longer = [f"{one.probe.name} at {one.times} times the items" for one in ran if one.times > 1]
+    if not longer:
+        return ""
+    levels = sorted({f"{100 * one.level:.3g} %" for one in ran})
+    return (
+        f"The verdict was open for want of items, so some probes looked on: {', '.join(longer)}. Their intervals are "
+        f"at the level of the look ({', '.join(levels)}), so that all looks at a row hold at once in 95 %."
+    )
+
+
 def _judged(row: Row) -> bool:
     return row.unit in ("share", "share of stops")
 
