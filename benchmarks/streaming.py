@@ -27,7 +27,8 @@ import torch
 from safetensors.numpy import save_file
 
 from efface import LeaceFitter
-from efface.engines.local import find_inputs, fit
+from efface.engines.finding import find_inputs
+from efface.engines.local import fit
 from efface.moments.gram import UpperGram
 
 FORMATS = (".npy", ".safetensors", ".parquet")

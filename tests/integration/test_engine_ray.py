@@ -23,7 +23,9 @@ from efface._errors import FormatError, InputError, MissingExtraError
 from efface.cli import main
 from efface.engines import cluster
 from efface.engines.parts import Job, fitter_of, merged_sums, sums_of
-from efface.engines.ray import OfFiles, Work, fit, transform
+from efface.engines.passes import OfFiles
+from efface.engines.ray import fit, transform
+from efface.engines.tasks import Work
 from efface.streams import open_source
 from efface.streams.concepts import Concept
 from efface.streams.inputs import Inputs, Labels

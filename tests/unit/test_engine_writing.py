@@ -78,10 +78,10 @@ def test_what_is_done_is_compared_and_left(files: Path, tmp_path: Path, monkeypa
     order, source, out = order_of(eraser(), "x", None), open_source(files / "**" / "*.parquet"), tmp_path / "out"
     writes = writing._write
 
-    def stops(order: Order, path: Path, target: Path) -> int:
+    def stops(order: Order, path: Path, target: Path, look: Any) -> int:
         if target.name == "ü b.parquet":
             raise KeyboardInterrupt
-        return writes(order, path, target)
+        return writes(order, path, target, look)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(writing, "_write", stops)
@@ -195,6 +195,7 @@ def test_a_batch_for_other_engines() -> None:
     order = order_of(eraser(), "x", None)
     for batch in (table(), table().to_batches()[0], table().slice(0, 0)):
         found = erased_table(order, batch)
+        assert type(found) is type(batch)
         assert found.num_rows == batch.num_rows and found.schema.equals(table().schema)
     right = np.asarray(order.eraser(rows()[0]))
     assert np.array_equal(erased_table(order, table())["x"].combine_chunks().flatten().to_numpy(), right.ravel())

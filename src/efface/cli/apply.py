@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface.cli.concepts import Side, load_side
-from efface.cli.inputs import choose_features, find_labels
+from efface.cli.inputs import choose_features, find_labels, on_ray
 from efface.cli.one_hot import OneHotSource
 from efface.cli.options import Apply, Chosen, Missing
 from efface.cli.outputs import caution, check_free
 from efface.cli.ranges import Change
 from efface.core.erasure import load
+from efface.engines.writing import Order
 from efface.erasers.base import Eraser
 from efface.streams import (
     SUFFIXES,
@@ -30,7 +32,7 @@ from efface.streams import (
     progress,
     shortened,
 )
-from efface.streams.concepts import joint
+from efface.streams.concepts import Concept, joint
 from efface.streams.inputs import Inputs, Labels
 
 
@@ -58,9 +60,18 @@ class Saved:
         """The rows without the concept."""
         if not self.takes_labels:
             return self.eraser(x)
+        return self.eraser(x, joint(self.concepts, values, first_row))
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        """What was erased.
+
+        Raises:
+            InputError: If that is not known.
+        """
         if self.side is None:
             raise InputError("this eraser needs labels and was not made by efface fit: apply it in Python")
-        return self.eraser(x, joint(self.side.concepts, values, first_row))
+        return self.side.concepts
 
     def labels_in_order(self, found: Sequence[Any], names: Sequence[str]) -> list[Any]:
         """What belongs to each concept, in the order of the fit; as it came where it goes by other names."""
@@ -83,15 +94,23 @@ def load_saved(folder: str) -> Saved:
 
 
 def run(args: Apply) -> None:
-    """Erase from a file and write the result."""
+    """Erase from files and write the result."""
+    on = on_ray(args)
     saved = load_saved(args.eraser)
     inputs = find_inputs_for(saved, spread_as(saved, open_source(args.x)), args)
-    source = inputs.x
+    if on:
+        _on_ray(saved, inputs, args)
+    else:
+        _here(saved, inputs, args)
+
+
+def _here(saved: Saved, inputs: Inputs, args: Apply) -> None:
+    """Erase in this process, into one file."""
     _check_output(args, inputs)
-    change, total = Change(None if saved.side is None else saved.side.x), 0
+    change, total = _change(saved), 0
     with (
-        progress("applying", source.rows) as bar,
-        open_sink(args.output, like=source, features=inputs.features) as sink,
+        progress("applying", inputs.x.rows) as bar,
+        open_sink(args.output, like=inputs.x, features=inputs.features) as sink,
         prefetched(inputs.with_numbers(args.chunk_rows, rest=True)) as pieces,
     ):
         for piece, x in pieces:
@@ -100,16 +119,73 @@ def run(args: Apply) -> None:
             change.update(x, erased)
             bar.update(piece.end - total)
             total = piece.end
-    _print_result(args.output, inputs, change, total)
+        _check_rows(inputs, change.rows)
+    print(f"{args.output}: {change.rows} rows, {_changed(inputs)}")
+    _print_change(inputs, change, total - change.rows)
+    _print_others(inputs, into_table=Path(args.output).suffix.lower() in TABLES)
+
+
+def _on_ray(saved: Saved, inputs: Inputs, args: Apply) -> None:
+    """Erase in tasks of Ray, into a folder."""
+    order, folder = _order(saved, inputs, args), Path(args.output)
+    from efface.cli.on_ray import erase_files  # what runs in this process needs none of it
+
+    done = erase_files(order, inputs.x, args.x, folder, partial(_change, saved), args.address)
+    kept = sum(each["kept"] for each in done.records)
+    _check_rows(inputs, done.rows)
+    print(f"{folder}: {done.rows} rows in {len(done.records)} files, {_changed(inputs)}")
+    if kept:
+        print(f"{kept} of the files were done before; what follows is of the others")
+    _print_change(inputs, done.seen, (inputs.x.rows or 0) - done.rows)
+    _print_others(inputs, into_table=True)
+
+
+def _order(saved: Saved, inputs: Inputs, args: Apply) -> Order:
+    """What each task does.
+
+    Raises:
+        InputError: If something is asked for that goes in one process only.
+    """
+    if args.force:
+        raise InputError(
+            "--force is for the local engine: on Ray what is done is left, and gone on from; to begin anew delete "
+            f"{args.output}"
+        )
+    if Path(args.output).suffix.lower() in SUFFIXES:
+        raise InputError(f"-o {args.output}: with --engine ray this is a folder, in which each file has its own name")
+    odd = next((file for file in files_of(inputs.x) if file.suffix.lower() != ".parquet"), None)
+    if odd is not None:
+        raise InputError(f"{odd} is no .parquet file: write it as one, or leave out --engine ray")
+    for labels in inputs.labels:
+        if labels.source is not None:
+            raise InputError(
+                f"--concept {labels.spec} is a file: on Ray labels are columns of X, write them there, or leave out "
+                "--engine ray"
+            )
+    text = {} if saved.side is None else saved.side.one_hot
+    return Order(
+        saved.eraser,
+        inputs.features,
+        tuple(labels.column for labels in inputs.labels if labels.column is not None),
+        saved.concepts if saved.takes_labels else (),
+        args.missing,
+        inputs.means,
+        partial(OneHotSource, values=text) if text else None,
+        args.chunk_rows,
+    )
+
+
+def _change(saved: Saved) -> Change:
+    return Change(None if saved.side is None else saved.side.x)
 
 
 def _check_output(args: Apply, inputs: Inputs) -> None:
     path = Path(args.output)
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"-o {args.output}: expected a suffix of {' '.join(SUFFIXES)}")
+        raise InputError(f"-o {args.output}: expected a suffix of {' '.join(SUFFIXES)}, or --engine ray for a folder")
     sources = [inputs.x, *(labels.source for labels in inputs.labels if labels.source is not None)]
     read = [file for source in sources for file in files_of(source)]
-    check_free([path], "-o", force=args.force, read=[*read, args.eraser])
+    check_free([path], "-o", force=args.force, read=[*read, args.eraser], data=args.x)
 
 
 def find_inputs_for(saved: Saved, source: Source, args: Apply) -> Inputs:
@@ -178,7 +254,7 @@ def _check_width(side: Side | None, source: Source, features: Sequence[str]) -> 
 
 def _labels(saved: Saved, source: Source, specs: Sequence[str] | None) -> tuple[Labels, ...]:
     """The labels named by the user, or the columns that have the names of the fitted concepts."""
-    concepts = () if saved.side is None else saved.side.concepts
+    concepts = saved.concepts
     if not specs and not all(concept.name in column_names(source) for concept in concepts):
         raise InputError(
             "this eraser needs the labels of each row: write --concept "
@@ -211,21 +287,33 @@ def filled_as(saved: Saved, missing: Missing | None) -> Tensor | None:
     return saved.side.x.mean
 
 
-def _print_result(output: str, inputs: Inputs, change: Change, total: int) -> None:
+def _check_rows(inputs: Inputs, rows: int) -> None:
+    if not rows:
+        raise InputError(
+            f"{inputs.x.where} has no row without a missing value: nothing is left with --missing {inputs.missing}"
+        )
+
+
+def _changed(inputs: Inputs) -> str:
+    return f"{len(inputs.features)} columns changed ({shortened(inputs.features)})"
+
+
+def _print_change(inputs: Inputs, change: Change, left_out: int) -> None:
+    if left_out:
+        print(f"{left_out} rows with missing values were left out")
     if not change.rows:
-        raise InputError(f"{inputs.x.where} has no row without a missing value: nothing is left with --missing drop")
-    print(f"{output}: {change.rows} rows, {len(inputs.features)} columns changed ({shortened(inputs.features)})")
-    if change.rows < total:
-        print(f"{total - change.rows} rows with missing values were left out")
+        return
     print(f"edit size: {change.size:.3g} of the variance of X")
     if most := change.most(inputs.features):
         print(f"of the variance of each column: {most}")
     for line in change.outside(inputs.features):
         caution(line)
+
+
+def _print_others(inputs: Inputs, *, into_table: bool) -> None:
     changed = {*inputs.features}
     kept = [name for name in column_names(inputs.x) if name not in changed]
     if inputs.x.shape is None and kept:
-        into_table = Path(output).suffix.lower() in TABLES
         what = "kept as they were" if into_table else "not written, as an array has no room for them"
         print(f"other columns {what}: {shortened(kept, count=20)}")
     types = {c.type for c in inputs.x.columns if c.name in changed and c.type.startswith(("int", "uint", "bool"))}

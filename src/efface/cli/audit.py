@@ -52,7 +52,7 @@ def run(args: options.Audit) -> None:
         return
     probing.refuse_flags(args)
     read = [args.x, *args.concept, args.task, args.after, args.eraser]
-    check_report(args.output, force=args.force, read=read)
+    check_report(args.output, force=args.force, read=read, data=[args.x])
     saved = load_saved(args.eraser) if args.eraser else None
     inputs = _find_inputs(args, saved)
     rows = _read(inputs, args)

@@ -11,7 +11,7 @@ from typing import Any
 from efface._errors import InputError
 from efface._io import CARD, CONFIG, TENSORS, atomic_dir
 from efface.cli.concepts import SIDE_FILE, Side
-from efface.cli.inputs import choose_features, find_labels, split_names
+from efface.cli.inputs import choose_features, find_labels, on_ray, split_names
 from efface.cli.one_hot import OneHotSource, spread
 from efface.cli.options import Fit
 from efface.cli.outputs import caution, check_free
@@ -20,9 +20,10 @@ from efface.core.checkpoint import Checkpoint
 from efface.core.config import Config
 from efface.core.method import Method, get_method
 from efface.core.provenance import provenance
-from efface.engines.local import check_method, filled, new_fitter, update
+from efface.engines.local import filled
+from efface.engines.sums import Sums, check_method
 from efface.streams import Source, column_names, files_of, named_files, open_source, prefetched, progress, shortened
-from efface.streams.concepts import Concept, joint, learn
+from efface.streams.concepts import Concept, learn
 from efface.streams.inputs import Inputs
 from efface.streams.ranges import Columns, Gatherer
 
@@ -78,16 +79,12 @@ class Local:
 
 
 def _engine(args: Fit) -> Any:
-    if args.engine == "local":
-        if args.address is not None:
-            raise InputError("--address goes with --engine ray")
+    if not on_ray(args):
         return Local()
     if args.checkpoint is not None:
         raise InputError("--checkpoint is for the local engine: on Ray the work of workers that die is done again")
     from efface.cli.on_ray import OnRay  # a fit in this process needs none of it
-    from efface.engines import cluster
 
-    cluster.ray_module()
     return OnRay(args.address)
 
 
@@ -98,7 +95,10 @@ def _check_output(args: Fit) -> None:
     if args.checkpoint is not None and Path(args.checkpoint).is_file():
         raise InputError(f"--checkpoint {args.checkpoint} is a file, expected the name of a folder")
     written = [path / name for name in (CONFIG, TENSORS, CARD, SIDE_FILE)]
-    check_free([path, *written], "-o", force=args.force, read=[*args.x, *named_files(args.x), *args.concept])
+    read = [*args.x, *named_files(args.x), *args.concept]
+    check_free([path, *written], "-o", force=args.force, read=read, data=args.x)
+    if args.checkpoint is not None:
+        check_free([Path(args.checkpoint)], "--checkpoint", force=True, data=args.x)
 
 
 def find_inputs(args: Fit) -> Inputs:
@@ -181,30 +181,28 @@ def _gather(
     """A fitter that has seen the whole file, and what its columns are like."""
     elsewhere = "name another folder with --checkpoint"
     checkpoint = Checkpoint(args.checkpoint, _settings(inputs, concepts, config, args), elsewhere=elsewhere)
-    fitter, start, total, columns = None, 0, 0, Gatherer()
+    fitter, start, ranges = None, 0, Gatherer()
     if checkpoint.found:
         with checkpoint.reading() as position:
             fitter, start = method.fitter.load(checkpoint.path("fitter")), int(position["rows"])  # type: ignore[attr-defined]
-            columns = Gatherer(position["columns"])
+            ranges = Gatherer(position["columns"])
         print(f"going on from row {start}, kept in {args.checkpoint}")
+    sums = Sums(inputs, method, concepts, config, ranges=ranges)
+    sums.fitter, sums.end = fitter, start
     with (
         progress("fitting", inputs.x.rows, done=start) as bar,
         prefetched(inputs.with_numbers(args.chunk_rows, start=start)) as pieces,
     ):
         for piece, x in pieces:
-            first_row = piece.chunk.first_row
-            z = joint(concepts, piece.labels, first_row)
-            fitter = new_fitter(method, x, concepts, config) if fitter is None else fitter
-            update(fitter, x, z, inputs, first_row)
-            columns.update(x)
-            bar.update(piece.end - max(total, start))
-            total = piece.end
+            before = sums.end
+            sums.update(piece, x)
+            bar.update(sums.end - before)
             if checkpoint.due():
-                checkpoint.write({"rows": total, "columns": columns.kept()}, {"fitter": fitter.save})
+                checkpoint.write({"rows": sums.end, "columns": ranges.kept()}, {"fitter": sums.fitter.save})
     checkpoint.clear()
-    if fitter is None:
+    if sums.fitter is None:
         raise InputError(f"{inputs.x.where} has no row without a missing value: nothing is left with --missing drop")
-    return fitter, columns.columns()
+    return sums.fitter, ranges.columns()
 
 
 def _print_report(fitter: Any, method: Method, output: str) -> None:

@@ -7,8 +7,26 @@ from collections.abc import Sequence
 
 from efface._errors import InputError
 from efface._validate import did_you_mean
+from efface.cli.options import Apply, Fit
 from efface.streams import SUFFIXES, Source, column_names, open_source, shortened, split_spec
 from efface.streams.inputs import Labels
+
+
+def on_ray(args: Fit | Apply) -> bool:
+    """Whether the user asked for Ray, which is installed then.
+
+    Raises:
+        InputError: If an address is given without it.
+        MissingExtraError: If it is not installed.
+    """
+    if args.engine == "local":
+        if args.address is not None:
+            raise InputError("--address goes with --engine ray")
+        return False
+    from efface.engines import cluster  # what runs in this process needs none of it
+
+    cluster.ray_module()
+    return True
 
 
 def find_labels(spec: str, x: Source) -> Labels:

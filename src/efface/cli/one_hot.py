@@ -80,9 +80,14 @@ class OneHotSource:
             InputError: If a text has a value that is not known.
         """
         for chunk in self.table.chunks(rows, start=start):
-            yield self._spread(whole(chunk))
+            yield self.spread(whole(chunk))
 
-    def _spread(self, chunk: Any) -> Chunk:
+    def spread(self, chunk: Any) -> Chunk:
+        """A chunk of the table, spread.
+
+        Raises:
+            InputError: If a text has a value that is not known.
+        """
         table, pa, pc = chunk.table, arrow(), arrow("pyarrow.compute")
         for column in [name for name in self.values if name in table.column_names]:
             place = table.schema.get_field_index(column)

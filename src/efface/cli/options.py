@@ -186,16 +186,22 @@ class Apply(Chosen):
 
       efface apply X.npy --eraser eraser/ -o X_clean.npy
       efface apply people.csv --eraser eraser/ -o people_clean.csv
+      efface apply parts/ --eraser eraser/ -o parts_clean/ --engine ray
 
     The file is read and written in chunks. Row order and all other columns of a table stay as they are, the
     concept's own column too: drop it yourself if it must not be there. The format follows the suffix of -o.
+
+    On Ray each .parquet file becomes one of the same name in the folder -o, whole or not at all. The same command goes
+    on where one before has stopped.
     """
 
     x: list[str] = _several()
     eraser: str = flag(..., "folder written by efface fit", "DIR")
-    output: str = flag(..., "file to write", "FILE", "-o", "--output")
+    output: str = flag(..., "file to write; with --engine ray a folder", "FILE", "-o", "--output")
     concept: list[str] = _concepts([])
     chunk_rows: int = _chunk_rows()
+    engine: Engine = _engine()
+    address: str | None = _address()
     force: bool = _force()
 
 

@@ -15,6 +15,7 @@ from efface.audit.audit import Audit
 from efface.cli.options import Options
 from efface.core.provenance import provenance
 from efface.report.saving import FORMATS, targets
+from efface.streams.matching import would_find
 from efface.streams.open import split_spec
 
 Say = Callable[[str], None]
@@ -33,7 +34,9 @@ def caution(text: str) -> None:
         warnings.warn(text, EffaceWarning, stacklevel=3)
 
 
-def check_free(paths: Iterable[Path], flag: str, *, force: bool, read: Iterable[Any] = ()) -> None:
+def check_free(
+    paths: Iterable[Path], flag: str, *, force: bool, read: Iterable[Any] = (), data: Iterable[Any] = ()
+) -> None:
     """Refuse to replace files, or a folder that has something in it, without being asked to; and ever what is read.
 
     Args:
@@ -41,10 +44,18 @@ def check_free(paths: Iterable[Path], flag: str, *, force: bool, read: Iterable[
         flag: What named it.
         force: Whether it was asked for.
         read: What the command reads: paths, `file:name`, or None; what is no file or folder does not count.
+        data: Of what it reads, what several files are named by: folders and patterns.
 
     Raises:
-        InputError: If one is there, and not to be replaced.
+        InputError: If one is there, and not to be replaced, or would be data that the next command reads.
     """
+    paths = [*paths]
+    for spec in data:
+        if found := next((path for path in paths if not path.exists() and would_find(spec, path)), None):
+            raise InputError(
+                f"{flag} {found} lies in what is read, {spec}, where the next command would find it: name a place "
+                "outside"
+            )
     taken = [path for path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
     inputs = [path for spec in read if spec is not None for path in {Path(spec), split_spec(spec)[0]} if path.exists()]
     for path in taken:
@@ -68,13 +79,14 @@ def _is_of(path: Path, read: Path) -> bool:
     return path.samefile(read)
 
 
-def check_report(output: str | None, *, force: bool, read: Iterable[Any] = ()) -> None:
+def check_report(output: str | None, *, force: bool, read: Iterable[Any] = (), data: Iterable[Any] = ()) -> None:
     """Refuse before the work is done a report that could not be written after it.
 
     Args:
         output: What `-o` was given, or None.
         force: Whether files that are there may be replaced.
         read: What the command reads, as in `check_free`.
+        data: What it names several files by, as there.
 
     Raises:
         InputError: If the suffix is that of no report, or the file is there.
@@ -88,7 +100,7 @@ def check_report(output: str | None, *, force: bool, read: Iterable[Any] = ()) -
     if suffix in ("", ".html"):
         for module in ("jinja2", "matplotlib"):
             require(module, extra="report")
-    check_free(targets(output), "-o", force=force, read=read)
+    check_free(targets(output), "-o", force=force, read=read, data=data)
 
 
 def write_report(audit: Audit, output: str | None) -> None:

@@ -46,6 +46,21 @@ class Change:
         if self._columns is not None and not x.is_complex() and x.shape[1] == len(self._columns.low):
             self._look(self._columns, wide, new)
 
+    def merge(self, other: Change) -> None:
+        """Take in what another one has seen of other rows."""
+        if not other.rows:
+            return
+        self._origin = other._origin if self._origin is None else self._origin
+        assert self._origin is not None and other._origin is not None
+        moved = other._origin - self._origin
+        self._squares = self._squares + other._squares + 2 * (moved.conj() * other._sum).real
+        self._squares = self._squares + other.rows * moved.abs().square()
+        self._sum = self._sum + other._sum + other.rows * moved
+        self._changed, self._outside = self._changed + other._changed, self._outside + other._outside
+        self._low = torch.minimum(torch.as_tensor(self._low), torch.as_tensor(other._low))
+        self._high = torch.maximum(torch.as_tensor(self._high), torch.as_tensor(other._high))
+        self.rows += other.rows
+
     def _look(self, columns: Columns, x: Tensor, erased: Tensor) -> None:
         room = _ROOM * (columns.high - columns.low)
         low, high = columns.low - room, columns.high + room

@@ -24,8 +24,8 @@ from torch import Tensor
 from efface._errors import FormatError, InputError
 from efface.core.config import Config
 from efface.core.method import Method, get_method
-from efface.engines.local import new_fitter, update
-from efface.streams.concepts import Concept, joint
+from efface.engines.sums import Sums, new_fitter
+from efface.streams.concepts import Concept
 from efface.streams.inputs import Inputs, Labels
 from efface.streams.pieces import RowsOf, Tables, borders
 from efface.streams.ranges import Gatherer
@@ -127,13 +127,11 @@ def sums_of(job: Job, inputs: Inputs | Iterable[Any]) -> State:
         FormatError: If a file is damaged.
     """
     inputs = inputs if isinstance(inputs, Inputs) else job.inputs(inputs)
-    fitter, ranges = None, Gatherer()
+    ranges = Gatherer()
+    found = Sums(inputs, job.how, job.concepts, job.config, ranges=ranges)
     for piece, x in inputs.with_numbers(job.chunk_rows):
-        z = joint(job.concepts, piece.labels, piece.chunk.first_row)
-        fitter = new_fitter(job.how, x, job.concepts, job.config) if fitter is None else fitter
-        update(fitter, x, z, inputs, piece.chunk.first_row)
-        ranges.update(x)
-    seen = inputs.x.rows or 0
+        found.update(piece, x)
+    fitter, seen = found.fitter, inputs.x.rows or 0
     if fitter is None:
         return {"rows": 0, "seen": seen, "where": inputs.x.where}
     sums = {name: value.numpy() for name, value in fitter.state_dict().items()}

@@ -15,35 +15,25 @@ three times that, this process the whole once. As many tasks run at a time as th
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
-from efface._errors import GroupError, InputError
+from efface._errors import InputError
 from efface._io import as_path
-from efface._progress import progress
-from efface._text import one_line
 from efface.core.doors import check_call
 from efface.core.labels import Kind
 from efface.core.method import get_method
 from efface.core.provenance import called, provenance
 from efface.engines import cluster
-from efface.engines.local import Missing, check_method, classes_of, engine_of, find_inputs, with_means
-from efface.engines.parts import Job, fitter_of, merged_sums, part_of, part_rows, sums_of
-from efface.engines.tree import Tree
-from efface.engines.writing import Order, Written, begun, order_of, write_file, written
-from efface.streams.concepts import Concept, Learner, concepts_of, learned
-from efface.streams.inputs import Inputs
+from efface.engines.finding import Missing, find_inputs
+from efface.engines.parts import Job
+from efface.engines.passes import OfDataset, OfFiles, erased, filled, fitted, is_dataset, learn_concepts
+from efface.engines.sums import check_method, classes_of
+from efface.engines.tasks import Work
+from efface.engines.writing import Written, begun, order_of, written
 from efface.streams.open import open_source
-from efface.streams.pieces import Tables
-from efface.streams.ranges import Gatherer
-
-_WAITING = 2
-"""Tasks that are begun, for each core."""
 
 
 def fit(
@@ -170,236 +160,8 @@ def transform(
     order = order_of(eraser, x_columns, z_columns, missing=missing, chunk_rows=chunk_rows)
     source = open_source(data)
     cluster.ray_module()
-    pairs = begun(order, source, folder)
+    pairs = begun(order, source, folder, data if isinstance(data, list | tuple) else [data])
     with cluster.running(address, workers) as ray:
         work = Work(ray, workers, max_retries)
-        parts = (_File(here, there) for here, there in pairs)
-        records = work.over(parts, partial(_written, order, as_path(folder).absolute()), _both, "erasing", source.rows)
-    return written(folder, records)
-
-
-class _File:
-    """A file that a task erases from."""
-
-    def __init__(self, source: Path, target: Path) -> None:
-        self.source, self.target = source, target.absolute()
-
-
-def _written(order: Order, folder: Path, file: _File) -> list[dict[str, Any]]:
-    return [write_file(order, file.source, file.target, folder)]
-
-
-def _both(first: list[Any], second: list[Any]) -> list[Any]:
-    return [*first, *second]
-
-
-def is_dataset(data: Any) -> bool:
-    """Whether it is a data set of Ray, found without importing it."""
-    return type(data).__module__.startswith("ray.data.") and hasattr(data, "iter_internal_ref_bundles")
-
-
-# ------------------------------------------------------------------------------------------------------ rows by parts
-
-
-class OfFiles:
-    """Rows of files: a task is told which rows, and reads them itself."""
-
-    def __init__(self, source: Any, least: int | None) -> None:
-        self.source, self.where, self.rows = source, source.where, source.rows
-        self._parts = list(part_rows(source, least))
-
-    def parts(self, inputs: Inputs) -> Iterable[Inputs]:
-        """The inputs of each task."""
-        for first, last in self._parts:
-            yield part_of(inputs, first, last)
-
-
-class OfDataset:
-    """Rows of a data set of Ray: a task is given a block."""
-
-    def __init__(self, ray: Any, data: Any, least: int | None) -> None:
-        if least is not None:
-            raise InputError("rows_per_task is for files: of a data set a task takes a block, see data.repartition")
-        self._ray, self._data, self.rows, self.where = ray, data, None, "the data set"
-        schema = data.schema()
-        if schema is None:
-            raise InputError("the data set has no rows: there is nothing to fit on")
-        names, types = schema.names, schema.types
-        pa = cluster.require("pyarrow", extra="ray")
-        odd = [name for name, each in zip(names, types, strict=True) if not isinstance(each, pa.DataType)]
-        fields = [pa.field(n, t) for n, t in zip(names, types, strict=True) if n not in odd]
-        self.source = Tables((pa.schema(fields).empty_table(),), self.where)
-
-    def parts(self, inputs: Inputs) -> Iterable[Inputs]:
-        """The inputs of each task."""
-        wanted = list(dict.fromkeys([*inputs.features, *inputs.own_labels()]))
-        number = 0
-        for bundle in self._data.select_columns(wanted).iter_internal_ref_bundles():
-            for ref in bundle.block_refs:
-                yield replace(inputs, x=_Block(ref, f"block {number} of the data set"))  # type: ignore[arg-type]
-                number += 1
-
-
-class _Block:
-    """A block that a task is given, in the place of a source."""
-
-    def __init__(self, ref: Any, where: str) -> None:
-        self.ref, self.where = ref, where
-
-
-# --------------------------------------------------------------------------------------------------------- the passes
-
-
-def filled(work: Work, rows: OfFiles | OfDataset, inputs: Inputs, chunk_rows: int) -> Inputs:
-    """With the means of the features, if these stand for missing values."""
-    if inputs.missing != "mean" or inputs.means is not None:
-        return inputs
-    kept = work.over(rows.parts(inputs), partial(_ranges_of, chunk_rows), _merged_ranges, "means", rows.rows)
-    return with_means(inputs, Gatherer(kept))
-
-
-def learn_concepts(
-    work: Work, rows: OfFiles | OfDataset, inputs: Inputs, kind: str, chunk_rows: int
-) -> tuple[Concept, ...]:
-    """What the concepts are, by the labels of all rows."""
-    names = [labels.name for labels in inputs.labels]
-    look = partial(_learned, names, kind, chunk_rows)
-    alone = replace(inputs, features=()) if inputs.own_labels() else inputs
-    learners = work.over(rows.parts(alone), look, _merged_learners, "labels", rows.rows)
-    return concepts_of(learners or [Learner(name, kind) for name in names], names, kind)
-
-
-def fitted(work: Work, rows: OfFiles | OfDataset, inputs: Inputs, job: Job) -> tuple[Any, Any]:
-    """The fitter that has seen all rows, and what their columns are like."""
-    state = work.over(rows.parts(inputs), partial(sums_of, job), partial(merged_sums, job), "fitting", rows.rows)
-    return fitter_of(job, state), Gatherer(state["ranges"]).columns()
-
-
-def _learned(names: Sequence[str], kind: str, chunk_rows: int, inputs: Inputs) -> list[Learner]:
-    return learned(names, kind, inputs.labels_only(chunk_rows))
-
-
-def _merged_learners(first: list[Learner], second: list[Learner]) -> list[Learner]:
-    for mine, other in zip(first, second, strict=True):
-        mine.merge(other)
-    return first
-
-
-def _ranges_of(chunk_rows: int, inputs: Inputs) -> dict[str, list[float]]:
-    gathered = Gatherer()
-    for _, x in inputs.with_numbers(chunk_rows, gaps=True):
-        gathered.update(x)
-    return gathered.kept()
-
-
-def _merged_ranges(first: dict[str, list[float]], second: dict[str, list[float]]) -> dict[str, list[float]]:
-    gathered = Gatherer(first)
-    gathered.merge(second)
-    return gathered.kept()
-
-
-# ------------------------------------------------------------------------------------------------------ tasks of Ray
-
-
-class Work:
-    """Tasks on a Ray that runs: bounded in number, done again where a worker died, merged along a tree.
-
-    Args:
-        ray: The module.
-        workers: Tasks at a time; None is the number of cores of the cluster.
-        max_retries: How often a task may die.
-    """
-
-    def __init__(self, ray: Any, workers: int | None = None, max_retries: int = 3) -> None:
-        cores = int(ray.cluster_resources().get("CPU", 1))
-        self._ray, self._most = ray, max(2, min(workers or cores, cores) * _WAITING)
-        how = {"num_cpus": 1, "max_retries": max_retries, "retry_exceptions": False}
-        self._task = ray.remote(**how, num_returns=2)(_done)
-        self._merge = ray.remote(**how)(_merged)
-        self.pids: set[int] = set()
-        self.parts = 0
-
-    def over(
-        self,
-        parts: Iterable[Any],
-        work: Callable[[Any], Any],
-        merge: Callable[[Any, Any], Any],
-        name: str = "",
-        rows: int | None = None,
-    ) -> Any:
-        """What the work makes of all parts, merged in their order; None of no parts.
-
-        Args:
-            parts: What each task is given.
-            work: The work; a function that can be pickled, and changes nothing.
-            merge: Of what two neighbours gave.
-            name: For the bar of progress.
-            rows: How many rows there are in all.
-        """
-        shared, pending, self.parts = self._ray.put((work, merge)), [], 0
-        value = note = whole = None
-        tree = Tree(lambda a, b: self._merge.remote(shared, a, b))
-        try:
-            with progress(name, rows) as bar:
-                for part in parts:
-                    x = getattr(part, "x", None)
-                    block = x.ref if isinstance(x, _Block) else None
-                    given = replace(part, x=x.where) if isinstance(x, _Block) else part
-                    value, note = self._task.remote(shared, given, block)
-                    tree.add(value)
-                    pending.append(note)
-                    self.parts += 1
-                    pending = self._waited(pending, self._most - 1, bar)
-                whole = tree.whole()
-                self._waited(pending, 0, bar)
-                return None if whole is None else self._ray.get(whole)
-        except BaseException as error:
-            for note in pending:
-                self._ray.cancel(note)
-            tree = pending = value = note = whole = None  # what nobody holds Ray forgets, and says nothing of it later
-            self._explain(error)
-            raise
-
-    def about(self, fitter: Any, concepts: Sequence[Concept]) -> dict[str, Any]:
-        """For the provenance of what came of it."""
-        return engine_of("ray", fitter, concepts, version=importlib.metadata.version("ray"), parts=self.parts)
-
-    def _waited(self, pending: list[Any], most: int, bar: Any) -> list[Any]:
-        while len(pending) > most:
-            done, pending = self._ray.wait(pending, num_returns=1)
-            for note in self._ray.get(done):
-                self.pids.add(note["pid"])
-                bar.update(note["rows"])
-        return pending
-
-    def _explain(self, error: Any) -> None:
-        """Raise in place of an error of Ray what it means here."""
-        wrong = self._ray.exceptions
-        if isinstance(error, wrong.RayTaskError):
-            if isinstance(error.cause, wrong.RayError):
-                self._explain(error.cause)
-            raise error.cause from None
-        if isinstance(error, wrong.RayError):
-            raise GroupError(
-                f"workers of Ray died more often than max_retries allows, or their results were lost "
-                f"({one_line(error)[:300]}): nothing was fitted; a task needs the memory of its sums, see the docs"
-            ) from error
-
-
-def _done(shared: Any, inputs: Any, block: Any) -> tuple[Any, dict[str, int]]:
-    """A task: what the work makes of a part, and a note that is small."""
-    if block is not None:
-        inputs = replace(inputs, x=Tables((_as_arrow(block),), inputs.x))
-    done = shared[0](inputs)
-    rows = sum(each["rows"] for each in done) if isinstance(inputs, _File) else inputs.x.rows or 0
-    return done, {"rows": rows, "pid": os.getpid()}
-
-
-def _merged(shared: Any, first: Any, second: Any) -> Any:
-    return shared[1](first, second)
-
-
-def _as_arrow(block: Any) -> Any:
-    """A block as a table of pyarrow; arrays of Ray's own type as lists, on the same memory."""
-    data = cluster.require("ray.data.block", extra="ray")
-    return data.BlockAccessor.for_block(block).to_arrow()
+        done = erased(work, order, pairs, as_path(folder), source.rows)
+    return written(folder, done.records)

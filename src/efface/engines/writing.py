@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,18 +18,24 @@ from typing import Any, Literal
 import torch
 
 from efface._errors import FormatError, InputError
-from efface._io import as_path, atomic_path, read_json, reading, write_json
+from efface._io import as_path, read_json, reading, write_json
 from efface.core.codec import fields_of
+from efface.core.column_names import compare_columns
 from efface.streams.columns import arrow, is_list, like, numbers_of, storage_type
 from efface.streams.concepts import Concept, joint
 from efface.streams.inputs import Inputs, Labels
+from efface.streams.matching import would_find
 from efface.streams.open import open_sink
 from efface.streams.parquet import open_parquet, parquet_file
 from efface.streams.pieces import Tables
 from efface.streams.source import Source, check_columns, column_names, files_of
+from efface.streams.table import TableChunk
 
 MANIFEST, RECORDS = "_efface.json", "_efface"
 _VERSION, _BLOCK = 1, 2**20
+
+Look = Callable[[torch.Tensor, torch.Tensor], Any]
+"""Is shown rows before and after."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,10 @@ class Order:
         features: Columns of x.
         concepts: With erasers that take labels: what each column of labels holds; none passes one column on as it is.
         labels: With erasers that take labels: their columns.
-        missing: `"drop"` leaves out rows that miss a value; None refuses.
+        missing: `"drop"` leaves out rows that miss a value, `"mean"` takes `means` for a feature; None refuses.
+        means: `(d,)` what stands for missing features.
+        spread: What makes of a file one whose columns are the features, as one that takes text apart; None for files
+            that have them.
         chunk_rows: Rows in memory at a time, and in a row group of what is written.
     """
 
@@ -49,8 +58,15 @@ class Order:
     features: tuple[str, ...]
     labels: tuple[str, ...] = ()
     concepts: tuple[Concept, ...] = ()
-    missing: Literal["drop"] | None = None
+    missing: Literal["drop", "mean"] | None = None
+    means: torch.Tensor | None = None
+    spread: Callable[[Source], Any] | None = None
     chunk_rows: int = 16384
+
+    def inputs(self, source: Source) -> Inputs:
+        """Features and labels of a source that has their columns."""
+        labels = tuple(Labels(name, name) for name in self.labels)
+        return Inputs(source, self.features, labels, self.missing, self.means)
 
     def erased(self, x: torch.Tensor, labels: Sequence[Any], first_row: int) -> torch.Tensor:
         """The rows without the concept."""
@@ -76,13 +92,16 @@ class Written:
     kept: int
 
 
-def begun(order: Order, source: Source, folder: str | os.PathLike[str]) -> list[tuple[Path, Path]]:
+def begun(
+    order: Order, source: Source, folder: str | os.PathLike[str], named: Sequence[str | os.PathLike[str]] = ()
+) -> list[tuple[Path, Path]]:
     """The files to read and to write, once the folder is known to be theirs.
 
     Args:
         order: The order.
         source: The files, all of `.parquet`.
         folder: Where to write; new, empty, or begun before with the same eraser and files.
+        named: What the files were named by: folders and patterns, which must not find what is written.
 
     Raises:
         InputError: If it belongs to another eraser or other files, or has something else in it, or is one that is read.
@@ -93,8 +112,8 @@ def begun(order: Order, source: Source, folder: str | os.PathLike[str]) -> list[
         raise InputError(f"{other[0]} is no .parquet file: a folder is written from these alone")
     check_columns([*order.features, *order.labels], column_names(source), source.where)
     common = Path(os.path.commonpath([file.parent for file in files]))
-    _check_apart(folder, files)
     names = [file.relative_to(common).as_posix() for file in files]
+    _check_apart(folder, files, names, named)
     wanted = {
         "eraser": order.eraser.digest,
         "features": [*order.features],
@@ -104,21 +123,31 @@ def begun(order: Order, source: Source, folder: str | os.PathLike[str]) -> list[
             [name, file.stat().st_size, file.stat().st_mtime_ns] for name, file in zip(names, files, strict=True)
         ],
     }
+    if order.means is not None:
+        wanted["means"] = order.means.tolist()
     _claim(folder, json.loads(json.dumps(wanted)))
     return [(file, folder / name) for name, file in zip(names, files, strict=True)]
 
 
-def _check_apart(folder: Path, files: Iterable[Path]) -> None:
+def _check_apart(folder: Path, files: Iterable[Path], names: Iterable[str], named: Iterable[Any]) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: name a folder for what is written")
     own = folder.resolve()
     for file in files:
         if own in (file.resolve().parent, *file.resolve().parents):
             raise InputError(f"{folder} is a folder that is read, as {file} lies in it: name another one")
+    for spec in named:
+        if any(would_find(spec, folder / name) for name in names):
+            raise InputError(
+                f"{folder} lies in what is read, {os.fspath(spec)}, which would find what is written there: name a "
+                "folder beside it"
+            )
 
 
 def _claim(folder: Path, wanted: dict[str, Any]) -> None:
     path = folder / MANIFEST
+    if path.is_file() and not any(name != MANIFEST and not name.startswith(".") for name in os.listdir(folder)):
+        path.unlink()  # of a run that came to nothing
     if not path.is_file():
         if folder.is_dir() and any(not name.startswith(".") for name in os.listdir(folder)):
             raise InputError(f"{folder} has something in it that was not begun here: name a new or empty folder")
@@ -142,8 +171,15 @@ def _claim(folder: Path, wanted: dict[str, Any]) -> None:
 # ---------------------------------------------------------------------------------------------------------- one file
 
 
-def write_file(order: Order, source: Path, target: Path, folder: Path) -> dict[str, Any]:
+def write_file(order: Order, source: Path, target: Path, folder: Path, look: Look | None = None) -> dict[str, Any]:
     """Erase one file, unless that was done before; the record of it, with `kept`: whether it was.
+
+    Args:
+        order: The order.
+        source: The file.
+        target: What to write.
+        folder: In which folder that lies, which keeps the record.
+        look: Is shown all rows, if they are erased now.
 
     Raises:
         InputError: If a value is missing or infinite, or a label unknown; the text says where.
@@ -153,7 +189,7 @@ def write_file(order: Order, source: Path, target: Path, folder: Path) -> dict[s
     done = _done(record, target)
     if done is not None:
         return {**done, "kept": True}
-    rows = _write(order, source, target)
+    rows = _write(order, source, target, look)
     about = {"rows": rows, "size": target.stat().st_size, "sha256": _sha256(target)}
     write_json(record, about)
     return {**about, "kept": False}
@@ -179,27 +215,33 @@ def _sha256(path: Path) -> str:
     return total.hexdigest()
 
 
-def _write(order: Order, path: Path, target: Path) -> int:
-    source = open_parquet(path, empty=True)
-    if not source.rows:
-        _write_empty(order, path, target)
-        return 0
-    labels = tuple(Labels(name, name) for name in order.labels)
-    inputs, rows = Inputs(source, order.features, labels, order.missing), 0
+def _write(order: Order, path: Path, target: Path, look: Look | None) -> int:
+    source: Any = open_parquet(path, empty=True)
+    source = order.spread(source) if order.spread is not None else source
+    rows = 0
     with open_sink(target, like=source, features=order.features) as sink:
-        for piece in inputs.chunks(order.chunk_rows, rest=True):
-            x = inputs.numbers(piece.chunk)
-            erased = order.erased(x, piece.labels, piece.chunk.first_row)
-            sink.write(piece.chunk.replace(order.features, erased))
+        for chunk, x, erased in _erased(order, source, order.chunk_rows):
+            sink.write(chunk.replace(order.features, erased))
             rows += len(x)
+            if look is not None:
+                look(x, erased)
+        if not rows:
+            sink.write(_empty(order, source))
     return rows
 
 
-def _write_empty(order: Order, path: Path, target: Path) -> None:
-    """A file without rows, whose columns have the types that they have in the others."""
-    pyarrow, parquet = arrow(), arrow("pyarrow.parquet")
-    with parquet_file(path, str(path)) as file:
-        table = file.schema_arrow.empty_table()
+def _erased(order: Order, source: Source, rows: int) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor]]:
+    """Chunks with their features, before and after."""
+    for piece, x in order.inputs(source).with_numbers(rows, rest=True):
+        yield piece.chunk, x, order.erased(x, piece.labels, piece.chunk.first_row)
+
+
+def _empty(order: Order, source: Any) -> TableChunk:
+    """A chunk without rows, whose columns have the types that they have in files with rows."""
+    pyarrow = arrow()
+    with parquet_file(source.path, source.where) as file:
+        chunk = TableChunk(0, file.schema_arrow.empty_table(), source.where)
+    table = chunk.table if order.spread is None else source.spread(chunk).table
     inner = [storage_type(table.schema.field(name).type) for name in order.features]
     flat = [numbers_of(pyarrow.array([], each.value_type if is_list(each) else each)).dtype for each in inner]
     dtype = flat[0]
@@ -211,8 +253,7 @@ def _write_empty(order: Order, path: Path, target: Path) -> None:
         values = like(column.type, torch.empty(0, width, dtype=dtype))
         place = table.schema.get_field_index(name)
         table = table.set_column(place, column.with_type(values.type), pyarrow.chunked_array([values]))
-    with atomic_path(target) as temporary:
-        parquet.write_table(table, temporary, write_page_checksum=True)
+    return TableChunk(0, table, source.where)
 
 
 def written(folder: str | os.PathLike[str], records: Iterable[dict[str, Any]]) -> Written:
@@ -222,27 +263,31 @@ def written(folder: str | os.PathLike[str], records: Iterable[dict[str, Any]]) -
 
 
 def erased_table(order: Order, table: Any) -> Any:
-    """A table or record batch of pyarrow, erased; for the engines' own ways of mapping batches."""
-    labels = tuple(Labels(name, name) for name in order.labels)
-    inputs = Inputs(Tables((table,), "the batch"), order.features, labels, order.missing)
-    parts = []
-    for piece in inputs.chunks(max(1, table.num_rows), rest=True):
-        erased = order.erased(inputs.numbers(piece.chunk), piece.labels, piece.chunk.first_row)
-        parts.append(piece.chunk.replace(order.features, erased).table)  # type: ignore[attr-defined]
-    return parts[0] if parts else table.slice(0, 0)
+    """A table, or a record batch, of pyarrow, erased; for the engines' own ways of mapping batches."""
+    pyarrow, found = arrow(), _erased(order, Tables((table,), "the batch"), max(1, table.num_rows))
+    parts = [chunk.replace(order.features, erased).table for chunk, _, erased in found]
+    if not parts:
+        return table.slice(0, 0)
+    if not isinstance(table, pyarrow.RecordBatch):
+        return parts[0]
+    columns = [column.combine_chunks() for column in parts[0].columns]
+    return pyarrow.RecordBatch.from_arrays(columns, schema=parts[0].schema)
 
 
 def order_of(eraser: Any, x_columns: str | Sequence[str], z_columns: str | Sequence[str] | None, **more: Any) -> Order:
     """The order for an eraser, with the concepts of its fit if it takes labels.
 
     Raises:
-        InputError: If it takes labels and none are named, or several of which nothing is known.
+        InputError: If it takes labels and none are named, or several of which nothing is known; or it was fitted on
+            other columns, or on these in another order.
     """
     if not callable(eraser) or not isinstance(getattr(eraser, "digest", None), str):
         raise InputError(f"eraser is a {type(eraser).__name__}: give what a fit returned, or efface.load(folder)")
     features, labels = ((names,) if isinstance(names, str) else tuple(names or ()) for names in (x_columns, z_columns))
     if not features:
         raise InputError("x_columns is empty: name the columns that are erased from")
+    if eraser.columns and (len(features) > 1 or len(eraser.columns) == 1):  # one may hold lists of all
+        compare_columns(eraser.columns, features, "x_columns", advice="write list(eraser.columns)")
     if not eraser.takes_labels:
         if labels:
             raise InputError(f"{type(eraser).__name__} takes no labels: leave out z_columns")

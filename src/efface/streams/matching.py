@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 from collections.abc import Sequence
@@ -66,3 +67,28 @@ def _of_folder(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     if not found:
         raise InputError(f"{folder} is an empty folder: expected files, {' '.join(suffixes)}")
     return found
+
+
+def would_find(spec: str | os.PathLike[str], file: Path) -> bool:
+    """Whether what names several files would name that one too, or be spoilt by it, once it is there.
+
+    >>> [would_find("in/**/*.npy", Path(file)) for file in ("in/a.npy", "in/new/deep/a.npy", "in/new/a.csv")]
+    [True, True, False]
+    """
+    path, file = Path(spec), Path(os.path.abspath(file))
+    if path.is_dir():
+        folder = path.resolve()
+        at = file.parent.resolve() / file.name
+        return folder in at.parents and not at.relative_to(folder).parts[0].startswith(_HIDDEN)
+    return is_several(path) and _matches(Path(os.path.abspath(path)).parts, file.parts)
+
+
+def _matches(pattern: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether a path is one that a pattern of `glob` matches, part by part; `**` is any number of them."""
+    if not pattern or not parts:
+        return not pattern and not parts
+    if pattern[0] == "**":
+        deeper = not parts[0].startswith(".") and _matches(pattern, parts[1:])
+        return deeper or _matches(pattern[1:], parts)
+    hidden = parts[0].startswith(_HIDDEN if len(parts) == 1 else ".") and not pattern[0].startswith(_HIDDEN)
+    return not hidden and fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(pattern[1:], parts[1:])
