@@ -55,14 +55,13 @@ def to_rows(x: Tensor, width: int, name: str) -> Tensor:
     return x.reshape(-1, width)
 
 
-def check_finite(x: Tensor, name: str, *, first_row: int = 0, index: Tensor | None = None) -> None:
+def check_finite(x: Tensor, name: str, *, index: Any = None) -> None:
     """Refuse NaN and infinite values in rows `(n, d)`, naming the rows.
 
     Args:
         x: Rows `(n, d)` or values `(n,)`.
         name: What to call it in the message.
-        first_row: Index of the first row in the caller's stream.
-        index: `(n,)` row numbers to report instead, where rows were selected.
+        index: Number of the first row in the caller's stream, or `(n,)` of each row, where rows were selected.
 
     Raises:
         InputError: If any value is not finite.
@@ -78,7 +77,7 @@ def check_finite(x: Tensor, name: str, *, first_row: int = 0, index: Tensor | No
     finite = torch.isfinite(x)
     if not bool(finite.all()):
         what, advice = f"{name} has NaN or infinite values", "drop or impute them first"
-        refuse_rows(~finite, what, advice, first_row if index is None else index)
+        refuse_rows(~finite, what, advice, index)
 
 
 def check_positive_int(value: Any, name: str) -> int:

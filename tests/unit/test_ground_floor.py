@@ -222,7 +222,7 @@ def test_rows_that_are_not_finite_are_counted_and_named(bad: set[int], value: fl
     x[sorted(bad), 1] = value
     first = ", ".join(str(i + 100) for i in sorted(bad)[:5])
     with pytest.raises(InputError, match=rf"in {len(bad)} of 30 rows \(first rows: {first}[,)]"):
-        _validate.check_finite(x, "x", first_row=100)
+        _validate.check_finite(x, "x", index=100)
 
 
 def test_finite_integer_and_empty_rows_pass() -> None:

@@ -215,7 +215,7 @@ def join(z: Any, kind: Any) -> Taken:
 
 def files(z: Any, kind: Any) -> Taken:
     """What the command line makes of the labels of a file, once they are read."""
-    (concept,) = learn(["z"], kind, [[part] for part in np.array_split(read_column(z, "z").values, 3)])
+    (concept,) = learn(["z"], kind, [([part], 0) for part in np.array_split(read_column(z, "z").values, 3)])
     return Taken(concept.kind, len(concept.classes))
 
 

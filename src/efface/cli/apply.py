@@ -34,6 +34,7 @@ from efface.streams import (
 )
 from efface.streams.concepts import Concept, joint
 from efface.streams.inputs import Inputs, Labels
+from efface.streams.source import Index
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,11 @@ class Saved:
         noted = None if self.side is None else self.side.columns
         return noted or self.eraser.columns or None
 
-    def erase(self, x: Tensor, values: Sequence[Any], first_row: int) -> Tensor:
-        """The rows without the concept."""
+    def erase(self, x: Tensor, values: Sequence[Any], index: Index) -> Tensor:
+        """The rows, which have these numbers, without the concept."""
         if not self.takes_labels:
             return self.eraser(x)
-        return self.eraser(x, joint(self.concepts, values, first_row))
+        return self.eraser(x, joint(self.concepts, values, index))
 
     @property
     def concepts(self) -> tuple[Concept, ...]:
@@ -114,7 +115,7 @@ def _here(saved: Saved, inputs: Inputs, args: Apply) -> None:
         prefetched(inputs.with_numbers(args.chunk_rows, rest=True)) as pieces,
     ):
         for piece, x in pieces:
-            erased = saved.erase(x, piece.labels, piece.chunk.first_row)
+            erased = saved.erase(x, piece.labels, piece.chunk.index)
             sink.write(piece.chunk.replace(inputs.features, erased))
             change.update(x, erased)
             bar.update(piece.end - total)

@@ -135,8 +135,8 @@ def learn_concepts(inputs: Inputs, kind: str, rows: int) -> tuple[Concept, ...]:
     with progress("labels", inputs.x.rows) as bar, prefetched(inputs.labels_only(rows)) as labels:
 
         def chunks() -> Any:
-            for values in labels:
-                yield values
+            for values, index in labels:
+                yield values, index
                 bar.update(len(values[0]))
 
         concepts = learn(names, kind, chunks())

@@ -50,18 +50,18 @@ def check_free(
         InputError: If one is there, and not to be replaced, or would be data that the next command reads.
     """
     paths = [*paths]
-    for spec in data:
-        if found := next((path for path in paths if not path.exists() and would_find(spec, path)), None):
-            raise InputError(
-                f"{flag} {found} lies in what is read, {spec}, where the next command would find it: name a place "
-                "outside"
-            )
     taken = [path for path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
     inputs = [path for spec in read if spec is not None for path in {Path(spec), split_spec(spec)[0]} if path.exists()]
     for path in taken:
         if own := next((each for each in inputs if _is_of(path, each)), None):
             what = "a file that is read" if own.is_file() else _within(path, own)
             raise InputError(f"{flag} {path} is {what}: name another, or what it holds would be lost")
+    for spec in data:
+        if found := next((path for path in paths if not path.exists() and would_find(spec, path)), None):
+            raise InputError(
+                f"{flag} {found} lies in what is read, {spec}, where the next command would find it: name a place "
+                "outside"
+            )
     if taken and not force:
         raise InputError(f"{flag} {taken[0]} is there already: name another, or write --force to replace it")
 

@@ -146,7 +146,7 @@ class Column:
         return self
 
 
-def read_column(value: Any, label: str, *, name: str | None = None, kind: Kind = "auto", first_row: int = 0) -> Column:
+def read_column(value: Any, label: str, *, name: str | None = None, kind: Kind = "auto", index: Any = 0) -> Column:
     """Labels of rows, complete and decided.
 
     Args:
@@ -154,7 +154,7 @@ def read_column(value: Any, label: str, *, name: str | None = None, kind: Kind =
         label: What to call it in messages.
         name: Its name in a table.
         kind: `"auto"`, or the user's word.
-        first_row: Number of the first row in the whole file.
+        index: Number of the first row in the whole file, or of each row.
 
     Raises:
         InputError: If a label is missing or infinite, or neither a class nor a real number.
@@ -169,7 +169,7 @@ those rows first, or make 'missing' a category of its own
     """
     read = read_array(value, label)
     values = on_host(read.values)
-    check_complete(values, label, read.missing, first_row)
+    check_complete(values, label, read.missing, index)
     if values.dtype.kind == "c":
         raise InputError(f"{label} holds complex numbers, expected classes (text, integers, booleans) or real numbers")
     return Column(name, label, values, decide(values, kind, declared=read.declared), kind)

@@ -23,7 +23,7 @@ from efface.core.method import get_method
 from efface.core.provenance import called, provenance
 from efface.engines.finding import Missing, find_inputs, known_concepts
 from efface.engines.sums import Sums, check_method, classes_of, engine_of, with_means
-from efface.streams.concepts import Concept, learn
+from efface.streams.concepts import Concept, Some, learn
 from efface.streams.inputs import Inputs
 from efface.streams.prefetch import prefetched
 from efface.streams.ranges import Gatherer
@@ -110,11 +110,11 @@ class _Count:
 
     rows: int | None = None
 
-    def of(self, labels: Iterable[list[Any]]) -> Iterator[list[Any]]:
+    def of(self, labels: Iterable[Some]) -> Iterator[Some]:
         rows = 0
-        for values in labels:
+        for values, index in labels:
             rows += len(values[0])
-            yield values
+            yield values, index
         self.rows = rows
 
 

@@ -58,15 +58,15 @@ class Sums:
         Raises:
             InputError: If a value cannot be used; the text says in which row of the whole file.
         """
-        z = joint(self._concepts, piece.labels, piece.chunk.first_row)
+        z = joint(self._concepts, piece.labels, piece.chunk.index)
         if self.fitter is None:
             self.fitter = new_fitter(self._method, x, self._concepts, self._config, device=self._device)
         try:
             self.fitter.update(x, z)
         except InputError:
-            check_finite(x, self._inputs.x.where, first_row=piece.chunk.first_row)
+            check_finite(x, self._inputs.x.where, index=piece.chunk.index)
             names = " and ".join(labels.spec for labels in self._inputs.labels)
-            check_finite(z, names, first_row=piece.chunk.first_row)
+            check_finite(z, names, index=piece.chunk.index)
             raise
         if self._ranges is not None:
             self._ranges.update(x)

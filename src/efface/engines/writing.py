@@ -28,7 +28,7 @@ from efface.streams.matching import would_find
 from efface.streams.open import open_sink
 from efface.streams.parquet import open_parquet, parquet_file
 from efface.streams.pieces import Tables
-from efface.streams.source import Source, check_columns, column_names, files_of
+from efface.streams.source import Index, Source, check_columns, column_names, files_of
 from efface.streams.table import TableChunk
 
 MANIFEST, RECORDS = "_efface.json", "_efface"
@@ -68,11 +68,11 @@ class Order:
         labels = tuple(Labels(name, name) for name in self.labels)
         return Inputs(source, self.features, labels, self.missing, self.means)
 
-    def erased(self, x: torch.Tensor, labels: Sequence[Any], first_row: int) -> torch.Tensor:
-        """The rows without the concept."""
+    def erased(self, x: torch.Tensor, labels: Sequence[Any], index: Index) -> torch.Tensor:
+        """The rows, which have these numbers, without the concept."""
         if not self.labels:
             return self.eraser(x)
-        return self.eraser(x, joint(self.concepts, labels, first_row) if self.concepts else labels[0])
+        return self.eraser(x, joint(self.concepts, labels, index) if self.concepts else labels[0])
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def _write(order: Order, path: Path, target: Path, look: Look | None) -> int:
 def _erased(order: Order, source: Source, rows: int) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor]]:
     """Chunks with their features, before and after."""
     for piece, x in order.inputs(source).with_numbers(rows, rest=True):
-        yield piece.chunk, x, order.erased(x, piece.labels, piece.chunk.first_row)
+        yield piece.chunk, x, order.erased(x, piece.labels, piece.chunk.index)
 
 
 def _empty(order: Order, source: Any) -> TableChunk:

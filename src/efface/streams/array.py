@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from efface._errors import InputError
-from efface.streams.source import Chunk, Column, check_columns
+from efface.streams.source import Chunk, Column, Index, check_columns, kept_index
 from efface.streams.steady import Stamp, steady
 
 
@@ -27,11 +27,18 @@ class ArrayChunk:
         first_row: Index of the first row in the whole file.
         data: Rows `(n, d)` or `(n,)`; a numpy array only if it holds strings.
         where: What to call the file in messages.
+        kept: Numbers of the rows in the whole file, where some were left out.
     """
 
     first_row: int
     data: Tensor | np.ndarray
     where: str = "the array"
+    kept: NDArray[np.int64] | None = None
+
+    @property
+    def index(self) -> Index:
+        """Numbers of the rows in the whole file."""
+        return self.first_row if self.kept is None else self.kept
 
     def __len__(self) -> int:
         return len(self.data)
@@ -59,8 +66,10 @@ class ArrayChunk:
 
     def keep(self, rows: NDArray[np.bool_]) -> ArrayChunk:
         """These rows alone."""
-        data = self.data
-        return replace(self, data=data[rows] if isinstance(data, np.ndarray) else data[torch.from_numpy(rows)])
+        data, kept = self.data, kept_index(self.index, rows)
+        return replace(
+            self, data=data[rows] if isinstance(data, np.ndarray) else data[torch.from_numpy(rows)], kept=kept
+        )
 
     def labels(self, column: str) -> np.ndarray:
         """One column as a numpy array `(n,)`; bfloat16 becomes float32."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from efface._errors import EffaceWarning, InputError
 from efface.core.arrays import shared
 from efface.core.labels import Decided, Kind, Tally, check_kind, read_column
-from efface.streams.source import shortened
+from efface.streams.source import Index, row_of, shortened
 
 _MOST_CLASSES = 1000
 
@@ -40,29 +40,30 @@ class Concept:
             return f"{self.name}: {len(self.classes)} classes ({shortened(self.classes, count=8)})"
         return f"{self.name}: continuous, {self.width} column{'s' * (self.width > 1)}"
 
-    def encode(self, values: Any, first_row: int) -> Tensor:
-        """Class numbers `(n,)`, quantities `(n,)` or columns `(n, k)` of a chunk.
+    def encode(self, values: Any, index: Index) -> Tensor:
+        """Class numbers `(n,)`, quantities `(n,)` or columns `(n, k)` of a chunk, whose rows have these numbers.
 
         Raises:
             InputError: If a label is not among the classes, or values are not as when it was learned.
         """
         if self.kind == "columns":
             return values
-        column = read_column(values, self.name, kind=self.kind, first_row=first_row)
+        column = read_column(values, self.name, kind=self.kind, index=index)
         if self.kind == "continuous":
             return shared(column.numbers())
         codes = column.codes(self.classes)
         wrong = np.flatnonzero(codes < 0)
         if wrong.size:
+            row = int(wrong[0])
             raise InputError(
-                f"{self.name} has the label {values[wrong[0]]!s} in row {first_row + int(wrong[0])}, which the eraser "
-                f"does not know: it was fitted on {shortened(self.classes, count=8)}"
+                f"{self.name} has the label {values[row]!s} in row {row_of(index, row)}, which the eraser does not "
+                f"know: it was fitted on {shortened(self.classes, count=8)}"
             )
         return shared(codes)
 
-    def columns(self, values: Any, first_row: int) -> Tensor:
+    def columns(self, values: Any, index: Index) -> Tensor:
         """Columns of float64 `(n, width)`: one-hot for classes."""
-        z = self.encode(values, first_row)
+        z = self.encode(values, index)
         if self.kind == "categorical":
             return torch.nn.functional.one_hot(z, self.width).double()
         return z.double().reshape(len(z), -1)
@@ -78,14 +79,14 @@ class Learner:
         self._width = 1
         self._tally = Tally(name, self._wanted)
 
-    def update(self, values: Any) -> None:
-        """Take in the labels of a chunk."""
+    def update(self, values: Any, index: Index) -> None:
+        """Take in the labels of a chunk, whose rows have these numbers."""
         if values.ndim == 2:
             self._take_columns(values.shape[1])
             return
         # Of several concepts --kind continuous is about those that are numbers.
         wanted: Kind = "auto" if values.dtype.kind in "US" else self._wanted
-        column = read_column(values, self._name, kind=wanted, first_row=self._tally.n)
+        column = read_column(values, self._name, kind=wanted, index=index)
         self.kind = self.kind or column.kind
         self._tally.add(column.values, self.kind)
         self._check_count()
@@ -127,17 +128,21 @@ class Learner:
         return Concept(self._name, self.kind, classes, len(classes) or self._width)
 
 
-def learn(names: Sequence[str], kind: str, chunks: Iterable[Sequence[Any]]) -> tuple[Concept, ...]:
+Some = tuple[Sequence[Any], Index]
+"""Labels of each concept in some rows, and the numbers of these."""
+
+
+def learn(names: Sequence[str], kind: str, chunks: Iterable[Some]) -> tuple[Concept, ...]:
     """What the concepts are; reads labels only as far as that needs."""
     return concepts_of(learned(names, kind, chunks), names, kind)
 
 
-def learned(names: Sequence[str], kind: str, chunks: Iterable[Sequence[Any]]) -> list[Learner]:
+def learned(names: Sequence[str], kind: str, chunks: Iterable[Some]) -> list[Learner]:
     """What labels tell of each concept, read as far as that needs: to the end only if one has classes."""
     learners = [Learner(name, kind) for name in names]
-    for values in chunks:
+    for values, index in chunks:
         for learner, part in zip(learners, values, strict=True):
-            learner.update(part)
+            learner.update(part, index)
         if not any(learner.kind == "categorical" for learner in learners):
             break
     return learners
@@ -151,11 +156,17 @@ def concepts_of(learners: Sequence[Learner], names: Sequence[str], kind: str) ->
     return concepts
 
 
-def joint(concepts: Sequence[Concept], values: Sequence[Any], first_row: int) -> Tensor:
-    """Z of a chunk: labels of the only concept, or the columns of several side by side."""
+def joint(concepts: Sequence[Concept], values: Sequence[Any], index: Index) -> Tensor:
+    """Z of a chunk: labels of the only concept, or the columns of several side by side.
+
+    Args:
+        concepts: What the labels are.
+        values: Labels of each.
+        index: Numbers of the rows.
+    """
     if len(concepts) == 1:
-        return concepts[0].encode(values[0], first_row)
-    return torch.cat([c.columns(v, first_row) for c, v in zip(concepts, values, strict=True)], dim=1)
+        return concepts[0].encode(values[0], index)
+    return torch.cat([c.columns(v, index) for c, v in zip(concepts, values, strict=True)], dim=1)
 
 
 def joint_kind(concepts: Sequence[Concept]) -> str:

@@ -18,7 +18,16 @@ from torch import Tensor
 from efface._errors import InputError
 from efface.core.data_sets import check_dataset, class_names
 from efface.streams.columns import arrow, column_of
-from efface.streams.source import Chunk, Column, check_columns, check_rows, check_unique, column_names
+from efface.streams.source import (
+    Chunk,
+    Column,
+    Index,
+    check_columns,
+    check_rows,
+    check_unique,
+    column_names,
+    row_of,
+)
 from efface.streams.table import TableChunk, rechunk
 
 if TYPE_CHECKING:
@@ -43,6 +52,11 @@ class DatasetChunk:
     def first_row(self) -> int:
         """Index of the first row in the whole data set."""
         return self.rows.first_row
+
+    @property
+    def index(self) -> Index:
+        """Numbers of the rows in the whole data set."""
+        return self.rows.index
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -80,7 +94,7 @@ class DatasetChunk:
         if wrong.size:
             row = int(wrong[0])
             raise InputError(
-                f"column {column!r} of {self.rows.where} is {values[row]} in row {self.first_row + row}, "
+                f"column {column!r} of {self.rows.where} is {values[row]} in row {row_of(self.index, row)}, "
                 f"the number of none of its {len(names)} classes (-1 is for rows without one): leave such rows out"
             )
         return np.asarray(names, dtype=np.str_)[values]

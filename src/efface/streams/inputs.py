@@ -13,7 +13,7 @@ from torch import Tensor
 
 from efface._errors import InputError
 from efface._validate import check_finite
-from efface.streams.source import Chunk, Source
+from efface.streams.source import Chunk, Index, Source
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Inputs:
             return x
         if self.means is not None and x.shape[1] == len(self.means):
             x = torch.where(x.isnan(), self.means.to(x), x)
-        check_finite(x, self.x.where, first_row=chunk.first_row)
+        check_finite(x, self.x.where, index=chunk.index)
         return x
 
     def chunks(self, rows: int, *, start: int = 0, rest: bool = False) -> Iterator[Piece]:
@@ -112,19 +112,22 @@ class Inputs:
         for piece in self.chunks(rows, start=start, rest=rest):
             yield piece, self.numbers(piece.chunk, gaps=gaps)
 
-    def labels_only(self, rows: int) -> Iterator[list[Any]]:
-        """The labels alone; columns of X that are not labels are not read where the format allows."""
+    def labels_only(self, rows: int) -> Iterator[tuple[list[Any], Index]]:
+        """The labels alone, with the numbers of their rows; of X labels are read alone where the format allows."""
         inside = self.own_labels()
         if inside:
-            yield from (piece.labels for piece in self._aligned(self.x.select([], inside), rows, 0, ()))
+            pieces = self._aligned(self.x.select([], inside), rows, 0, ())
+            yield from ((piece.labels, piece.chunk.index) for piece in pieces)
         else:
             yield from self._outside_only(rows)
 
-    def _outside_only(self, rows: int) -> Iterator[list[Any]]:
+    def _outside_only(self, rows: int) -> Iterator[tuple[list[Any], Index]]:
         streams = [labels.source.chunks(rows) for labels in self.labels if labels.source is not None]
         for chunks in zip_longest(*streams):
             self._check_together(chunks, [labels.spec for labels in self.labels])
-            yield self._read(chunks, self._used(chunks, ()))[1]
+            first, labels = self._read(chunks, self._used(chunks, ()), chunks[0])
+            assert first is not None
+            yield labels, first.index
 
     def _aligned(self, x: Source, rows: int, start: int, features: tuple[str, ...]) -> Iterator[Piece]:
         outside = [labels for labels in self.labels if labels.source is not None]

@@ -23,7 +23,7 @@ from efface._errors import InputError
 from efface.streams.alike import check_alike, check_read_alike
 from efface.streams.array import ArrayChunk
 from efface.streams.columns import arrow
-from efface.streams.source import Chunk, Column, Source, check_columns, check_rows, column_names
+from efface.streams.source import Chunk, Column, Index, Source, check_columns, check_rows, column_names, kept_index
 from efface.streams.table import TableChunk
 
 _COUNTED = 4096
@@ -41,12 +41,19 @@ class JoinedChunk:
         parts: The rows of each file, counted as in that file.
         lists: Columns in which each row holds a list.
         widths: List column -> its width and the first file that said so; the same for all chunks of a source.
+        kept: Numbers of the rows over all files, where some were left out.
     """
 
     first_row: int
     parts: tuple[Any, ...]
     lists: tuple[str, ...] = ()
     widths: dict[str, tuple[int, str]] = field(default_factory=dict)
+    kept: NDArray[np.int64] | None = None
+
+    @property
+    def index(self) -> Index:
+        """Numbers of the rows over all files."""
+        return self.first_row if self.kept is None else self.kept
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -85,8 +92,9 @@ class JoinedChunk:
 
     def keep(self, rows: NDArray[np.bool_]) -> JoinedChunk:
         """These rows alone."""
-        kept = tuple(part.keep(rows[own]) for part, own in self._places())
-        return replace(self, parts=tuple(part for part in kept if len(part)) or kept[:1])
+        parts = tuple(part.keep(rows[own]) for part, own in self._places())
+        parts = tuple(part for part in parts if len(part)) or parts[:1]
+        return replace(self, parts=parts, kept=kept_index(self.index, rows))
 
     def labels(self, column: str) -> np.ndarray:
         """One column as a numpy array `(n,)`."""

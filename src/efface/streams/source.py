@@ -19,6 +19,9 @@ from efface.core.doors import check_call
 
 _SHOWN = 5
 
+Index = int | NDArray[np.int64]
+"""Numbers of rows in the whole file: of the first, where they follow each other, or `(n,)` of each."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -43,6 +46,11 @@ class Chunk(Protocol):
     @property
     def first_row(self) -> int:
         """Index of the first row in the whole file, from 0."""
+        ...
+
+    @property
+    def index(self) -> Index:
+        """Numbers of the rows in the whole file, also where some were left out."""
         ...
 
     def __len__(self) -> int: ...
@@ -111,6 +119,24 @@ class Sink(Protocol):
     def write(self, chunk: Chunk) -> None:
         """Append the rows of a chunk."""
         ...
+
+
+def row_of(index: Index, row: int) -> int:
+    """The number in the whole file of one of some rows.
+
+    >>> row_of(10, 2), row_of(np.array([4, 7]), 1)
+    (12, 7)
+    """
+    return index + row if isinstance(index, int) else int(index[row])
+
+
+def kept_index(index: Index, rows: NDArray[np.bool_]) -> Index:
+    """Numbers of those rows alone that are kept.
+
+    >>> kept_index(10, np.array([False, True])), kept_index(np.array([4, 7]), np.array([False, True]))
+    (array([11]), array([7]))
+    """
+    return np.flatnonzero(rows) + index if isinstance(index, int) else index[rows]
 
 
 def column_names(source: Source) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from efface.streams.columns import (
     plain,
     stored,
 )
-from efface.streams.source import Chunk, shortened
+from efface.streams.source import Chunk, Index, kept_index, row_of, shortened
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,12 +42,19 @@ class TableChunk:
         table: The rows.
         where: What to call the file in messages.
         widths: List column -> how long its lists are, and the first row that said so; one for all chunks of a source.
+        kept: Numbers of the rows in the whole file, where some were left out.
     """
 
     first_row: int
     table: pa.Table
     where: str
     widths: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False, compare=False)
+    kept: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def index(self) -> Index:
+        """Numbers of the rows in the whole file."""
+        return self.first_row if self.kept is None else self.kept
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -59,7 +66,7 @@ class TableChunk:
 
     @property
     def _rows(self) -> str:
-        return f"rows {self.first_row} to {self.first_row + len(self) - 1}"
+        return f"rows {row_of(self.index, 0)} to {row_of(self.index, len(self) - 1)}" if len(self) else "no rows"
 
     def numbers(self, columns: Sequence[str], *, gaps: bool = False) -> Tensor:
         """The columns side by side as floating point rows `(n, d)`; a list column gives its length of them.
@@ -89,7 +96,7 @@ class TableChunk:
 
     def keep(self, rows: NDArray[np.bool_]) -> TableChunk:
         """These rows alone."""
-        return replace(self, table=self.table.filter(arrow().array(rows)))
+        return replace(self, table=self.table.filter(arrow().array(rows)), kept=kept_index(self.index, rows))
 
     def labels(self, column: str) -> np.ndarray:
         """One column as a numpy array `(n,)` of strings, integers, booleans or floats.
@@ -111,9 +118,8 @@ class TableChunk:
         try:
             return np.asarray(values.to_pylist(), dtype=np.str_)
         except UnicodeDecodeError as error:
-            rows = f"rows {self.first_row} to {self.first_row + len(self) - 1}"
             raise FormatError(
-                f"column {column!r} of {self.where} has text in {rows} that is no UTF-8: {error}"
+                f"column {column!r} of {self.where} has text in {self._rows} that is no UTF-8: {error}"
             ) from error
 
     def replace(self, columns: Sequence[str], x: Tensor) -> TableChunk:
@@ -161,12 +167,12 @@ class TableChunk:
                 f"column {name!r} of {self.where} has no list at all in {self._rows}: leave them out, --missing drop"
             )
         first = int(np.argmax(there))
-        width, row = self.widths.setdefault(name, (int(lengths[first]), self.first_row + first))
+        width, row = self.widths.setdefault(name, (int(lengths[first]), row_of(self.index, first)))
         wrong = np.flatnonzero(there & (lengths != width))
         if wrong.size:
             raise InputError(
                 f"column {name!r} of {self.where} has lists of different lengths, {width} in row {row} and "
-                f"{lengths[wrong[0]]} in row {self.first_row + int(wrong[0])}, expected one: pad or pool them"
+                f"{lengths[wrong[0]]} in row {row_of(self.index, int(wrong[0]))}, expected one: pad or pool them"
             )
         if not width:
             raise InputError(f"column {name!r} of {self.where} has an empty list in row {row}: expected numbers in it")
@@ -175,7 +181,7 @@ class TableChunk:
     def _check_complete(self, values: pa.ChunkedArray, name: str, *, empty: bool = False) -> None:
         pc = arrow("pyarrow.compute")
         gaps = pc.equal(values, "").to_numpy() if empty else gaps_in(values, nan=False)
-        missing = np.flatnonzero(gaps) + self.first_row
+        missing = kept_index(self.index, gaps)
         if missing.size:
             raise InputError(
                 f"column {name!r} of {self.where} has missing values in {missing.size} of {len(self)} rows "
