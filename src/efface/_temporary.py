@@ -67,9 +67,14 @@ def temporary_folder(folder: Path | None = None, name: str = "") -> Iterator[Pat
         shutil.rmtree(made, ignore_errors=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what processes of this user left in a folder when they were killed; once a process and folder."""
-    if fcntl is None or (where := os.path.abspath(folder)) in _swept:
+def sweep(folder: Path, *, again: bool = False) -> None:
+    """Remove what processes of this user left in a folder when they were killed; once a process and folder.
+
+    Args:
+        folder: The folder.
+        again: Whether to look once more, as processes may have been killed meanwhile.
+    """
+    if fcntl is None or ((where := os.path.abspath(folder)) in _swept and not again):
         return
     _swept.add(where)
     with contextlib.suppress(OSError):

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from safetensors.torch import load_file
 import efface
 from efface._errors import FormatError, InputError, MissingExtraError
 from efface.cli import main
+from efface.cli.ranges import Change
 from efface.engines import cluster
 from efface.engines.parts import Job, fitter_of, merged_sums, sums_of
-from efface.engines.passes import OfFiles
+from efface.engines.passes import OfFiles, erased
 from efface.engines.ray import fit, transform
 from efface.engines.tasks import Work
+from efface.engines.writing import begun, order_of
 from efface.streams import open_source
 from efface.streams.concepts import Concept
 from efface.streams.inputs import Inputs, Labels
@@ -117,7 +120,7 @@ def test_data_sets_give_it_too_whatever_their_blocks_are(running: Any, files: Pa
 def test_a_worker_that_dies_is_counted_once(running: Any, files: Path, tmp_path: Path) -> None:
     source, mark = open_source(files), str(tmp_path / "died")
 
-    class Deadly:
+    class Mortal:
         """The files; whoever first reads row 400 dies of it, with half of its task done."""
 
         def __init__(self, inner: Any) -> None:
@@ -129,7 +132,7 @@ def test_a_worker_that_dies_is_counted_once(running: Any, files: Path, tmp_path:
             return getattr(self.inner, name)
 
         def select(self, *names: Any, **more: Any) -> Any:
-            return Deadly(self.inner.select(*names, **more))
+            return Mortal(self.inner.select(*names, **more))
 
         def chunks(self, rows: int, *, start: int = 0) -> Any:
             for chunk in self.inner.chunks(rows, start=start):
@@ -144,11 +147,9 @@ def test_a_worker_that_dies_is_counted_once(running: Any, files: Path, tmp_path:
 
     def state(inner: Any) -> Any:
         inputs = Inputs(inner, ("x",), (Labels("z", "z"),))
-        from functools import partial
-
         return work.over(parts.parts(inputs), partial(sums_of, job), partial(merged_sums, job))
 
-    found, right = state(Deadly(source)), state(source)
+    found, right = state(Mortal(source)), state(source)
     died = int(Path(mark).read_text())
     assert died != os.getpid() and not Path(f"/proc/{died}").exists()
     assert found["rows"] == right["rows"] == ROWS
@@ -181,6 +182,69 @@ def test_files_are_erased_into_a_folder_and_no_half_one_is_left(running: Any, fi
 
 def read_bytes(source: Any) -> list[bytes]:
     return [chunk.numbers(["x"]).numpy().tobytes() for chunk in source.chunks(ROWS)]
+
+
+@pytest.mark.slow
+def test_text_that_is_taken_apart_and_labels_go_the_same_way(
+    running: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    rng, start = np.random.default_rng(0), 0
+    z = np.array(CLASSES)[rng.integers(0, 3, 90)]
+    age = pa.array(np.where(np.arange(90) % 30 == 7, np.nan, rng.normal(size=90)), from_pandas=True)
+    every = pa.table(
+        {"age": age, "city": np.array(["Oslo", "Rome"])[rng.integers(0, 2, 90)], "n": [*range(90)], "z": z}
+    )
+    for name, count in (("a", 40), ("b", 0), ("c", 50)):
+        pq.write_table(every.slice(start, count), f"in/{name}.parquet")
+        start += count
+    argv = ["fit", "in", "--concept", "z", "--one-hot", "city", "-o", "e", "--method", "oracle", "--missing"]
+    assert main([*argv, "mean"]) == 0
+    for i, missing in enumerate(("mean", "drop")):
+        argv = ["apply", "in", "--eraser", "e", "--missing", missing]
+        assert main([*argv, "-o", f"{i}.parquet"]) == 0 and main([*argv, "-o", f"{i}", "--engine", "ray"]) == 0
+        here, there = (pq.read_table(path) for path in (f"{i}.parquet", f"{i}"))
+        assert here.num_rows == (90 if missing == "mean" else 87) and here.schema.equals(there.schema)
+        assert here.equals(there) and "city=Rome" in here.column_names
+        said = capsys.readouterr().out
+        assert said.count("edit size") == 2 and said.count("rows with missing values") == 2 * i
+    np.save("z.npy", z)
+    for more, text in (
+        (["--concept", "z.npy"], "--concept z.npy is a file: on Ray labels are columns of X"),
+        (["--missing", "mean", "-o", "1"], "1 was begun with other missing: name another folder"),
+    ):
+        assert main(["apply", "in", "--eraser", "e", "-o", "n", "--engine", "ray", *more]) == 2
+        assert text in capsys.readouterr().err
+    pq.write_table(every.set_column(1, "city", [["Paris"] * 90]), "p.parquet")
+    assert main(["apply", "p.parquet", "--eraser", "e", "-o", "p", "--engine", "ray", "--missing", "drop"]) == 2
+    assert "city is 'Paris' in row 0 of " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_files_that_a_worker_dies_on_are_erased_once_and_leave_nothing(
+    running: Any, files: Path, tmp_path: Path
+) -> None:
+    mark = tmp_path / "died"
+
+    class Deadly(Change):
+        """Counts rows; whoever is first in the middle of a file dies of it."""
+
+        def update(self, x: torch.Tensor, erased: torch.Tensor) -> None:
+            super().update(x, erased)
+            if self.rows > 100 and not mark.exists():
+                mark.write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    eraser = fit(files, "x", "z").eraser
+    order = order_of(eraser, "x", None, chunk_rows=20)
+    right = transform(eraser, files, "x", tmp_path / "right", chunk_rows=20)
+    pairs = begun(order, open_source(files), tmp_path / "out")
+    done = erased(Work(running), order, pairs, tmp_path / "out", look=Deadly)
+    assert int(mark.read_text()) != os.getpid() and done.seen.rows == done.rows == right.rows == ROWS
+    for file in sorted(tmp_path.glob("right/*.parquet")):
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+    assert not [*(tmp_path / "out").rglob(".*")]
 
 
 @pytest.mark.slow
@@ -233,7 +297,28 @@ def test_the_command_makes_the_same_artefact(
     local, other = (Path(engine, "concept.json").read_text() for engine in ("local", "ray"))
     assert local[: local.index('"x":')] == other[: other.index('"x":')]
     assert main(["apply", str(files), "--eraser", "ray", "-o", "clean.parquet"]) == 0
-    capsys.readouterr()
+    here = capsys.readouterr().out.splitlines()
+    argv = ["apply", str(files), "--eraser", "ray", "-o", "clean", "--engine", "ray"]
+    assert main(argv) == 0
+    there = capsys.readouterr().out.splitlines()
+    assert there == [f"clean: {ROWS} rows in {len(COUNTS)} files, 1 columns changed (x)", *here[1:]]
+    clean = pa.concat_tables(pq.read_table(f"clean/part-{i}.parquet") for i in range(len(COUNTS)))
+    assert clean.equals(pq.read_table("clean.parquet"))
+    Path("clean/part-2.parquet").write_bytes(b"")
+    assert main(argv) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert again[:2] == [there[0], f"{len(COUNTS) - 1} of the files were done before; what follows is of the others"]
+    assert main(argv) == 0 and "edit size" not in capsys.readouterr().out
+    for more, text in (
+        (["--force"], "--force is for the local engine"),
+        (["-o", "new.parquet"], "with --engine ray this is a folder"),
+        (["-o", str(files / "new")], "lies in what is read"),
+        (["--engine", "local", "--address", "h:1"], "--address goes with --engine ray"),
+        (["--engine", "local"], "or --engine ray for a folder"),
+    ):
+        assert main([*argv, *more]) == 2
+        assert text in capsys.readouterr().err
+    assert not Path(files, "new").exists()
     for more, text in (
         (["--checkpoint", "c"], "--checkpoint is for the local engine"),
         (["--engine", "local", "--address", "h:1"], "--address goes with --engine ray"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -111,6 +112,22 @@ def test_a_file_that_fails_leaves_none(files: Path, tmp_path: Path) -> None:
     assert sorted(file.name for file in out.iterdir()) == ["_efface", "_efface.json", "a.parquet"]
     dropped = run(order_of(eraser(), "x", None, missing="drop"), source, tmp_path / "dropped")
     assert dropped.rows == 32
+    means = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    filled = run(order_of(eraser(), "x", None, missing="mean", means=means), source, tmp_path / "filled")
+    assert filled.rows == 33
+    found = pq.read_table(tmp_path / "filled" / "b.parquet")["x"][2].as_py()
+    assert np.allclose(found, eraser()(means[None])[0])
+
+
+def test_a_file_that_loses_all_rows_is_written_without_any(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    none = pa.table({"x": pa.array([None, None], table().schema.field("x").type), "z": ["a", "b"]})
+    pq.write_table(none, tmp_path / "in" / "a.parquet")
+    pq.write_table(table().select(["x", "z"]), tmp_path / "in" / "b.parquet")
+    out = tmp_path / "out"
+    assert run(order_of(eraser(), "x", None, missing="drop"), open_source(tmp_path / "in"), out).rows == sum(COUNTS)
+    assert pq.read_metadata(out / "a.parquet").num_rows == 0
+    assert pq.read_schema(out / "a.parquet").equals(pq.read_schema(out / "b.parquet"))
 
 
 def test_a_folder_of_another_eraser_or_other_files_is_refused(files: Path, tmp_path: Path) -> None:
@@ -153,6 +170,12 @@ def test_where_files_may_not_go(files: Path, tmp_path: Path) -> None:
     for folder in (None, 3):
         with pytest.raises(InputError, match="the folder to write to is a"):
             run(order, source, folder)  # type: ignore[arg-type]
+    for spec, folder in ((files, files / "new"), (files / "**" / "*.parquet", files / "new" / "deep")):
+        with pytest.raises(InputError, match="lies in what is read, .*: name a folder beside it"):
+            begun(order, source, folder, [spec])
+    begun(order, source, tmp_path / "in" / "_new", [files])  # names that are no data
+    begun(order_of(eraser(method="orth"), "x", None), source, tmp_path / "in" / "_new")  # nothing was done by the other
+    assert [*files.iterdir()] and [*(tmp_path / "in" / "_new").iterdir()] == [tmp_path / "in" / "_new" / "_efface.json"]
     with pytest.raises(InputError, match="has no column 'y'"):
         run(order_of(eraser(), "y", None), source, tmp_path / "new")
     np.save(tmp_path / "x.npy", rows()[0])
@@ -173,6 +196,14 @@ def test_erasers_that_take_labels(files: Path, tmp_path: Path) -> None:
         order_of(eraser(), "x", "z")
     with pytest.raises(InputError, match="z_columns names 2 columns"):
         order_of(oracle, "x", ["z", "id"])
+    named = LeaceEraser.fit(pd.DataFrame(x, columns=[*"abcd"]), z)
+    for columns, text in (
+        ([*"abdc"], "x_columns has the columns of the fit in another order"),
+        ([*"abce"], "lacks 'd'"),
+    ):
+        with pytest.raises(InputError, match=text):
+            order_of(named, columns, None)
+    assert order_of(named, "lists", None).features == ("lists",)
     for odd in (None, LeaceEraser, torch.zeros(2), "eraser"):
         with pytest.raises(InputError, match="eraser is a .*: give what a fit returned"):
             order_of(odd, "x", None)

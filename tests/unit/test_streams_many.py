@@ -69,6 +69,7 @@ def test_what_is_missing_and_left_out_across_files(tmp_path: Path) -> None:
     kept = chunk.keep(~chunk.gaps(["v"]))
     assert len(kept) == 3 and kept.numbers(["v", "l"])[:, 0].tolist() == [1.0, 3.0, 4.0]
     assert len(kept.keep(np.zeros(3, bool))) == 0
+    assert kept.index.tolist() == [0, 3, 4] and kept.keep(np.array([False, True, True])).index.tolist() == [3, 4]
     with pytest.raises(InputError, match=r"column 'v' of .*b\.parquet has missing values in 1 of 1 rows.*: 0\)"):
         chunk.keep(np.array([1, 0, 1, 1, 1], bool)).numbers(["v"])
 

@@ -16,18 +16,19 @@ import typer
 from typer.core import TyperCommand
 
 from efface._errors import InputError
-from efface.cli import options
+from efface.cli import options, pipeline_options
 from efface.cli.completion import complete_methods, complete_settings, complete_worlds
+from efface.cli.flags import Options
 
-COMMANDS: dict[str, tuple[type[options.Options], str]] = {
+COMMANDS: dict[str, tuple[type[Options], str]] = {
     "demo": (options.Demo, "efface.cli.demo"),
     "fit": (options.Fit, "efface.cli.fit"),
     "apply": (options.Apply, "efface.cli.apply"),
     "audit": (options.Audit, "efface.cli.audit"),
     "remember": (options.Remember, "efface.cli.remember"),
-    "erase": (options.Erase, "efface.cli.erase"),
-    "export": (options.Export, "efface.cli.export"),
-    "generate": (options.Generate, "efface.cli.generate"),
+    "erase": (pipeline_options.Erase, "efface.cli.erase"),
+    "export": (pipeline_options.Export, "efface.cli.export"),
+    "generate": (pipeline_options.Generate, "efface.cli.generate"),
     "explain": (options.Explain, "efface.cli.explain"),
     "methods": (options.Methods, "efface.cli.methods"),
 }
@@ -98,13 +99,13 @@ class _Command(TyperCommand):
                 formatter.write("\n" + "\n".join(lines) + "\n")
 
 
-def _help(asked: type[options.Options]) -> str:
+def _help(asked: type[Options]) -> str:
     """The docstring, whose indented paragraphs are not to be wrapped."""
     parts = inspect.cleandoc(asked.__doc__ or "").split("\n\n")
     return "\n\n".join(f"\b\n{part}" if part.startswith("  ") else part for part in parts)
 
 
-def _function(asked: type[options.Options], module: str, line: str) -> Callable[..., None]:
+def _function(asked: type[Options], module: str, line: str) -> Callable[..., None]:
     """A function with the signature that typer reads, from the fields of a dataclass: its own, then its bases'."""
     hints = typing.get_type_hints(asked)
     order = [name for base in asked.__mro__ for name in vars(base).get("__annotations__", ())]
@@ -163,7 +164,7 @@ def _listing(subject: str | None) -> Callable[[Any], Any]:
     return answer
 
 
-def _check_one_of(asked: type[options.Options], given: Mapping[str, Any]) -> None:
+def _check_one_of(asked: type[Options], given: Mapping[str, Any]) -> None:
     names = {field.name: field.metadata["names"] or (f"--{field.name}",) for field in fields(asked) if field.metadata}
     for group in asked.one_of:
         named = [_long(names[name]) for name in group if given[name] not in (None, [])]

@@ -18,7 +18,7 @@ from efface.cli.options import Apply, Chosen, Missing
 from efface.cli.outputs import caution, check_free
 from efface.cli.ranges import Change
 from efface.core.erasure import load
-from efface.engines.writing import Order
+from efface.engines.writing import Order, without
 from efface.erasers.base import Eraser
 from efface.streams import (
     SUFFIXES,
@@ -57,11 +57,9 @@ class Saved:
         noted = None if self.side is None else self.side.columns
         return noted or self.eraser.columns or None
 
-    def erase(self, x: Tensor, values: Sequence[Any], index: Index) -> Tensor:
-        """The rows, which have these numbers, without the concept."""
-        if not self.takes_labels:
-            return self.eraser(x)
-        return self.eraser(x, joint(self.concepts, values, index))
+    def erase(self, x: Tensor, values: Sequence[Any], index: Index, name: str) -> Tensor:
+        """The rows, which have these numbers and are called so, without the concept."""
+        return without(self.eraser, x, joint(self.concepts, values, index) if self.takes_labels else None, name)
 
     @property
     def concepts(self) -> tuple[Concept, ...]:
@@ -108,14 +106,14 @@ def run(args: Apply) -> None:
 def _here(saved: Saved, inputs: Inputs, args: Apply) -> None:
     """Erase in this process, into one file."""
     _check_output(args, inputs)
-    change, total = _change(saved), 0
+    change, total, name = _change(saved), 0, f"{shortened(inputs.features)} of {inputs.x.where}"
     with (
         progress("applying", inputs.x.rows) as bar,
         open_sink(args.output, like=inputs.x, features=inputs.features) as sink,
         prefetched(inputs.with_numbers(args.chunk_rows, rest=True)) as pieces,
     ):
         for piece, x in pieces:
-            erased = saved.erase(x, piece.labels, piece.chunk.index)
+            erased = saved.erase(x, piece.labels, piece.chunk.index, name)
             sink.write(piece.chunk.replace(inputs.features, erased))
             change.update(x, erased)
             bar.update(piece.end - total)

@@ -121,7 +121,7 @@ def _eraser(args: options.Audit, saved: Saved | None, rows: Rows, names: list[st
     if rows.after is not None:
         return {"erase": _fixed(rows.after)}
     if saved is not None and saved.takes_labels:
-        return {"erase": _fixed(saved.erase(rows.x, saved.labels_in_order(rows.concepts, names), 0))}
+        return {"erase": _fixed(saved.erase(rows.x, saved.labels_in_order(rows.concepts, names), 0, args.x))}
     if saved is not None:
         return {"erase": saved.eraser}
     method = get_method(args.method or _METHOD, "rows")

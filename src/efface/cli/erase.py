@@ -9,8 +9,8 @@ from typing import Any
 from efface._errors import InputError
 from efface._io import CARD, CONFIG, TENSORS
 from efface.cli.erasing import fitted, read_concepts
-from efface.cli.options import Erase
 from efface.cli.outputs import check_free
+from efface.cli.pipeline_options import Erase
 from efface.cli.pipelines import files_of, open_view, world_of
 from efface.cli.settings import configured
 from efface.core.method import Method, get_method, methods

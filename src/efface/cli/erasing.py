@@ -13,7 +13,7 @@ from typing import Any
 
 from efface._errors import EffaceError, EffaceWarning, InputError
 from efface._validate import did_you_mean
-from efface.cli.options import Erasing
+from efface.cli.pipeline_options import Erasing
 from efface.cli.settings import parsed
 from efface.core.concept import Concept, word_key
 from efface.core.erasure import Erasure

@@ -7,8 +7,8 @@ from typing import Any
 
 from efface._errors import InputError
 from efface.cli.erasing import ON_ANOTHER, in_shell
-from efface.cli.options import Export
 from efface.cli.outputs import check_free
+from efface.cli.pipeline_options import Export
 from efface.cli.pipelines import files_of, open_view, world_of
 from efface.core.erasure import Erasure
 from efface.diffusion.weights.erasure import WeightErasure

@@ -14,8 +14,8 @@ from efface._errors import InputError
 from efface._io import atomic_path
 from efface._lazy import require
 from efface.cli.erasing import FIELDS, fitted, loaded, read_concepts
-from efface.cli.options import Generate
 from efface.cli.outputs import check_free, teller
+from efface.cli.pipeline_options import Generate
 from efface.cli.pipelines import files_of, open_view, world_of
 from efface.core.concept import Concept
 from efface.core.erasure import Erasure

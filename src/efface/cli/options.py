@@ -1,15 +1,16 @@
 """What each command is asked for: a frozen dataclass a command, of which `app` makes arguments, flags and help.
 
-Nothing here imports torch, so that help and completion are quick.
+Those for pipelines are in `pipeline_options`. Nothing here imports torch, so that help and completion are quick.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Literal
+
+from efface.cli import flags
+from efface.cli.flags import Options, argument, flag
 
 Engine = Literal["local", "ray"]
 Kind = Literal["auto", "categorical", "continuous"]
@@ -18,100 +19,6 @@ Published = Literal["counterfact", "rippleedits", "tofu", "rwku"]
 Resample = Literal["both", "queries"]
 Suite = Literal["quick", "full"]
 World = Literal["tables", "sentences", "tokens", "layers", "emoji"]
-
-
-def argument(help: str, metavar: str, default: Any = ..., kind: str | None = None) -> Any:
-    """A field that is given by its place; arguments as of `flag`, and of a world which kind it can be."""
-    return _field(default, {"help": help, "metavar": metavar, "names": None, "world": kind})
-
-
-def flag(default: Any, help: str, metavar: str | None = None, *names: str) -> Any:
-    """A field that is given by name.
-
-    Args:
-        default: Its default; `...` if it must be given, and a list if it may be given several times.
-        help: One line for people.
-        metavar: What stands for its value in the help; of numbers it says the range (`app`): `"N"` is a count.
-        *names: Its flags, if these are not the name of the field with two dashes.
-    """
-    return _field(default, {"help": help, "metavar": metavar, "names": names})
-
-
-def _field(default: Any, metadata: dict[str, Any]) -> Any:
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=default.copy, metadata=metadata)
-    return dataclasses.field(default=MISSING if default is ... else default, metadata=metadata)
-
-
-def _x() -> Any:
-    return argument("embeddings: .npy .npz .csv .parquet .safetensors (file.npz:name)", "X")
-
-
-def _several() -> Any:
-    return argument(
-        "embeddings: .npy .npz .csv .parquet .safetensors (file.npz:name); several files, a folder of them or a quoted "
-        "pattern are read one after the other",
-        "X...",
-    )
-
-
-def _concepts(default: Any = ...) -> Any:
-    text = "labels: a column of X, or a file (z.npy, z.npz:name, z.csv:column); repeat for several concepts"
-    return flag(default, text, "Z", "--concept")
-
-
-def _kind() -> Any:
-    return flag("auto", "what numbers are as labels (auto: integers classes, floats quantities); text is classes")
-
-
-def _chunk_rows() -> Any:
-    return flag(4096, "rows in memory at a time", "N")
-
-
-def _engine() -> Any:
-    return flag("local", "where it runs: in this process, or in tasks of Ray (pip install 'efface[ray]')")
-
-
-def _address() -> Any:
-    return flag(
-        None, "of --engine ray: a cluster (default: a Ray on this machine, for as long as it takes)", "HOST:PORT"
-    )
-
-
-def _method(default: Any, text: str) -> Any:
-    return flag(default, f"{text}; --method help lists them, --method NAME --help says more", "NAME", "--method")
-
-
-def _settings() -> Any:
-    return flag([], "an option of the method; may be given several times", "NAME=VALUE", "--set")
-
-
-def _report() -> Any:
-    return flag(None, "report to write: .html, .json or .md", "FILE", "-o", "--output")
-
-
-def _seed() -> Any:
-    return flag(0, "of every random choice", "SEED")
-
-
-def _force() -> Any:
-    return flag(False, "replace what is there already", None, "--force")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Base of what a command is asked for.
-
-    Attributes:
-        command_line: How it was called, for what it writes; not a flag.
-    """
-
-    subject: ClassVar[str | None] = None
-    """What the methods of `--method` are for."""
-    one_of: ClassVar[Sequence[tuple[str, ...]]] = ()
-    """Groups of flags of which at most one is given."""
-
-    command_line: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +52,8 @@ class Demo(Options):
 
     out: Path = flag(Path("demo-out"), "folder to write to", "DIR")
     only: World | None = flag(None, "one of the worlds")
-    seed: int = _seed()
-    force: bool = _force()
+    seed: int = flags.seed()
+    force: bool = flags.force()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,21 +70,21 @@ class Fit(Chosen):
     pass, over the labels alone.
     """
 
-    x: list[str] = _several()
-    concept: list[str] = _concepts()
+    x: list[str] = flags.several()
+    concept: list[str] = flags.concepts()
     output: str = flag(..., "folder for the eraser", "DIR", "-o", "--output")
-    method: str = _method("leace", "how to erase")
-    settings: list[str] = _settings()
-    kind: Kind = _kind()
+    method: str = flags.method("leace", "how to erase")
+    settings: list[str] = flags.settings()
+    kind: Kind = flags.kind()
     task: str | None = flag(None, "columns of X to be predicted later: no features, and left as they are", "Y,...")
     one_hot: str | None = flag(
         None, "columns of text to take as features, a column of 0 and 1 for each value", "A,B,..."
     )
-    chunk_rows: int = _chunk_rows()
+    chunk_rows: int = flags.chunk_rows()
     checkpoint: str | None = flag(None, "keep the state here, and go on from it if interrupted", "DIR")
-    engine: Engine = _engine()
-    address: str | None = _address()
-    force: bool = _force()
+    engine: Engine = flags.engine()
+    address: str | None = flags.address()
+    force: bool = flags.force()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,14 +102,14 @@ class Apply(Chosen):
     on where one before has stopped.
     """
 
-    x: list[str] = _several()
+    x: list[str] = flags.several()
     eraser: str = flag(..., "folder written by efface fit", "DIR")
     output: str = flag(..., "file to write; with --engine ray a folder", "FILE", "-o", "--output")
-    concept: list[str] = _concepts([])
-    chunk_rows: int = _chunk_rows()
-    engine: Engine = _engine()
-    address: str | None = _address()
-    force: bool = _force()
+    concept: list[str] = flags.concepts([])
+    chunk_rows: int = flags.chunk_rows()
+    engine: Engine = flags.engine()
+    address: str | None = flags.address()
+    force: bool = flags.force()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,15 +132,15 @@ class Audit(Chosen):
 
     one_of = (*Chosen.one_of, ("eraser", "after", "method"))
 
-    x: str = _x()
-    concept: list[str] = _concepts()
+    x: str = flags.x()
+    concept: list[str] = flags.concepts()
     eraser: str | None = flag(None, "folder written by efface fit: audit X erased by it", "DIR")
     after: str | None = flag(None, "the same rows, erased", "FILE")
-    method: str | None = _method(None, "without an eraser: what to fit in each fold (default: leace)")
-    settings: list[str] = _settings()
-    kind: Kind = _kind()
+    method: str | None = flags.method(None, "without an eraser: what to fit in each fold (default: leace)")
+    settings: list[str] = flags.settings()
+    kind: Kind = flags.kind()
     task: str | None = flag(None, "labels of what should survive: a column of X, or a file", "Y")
-    output: str | None = _report()
+    output: str | None = flags.report()
     max_rows: int = flag(20_000, "audit a random sample of so many rows of a larger file", "N")
     erasures: list[Path] = flag([], "of a pipeline: what efface erase saved, to be put on it", "DIR", "--erasure")
     base: str | None = flag(None, "of a pipeline with edited weights: the pipeline before", "PIPELINE")
@@ -248,8 +155,8 @@ class Audit(Chosen):
     processes: int = flag(1, "of a pipeline: so many probes side by side (Linux, on the CPU)", "N")
     steps: int | None = flag(None, "of a pipeline: steps of the sampler (default: its own)", "N")
     guidance: float | None = flag(None, "of a pipeline: scale of guidance (default: its own)", "SCALE")
-    seed: int = _seed()
-    force: bool = _force()
+    seed: int = flags.seed()
+    force: bool = flags.force()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,100 +213,9 @@ class Remember(Options):
     draws: int = flag(2000, "resamples", "N")
     listed: int = flag(10, "names in a table at most", "N")
     strict: bool = flag(False, "exit with 1 unless it is certified and there is nothing to warn of")
-    output: str | None = _report()
-    seed: int = _seed()
-    force: bool = _force()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Erasing(Options):
-    """What is erased from a pipeline, beside the name of the concept."""
-
-    subject = "pipeline"
-
-    method: str | None = _method(None, "how to erase")
-    settings: list[str] = _settings()
-    synonym: list[str] = flag([], "another word for the concept; may be given several times", "WORD")
-    preserve: list[str] = flag([], "what must keep its meaning; may be given several times", "WORD")
-    template: list[str] = flag([], "a prompt with {} for the concept; may be given several times", "TEXT")
-    anchor: str | None = flag(None, "what to show instead; select chooses it, and neighbours to preserve", "WORD")
-    candidates: str | None = flag(
-        None, "of --anchor select: words, wordnet or vocabulary (default: a world's siblings, else wordnet)", "A,B,..."
-    )
-    synset: str | None = flag(None, "of --anchor select: which meaning WordNet takes, as crane.n.05", "NAME")
-    erase_from: str | None = flag(None, "of what the concept is an attribute, as red of apple", "WORD")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Erase(Erasing):
-    """Fit an erasure of a concept to a text-to-image pipeline, and save it.
-
-      efface erase shapes --concept star --method uce --anchor select -o erasure/
-      efface erase my-stable-diffusion/ --concept cat --concept dog --method uce --anchor animal -o erasure/
-      efface erase my-stable-diffusion/ --concept cat --method esd --set steps=100 --checkpoint half-way/ -o erasure/
-
-    PIPELINE is a folder that diffusers can load, or a world of efface-worlds: "shapes" or "emoji", where a concept's
-    siblings are what is preserved, or chosen from, unless told. --anchor select prints what it chose, and why: after
-    SELECT, from WordNet's sister terms (pip install 'efface[anchors]'). See it with efface generate --with; efface
-    export writes what changes weights as a LoRA or a pipeline.
-    """
-
-    pipeline: str = argument("folder of a diffusers pipeline, or a world", "PIPELINE", kind="pipeline")
-    concept: list[str] = flag(..., "what to erase; may be given several times", "WORD")
-    output: str = flag(..., "folder for the erasure", "DIR", "-o", "--output")
-    method: str = _method(..., "how to erase")
-    checkpoint: str | None = flag(None, "of tuned methods: keep the state here, and go on from it", "DIR")
-    force: bool = _force()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Export(Options):
-    """Write a saved erasure of weights as a LoRA, or as a pipeline that needs no efface.
-
-      efface export erasure/ my-stable-diffusion/ --lora lora/
-      efface export erasure/ my-stable-diffusion/ --pipeline erased/
-
-    PIPELINE is what the erasure was fitted to. --lora is for pipe.load_lora_weights of diffusers; a change of full rank
-    needs --rank, which loses some of it, or --pipeline, which takes any.
-    """
-
-    one_of = (("lora", "pipeline"),)
-
-    erasure: Path = argument("folder written by efface erase", "ERASURE")
-    base: str = argument("folder of a diffusers pipeline, or a world", "PIPELINE", kind="pipeline")
-    lora: Path | None = flag(None, "folder for the LoRA", "DIR")
-    pipeline: Path | None = flag(None, "folder for the pipeline, new or empty", "DIR")
-    rank: int | None = flag(None, "of --lora: keep this rank of each change (default: all of it)", "N")
-    force: bool = _force()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generate(Erasing):
-    """Sample a text-to-image pipeline into one picture: a row for each prompt, a column for each seed.
-
-      efface generate shapes --prompt "a red circle" --prompt "a blue star" -o grid.png
-      efface generate emoji --prompt "a guitar on a red background" --erase guitar --method semantic-surgery -o grid.png
-      efface generate shapes --prompt "a red circle" --erase circle --preserve ring --preserve star \
-          --method semantic-surgery -o grid.png
-      efface generate my-stable-diffusion/ --with erasure/ --prompt "a church" --seeds 2 --steps 20 -o grid.png
-
-    PIPELINE is a folder that diffusers can load, or a world of efface-worlds: "shapes" or "emoji", whose steps and
-    guidance are then the default, and a concept's siblings what is preserved. With --erase or --with each prompt has a
-    second row, with the erasure on, at the same seeds; flags about a concept go with --erase.
-    """
-
-    one_of = (("erase", "erasures"),)
-
-    pipeline: str = argument("folder of a diffusers pipeline, or a world", "PIPELINE", kind="pipeline")
-    prompt: list[str] = flag(..., "may be given several times", "TEXT")
-    output: Path = flag(..., "picture to write: .png .jpg", "FILE", "-o", "--output")
-    seeds: int = flag(4, "columns: seeds 0 to N - 1", "N")
-    steps: int | None = flag(None, "steps of the sampler (default: the pipeline's)", "N")
-    guidance: float | None = flag(None, "scale of guidance (default: the pipeline's)", "SCALE")
-    negative: str | None = flag(None, "negative prompt", "TEXT")
-    erase: str | None = flag(None, "fit an erasure of this concept", "CONCEPT")
-    erasures: list[Path] = flag([], "put on what efface erase saved; may be given several times", "DIR", "--with")
-    force: bool = _force()
+    output: str | None = flags.report()
+    seed: int = flags.seed()
+    force: bool = flags.force()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -424,15 +240,15 @@ class Explain(Options):
 
     model: str = argument("folder of transformers, package.module:factory, or a world", "MODEL", kind="classifier")
     images: list[Path] = argument("images, or folders of images", "IMAGES", [])
-    output: str | None = _report()
+    output: str | None = flags.report()
     maps: Path | None = flag(None, "write maps (safetensors) and overlays (PNG) here", "DIR")
-    method: list[str] = _method([], "qfa (default), diet, gradient, ...; may be given several times")
-    settings: list[str] = _settings()
+    method: list[str] = flags.method([], "qfa (default), diet, gradient, ...; may be given several times")
+    settings: list[str] = flags.settings()
     labels: bool = flag(False, "names of folders are true classes: tell them in the report", None, "--labels")
     limit: int = flag(64, "explain a random sample of so many images of a larger folder", "N")
     show: int = flag(8, "pictures in the report", "N")
     batch_size: int = flag(32, "images at once", "N")
-    seed: int = _seed()
+    seed: int = flags.seed()
     weights: Path | None = flag(None, "of a factory: its weights, .safetensors", "FILE")
     size: str | None = flag(None, "of a factory: size of its images, as 224 or 224x320 (default: theirs)", "HxW")
     mean: str | None = flag(None, "of a factory: what it subtracts from pixels in [0, 1] (default: nothing)", "M,M,M")
@@ -451,7 +267,7 @@ class Explain(Options):
         None, "share of images tuned on of which diet's copy must say the same as the model (default: 0.97)", "SHARE"
     )
     student: Path | None = flag(None, "diet's tuned copy: read from here, or tuned and written here", "DIR")
-    force: bool = _force()
+    force: bool = flags.force()
 
 
 @dataclass(frozen=True, kw_only=True)

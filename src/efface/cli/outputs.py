@@ -12,7 +12,7 @@ from typing import Any
 from efface._errors import EffaceWarning, InputError
 from efface._lazy import require
 from efface.audit.audit import Audit
-from efface.cli.options import Options
+from efface.cli.flags import Options
 from efface.core.provenance import provenance
 from efface.report.saving import FORMATS, targets
 from efface.streams.matching import would_find

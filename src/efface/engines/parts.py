@@ -27,7 +27,7 @@ from efface.core.method import Method, get_method
 from efface.engines.sums import Sums, new_fitter
 from efface.streams.concepts import Concept
 from efface.streams.inputs import Inputs, Labels
-from efface.streams.pieces import RowsOf, Tables, borders
+from efface.streams.pieces import RowsOf, Tables, borders, place_of
 from efface.streams.ranges import Gatherer
 from efface.streams.source import Source
 
@@ -131,12 +131,20 @@ def sums_of(job: Job, inputs: Inputs | Iterable[Any]) -> State:
     found = Sums(inputs, job.how, job.concepts, job.config, ranges=ranges)
     for piece, x in inputs.with_numbers(job.chunk_rows):
         found.update(piece, x)
-    fitter, seen = found.fitter, inputs.x.rows or 0
+    fitter, about = found.fitter, {"seen": inputs.x.rows or 0, "where": _where(inputs.x)}
     if fitter is None:
-        return {"rows": 0, "seen": seen, "where": inputs.x.where}
+        return {"rows": 0, **about}
     sums = {name: value.numpy() for name, value in fitter.state_dict().items()}
-    about = {"x_dim": fitter.x_dim, "dtype": str(fitter.dtype)[6:], "ranges": ranges.kept()}
-    return {"rows": int(fitter.n.sum()), "seen": seen, "where": inputs.x.where, "sums": sums, **about}
+    about |= {"x_dim": fitter.x_dim, "dtype": str(fitter.dtype)[6:], "ranges": ranges.kept()}
+    return {"rows": int(fitter.n.sum()), "sums": sums, **about}
+
+
+def _where(source: Source) -> str:
+    """What to call a part, by where its rows begin if it has but some."""
+    if not isinstance(source, RowsOf):
+        return source.where
+    file, row = place_of(source.source, source.first)
+    return f"{file} (from row {row} on)"
 
 
 def merged_sums(job: Job, first: State, second: State) -> State:

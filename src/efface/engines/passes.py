@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from efface._errors import InputError
+from efface._temporary import sweep
 from efface.engines import cluster
 from efface.engines.parts import Job, fitter_of, merged_sums, part_of, part_rows, sums_of
 from efface.engines.sums import with_means
@@ -160,7 +161,10 @@ def erased(
     there = folder.absolute()
     parts = [(source, target.absolute()) for source, target in pairs]
     left = "files that are done stay, and the same call goes on from them"
-    return work.over(parts, partial(_write, order, there, look), _both, "erasing", rows, left)
+    done = work.over(parts, partial(_write, order, there, look), _both, "erasing", rows, left)
+    for place in {target.parent for _, target in parts}:
+        sweep(place, again=True)  # of workers that died
+    return done
 
 
 def _write(order: Order, folder: Path, look: Callable[[], Any] | None, pair: tuple[Path, Path]) -> Erased:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from efface._errors import InputError
 from efface._io import as_path
+from efface._validate import check_int, check_positive_int
 from efface.core.doors import check_call
 from efface.core.labels import Kind
 from efface.core.method import get_method
@@ -89,6 +90,8 @@ def fit(
     given = {name: value for name, value in locals().items() if name != "options"} | options
     call = called("efface.engines.ray.fit", given)
     chosen = get_method(method, "rows")
+    _check_counts(chunk_rows=chunk_rows, rows_per_task=rows_per_task, workers=workers)
+    check_int(max_retries, "max_retries", least=0)
     config, more = chosen.configured(options)
     if more:
         raise InputError(
@@ -157,6 +160,8 @@ def transform(
             "a data set has no files to go on from: write data.map_batches(lambda t: erased_table(order, t), "
             "batch_format='pyarrow').write_parquet(...), with efface.engines.writing"
         )
+    _check_counts(chunk_rows=chunk_rows, workers=workers)
+    check_int(max_retries, "max_retries", least=0)
     order = order_of(eraser, x_columns, z_columns, missing=missing, chunk_rows=chunk_rows)
     source = open_source(data)
     cluster.ray_module()
@@ -165,3 +170,9 @@ def transform(
         work = Work(ray, workers, max_retries)
         done = erased(work, order, pairs, as_path(folder), source.rows)
     return written(folder, done.records)
+
+
+def _check_counts(**given: int | None) -> None:
+    for name, value in given.items():
+        if value is not None:
+            check_positive_int(value, name)

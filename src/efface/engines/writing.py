@@ -28,7 +28,7 @@ from efface.streams.matching import would_find
 from efface.streams.open import open_sink
 from efface.streams.parquet import open_parquet, parquet_file
 from efface.streams.pieces import Tables
-from efface.streams.source import Index, Source, check_columns, column_names, files_of
+from efface.streams.source import Index, Source, check_columns, column_names, files_of, shortened
 from efface.streams.table import TableChunk
 
 MANIFEST, RECORDS = "_efface.json", "_efface"
@@ -68,11 +68,10 @@ class Order:
         labels = tuple(Labels(name, name) for name in self.labels)
         return Inputs(source, self.features, labels, self.missing, self.means)
 
-    def erased(self, x: torch.Tensor, labels: Sequence[Any], index: Index) -> torch.Tensor:
-        """The rows, which have these numbers, without the concept."""
-        if not self.labels:
-            return self.eraser(x)
-        return self.eraser(x, joint(self.concepts, labels, index) if self.concepts else labels[0])
+    def erased(self, x: torch.Tensor, labels: Sequence[Any], index: Index, where: str) -> torch.Tensor:
+        """The rows of a file, which have these numbers, without the concept."""
+        z = joint(self.concepts, labels, index) if self.concepts else labels[0] if self.labels else None
+        return without(self.eraser, x, z, f"{shortened(self.features)} of {where}")
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,24 @@ class Written:
     files: int
     rows: int
     kept: int
+
+
+def without(eraser: Any, x: torch.Tensor, z: Any, name: str) -> Any:
+    """Rows without the concept.
+
+    Args:
+        eraser: The eraser.
+        x: The rows.
+        z: Their labels; None for erasers that take none.
+        name: What to call the rows.
+
+    Raises:
+        InputError: If the eraser was fitted on others; the text names them.
+    """
+    try:
+        return eraser(x) if z is None else eraser(x, z)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
 def begun(
@@ -233,7 +250,7 @@ def _write(order: Order, path: Path, target: Path, look: Look | None) -> int:
 def _erased(order: Order, source: Source, rows: int) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor]]:
     """Chunks with their features, before and after."""
     for piece, x in order.inputs(source).with_numbers(rows, rest=True):
-        yield piece.chunk, x, order.erased(x, piece.labels, piece.chunk.index)
+        yield piece.chunk, x, order.erased(x, piece.labels, piece.chunk.index, source.where)
 
 
 def _empty(order: Order, source: Any) -> TableChunk:

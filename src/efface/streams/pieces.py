@@ -128,13 +128,27 @@ def _table(rows: Any) -> pa.Table:
 
 def borders(source: Source) -> list[int]:
     """Rows at which a source is best parted, 0 and the number of rows included: files, and row groups in `.parquet`."""
-    inner = getattr(source, "table", source)  # of a source that spreads columns of text
     found, start = [0], 0
-    for each in getattr(inner, "sources", (inner,)):
+    for each in _files(source):
         for count in _counts(each):
             start += count
             found.append(start)
     return sorted({*found})
+
+
+def place_of(source: Any, row: int) -> tuple[str, int]:
+    """The file of a source that a row lies in, as messages call it, and its number there."""
+    files = _files(source)
+    for each in files[:-1]:
+        if row < (each.rows or 0):
+            return each.where, row
+        row -= each.rows or 0
+    return files[-1].where, row
+
+
+def _files(source: Any) -> Sequence[Any]:
+    inner = getattr(source, "table", source)  # of a source that spreads columns of text
+    return getattr(inner, "sources", (inner,))
 
 
 def _counts(source: Any) -> list[int]:
