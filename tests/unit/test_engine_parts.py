@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +17,9 @@ from efface.core.method import get_method
 from efface.engines.parts import Job, fitter_of, from_bytes, merged_sums, part_of, part_rows, sums_of, to_bytes
 from efface.engines.tree import merged
 from efface.streams import open_source
-from efface.streams.concepts import Concept
+from efface.streams.concepts import Concept, Learner
 from efface.streams.inputs import Inputs, Labels
-from efface.streams.pieces import RowsOf, borders
+from efface.streams.pieces import RowsOf, borders, place_of
 
 ROWS, WIDTH, CLASSES = 500, 6, ("a", "b", "c")
 
@@ -90,16 +91,25 @@ def test_parts_of_another_width_or_type_are_refused_by_name() -> None:
             from_bytes(bad)
 
 
-def test_what_is_refused_names_the_row_of_the_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", [None, "drop"])
+def test_what_is_refused_names_the_row_of_the_whole(tmp_path: Path, missing: Literal["drop"] | None) -> None:
     x, z, _ = data()
     x[321, 2] = np.inf
-    pq.write_table(pa.table({"x": list(x), "z": z}), tmp_path / "a.parquet", row_group_size=100)
+    rows, q = [*x], [0.5] * ROWS
+    q[430] = np.inf
+    if missing:
+        rows[200] = rows[319] = q[410] = None  # which are left out, and counted all the same
+    pq.write_table(pa.table({"x": rows, "z": z, "q": q}), tmp_path / "a.parquet", row_group_size=100)
     source = open_source(tmp_path / "a.parquet")
-    inputs = Inputs(source, ("x",), (Labels("z", "z"),))
+    inputs = Inputs(source, ("x",), (Labels("z", "z"),), missing)
+    labels = Inputs(source, (), (Labels("q", "q"),), missing).labels_only(50)
+    with pytest.raises(InputError, match=r"q is missing, NaN or infinite \(inf\) .*\(first rows: 430\)"):
+        [Learner("q", "continuous").update(values[0], index) for values, index in labels]
     job = Job("leace", ("x",), (Concept("z", "categorical", ("a", "b"), 2),), chunk_rows=50)
     assert borders(source) == [0, 100, 200, 300, 400, 500]
     assert [*part_rows(source, 150)] == [(0, 200), (200, 400), (400, 500)]
-    first_c = int(np.argmax(z[200:] == "c")) + 200
+    first = 201 if missing else 200
+    first_c = int(np.argmax(z[first:] == "c")) + first
     with pytest.raises(InputError, match=rf"z has the label c in row {first_c}, which"):
         sums_of(job, part_of(inputs, 200, 400))
     job = Job("leace", ("x",), (Concept("z", "categorical", CLASSES, 3),), chunk_rows=50)
@@ -112,6 +122,8 @@ def test_rows_of_a_source_in_any_chunking(tmp_path: Path) -> None:
         pq.write_table(pa.table({"v": np.arange(n) + 10.0 * i}), tmp_path / f"{i}.parquet", row_group_size=2)
     source = open_source(tmp_path)
     every = torch.cat([c.numbers(["v"]) for c in source.chunks(100)])
+    assert place_of(source, 3) == (str(tmp_path / "1.parquet"), 0)
+    assert place_of(RowsOf(source, 0, 9).source, 9) == (str(tmp_path / "2.parquet"), 5)
     for first, last in ((0, 10), (2, 3), (3, 9), (5, 5)):
         for rows in (1, 2, 3, 50):
             for start in range(last - first + 1):

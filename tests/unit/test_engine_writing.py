@@ -112,6 +112,9 @@ def test_a_file_that_fails_leaves_none(files: Path, tmp_path: Path) -> None:
     assert sorted(file.name for file in out.iterdir()) == ["_efface", "_efface.json", "a.parquet"]
     dropped = run(order_of(eraser(), "x", None, missing="drop"), source, tmp_path / "dropped")
     assert dropped.rows == 32
+    narrow = LeaceEraser.fit(rows()[0][:, :3], rows()[1])
+    with pytest.raises(InputError, match=r"x of .*a\.parquet: x has shape .* fitted on width 3"):
+        run(order_of(narrow, "x", None), source, tmp_path / "narrow")
     means = torch.tensor([1.0, 2.0, 3.0, 4.0])
     filled = run(order_of(eraser(), "x", None, missing="mean", means=means), source, tmp_path / "filled")
     assert filled.rows == 33

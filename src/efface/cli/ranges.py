@@ -47,7 +47,14 @@ class Change:
             self._look(self._columns, wide, new)
 
     def merge(self, other: Change) -> None:
-        """Take in what another one has seen of other rows."""
+        """Take in what another one has seen of other rows.
+
+        >>> x, (whole, first, second) = torch.arange(12.0).reshape(4, 3) ** 2, (Change() for _ in range(3))
+        >>> whole.update(x, -x), first.update(x[:1], -x[:1]), second.update(x[1:], -x[1:]), first.merge(second)
+        (None, None, None, None)
+        >>> abs(first.size - whole.size) < 1e-12 * whole.size
+        True
+        """
         if not other.rows:
             return
         self._origin = other._origin if self._origin is None else self._origin
