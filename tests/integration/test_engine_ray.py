@@ -200,7 +200,7 @@ def test_text_that_is_taken_apart_and_labels_go_the_same_way(
         pq.write_table(every.slice(start, count), f"in/{name}.parquet")
         start += count
     argv = ["fit", "in", "--concept", "z", "--one-hot", "city", "-o", "e", "--method", "oracle", "--missing"]
-    assert main([*argv, "mean"]) == 0
+    assert main([*argv, "mean"]) == 0 and capsys.readouterr().out
     for i, missing in enumerate(("mean", "drop")):
         argv = ["apply", "in", "--eraser", "e", "--missing", missing]
         assert main([*argv, "-o", f"{i}.parquet"]) == 0 and main([*argv, "-o", f"{i}", "--engine", "ray"]) == 0
