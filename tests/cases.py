@@ -1,6 +1,6 @@
 """A tiny subject of each kind, a concept for it, and what it gives: what the shared suite drives every method on.
 
-A method needs nothing here. Only where its defaults take long is there an entry in `QUICK`.
+A method needs nothing here. Only where its defaults take long, or act late, is there an entry in `QUICK`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "cgce": {"n_pairs": 24, "epochs": 4, "learning_rate": 0.01, "keep_rows": 0.5, "members": 2, "width": 8, "heads": 2},
     "diet": {"rounds": 1, "epochs": 1, "step": 0.2, "steps": 6, "stop": 0.0, "least_agreement": 0.0, "rate": 1e-3},
     "semantic-surgery": {"threshold": -2.0},
+    "sld": {"warmup": 1},
 }
 
 
@@ -54,9 +55,10 @@ class Case:
     wrong: Callable[[], Any]
     other: Callable[[], Any]
 
-    def fit(self, method: Any, **options: Any) -> Any:
-        """The method's erasure of the subject."""
-        return efface.erase(self.subject(), self.concept, method=method.name, **{**self.given(method), **options})
+    def fit(self, method: Any, subject: Any = None, **options: Any) -> Any:
+        """The method's erasure of the subject, or of one that is at hand."""
+        subject = self.subject() if subject is None else subject
+        return efface.erase(subject, self.concept, method=method.name, **{**self.given(method), **options})
 
     def given(self, method: Any) -> dict[str, Any]:
         """What the case has of that which the fit of a method takes."""
@@ -97,7 +99,7 @@ def _scores(model: Any) -> Tensor:
 
 def _latents(pipe: Any) -> Tensor:
     seeds = [torch.Generator().manual_seed(seed) for seed in range(2)]
-    call = {"height": 32, "width": 32, "num_inference_steps": 12, "output_type": "latent", "generator": seeds}
+    call = {"height": 32, "width": 32, "num_inference_steps": 4, "output_type": "latent", "generator": seeds}
     return pipe(["a red circle", "a small star"], guidance_scale=4.0, **call).images
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -31,3 +32,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
     folder = tmp_path_factory.getbasetemp()
     return Shared(folder.parent if hasattr(request.config, "workerinput") else folder)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now lives as long as the run: the collector need not go through it every time."""
+    gc.collect()
+    gc.freeze()

@@ -48,7 +48,7 @@ def show(values: np.ndarray) -> str:
 models = {
     "disease explained (R2)": (Ridge(), y),
     "sex read by logistic regression": (LogisticRegression(), sex),
-    "sex read by random forest": (RandomForestClassifier(200, random_state=0), sex),
+    "sex read by random forest": (RandomForestClassifier(100, random_state=0), sex),
 }
 rows = {
     name: {when: show(score(model, target, erase=when == "after")) for when in ("before", "after")}

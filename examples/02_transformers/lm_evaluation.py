@@ -30,7 +30,7 @@ train = make_tokens("train", length=128, sequences=32, max_files=40)
 scrubber = efface.scrub(model, train.input_ids, train.lexical_type, sites="norms")
 
 # %% Questions: the last token of a sequence, and another one drawn from those that are last elsewhere.
-heldout = make_tokens("heldout", length=33, sequences=300)
+heldout = make_tokens("heldout", length=33, sequences=200)
 ends = list(zip(heldout.input_ids[:, -1].tolist(), heldout.lexical_type[:, -1].tolist(), strict=True))
 draw = random.Random(0)
 
@@ -43,7 +43,7 @@ def questions(*, same_type: bool) -> list[dict]:
             context, *choices = tokenizer.batch_decode([sequence[:-1], [token], [draw.choice(wrong)]])
             if tokenizer(context + choices[0])["input_ids"] == sequence:  # the text is read as it was written
                 asked.append({"context": context, "choices": choices, "answer": 0})
-    return asked[:150]
+    return asked[:100]
 
 
 # %% A folder of tasks as lm-evaluation-harness wants them: for each the questions, and a file about them.

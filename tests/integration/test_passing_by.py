@@ -303,8 +303,13 @@ def test_weights_that_are_taken_of_a_part_of_a_pipeline_are_told(tmp_path: Any) 
     pipe.unet.state_dict()
 
 
-@pytest.mark.parametrize("how", ["torch.compile", "compile"])
-@pytest.mark.parametrize("kind", ["text", "prediction", "swap"])
+OTHERS = [("text", "torch.compile"), ("prediction", "compile"), ("swap", "torch.compile"), ("swap", "compile")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [("text", "compile"), ("prediction", "torch.compile"), *(pytest.param(*o, marks=pytest.mark.slow) for o in OTHERS)],
+)
 def test_a_compiled_denoiser_is_seen_through(kind: str, how: str) -> None:
     expected, plain = {}, said(build("sd1"))
     for compiled in (False, True):

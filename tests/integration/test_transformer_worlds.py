@@ -67,6 +67,7 @@ def test_figures_of_losses_and_of_probes(python: Audit) -> None:
     assert len(figures) == len(set(figures)) == 4
 
 
+@pytest.mark.slow
 def test_gender_is_gone_from_all_sites_of_minilm_at_once(minilm: Audit) -> None:
     gap = minilm.find("class-mean gap", "largest of all sites", "all sites erased at once")
     assert gap.value < 1e-6 < 0.1 < gap.baseline  # type: ignore[operator]
@@ -75,6 +76,7 @@ def test_gender_is_gone_from_all_sites_of_minilm_at_once(minilm: Audit) -> None:
     assert max(float(after) for _, _, after in table.rows) == pytest.approx(gap.value, rel=0.1)
 
 
+@pytest.mark.slow
 def test_pairs_grow_alike_and_the_rest_stays(minilm: Audit) -> None:
     family = "cosine similarity"
     assert minilm.find(family, "pairs", "change").verdict == "higher than before"

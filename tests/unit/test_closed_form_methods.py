@@ -63,9 +63,17 @@ BELOW: dict[str, Any] = {"null_below": 0.5, "filtered": True}
 EACH: dict[str, Any] = {"null_share": 0.05, "null_of": "each", "least_free": 0.0}
 
 
-@pytest.mark.parametrize("space", [BELOW, EACH | {"filtered": False}, EACH | {"filtered": True}])
-@pytest.mark.parametrize("fixed_ridge", [0.0, 0.5])
-@pytest.mark.parametrize("span", ["last", "last_to_end"])
+@pytest.mark.parametrize(
+    ("space", "fixed_ridge", "span"),
+    [  # each value with each other one
+        (BELOW, 0.0, "last"),
+        (BELOW, 0.5, "last_to_end"),
+        (EACH | {"filtered": False}, 0.5, "last"),
+        (EACH | {"filtered": False}, 0.0, "last_to_end"),
+        (EACH | {"filtered": True}, 0.0, "last"),
+        (EACH | {"filtered": True}, 0.5, "last_to_end"),
+    ],
+)
 def test_speed(span: Any, fixed_ridge: float, space: dict[str, Any]) -> None:
     pipe = double()
     values = keys_and_values(pipe, ("to_v",))

@@ -57,6 +57,7 @@ def test_a_decoder_that_is_trained_for_longer_reads_the_same_latents(tmp_path: P
     assert {name.partition(".")[0] for name in changed} <= {"decoder", "post_quant_conv"}
 
 
+@pytest.mark.slow  # the loop is that of the shapes world, which is stopped in every run of the tests
 @pytest.mark.parametrize("stage", TRAINERS)
 def test_a_stopped_run_goes_on_bit_for_bit(stage: str, tmp_path: Path) -> None:
     whole, facts = TRAINERS[stage](tmp_path / "whole")

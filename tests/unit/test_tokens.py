@@ -540,7 +540,7 @@ class TestShipped:
 
     @pytest.mark.parametrize("architecture", training.ARCHITECTURES)
     def test_they_know_python_that_they_have_not_seen(self, architecture: Any) -> None:
-        world = make_tokens(sequences=48, tokenizer=load_token_tokenizer(architecture))
+        world = make_tokens(sequences=24, tokenizer=load_token_tokenizer(architecture))
         nats = next_token_nats(load_token_model(architecture), world)
         assert bool(nats.isfinite().all()) and bool((nats > 0).all())
         interval = bootstrap_interval(world.sequence_bits(nats), world.sequence_bytes, groups=world.files)

@@ -74,6 +74,7 @@ class TestSentences:
 class TestEmbedding:
     SENTENCES = ("The nurse said that she would be late.", "He is a poet.", "A very different thing: rain in Lisbon.")
 
+    @pytest.mark.slow
     def test_agrees_with_sentence_transformers(self) -> None:
         code = (
             "import sys, warnings; warnings.simplefilter('ignore')\n"

@@ -81,8 +81,12 @@ def _linear_penalty(is_classifier: bool, penalty: float, rows: int) -> dict[str,
     return {"C": 1 / (penalty * rows)} if is_classifier else {"alpha": penalty * rows}
 
 
+def _mlp_batch(rows: int) -> int:
+    return rows if rows <= 2 * _MLP_BATCH else _MLP_BATCH  # a short second batch would double the steps
+
+
 def _mlp_settings(seed: int, rows: int) -> dict[str, Any]:
-    batch = min(_MLP_BATCH, rows)
+    batch = _mlp_batch(rows)
     epochs = max(10, _MLP_STEPS // max(1, rows // batch))
     return {
         "shuffle": rows > batch,  # one batch is the same in any order, and to shuffle takes as long as to train
@@ -104,7 +108,7 @@ def _mlp_regressor(seed: int, rows: int) -> Any:
 
 def _mlp_penalty(is_classifier: bool, penalty: float, rows: int) -> dict[str, float]:
     # scikit-learn divides alpha by the rows of a batch.
-    return {"alpha": penalty * min(_MLP_BATCH, rows)}
+    return {"alpha": penalty * _mlp_batch(rows)}
 
 
 _LINEAR_PENALTIES = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
