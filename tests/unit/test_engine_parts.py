@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -95,7 +95,8 @@ def test_parts_of_another_width_or_type_are_refused_by_name() -> None:
 def test_what_is_refused_names_the_row_of_the_whole(tmp_path: Path, missing: Literal["drop"] | None) -> None:
     x, z, _ = data()
     x[321, 2] = np.inf
-    rows, q = [*x], [0.5] * ROWS
+    rows: list[Any] = [*x]
+    q: list[Any] = [0.5] * ROWS
     q[430] = np.inf
     if missing:
         rows[200] = rows[319] = q[410] = None  # which are left out, and counted all the same

@@ -130,7 +130,7 @@ def row_of(index: Index, row: int) -> int:
     return index + row if isinstance(index, int) else int(index[row])
 
 
-def kept_index(index: Index, rows: NDArray[np.bool_]) -> Index:
+def kept_index(index: Index, rows: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Numbers of those rows alone that are kept.
 
     >>> kept_index(10, np.array([False, True])), kept_index(np.array([4, 7]), np.array([False, True]))
