@@ -124,6 +124,17 @@ def test_agrees_with_concept_erasure_where_that_is_right(dtype, shrinkage, affin
 
 
 @pytest.mark.parametrize("shrinkage", [True, False])
+@pytest.mark.parametrize("exponent", [-500, 500])
+def test_the_unit_of_all_columns_does_not_matter(exponent, shrinkage):
+    """Squares of covariances, of which shrinkage is made, are beyond float64 here."""
+    x, _, z = dataset(3)
+    unit, fit = 2.0**exponent, {"shrinkage": shrinkage, "dtype": torch.float64}
+    scaled, plain = LeaceEraser.fit(x * unit, z, **fit), LeaceEraser.fit(x, z, **fit)
+    torch.testing.assert_close(scaled(x * unit) / unit, plain(x), rtol=1e-12, atol=1e-12)
+    assert scaled.report and plain.report and scaled.report.shrinkage == plain.report.shrinkage
+
+
+@pytest.mark.parametrize("shrinkage", [True, False])
 @pytest.mark.parametrize("n", [12, 400])
 def test_units_of_columns_do_not_matter(n, shrinkage):
     """Income among shares: its numbers do not decide how much the others are shrunk, nor how much of it is moved."""

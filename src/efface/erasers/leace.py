@@ -27,11 +27,13 @@ from efface.linalg.projection import (
     rank_tolerance,
 )
 from efface.linalg.psd import Factor, factor_
-from efface.linalg.shrinkage import correlation_weight, units, weight_of_sample
+from efface.linalg.shrinkage import binary_unit, correlation_weight, units, weight_of_sample
 from efface.moments.gram import mirror
 
 ErasureMethod = Literal["leace", "orth"]
 _TINY = 1e-6
+_SQUARED = 1e-140
+"""Variances from here to its inverse have squares that float64 holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,8 +264,12 @@ class LeaceFitter(Fitter):
         n, own = self.moments.weight, units(variance.sqrt())
         if own is not None:
             return correlation_weight(upper, own, n), variance
-        squares = 2 * torch.linalg.vector_norm(upper).square() - variance.square().sum()
-        return float(weight_of_sample(variance.sum(), squares, self.x_dim, n)), variance.mean()
+        unit = binary_unit(variance.mean())
+        held = _SQUARED < float(unit) < 1 / _SQUARED
+        norm = torch.linalg.vector_norm(upper) / unit if held else torch.linalg.vector_norm(upper / unit)
+        in_unit = variance / unit
+        squares = 2 * norm.square() - in_unit.square().sum()
+        return float(weight_of_sample(in_unit.sum(), squares, self.x_dim, n)), variance.mean()
 
     def _solve(self) -> LeaceEraser:
         sigma_xz, sigma_zz, freedom = self._covariances()

@@ -36,11 +36,24 @@ def shrinkage_weight(S_n: Tensor, n: int | float | Tensor) -> Tensor:
 
     Source: Bodnar, Gupta and Parolya, arXiv:1308.2608, eq. 2.11 with target I / p.
     """
-    return weight_of_sample(trace(S_n).real, S_n.abs().square().sum((-2, -1), keepdim=True), S_n.shape[-1], n)
+    total = trace(S_n).real
+    unit = binary_unit(total)
+    return weight_of_sample(total / unit, (S_n / unit).abs().square().sum((-2, -1), keepdim=True), S_n.shape[-1], n)
+
+
+def binary_unit(size: Tensor) -> Tensor:
+    """Powers of two of the order of `size`; where it is 0, of any. What is divided by them keeps its digits.
+
+    In such units squares of covariances neither overflow nor vanish.
+
+    >>> binary_unit(torch.tensor([5.0, 0.0, 1e-30]))
+    tensor([4.0000e+00, 5.0000e-01, 7.8886e-31])
+    """
+    return torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)
 
 
 def weight_of_sample(total: Tensor, squares: Tensor, p: int, n: int | float | Tensor) -> Tensor:
-    """`shrinkage_weight` from the trace and the squared Frobenius norm of the sample covariance."""
+    """`shrinkage_weight` from the trace and the squared Frobenius norm of the sample covariance, in any unit."""
     n = torch.as_tensor(n, device=total.device)
     # Everything is divided by the mean variance first: tr^4 overflows float32 at standard deviations of 1e4.
     unit = (total / p).clamp_min(torch.finfo(total.dtype).tiny)
