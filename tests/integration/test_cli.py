@@ -279,6 +279,8 @@ def test_audit_before_and_after(folder: Path, capsys: pytest.CaptureFixture[str]
     assert "linear probe: accuracy" in out and "report written to report.json" in out
     assert ("fitted anew in each fold" if given == "nothing" else "not fitted on") in out
     audit = Audit.from_dict(json.loads(Path("report.json").read_text()))
+    about = {"--eraser": "LeaceEraser", "--after": "clean.parquet", "nothing": "leace"}[given]
+    assert [each["name"] for each in audit.provenance["subject"]] == [about]
     before, after = (audit.find("linear probe", "accuracy", c) for c in ("before", "after"))
     assert before.verdict == "above chance" != after.verdict and after.value < 0.5 < before.value
     assert audit.find("task: task", "accuracy", "before").value > 0.8

@@ -112,6 +112,14 @@ def test_help_after_a_method_is_about_it_for_this_command(capsys: pytest.Capture
         ("explain digits --method diet --least-agreement 1.5", "--least-agreement 1.5: write a number from 0 to 1"),
         ("fit X.npy --concept z.npy -o e --checkpoint X.npy", "--checkpoint X.npy is a file"),
         ("explain digits --limit 0", "--limit 0: write at least 1"),
+        (
+            "audit people.csv --concept group --exclude name --keep x0",
+            "--exclude is given 2 times, and the last would count: write A,B,..., with commas between",
+        ),
+        ("fit X.npy --concept z.npy -o e --set affine=no --set affine=yes", "affine is given twice"),
+        ("fit X.npy --concept z.npy --output=", "--output DIR is given an empty name: write one"),
+        ("fit X.npy --concept z.npy -o e --columns=", "--columns A,B,... is given an empty name"),
+        ("fit X.npy --concept z.npy -o e -o f", "--output is given 2 times, and the last would count: give one"),
     ],
 )
 def test_what_is_mistyped(argv: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,6 +44,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "SHARE": (lambda x: 0 <= x <= 1, "a number from 0 to 1"),
 }
 """What stands for a value in the help -> which values can be, and how to say so."""
+_MAY_BE_EMPTY = ("TEXT", "WORD", "CONCEPT")
+"""What stands in the help for texts and words: a prompt can be empty, and an anchor."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -88,7 +90,17 @@ def _root(version: _Version = False) -> None:
 
 
 class _Command(TyperCommand):
-    """A command whose help, after `--method NAME`, says what that method can be told."""
+    """A command that takes each flag as often as it can use it.
+
+    Its help, after `--method NAME`, says what that method can be told.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            values, _, given = self.make_parser(ctx).parse_args(args=list(args))
+            _check_given_once(given)
+            _check_not_empty(values, given)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         super().format_options(ctx, formatter)
@@ -170,6 +182,26 @@ def _check_one_of(asked: type[Options], given: Mapping[str, Any]) -> None:
         named = [_long(names[name]) for name in group if given[name] not in (None, [])]
         if len(named) > 1:
             raise InputError(f"{' and '.join(named)} do not go together: give one of the two")
+
+
+def _check_given_once(given: Sequence[Any]) -> None:
+    """Of a flag with one value the last would count, and the others be lost."""
+    for param in given:
+        if param.param_type_name == "option" and not (param.multiple or param.is_flag) and given.count(param) > 1:
+            several = (param.metavar or "").endswith(",...")
+            write = f"write {param.metavar}, with commas between" if several else "give one"
+            raise InputError(
+                f"{_long(param.opts)} is given {given.count(param)} times, and the last would count: {write}"
+            )
+
+
+def _check_not_empty(values: Mapping[str, Any], given: Sequence[Any]) -> None:
+    """An empty name, as of a variable of the shell that is not set, would be the folder one is in, or all columns."""
+    for param in given:
+        value = values.get(param.name)
+        if "" in (value if isinstance(value, list | tuple) else [value]) and param.metavar not in _MAY_BE_EMPTY:
+            name = param.metavar if param.param_type_name == "argument" else f"{_long(param.opts)} {param.metavar}"
+            raise InputError(f"{name} is given an empty name: write one, or leave it out")
 
 
 def _long(names: Sequence[str]) -> str:

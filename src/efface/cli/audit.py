@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +20,7 @@ from efface.cli.outputs import check_report, made_by, write_report
 from efface.cli.sample import Sample
 from efface.cli.settings import configured
 from efface.core.method import get_method
+from efface.core.provenance import provenance
 from efface.engines.local import filled
 from efface.streams import Source, column_names, open_source, prefetched, progress
 from efface.streams.inputs import Inputs, Labels
@@ -61,7 +63,9 @@ def run(args: options.Audit) -> None:
     names = [labels.name for labels in inputs.labels[: len(args.concept)]]
     erase = _eraser(args, saved, rows, names)
     _say_what_is_audited(args)
+    about = provenance(subject=_about(args, saved))["subject"]
     audits = [_audit(args, name, z, rows, erase) for name, z in zip(names, rows.concepts, strict=True)]
+    audits = [replace(each, provenance={**each.provenance, "subject": about}) for each in audits]
     audit = audits[0] if len(audits) == 1 else Audit(f"Erasing {', '.join(names)}", parts=tuple(audits))
     write_report(made_by(args, audit, seed=args.seed), args.output)
 
@@ -132,6 +136,13 @@ def _eraser(args: options.Audit, saved: Saved | None, rows: Rows, names: list[st
             "fit and apply it, then audit with --after"
         )
     return {"fit": lambda x, z: method.fit(x, z, config)}
+
+
+def _about(args: options.Audit, saved: Saved | None) -> Any:
+    """What the audit is about, for its origin: the eraser, or the file after it, or the method."""
+    if args.after:
+        return Path(args.after).name
+    return (args.method or _METHOD) if saved is None else saved.eraser
 
 
 def _say_what_is_audited(args: options.Audit) -> None:

@@ -139,7 +139,8 @@ class Config:
         """Options by name from texts `name=value`, as they are written in a shell.
 
         Raises:
-            InputError: If a text has no name, there is no such option, or its value is none that it takes.
+            InputError: If a text has no name, there is no such option, or its value is none that it takes; or an option
+                is there twice.
         """
         hints, names = _hints(cls), cls.names()
         found = {}
@@ -149,6 +150,8 @@ class Config:
                 raise InputError(f"{text!r} is no option: write name=value, such as {names[0] if names else 'x'}=...")
             if name not in names:
                 raise InputError(_no_option(name, names, method))
+            if name in found:
+                raise InputError(f"{name} is given twice, and the last would count: write it once")
             found[name] = from_text(value, hints[name], name)
         return found
 

@@ -73,7 +73,9 @@ def make_folds(
 
 def _deal_rows(n: int, folds: int, strata: ArrayLike | None, rng: np.random.Generator) -> Rows:
     if n < folds:
-        raise InputError(f"{n} rows cannot be split into {folds} folds: write a smaller folds")
+        raise InputError(
+            f"{n} rows cannot be split into {folds} folds: give at least {folds}, or write a smaller folds"
+        )
     order = rng.permutation(n)
     if strata is not None:
         codes = np.unique(read_groups(strata, "strata"), return_inverse=True)[1]
@@ -89,7 +91,9 @@ def _deal_groups(n: int, folds: int, groups: ArrayLike, rng: np.random.Generator
         raise InputError(f"groups have shape {codes.shape}, expected one for each of the {n} rows")
     sizes = np.bincount(codes)
     if len(sizes) < folds:
-        raise InputError(f"{len(sizes)} groups cannot be split into {folds} folds: write a smaller folds")
+        raise InputError(
+            f"{len(sizes)} groups cannot be split into {folds} folds: give at least {folds}, or write a smaller folds"
+        )
     fold_of, load = np.empty(len(sizes), dtype=np.int64), np.zeros(folds)
     for group in rng.permutation(len(sizes)):
         fold_of[group] = load.argmin()
