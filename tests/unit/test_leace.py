@@ -14,6 +14,7 @@ from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
+import efface
 from efface import (
     EffaceWarning,
     InputError,
@@ -121,6 +122,24 @@ def test_agrees_with_concept_erasure_where_that_is_right(dtype, shrinkage, affin
     ours = LeaceEraser.fit(x, z, shrinkage=shrinkage, affine=affine)
     theirs = concept_erasure.LeaceEraser.fit(x, z, shrinkage=shrinkage, affine=affine)
     torch.testing.assert_close(ours.P, theirs.P, rtol=0, atol=1e-9 if dtype == torch.float64 else 2e-4)
+
+
+FITS_OF_ROWS = {
+    "leace": lambda x, z: LeaceEraser.fit(x, z)(x),
+    "covariance as it is": lambda x, z: LeaceEraser.fit(x, z, shrinkage=False)(x),
+    "columns in units of their own": lambda x, z: (lambda x: LeaceEraser.fit(x, z)(x))(torch.cat([x * 99, x], 1)),
+    "many rows": lambda x, z: LeaceEraser.fit(x, z)(x.repeat(2**20 // x.numel() + 1, 1)),
+    "two concepts": lambda x, z: efface.join_concepts(z, z.flip(0), ignore_index=0),
+}
+
+
+@pytest.mark.parametrize("fit", FITS_OF_ROWS)
+def test_the_default_device_is_not_that_of_the_rows(fit):
+    x, _, z = dataset(3)
+    at_home = FITS_OF_ROWS[fit](x, z)
+    with torch.device("meta"):  # as of a program that sets torch.set_default_device("cuda")
+        abroad = FITS_OF_ROWS[fit](x, z)
+    assert torch.equal(abroad, at_home)
 
 
 @pytest.mark.parametrize("shrinkage", [True, False])

@@ -63,7 +63,7 @@ def join_concepts(
 
 def _counted(arrays: Sequence[Array], lead: tuple[int, ...], ignore_index: int) -> Tensor:
     """`lead` booleans: rows that no concept leaves out."""
-    counted = torch.ones(lead, dtype=torch.bool)
+    counted = torch.ones(lead, dtype=torch.bool, device="cpu")
     for array in arrays:
         # What has other rows is refused where it is read, by its name.
         if not array.is_named and tuple(array.values.shape[: len(lead)]) == lead:

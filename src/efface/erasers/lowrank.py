@@ -75,7 +75,7 @@ def _chunked(x: Tensor, left: Tensor, right: Tensor, bias: Tensor | None, dtype:
     rows, out = x.reshape(-1, x.shape[-1]), empty(*x.shape, dtype=x.dtype)
     out_rows, right_h, left_h = out.view(-1, x.shape[-1]), right.mH.contiguous(), left.mH.contiguous()
     size = max(16, _CACHED_ELEMENTS // x.shape[-1])
-    centred = torch.empty(size, x.shape[-1], dtype=dtype)
+    centred = torch.empty(size, x.shape[-1], dtype=dtype, device=x.device)
     for block, target in zip(rows.split(size), out_rows.split(size), strict=True):
         wide = block.to(dtype)
         shifted = wide if bias is None else torch.sub(wide, bias, out=centred[: len(block)])

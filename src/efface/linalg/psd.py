@@ -111,7 +111,8 @@ def _smallest_eigenvalue(triangle: Tensor) -> float:
 
     It is sharp where one eigenvalue is far below the others, which is what it is for.
     """
-    start = torch.randn(len(triangle), 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    source = torch.Generator().manual_seed(0)
+    start = torch.randn(len(triangle), 4, generator=source, dtype=torch.float64, device="cpu")
     start = start.to(triangle)
     half = torch.linalg.solve_triangular(triangle.mH, start, upper=False)
     vector = torch.linalg.solve_triangular(triangle, half, upper=True)
@@ -124,7 +125,7 @@ def _cholesky(a: Tensor) -> tuple[Tensor, Tensor]:
     if a.is_complex() or a.device.type != "cpu":
         return torch.linalg.cholesky_ex(a, upper=True)
     # Transposed, both sides have LAPACK's own layout, and nothing is copied.
-    R, info = empty(*a.shape, dtype=a.dtype), torch.empty((), dtype=torch.int32)
+    R, info = empty(*a.shape, dtype=a.dtype), torch.empty((), dtype=torch.int32, device=a.device)
     torch.linalg.cholesky_ex(a.mT, out=(R.mT, info))
     return R, info
 

@@ -130,7 +130,7 @@ def correlation_weight(upper: Tensor, std: Tensor, n: int | float) -> float:
     squares = 0.0
     for rows, own in zip(upper.split(_ROWS), unit.split(_ROWS), strict=True):
         squares += 2 * float((rows / unit / own[:, None]).abs().square().sum())
-    total = torch.tensor(float(live), dtype=torch.float64)
+    total = torch.tensor(float(live), dtype=torch.float64, device="cpu")
     return float(weight_of_sample(total, total.new_tensor(squares - live), max(live, 1), n))
 
 
