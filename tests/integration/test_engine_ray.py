@@ -211,10 +211,10 @@ def test_text_that_is_taken_apart_and_labels_go_the_same_way(
         assert said.count("edit size") == 2 and said.count("rows with missing values") == 2 * i
     np.save("z.npy", z)
     for more, text in (
-        (["--concept", "z.npy"], "--concept z.npy is a file: on Ray labels are columns of X"),
-        (["--missing", "mean", "-o", "1"], "1 was begun with other missing: name another folder"),
+        (["-o", "n", "--concept", "z.npy"], "--concept z.npy is a file: on Ray labels are columns of X"),
+        (["-o", "1", "--missing", "mean"], "1 was begun with other missing: name another folder"),
     ):
-        assert main(["apply", "in", "--eraser", "e", "-o", "n", "--engine", "ray", *more]) == 2
+        assert main(["apply", "in", "--eraser", "e", "--engine", "ray", *more]) == 2
         assert text in capsys.readouterr().err
     pq.write_table(every.set_column(1, "city", [["Paris"] * 90]), "p.parquet")
     assert main(["apply", "p.parquet", "--eraser", "e", "-o", "p", "--engine", "ray", "--missing", "drop"]) == 2
@@ -309,21 +309,21 @@ def test_the_command_makes_the_same_artefact(
     again = capsys.readouterr().out.splitlines()
     assert again[:2] == [there[0], f"{len(COUNTS) - 1} of the files were done before; what follows is of the others"]
     assert main(argv) == 0 and "edit size" not in capsys.readouterr().out
-    for more, text in (
-        (["--force"], "--force is for the local engine"),
-        (["-o", "new.parquet"], "with --engine ray this is a folder"),
-        (["-o", str(files / "new")], "lies in what is read"),
-        (["--engine", "local", "--address", "h:1"], "--address goes with --engine ray"),
-        (["--engine", "local"], "or --engine ray for a folder"),
+    for out, more, text in (
+        ("new", ["--engine", "ray", "--force"], "--force is for the local engine"),
+        ("new.parquet", ["--engine", "ray"], "with --engine ray this is a folder"),
+        (str(files / "new"), ["--engine", "ray"], "lies in what is read"),
+        ("new", ["--address", "h:1"], "--address goes with --engine ray"),
+        ("new", [], "or --engine ray for a folder"),
     ):
-        assert main([*argv, *more]) == 2
+        assert main(["apply", str(files), "--eraser", "ray", "-o", out, *more]) == 2
         assert text in capsys.readouterr().err
     assert not Path(files, "new").exists()
     for more, text in (
-        (["--checkpoint", "c"], "--checkpoint is for the local engine"),
-        (["--engine", "local", "--address", "h:1"], "--address goes with --engine ray"),
+        (["--engine", "ray", "--checkpoint", "c"], "--checkpoint is for the local engine"),
+        (["--address", "h:1"], "--address goes with --engine ray"),
     ):
-        assert main(["fit", str(files), "--concept", "z", "--columns", "x", "-o", "n", "--engine", "ray", *more]) == 2
+        assert main(["fit", str(files), "--concept", "z", "--columns", "x", "-o", "n", *more]) == 2
         assert text in capsys.readouterr().err
 
 
