@@ -23,11 +23,14 @@ from efface.core.method import get_method
 from efface.core.provenance import called, provenance
 from efface.engines.finding import Missing, find_inputs, known_concepts
 from efface.engines.sums import Sums, check_method, classes_of, engine_of, with_means
+from efface.moments.gram import rows_per_chunk
 from efface.streams.concepts import Concept, Some, learn
 from efface.streams.inputs import Inputs
 from efface.streams.prefetch import prefetched
 from efface.streams.ranges import Gatherer
 from efface.streams.source import shortened
+
+_CHUNK_ROWS = 4096
 
 
 def fit(
@@ -39,7 +42,7 @@ def fit(
     labels: Any = None,
     kind: Kind = "auto",
     missing: Missing | None = None,
-    chunk_rows: int = 4096,
+    chunk_rows: int | None = None,
     prefetch: bool = True,
     device: str | torch.device | None = None,
     **options: Any,
@@ -57,7 +60,7 @@ def fit(
         kind: What labels are, if not what their type says.
         missing: `"drop"` leaves out rows in which a value is missing, `"mean"` those without a label, and takes the
             mean of its column for a feature, found in a pass more; None refuses them.
-        chunk_rows: Rows that are read and summed at a time.
+        chunk_rows: Rows that are read and summed at a time. Left out, 4,096, and up to four times that of narrow rows.
         prefetch: Whether to read ahead. The result is the same to the last bit.
         device: Where sums live, and are formed.
         options: Of the method.
@@ -74,18 +77,20 @@ def fit(
     """
     check_call(fit, locals())
     given = {name: value for name, value in locals().items() if name != "options"}
-    check_positive_int(chunk_rows, "chunk_rows")
+    if chunk_rows is not None:
+        check_positive_int(chunk_rows, "chunk_rows")
     if missing is not None:
         check_word(missing, Missing, "missing")
     chosen = get_method(method, "rows")
     config = chosen.config.of(options, method=chosen.name)
     inputs = find_inputs(source, x_columns, z_columns, labels, missing)
+    chunk_rows = chunk_rows or _rows_at_a_time(inputs)
     inputs = filled(inputs, chunk_rows, prefetch=prefetch)
     labels_seen = _Count()
     concepts = _concepts(inputs, check_kind(kind), chunk_rows, prefetch, labels_seen)
     check_method(chosen, concepts)
     sums = Sums(inputs, chosen, concepts, config, device=device)
-    with _ahead(inputs.with_numbers(chunk_rows), prefetch) as pieces:
+    with _ahead(inputs.with_numbers(chunk_rows, check=False), prefetch) as pieces:
         for piece, x in pieces:
             sums.update(piece, x)
     if missing is None and labels_seen.rows not in (None, sums.end):
@@ -93,6 +98,7 @@ def fit(
             f"{inputs.x.where} gave {labels_seen.rows} rows when its labels were looked at and {sums.end} now: it must "
             "give the same each time"
         )
+    _check_begins_again(inputs, looked_at=labels_seen.looked)
     fitter = sums.fitter
     if fitter is None:
         none = (
@@ -105,17 +111,39 @@ def fit(
     return fitter.note(provenance(subject=inputs.x.where, call=call) | engine_of("local", fitter, concepts))
 
 
+def _rows_at_a_time(inputs: Inputs) -> int:
+    """Rows of a chunk, where nobody says: as many as are looked at in one go, or of lists, whose width is not known."""
+    listed = any(column.kind == "list" for column in inputs.x.columns if column.name in inputs.features[:1])
+    return _CHUNK_ROWS if listed else max(_CHUNK_ROWS, rows_per_chunk(len(inputs.features)))
+
+
 class _Count:
     """How many rows something had, once all of it was gone through."""
 
     rows: int | None = None
+    looked = False
 
     def of(self, labels: Iterable[Some]) -> Iterator[Some]:
-        rows = 0
+        rows, self.looked = 0, True
         for values, index in labels:
             rows += len(values[0])
             yield values, index
         self.rows = rows
+
+
+def _check_begins_again(inputs: Inputs, *, looked_at: bool) -> None:
+    """Refuse, after a fit, streams that can be gone through once and were looked at before: some rows are lost then.
+
+    Raises:
+        InputError: If there is one; nothing else tells where rows repeat, or few labels were looked at.
+    """
+    for source in (inputs.x, *(labels.source for labels in inputs.labels if labels.source is not None)):
+        looked = looked_at or getattr(source, "peeked", False)
+        if looked and hasattr(source, "begins_again") and not source.begins_again():
+            raise InputError(
+                f"{source.where} can be gone through once only, and its first rows were gone through to see what they "
+                "are: make it of a function that begins anew each time"
+            )
 
 
 def _concepts(inputs: Inputs, kind: Kind, rows: int, prefetch: bool, count: _Count) -> tuple[Concept, ...]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from efface._memory import empty
-from efface.moments.gram import UpperGram
+from efface.moments.gram import UpperGram, rows_per_block, rows_per_product
 
 _SAMPLE = 64
 
@@ -20,33 +22,84 @@ def compute_dtype(dtype: torch.dtype, least: torch.dtype = torch.float32) -> tor
 
 
 class Scratch:
-    """Memory for one chunk, reused by the chunks of an update: fresh pages cost as much as the arithmetic."""
+    """The products of a chunk, in memory that the chunks of an update reuse: fresh pages cost as much as arithmetic.
 
-    def __init__(self, rows: int, d: int, dtype: torch.dtype, device: torch.device, *, gram: bool) -> None:
+    Args:
+        rows: In the largest chunk.
+        d: Width.
+        dtype: In which rows are multiplied.
+        sums: In which the products of a chunk are added up, where they are several.
+        device: Of all.
+        gram: Whether all products are wanted, or squares alone.
+    """
+
+    def __init__(
+        self, rows: int, d: int, dtype: torch.dtype, sums: torch.dtype, device: torch.device, *, gram: bool
+    ) -> None:
         self.dtype = dtype
-        self._shape, self._device = (rows, d), device
+        self._d, self._sums, self._device = d, sums, device
+        self._block = min(rows, rows_per_block(d, dtype))
         self._buffer: Tensor | None = None
-        self.gram = UpperGram(d, dtype, device) if gram else None
+        self._gram = UpperGram(d, dtype, device) if gram else None
+        self._total: Tensor | None = None
+        self._several = self._more = False
+        self._squares: list[Tensor] = []
 
-    def centred(self, x: Tensor, origin: Tensor) -> Tensor:
-        """Rows minus the origin, in this scratch's dtype: `x` itself if that is what it is."""
-        if x.dtype == self.dtype and x.is_contiguous() and not bool(origin.any()):
+    def blocks(self, rows: int) -> Iterator[slice]:
+        """The rows of a chunk, as many as a cache holds at a time, each for `multiply` before the next is asked for."""
+        most, self._squares = rows_per_product(self._d), []
+        self._several = rows > most
+        for first in range(0, rows, most):
+            end = min(rows, first + most)
+            for start in range(first, end, self._block):
+                self._more = start > first
+                yield slice(start, min(end, start + self._block))
+            self._end_product(fresh=first == 0)
+
+    def _end_product(self, *, fresh: bool) -> None:
+        if self._gram is None:
+            return
+        self._squares.append(self._gram.diagonal())
+        if self._several:
+            if self._total is None:
+                self._total = empty(self._d, self._d, dtype=self._sums, device=self._device)
+            self._gram.add_to(self._total.zero_() if fresh else self._total)
+
+    def centred(self, x: Tensor, origin: Tensor | None) -> Tensor:
+        """Rows minus the origin (None is zero), in this scratch's dtype: `x` itself if that is what it is."""
+        if x.dtype == self.dtype and x.is_contiguous() and origin is None:
             return x
         if self._buffer is None:
-            self._buffer = empty(*self._shape, dtype=self.dtype, device=self._device)
-        b, origin = self._buffer[: len(x)], origin.to(self.dtype)
+            self._buffer = empty(self._block, self._d, dtype=self.dtype, device=self._device)
+        b = self._buffer[: len(x)]
+        if origin is None:
+            return b.copy_(x)
         return torch.sub(x, origin, out=b) if x.dtype == self.dtype else b.copy_(x).sub_(origin)
 
-    def squares(self, b: Tensor) -> Tensor:
-        """Form the products of centred rows; returns `(d,)` sums of squares, to be checked before `add_to`."""
-        return b.abs().square_().sum(0) if self.gram is None else self.gram.compute(b)
+    def multiply(self, b: Tensor) -> None:
+        """Form the products of a block of centred rows."""
+        if self._gram is None:
+            self._squares.append(b.abs().square_().sum(0))
+        else:
+            self._gram.compute(b, more=self._more)
+
+    def squares(self) -> Tensor:
+        """`(d,)` sums of squares of the chunk, to be checked before `add_to`."""
+        return added(self._squares, self._sums)
 
     def add_to(self, s_xx: Tensor, squares: Tensor) -> None:
-        """Add the last products to the sums, in the dtype of the sums."""
-        if self.gram is None:
+        """Add the products of the chunk to the sums, in the dtype of the sums."""
+        if self._gram is None:
             s_xx.add_(squares)
+        elif self._several and self._total is not None:
+            s_xx.add_(self._total)
         else:
-            self.gram.add_to(s_xx)
+            self._gram.add_to(s_xx)
+
+
+def added(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """The sum of the sums of several parts, in that dtype; of a single part it is what it was."""
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -55,9 +108,9 @@ class Chunk:
 
     Attributes:
         n: Rows.
-        thin: `(n, 1 + k)` weights, and weights times centred z.
-        c: `(n, k)` centred z.
-        products: `(d, 1 + k)` sums of conj(x) times `thin`.
+        products: `(d, 1 + k)` sums of conj(x) times weights, and times weighted z, both centred.
+        sums: `(1 + k,)` sums of weights, and of weighted z, centred.
+        s_zz: `(k, k)` sums of conj(z) times weighted z, centred.
         origin_x: `(d,)`.
         origin_z: `(k,)`.
         scratch: Holds the products of x with x.
@@ -66,9 +119,9 @@ class Chunk:
     """
 
     n: int
-    thin: Tensor
-    c: Tensor
     products: Tensor
+    sums: Tensor
+    s_zz: Tensor
     origin_x: Tensor
     origin_z: Tensor
     scratch: Scratch
@@ -77,14 +130,19 @@ class Chunk:
 
     def is_finite(self) -> bool:
         """Whether no row held NaN or infinity and nothing overflowed: any such value shows in the sums."""
-        return bool(self.products.isfinite().all() & self.squares.isfinite().all() & self.thin.sum().isfinite())
+        found = (self.products, self.squares, self.sums, self.s_zz)
+        # What is not finite makes a total that is not; one number is looked at sooner than many.
+        total = complex(torch.stack([each.sum(dtype=self.sums.dtype) for each in found]).sum())
+        if math.isfinite(total.real) and math.isfinite(total.imag):
+            return True
+        return all(bool(each.isfinite().all()) for each in found)
 
 
 def sum_chunk(x: Tensor, z: Tensor, w: Tensor | None, origin_x: Tensor, origin_z: Tensor, scratch: Scratch) -> Chunk:
     """Sums of one chunk about the given origin.
 
     Args:
-        x: `(n, d)` rows.
+        x: `(n, d)` rows, at least one.
         z: `(n, k)` in float64 or complex128.
         w: `(n,)` weights in float64, or None.
         origin_x: `(d,)`, representable in the dtype of the scratch.
@@ -92,16 +150,40 @@ def sum_chunk(x: Tensor, z: Tensor, w: Tensor | None, origin_x: Tensor, origin_z
         scratch: Memory; overwritten by the next chunk.
     """
     dtype = scratch.dtype
-    b = scratch.centred(x, origin_x)
-    c = z - origin_z
-    thin = torch.cat([c.new_ones(len(c), 1), c], dim=1)
-    thin = thin if w is None else thin * w[:, None]
-    # BLAS is ten times faster with the thin factor on the left.
-    products = (thin.to(dtype).mH @ b).mH.to(c.dtype)
-    if w is not None:
-        b = b * w.sqrt().to(dtype)[:, None]
-    squares = scratch.squares(b)
-    return Chunk(len(x), thin, c, products, origin_x, origin_z, scratch, squares, torch.finfo(dtype).eps)
+    columns = z.new_ones(len(z), 1 + z.shape[1])
+    c = torch.sub(z, origin_z, out=columns[:, 1:])
+    thin = columns if w is None else columns * w[:, None]
+    root = None if w is None else w.sqrt().to(dtype)[:, None]
+    left = thin.to(dtype).mH
+    about = origin_x.to(dtype) if bool(origin_x.any()) else None
+    products = []
+    for part in scratch.blocks(len(x)):
+        b = scratch.centred(x[part], about)
+        # BLAS is ten times faster with the thin factor on the left.
+        products.append(left[:, part] @ b)
+        scratch.multiply(b if root is None else b * root[part])
+    thick, squares = added(products, z.dtype).to(z.dtype).mH, scratch.squares()
+    s_zz, eps = thin[:, 1:].mH @ c, torch.finfo(dtype).eps
+    return Chunk(len(x), thick, thin.sum(0), s_zz, origin_x, origin_z, scratch, squares, eps)
+
+
+def is_near(x: Tensor, z: Tensor, origin_x: Tensor, origin_z: Tensor) -> bool:
+    """Whether the present origins of x and z are surely suitable, as they are for most chunks; False asks for more.
+
+    Args:
+        x: `(n, d)` rows of the chunk.
+        z: `(n, k)`.
+        origin_x: `(d,)`.
+        origin_z: `(k,)`.
+    """
+    step = max(1, len(x) // _SAMPLE)
+    sample = torch.cat([x[::step].to(z.dtype), z[::step]], dim=1)
+    each = sample.new_full((1, len(sample)), 1 / len(sample))  # A product is ten times faster than a mean.
+    off = each @ sample
+    spread = (each.real @ sample.sub_(off).abs().square_()).sqrt_()
+    off = off[0] - torch.cat([origin_x, origin_z])
+    # What is not finite is not far, here or there.
+    return not bool((off.abs() > spread[0].mul_(_reach(len(sample)))).any())
 
 
 def suitable_origin(x: Tensor, origin: Tensor, variance: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -121,12 +203,17 @@ def suitable_origin(x: Tensor, origin: Tensor, variance: Tensor | None, dtype: t
     mean = torch.where(mean.isfinite(), mean, origin)
     spread = (sample - mean).abs().square().mean(0).nan_to_num()
     spread = (spread if variance is None else torch.maximum(variance, spread)).sqrt()
-    far = (mean - origin).abs() > (1 + 3 / len(sample) ** 0.5) * spread
+    far = (mean - origin).abs() > _reach(len(sample)) * spread
     if not bool(far.any()):
         return origin
     near = _coarse(mean, spread).to(dtype).to(origin.dtype)
     near = torch.where(near.isfinite(), near, mean)
     return torch.where(far, near, origin)
+
+
+def _reach(rows: int) -> float:
+    """How many standard deviations a mean of so many rows is off before it is far."""
+    return 1 + 3 / rows**0.5
 
 
 def _coarse(mean: Tensor, spread: Tensor) -> Tensor:

@@ -9,12 +9,33 @@ from efface._memory import empty
 
 _MIN_PANEL = 96
 _PANELS = 8
+_PRODUCT_ROWS = 4096
 _CHUNK_ELEMENTS = 2**24
+_BLOCK_BYTES = 2**21
+_LEAST_BLOCK = 512
+
+
+def rows_per_product(d: int) -> int:
+    """Rows whose product is formed in one go: long enough for speed, short enough for accuracy and cache."""
+    return max(256, min(_PRODUCT_ROWS, _CHUNK_ELEMENTS // max(d, 1)))
 
 
 def rows_per_chunk(d: int) -> int:
-    """Rows whose product is summed in one go: long enough for speed, short enough for accuracy and cache."""
-    return max(256, min(4096, _CHUNK_ELEMENTS // max(d, 1)))
+    """Rows that are looked at, and checked, in one go: four products of narrow rows, whose products take less time.
+
+    >>> [rows_per_chunk(d) for d in (64, 512, 768, 4096)]
+    [16384, 8192, 4096, 4096]
+    """
+    return rows_per_product(d) * max(1, min(4, _CHUNK_ELEMENTS // 4 // (_PRODUCT_ROWS * max(d, 1))))
+
+
+def rows_per_block(d: int, dtype: torch.dtype) -> int:
+    """Rows of a product that stay in a core's cache from one pass over them to the next: 2 MiB of them.
+
+    >>> [rows_per_block(d, torch.float32) for d in (64, 256, 1024, 4096)]
+    [4096, 2048, 512, 512]
+    """
+    return min(rows_per_product(d), max(_LEAST_BLOCK, _BLOCK_BYTES // (max(d, 1) * dtype.itemsize)))
 
 
 class UpperGram:
@@ -32,10 +53,16 @@ class UpperGram:
         self.panels = [slice(start, min(start + width, d)) for start in range(0, d, width)]
         self.products = [empty(p.stop - p.start, d - p.start, dtype=dtype, device=device) for p in self.panels]
 
-    def compute(self, b: Tensor) -> Tensor:
-        """Form the product of rows `(n, d)`; returns its diagonal `(d,)`, to be checked before `add_to`."""
+    def compute(self, b: Tensor, *, more: bool = False) -> None:
+        """Form the product of rows `(n, d)`, or with `more` add it to the last one, in the dtype of the rows."""
         for panel, product in zip(self.panels, self.products, strict=True):
-            torch.mm(b[:, panel].mH, b[:, panel.start :], out=product)
+            if more:
+                product.addmm_(b[:, panel].mH, b[:, panel.start :])
+            else:
+                torch.mm(b[:, panel].mH, b[:, panel.start :], out=product)
+
+    def diagonal(self) -> Tensor:
+        """`(d,)`, to be checked before `add_to`."""
         return torch.cat([product.diagonal() for product in self.products])
 
     def add_to(self, total: Tensor) -> None:

@@ -22,8 +22,8 @@ from efface._memory import check_room, empty
 from efface._text import shown
 from efface._validate import check_device, check_dtype, check_finite, check_int, check_type, to_tensor
 from efface.core.codec import dtype_of, fields_of
-from efface.moments.chunk import Chunk, Scratch, compute_dtype, suitable_origin, sum_chunk
-from efface.moments.gram import mirror, rows_per_chunk
+from efface.moments.chunk import Chunk, Scratch, compute_dtype, is_near, suitable_origin, sum_chunk
+from efface.moments.gram import mirror, rows_per_chunk, rows_per_product
 from efface.moments.rows import select_rows
 from efface.moments.state import NUMBERS, TENSORS, check_state, state_shapes
 
@@ -146,7 +146,7 @@ class Moments:
     def _take(self, x: Tensor, z: Tensor, w: Tensor | None, scratch: dict[torch.dtype, Scratch]) -> bool:
         """Add one chunk; nothing changes, and the answer is False, unless all its sums are finite."""
         dtype = compute_dtype(x.dtype, self.least)
-        if len(x) * self.x_dim**2 <= _SMALL:
+        if min(len(x), rows_per_product(self.x_dim)) * self.x_dim**2 <= _SMALL:
             dtype = torch.promote_types(dtype, torch.float64)
         for name, values in (("x", x), ("z", z)):
             if values.is_complex() and not self.s_xx.is_complex():
@@ -154,25 +154,33 @@ class Moments:
         x, z = x.to(self.s_xz.device), z.to(self.s_xz.device, self.s_zz.dtype)
         w = None if w is None else w.to(self.s_xz.device, torch.float64)
         chunk = self._sum(x, z, w, dtype, scratch)
-        if not chunk.is_finite():  # Perhaps an overflow of float32 alone.
+        finite = chunk.is_finite()
+        if not finite:  # Perhaps an overflow of float32 alone.
             chunk = self._sum(x, z, w, torch.promote_types(dtype, torch.float64), scratch)
-        if not chunk.is_finite():
-            return False
-        self._commit(chunk)
-        return True
+            finite = chunk.is_finite()
+        if finite:
+            self._commit(chunk)
+        return finite
 
     def _sum(
         self, x: Tensor, z: Tensor, w: Tensor | None, dtype: torch.dtype, scratch: dict[torch.dtype, Scratch]
     ) -> Chunk:
-        square = self.s_xx.diagonal() if self.second == "full" else self.s_xx
-        origin_x = suitable_origin(x, self.origin_x, self._variance(square, self.sum_x), dtype)
-        variance_z = self._variance(self.s_zz.diagonal(), self.sum_z)
-        origin_z = suitable_origin(z, self.origin_z, variance_z, self.s_zz.dtype)
+        origin_x, origin_z = self._origins(x, z, dtype)
         if dtype != origin_x.dtype and not torch.equal(origin_x.to(dtype).to(origin_x.dtype), origin_x):
             dtype = torch.promote_types(dtype, torch.float64)
         if dtype not in scratch:
-            scratch[dtype] = Scratch(len(x), self.x_dim, dtype, x.device, gram=self.second == "full")
+            full = self.second == "full"
+            scratch[dtype] = Scratch(len(x), self.x_dim, dtype, self.s_zz.dtype, x.device, gram=full)
         return sum_chunk(x, z, w, origin_x, origin_z, scratch[dtype])
+
+    def _origins(self, x: Tensor, z: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What rows of x and z are centred on: the present origins, themselves, where these are near."""
+        if is_near(x, z, self.origin_x, self.origin_z):
+            return self.origin_x, self.origin_z
+        square = self.s_xx.diagonal() if self.second == "full" else self.s_xx
+        variance_x, variance_z = self._variance(square, self.sum_x), self._variance(self.s_zz.diagonal(), self.sum_z)
+        origin_x = suitable_origin(x, self.origin_x, variance_x, dtype)
+        return origin_x, suitable_origin(z, self.origin_z, variance_z, self.s_zz.dtype)
 
     def _variance(self, square: Tensor, total: Tensor) -> Tensor | None:
         if self.n == 0:
@@ -192,10 +200,10 @@ class Moments:
         chunk.scratch.add_to(self.s_xx, chunk.squares)
         self.sum_x += chunk.products[:, 0].conj()
         self.s_xz += chunk.products[:, 1:]
-        self.sum_z += chunk.thin[:, 1:].sum(0)
-        self.s_zz += chunk.thin[:, 1:].mH @ chunk.c
+        self.sum_z += chunk.sums[1:]
+        self.s_zz += chunk.s_zz
         self.n += chunk.n
-        self.weight += float(chunk.thin[:, 0].real.sum())
+        self.weight += float(chunk.sums[0].real)
         self.eps = max(self.eps, chunk.eps)
 
     def _move_origin(self, origin_x: Tensor, origin_z: Tensor) -> None:

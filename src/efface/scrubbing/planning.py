@@ -16,7 +16,7 @@ import torch
 from efface._errors import InputError
 from efface._memory import size_in_words
 from efface.core.site import Site
-from efface.moments.gram import rows_per_chunk
+from efface.moments.gram import rows_per_chunk, rows_per_product
 from efface.moments.state import state_shapes
 from efface.scrubbing.forward import Passed
 
@@ -97,8 +97,9 @@ def need(fitter: Any, seen: Passed, z_dim: int, rows: int, *, merging: bool) -> 
     d, item = seen.width, 16 if fitter.dtype.is_complex else 8
     size = item * sum(torch.Size(shape).numel() for shape in state_shapes(d, z_dim, fitter.second).values())
     square = item * d * d if fitter.second == "full" else 0
-    chunk = rows_per_chunk(d)
-    adding = min(rows, chunk) * 2 * (d + z_dim) * item + rows * d * seen.dtype.itemsize + square
+    chunk, product = rows_per_chunk(d), rows_per_product(d)
+    thin = min(rows, chunk) * 2 * z_dim * item
+    adding = min(rows, product) * 2 * d * item + thin + rows * d * seen.dtype.itemsize + square * (1 + (rows > product))
     copies = size if rows > chunk else 0  # to go back to, should a later chunk be refused
     solving = _SOLVING * (square + d * z_dim * item)
     return Need(size, square, max(adding + copies, solving, _SOLVING * size if merging else 0), seen.device)

@@ -80,8 +80,13 @@ class Inputs:
         """The columns of X that are labels."""
         return [labels.column for labels in self.labels if labels.source is None and labels.column is not None]
 
-    def numbers(self, chunk: Chunk, *, gaps: bool = False) -> Tensor:
+    def numbers(self, chunk: Chunk, *, gaps: bool = False, check: bool = True) -> Tensor:
         """The features of a chunk; what is missing is NaN if `gaps`, else what `missing` says.
+
+        Args:
+            chunk: Rows of X.
+            gaps: Whether what is missing is wanted.
+            check: Whether to look for values that are not finite; False leaves that to whoever sums them.
 
         Raises:
             InputError: If a value is missing and nothing was said, or infinite.
@@ -91,7 +96,8 @@ class Inputs:
             return x
         if self.means is not None and x.shape[1] == len(self.means):
             x = torch.where(x.isnan(), self.means.to(x), x)
-        check_finite(x, self.x.where, index=chunk.index)
+        if check:
+            check_finite(x, self.x.where, index=chunk.index)
         return x
 
     def chunks(self, rows: int, *, start: int = 0, rest: bool = False) -> Iterator[Piece]:
@@ -106,11 +112,11 @@ class Inputs:
         yield from self._aligned(x, rows, start, self.features)
 
     def with_numbers(
-        self, rows: int, *, start: int = 0, rest: bool = False, gaps: bool = False
+        self, rows: int, *, start: int = 0, rest: bool = False, gaps: bool = False, check: bool = True
     ) -> Iterator[tuple[Piece, Tensor]]:
         """As `chunks`, each piece with its features as `numbers` gives them."""
         for piece in self.chunks(rows, start=start, rest=rest):
-            yield piece, self.numbers(piece.chunk, gaps=gaps)
+            yield piece, self.numbers(piece.chunk, gaps=gaps, check=check)
 
     def labels_only(self, rows: int) -> Iterator[tuple[list[Any], Index]]:
         """The labels alone, with the numbers of their rows; of X labels are read alone where the format allows."""
