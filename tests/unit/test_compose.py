@@ -1,6 +1,7 @@
 """Several concepts in one eraser."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from efface import InputError, LeaceEraser, compose, join_concepts
+from efface import EffaceWarning, InputError, LeaceEraser, compose, join_concepts
 
 RNG = np.random.default_rng(0)
 A = torch.from_numpy(RNG.integers(0, 2, 600))
@@ -132,6 +133,18 @@ def test_what_cannot_be_joined_is_refused_or_one_after_the_other():
     assert type(one & LeaceEraser.fit(X, A)).__name__ == "Joined"
     with pytest.raises(TypeError):
         _ = one & 3  # type: ignore[operator]
+
+
+def test_erasers_of_different_rows_that_move_rows_far_together_say_so():
+    """One takes out e1, the other a direction at a sine of .2 from it, reading e3 too: together e3 is moved 1 / .2."""
+    e1, e2, e3 = torch.eye(3, dtype=torch.float64)
+    near = 0.96**0.5 * e1 + 0.2 * e2
+    one = LeaceEraser(e1[:, None], e1[None], torch.zeros(3, dtype=torch.float64))
+    two = LeaceEraser(near[:, None], (near + e3)[None], torch.ones(3, dtype=torch.float64))
+    with pytest.warns(EffaceWarning, match=r"up to 5\.1 times .* 3\.6 times as far .* join_concepts\(a, b\)"):
+        both = one & two
+    torch.testing.assert_close(both.proj_left @ (both.proj_right @ e3), e2 / 0.2)
+    _ = one & replace(two, bias=one.bias)  # The same centre, as of the same rows: nothing is said.
 
 
 def test_concepts_of_no_rows() -> None:

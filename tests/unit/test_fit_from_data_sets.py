@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,15 @@ def test_a_stream_that_can_be_gone_through_once() -> None:
     features, again = datasets.Features({**LABEL, "z": datasets.Value("string")}), iter([A, B] * 200)
     with pytest.raises(InputError, match="gave 400 rows when its labels were looked at and 0 now"):
         fit(datasets.IterableDataset.from_generator(lambda: again, features=features), "emb", "z")
+    # Blocks of rows that repeat, and quantities, of which the first few are looked at, show nothing of that themselves.
+    named = datasets.Features({"emb": LABEL["emb"], "z": datasets.Value("float64")})
+    for numbers, more in ((range(400), {"features": named}), ([*range(100)] * 4, {})):
+        drained = iter([{"emb": [float(i), 1.0], "z": i / 7} for i in numbers])
+        with pytest.raises(InputError, match="can be gone through once only, and its first rows were"):
+            fit(datasets.IterableDataset.from_generator(partial(iter, drained), **more), "emb", "z", chunk_rows=50)
+    typed = iter([{**A, "z": 0}, {**B, "z": 1}] * 200)
+    once_through = datasets.IterableDataset.from_generator(lambda: typed, features=datasets.Features(LABEL))
+    assert int(fit(once_through, "emb", "z").n) == 400
 
 
 @pytest.mark.parametrize(

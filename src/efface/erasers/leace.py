@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from efface._errors import InputError, NothingErasedWarning
+from efface._errors import EffaceWarning, InputError, NothingErasedWarning
 from efface.core.column_names import common_columns
 from efface.core.config import Config, option
 from efface.core.erasure import Erasure
@@ -34,6 +34,8 @@ ErasureMethod = Literal["leace", "orth"]
 _TINY = 1e-6
 _SQUARED = 1e-140
 """Variances from here to its inverse have squares that float64 holds."""
+_STRETCH = 2.0
+"""How many times as far as either alone two erasers together may move rows without a word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,8 @@ class LeaceEraser(Eraser):
         the mean.
 
         Does not guarantee, fitted on different data: the least edit, or the mean of either; the edit can be large
-        where directions of one are near to what the other reads.
+        where directions of one are near to what the other reads. A warning says so where rows may be moved more than
+        twice as far as by either alone, unless both have the same centre, as of the same data.
 
         Raises:
             InputError: If the two were fitted on data so different that no projection with what they read erases both.
@@ -120,12 +123,40 @@ class LeaceEraser(Eraser):
             return joined
         method = self.method if self.method == other.method else LeaceEraser.method
         left, right, bias = _jointly(self, other)
+        _warn_of_stretch(self, other, joined=_most_moved(left, right))
         columns = common_columns(self, other)
         return LeaceEraser(left, right, bias, method=method, concepts=joined.concepts, columns=columns)
 
     def __call__(self, x: Any) -> Any:
         """Erase the concept from `x` `(..., d)`: same shape, dtype and device; `x` is not changed."""
         return self.erased(lambda t: erase_low_rank(t, self.proj_left, self.proj_right, self.bias), x)
+
+
+def _most_moved(left: Tensor, right: Tensor) -> float:
+    """How far a row is moved at most, by its own length from the centre: the norm of `left @ right`."""
+    wide = torch.complex128 if left.is_complex() else torch.float64
+    small = torch.linalg.qr(left.to(wide))[1] @ torch.linalg.qr(right.to(wide).mH)[1].mH
+    return float(torch.linalg.matrix_norm(small, 2)) if small.numel() else 0.0
+
+
+def _warn_of_stretch(*erasers: LeaceEraser, joined: float) -> None:
+    """Say that two erasers of different data move rows far when they are joined.
+
+    Args:
+        erasers: The two.
+        joined: What `_most_moved` gives of both at once.
+    """
+    alone = max(_most_moved(each.proj_left, each.proj_right) for each in erasers)
+    first, second = (each.bias for each in erasers)
+    same = first is not None and second is not None and torch.allclose(first.to(second), second, rtol=1e-4, atol=1e-6)
+    if joined > _STRETCH * alone and not same:
+        warnings.warn(
+            f"joined, these erasers move rows by up to {joined:.1f} times their distance from the centre, "
+            f"{joined / alone:.1f} times as far as either alone: they were fitted on different rows; the least edit is "
+            "that of one eraser fitted on join_concepts(a, b), next that of the second fitted on what the first gives",
+            EffaceWarning,
+            stacklevel=3,
+        )
 
 
 def _jointly(*erasers: LeaceEraser) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -116,6 +116,7 @@ class DatasetSource:
         classes: Column -> names of its classes, where the data set says them.
         read: Names of the columns to read, or None for all.
         shape: None: a table.
+        peeked: Whether its first rows were gone through to find the columns.
     """
 
     dataset: Any = field(repr=False)
@@ -125,6 +126,11 @@ class DatasetSource:
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     read: tuple[str, ...] | None = None
     shape: None = None
+    peeked: bool = False
+
+    def begins_again(self) -> bool:
+        """Whether there are rows when it is gone through anew; one that can be gone through once is at its end."""
+        return self.rows is not None or next(iter(self.dataset.with_format("arrow").iter(1)), None) is not None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -204,7 +210,7 @@ def open_dataset(dataset: Any) -> DatasetSource:
     columns = tuple(map(column_of, schema))
     classes = {column.name: class_names(dataset, column.name) for column in columns if column.kind == "number"}
     classes = {name: names for name, names in classes.items() if names}
-    return DatasetSource(dataset, where, columns, rows, classes)
+    return DatasetSource(dataset, where, columns, rows, classes, peeked=features is None)
 
 
 def _name(dataset: Any) -> str:
