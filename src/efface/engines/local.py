@@ -98,7 +98,8 @@ def fit(
             f"{inputs.x.where} gave {labels_seen.rows} rows when its labels were looked at and {sums.end} now: it must "
             "give the same each time"
         )
-    _check_begins_again(inputs, looked_at=labels_seen.looked)
+    if missing is not None or labels_seen.rows is None:  # Otherwise counts agree, which they would not.
+        _check_begins_again(inputs, looked_at=labels_seen.looked)
     fitter = sums.fitter
     if fitter is None:
         none = (
