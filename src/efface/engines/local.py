@@ -139,8 +139,8 @@ def _check_begins_again(inputs: Inputs, *, looked_at: bool) -> None:
         InputError: If there is one; nothing else tells where rows repeat, or few labels were looked at.
     """
     for source in (inputs.x, *(labels.source for labels in inputs.labels if labels.source is not None)):
-        looked = looked_at or getattr(source, "peeked", False)
-        if looked and hasattr(source, "begins_again") and not source.begins_again():
+        again, looked = getattr(source, "begins_again", None), looked_at or getattr(source, "peeked", False)
+        if looked and again is not None and not again():
             raise InputError(
                 f"{source.where} can be gone through once only, and its first rows were gone through to see what they "
                 "are: make it of a function that begins anew each time"
