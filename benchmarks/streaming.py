@@ -4,7 +4,8 @@
     python -m benchmarks.streaming --only ratios --widths 256 --formats .parquet --repeats 9
 
 In one run, one after the other and over again: `read` goes through the file alone (chunks as tensors, and labels),
-`product` forms x.T @ x of as many rows in memory, in float32, dense or by the triangle, the faster one. The share is
+`product` forms x.T @ x of as many rows in memory, in float32: dense, by the triangle, or by the triangle in blocks
+that a cache holds, whichever is fastest. The share is
 what `efface.engines.local.fit` reaches of the lower of both rates, without and with reading ahead, the median over
 repeats; `in turn` is what reading and product one after the other would reach. `kernel` is a fit of the same rows from
 memory against the product. Files lie in the system's cache: what is read is decoded, and no disk is waited for.
@@ -29,11 +30,12 @@ from safetensors.numpy import save_file
 from efface import LeaceFitter
 from efface.engines.finding import find_inputs
 from efface.engines.local import fit
-from efface.moments.gram import UpperGram
+from efface.moments.gram import UpperGram, rows_per_block, rows_per_chunk
 
 FORMATS = (".npy", ".safetensors", ".parquet")
 CHUNK = 4096
 SUMMED = 8
+PRODUCTS = ("dense", "triangle", "blocks")
 """Chunks of what is measured in memory; its time is that of as many as the file has."""
 
 
@@ -83,7 +85,13 @@ def products(x: torch.Tensor) -> dict[str, Callable[[], None]]:
         for _ in range(SUMMED):
             upper.compute(x)
 
-    return {"dense": full, "triangle": triangle}
+    def blocks() -> None:
+        rows = rows_per_block(width, x.dtype)
+        for _ in range(SUMMED):
+            for start in range(0, len(x), rows):
+                upper.compute(x[start : start + rows], more=start > 0)
+
+    return {"dense": full, "triangle": triangle, "blocks": blocks}
 
 
 def from_memory(x: torch.Tensor, z: torch.Tensor) -> None:
@@ -102,27 +110,28 @@ def seconds(work: Callable[[], Any]) -> float:
 def measured(path: Path, rows: int, width: int, repeats: int) -> dict[str, list[float]]:
     """Seconds of each thing, a list over repeats, one after the other and over again."""
     x = torch.randn(CHUNK, width)
-    z = torch.arange(CHUNK) % 2
+    chunk = max(CHUNK, rows_per_chunk(width))
+    more, z = x.repeat(chunk // CHUNK, 1), torch.arange(chunk) % 2
     work: dict[str, Callable[[], Any]] = {
         "read": lambda: reading(path),
         **products(x),
-        "memory": lambda: from_memory(x, z),
-        "fit, plain": lambda: fit(path, **named(path), chunk_rows=CHUNK, prefetch=False),
-        "fit, ahead": lambda: fit(path, **named(path), chunk_rows=CHUNK),
+        "memory": lambda: from_memory(more, z),
+        "fit, plain": lambda: fit(path, **named(path), prefetch=False),
+        "fit, ahead": lambda: fit(path, **named(path)),
     }
     for each in work.values():
         each()
     found: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(repeats):
         for name, each in work.items():
-            times = rows / (SUMMED * CHUNK) if name in ("dense", "triangle", "memory") else 1
+            times = rows / (SUMMED * CHUNK) if name in PRODUCTS else rows / (SUMMED * chunk) if name == "memory" else 1
             found[name].append(seconds(each) * times)
     return found
 
 
 def line(found: dict[str, list[float]], rows: int, width: int) -> str:
     """Rates and shares of a file as a row of a table."""
-    product = [min(pair) for pair in zip(found["dense"], found["triangle"], strict=True)]
+    product = [min(ways) for ways in zip(*(found[name] for name in PRODUCTS), strict=True)]
     limit = [max(pair) for pair in zip(found["read"], product, strict=True)]
     both = [read + each for read, each in zip(found["read"], product, strict=True)]
 
@@ -155,7 +164,7 @@ def peak(path: Path) -> None:
     """Memory of the process before a fit, and at its peak, in KiB."""
     find_inputs(path, *(named(path).get(name) for name in ("x_columns", "z_columns", "labels")))
     before = status("VmRSS")
-    fit(path, **named(path), chunk_rows=CHUNK)
+    fit(path, **named(path))
     print(before, status("VmHWM"))
 
 
