@@ -64,7 +64,7 @@ def test_twice_is_refused(kind: str, subject: Any) -> None:
     assert torch.equal(said(subject), plain)
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1)], ids=str)
 def test_several_come_off_in_any_order_that_commutes(kind: str, order: tuple[int, ...]) -> None:
     subject = subject_of(kind)
     before, plain = state(subject), said(subject)

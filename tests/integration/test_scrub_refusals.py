@@ -24,7 +24,7 @@ def test_a_scrub_that_is_interrupted_leaves_the_model_as_it_was(route, part, tmp
     fit(route=route, model=own)
     handle.remove()
     before = state(own)
-    for after in range(0, total[0], max(1, total[0] // 8)):
+    for after in range(0, total[0], max(1, total[0] // 4)):
         handle = interrupting(victim, after)
         with pytest.raises(KeyboardInterrupt):
             fit(route=route, model=own, scratch=tmp_path)

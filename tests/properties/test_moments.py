@@ -72,11 +72,11 @@ def test_any_chunking_order_and_merge_tree(seed, n, offset, dtype, cuts, sort, m
     assert_matches(total, x, z, tol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
 @pytest.mark.parametrize("rows", [1, 37, 5000, 20_000])
 @pytest.mark.parametrize("order", ["random", "sorted"])
 def test_float32_is_right_with_the_mean_1e4_standard_deviations_away(offset, rows, order):
-    x, z = stream(0, 20_000 if rows > 1 else 2_000, 24, 2, offset, torch.float32)
+    x, z = stream(0, max(2_000, min(20_000, 200 * rows)), 24, 2, offset, torch.float32)
     if order == "sorted":
         x, z = (t[x[:, 0].argsort()] for t in (x, z))
     m = Moments(24, 2)

@@ -59,8 +59,11 @@ def given_latents(name: str, n: int = 1) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl", "sd3", "flux"])
-@pytest.mark.parametrize("options", [{}, {"preset": "paper"}, {"eta": 0.7, "base": "neutral"}], ids=str)
-@pytest.mark.parametrize("of", [None, "red star"])
+@pytest.mark.parametrize(
+    ("options", "of"),
+    [({}, None), ({}, "red star"), ({"preset": "paper"}, None), ({"eta": 0.7, "base": "neutral"}, "red star")],
+    ids=str,
+)
 def test_the_loss_of_esd_is_its_definition(
     name: str, options: dict[str, Any], of: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
