@@ -92,9 +92,10 @@ class Case:
         """Random numbers of the seed and a stream: the same for each subject, whatever was drawn before."""
         return generator(self.seed, *stream)
 
-    def jobs(self, prompts: Sequence[str], n: int, stream: int = 0) -> tuple[list[str], list[int]]:
-        """N prompts in turn with a seed each, the same for each subject."""
-        return [prompts[i % len(prompts)] for i in range(n)], seeds_of(n, self.source(stream))
+    def jobs(self, prompts: Sequence[str], n: int, stream: int = 0, *, first: int = 0) -> tuple[list[str], list[int]]:
+        """N prompts in turn with a seed each, the same for each subject; without those before `first`."""
+        texts = [prompts[i % len(prompts)] for i in range(first, n)]
+        return texts, seeds_of(n, self.source(stream))[first:]
 
     def sample(
         self,

@@ -52,7 +52,7 @@ def completion(
     Raises:
         NotApplicableError: If the two do not have the same steps.
     """
-    texts, seeds = (each[first:] for each in case.jobs(case.prompts, images, _STREAM))
+    texts, seeds = case.jobs(case.prompts, images, _STREAM, first=first)
     with case.base.on() as view:
         steps = steps_of(view, case)
         prompted, empty = ([step_after(share, steps) for share in shares] for shares in (hand_over, unprompted))

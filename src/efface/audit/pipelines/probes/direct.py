@@ -30,7 +30,7 @@ def paraphrased(subject: Subject, case: Case, *, images: int = 96, first: int = 
 
 
 def _drawn(name: str, subject: Subject, case: Case, prompts: Sequence[str], n: int, first: int, stream: int) -> Scores:
-    texts, seeds = (each[first:] for each in case.jobs(prompts, n, stream))
+    texts, seeds = case.jobs(prompts, n, stream, first=first)
     with subject.on() as view:
         images = case.sample(view, texts, seeds)
     return Scores(name, "asked", case.seen(images), named(texts, seeds), images, spent={"samples": len(seeds)})
