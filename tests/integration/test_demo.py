@@ -72,6 +72,7 @@ def test_every_scored_number_can_be_judged(tables: Audit) -> None:
             assert finding.low is not None and finding.method and finding.chance is not None
 
 
+@pytest.mark.slow
 def test_sentences_small(monkeypatch: pytest.MonkeyPatch) -> None:
     make = sentences.make_sentences
     monkeypatch.setattr("efface_worlds.demo.demonstration.make_sentences", lambda: make(jobs=12, templates=10))

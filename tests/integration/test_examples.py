@@ -19,8 +19,9 @@ EXAMPLES = {str(path.relative_to(ROOT / "examples")): path for path in sorted((R
 ALONE = {"02_transformers/lm_evaluation.py": "lm_eval changes loggers and variables of its process"}
 """Example -> why it has a process of its own. The others run in that of the tests, which has imported torch already."""
 
-LONG = {"02_transformers/real_language_model.py"}
-"""Examples that take a minute."""
+LONG = {"02_transformers/real_language_model.py", "02_transformers/lm_evaluation.py", "03_images/emoji_grid.py"}
+"""Examples that take from ten seconds to a minute."""
+MARKS = dict.fromkeys(LONG, pytest.mark.slow)
 
 SHOWN: dict[str, tuple[str, Callable[..., bool]]] = {
     "01_tables/gender_in_word_vectors.py": (
@@ -77,7 +78,7 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in EXAMPLES if name not in ALONE],
+    [pytest.param(name, marks=MARKS.get(name, ())) for name in EXAMPLES if name not in ALONE],
 )
 def test_the_example_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -92,7 +93,7 @@ def test_the_example_runs(
     check(name, said.out, said.err)
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in ALONE])
 def test_the_example_runs_by_itself(name: str, tmp_path: Path) -> None:
     places = os.pathsep.join(filter(None, sys.path))  # of this checkout, installed or not
     environment = {**os.environ, "PYTHONPATH": places, "MPLBACKEND": "agg"}

@@ -71,9 +71,9 @@ def test_carried_activations_give_what_recomputed_ones_give(name, tmp_path):
 
 
 @pytest.mark.parametrize("sites", ["residual", "mlp_out", "attn_out", ["residual", "norms"], "**.*_proj"])
-@pytest.mark.parametrize("name", ["llama", "gpt_neox", "t5", "bert", "clip_text_model"])
+@pytest.mark.parametrize("name", ["llama", "t5", "bert"])
 def test_carried_activations_at_other_sites(name, sites):
-    if sites == "**.*_proj" and name not in ("llama", "clip_text_model"):
+    if sites == "**.*_proj" and name != "llama":
         sites = "**.*dense*" if name == "bert" else "mlp_out"
     sites = "re:encoder.*dense" if sites == "**.*dense*" else sites
     same(fit(name, sites=sites), fit(name, "memory", sites=sites), 1e-5)

@@ -346,6 +346,7 @@ class TestInput:
 
 
 class TestWords:
+    @pytest.mark.slow
     def test_what_is_left_is_said(self) -> None:
         x, z = xor(d=3)  # with more columns the error of the fit is large enough for the linear probe
         x[:, 2] += 1.5 * z

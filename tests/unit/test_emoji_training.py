@@ -121,6 +121,7 @@ def test_the_first_steps_read_plain_captions(tmp_path: Path, monkeypatch: pytest
     train_denoiser(replace(data, embeddings=embeddings), tmp_path / "latest", recipe)
 
 
+@pytest.mark.slow
 def test_stages_of_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the autoencoder to gold models; what ships is read as it was trained."""
     scenes = sample_scenes(64, generator=torch.Generator().manual_seed(2), balanced=True)

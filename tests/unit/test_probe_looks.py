@@ -159,6 +159,7 @@ def test_pictures_in_two_parts_are_those_of_one(view: PipelineView) -> None:
         joined(whole, dataclasses.replace(whole, name="another"))
 
 
+@pytest.mark.slow
 def test_losses_end_where_there_are_no_more_pictures(view: PipelineView) -> None:
     case = dataclasses.replace(case_of(view), pictures=some_pictures(10))
     panel = Panel(case.base, Subject(ERASED, view, Nothing()), Subject(GOLD, view))
@@ -173,6 +174,7 @@ def test_losses_end_where_there_are_no_more_pictures(view: PipelineView) -> None
     assert reference is not None and len(reference) == 10
 
 
+@pytest.mark.slow
 def test_relearning_reads_all_again(view: PipelineView) -> None:
     case = case_of(view)
     found = relearning(case.base, case, shots=2, steps=(1,), held_out=8, draws=1, first=4)

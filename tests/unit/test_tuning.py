@@ -303,7 +303,18 @@ def test_half_precision_is_trained_in_float32_and_checkpointing_changes_nothing(
 # --------------------------------------------------------------------------------------------- the course of it
 
 
-@pytest.mark.parametrize(("method", "more"), [("esd", {"preset": "paper"}), *((method, {}) for method in OF)], ids=str)
+ALIKE = ("concept-ablation", "gradient-ascent", "spm", "task-vector")
+"""Methods whose steps are kept by the trainer as those of `esd` are: tried among the slow tests."""
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("esd", {"preset": "paper"}),
+        *(pytest.param(method, {}, marks=pytest.mark.slow if method in ALIKE else ()) for method in OF),
+    ],
+    ids=str,
+)
 def test_it_goes_on_to_the_same_bits(
     method: str, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
