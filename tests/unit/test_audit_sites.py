@@ -476,6 +476,7 @@ class TestFitInside:
         assert own.warnings[0].startswith("WARNING: these look like rows that the eraser was fitted on")
         assert not any("fitted on" in said for said in fresh.warnings)
 
+    @pytest.mark.slow
     def test_an_mlp_probe_reads_what_no_line_does(self) -> None:
         ids = torch.randint(0, 30, (30, 8), generator=torch.Generator().manual_seed(0))
         audit = efface.audit.sites(Words(), ids, ids % 2, fit=scrubbed, folds=3, control=ids, name="odd")

@@ -118,7 +118,7 @@ def test_a_process_that_was_killed_is_said_and_the_others_end(view: PipelineView
     kept = Checkpoint(tmp_path, {})
     with pytest.raises(LostError, match=r"'killed \| erased' was killed \(signal 9\).*fewer processes"):
         Runner(panel, case, kept, processes=2)([probe(run, "killed"), probe(lambda s, c: row(s), "fine")], "quick")
-    assert kept.parts == ("fine | erased",)
+    assert "fine | erased" in kept.parts and {part.partition(" | ")[0] for part in kept.parts} == {"fine"}
 
 
 @pytest.mark.parametrize(
