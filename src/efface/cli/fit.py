@@ -191,7 +191,7 @@ def _gather(
     sums.fitter, sums.end = fitter, start
     with (
         progress("fitting", inputs.x.rows, done=start) as bar,
-        prefetched(inputs.with_numbers(args.chunk_rows, start=start)) as pieces,
+        prefetched(inputs.with_numbers(args.chunk_rows, start=start, check=False)) as pieces,
     ):
         for piece, x in pieces:
             before = sums.end

@@ -129,7 +129,7 @@ def sums_of(job: Job, inputs: Inputs | Iterable[Any]) -> State:
     inputs = inputs if isinstance(inputs, Inputs) else job.inputs(inputs)
     ranges = Gatherer()
     found = Sums(inputs, job.how, job.concepts, job.config, ranges=ranges)
-    for piece, x in inputs.with_numbers(job.chunk_rows):
+    for piece, x in inputs.with_numbers(job.chunk_rows, check=False):
         found.update(piece, x)
     fitter, about = found.fitter, {"seen": inputs.x.rows or 0, "where": _where(inputs.x)}
     if fitter is None:

@@ -90,8 +90,7 @@ def fit(
     given = {name: value for name, value in locals().items() if name != "options"} | options
     call = called("efface.engines.ray.fit", given)
     chosen = get_method(method, "rows")
-    _check_counts(chunk_rows=chunk_rows, rows_per_task=rows_per_task, workers=workers)
-    check_int(max_retries, "max_retries", least=0)
+    _check_counts(max_retries, chunk_rows=chunk_rows, rows_per_task=rows_per_task, workers=workers)
     config, more = chosen.configured(options)
     if more:
         raise InputError(
@@ -160,8 +159,7 @@ def transform(
             "a data set has no files to go on from: write data.map_batches(lambda t: erased_table(order, t), "
             "batch_format='pyarrow').write_parquet(...), with efface.engines.writing"
         )
-    _check_counts(chunk_rows=chunk_rows, workers=workers)
-    check_int(max_retries, "max_retries", least=0)
+    _check_counts(max_retries, chunk_rows=chunk_rows, workers=workers)
     order = order_of(eraser, x_columns, z_columns, missing=missing, chunk_rows=chunk_rows)
     source = open_source(data)
     cluster.ray_module()
@@ -172,7 +170,8 @@ def transform(
     return written(folder, done.records)
 
 
-def _check_counts(**given: int | None) -> None:
+def _check_counts(max_retries: int, **given: int | None) -> None:
     for name, value in given.items():
         if value is not None:
             check_positive_int(value, name)
+    check_int(max_retries, "max_retries", least=0)
